@@ -1,0 +1,115 @@
+/* C ABI of the native kernels, version 1: everything that Python (ctypes) or Numba may call.
+ *
+ * Knows weight layouts, activation modes and one job: the routed experts of one layer for a set of
+ * tokens. Does not know threads (a caller runs a slice of the job on each worker), memory (the
+ * caller owns every buffer), models or placement. No function allocates or keeps state.
+ *
+ * Weight layout, the same for every ISA. A projection of R output rows and C columns is cut into
+ * tiles of 16 rows x 64 columns, rows padded to 16 and columns to 64 with zero weights; tiles run
+ * along the columns first: tile (n, k) is number n * ceil(C/64) + k. Within a tile the unit is a quad:
+ * four neighbouring columns of each of the 16 rows, [16 rows][4 columns].
+ *   int4_g32 (576 B): 8 lines of 64 B of q + 8 in nibbles, line j, byte 4 * row + c: low nibble is column
+ *       8 * j + c, high nibble is column 8 * j + 4 + c (lines 0..3 are group 0, lines 4..7 group 1 of
+ *       32 columns); then the bf16 scales, [2 groups][16 rows]. Padding is q = 0, scale 0.
+ *   bf16 (2048 B): 32 lines of 64 B, line j: [16 rows][2 columns] of columns 2 * j, 2 * j + 1.
+ *   float32 (4096 B): 64 lines of 64 B, line j: [16 rows] of column j.
+ * An expert is gate_proj, up_proj, down_proj, one after the other, in one block aligned to 64 B.
+ *
+ * Activation modes: f32 (float32 weights), bf16 (activations rounded to nearest even, float32
+ * accumulation; bf16 or int4_g32 weights), int8 (per group of 32 columns: scale = absmax / 127, q =
+ * round to nearest even, in [-127, 127]; int4_g32 weights; integer sums are exact, and the float32
+ * sum over groups runs in rising order as acc += (float(isum) * activation_scale) * weight_scale,
+ * without contraction). The hidden vector between up_proj and down_proj is treated the same way.
+ */
+#ifndef MOELAB_KERNELS_H
+#define MOELAB_KERNELS_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define MOELAB_API __declspec(dllexport)
+#else
+#define MOELAB_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MOELAB_ABI_VERSION 1
+
+enum moelab_weight_format { MOELAB_FLOAT32 = 0, MOELAB_BF16 = 1, MOELAB_INT4_G32 = 2 };
+enum moelab_activation_mode { MOELAB_ACT_F32 = 0, MOELAB_ACT_BF16 = 1, MOELAB_ACT_INT8 = 2 };
+enum moelab_activation_function { MOELAB_SILU = 0 };
+
+enum moelab_status {
+    MOELAB_OK = 0,
+    MOELAB_BAD_STRUCT = -1,   /* size or version of the struct is not what this library knows */
+    MOELAB_UNSUPPORTED = -2,  /* this ISA has no kernel for the format and mode */
+    MOELAB_BAD_SHAPE = -3
+};
+
+/* The routed experts of one layer-step. A (expert) has tokens pair_start[a] .. pair_start[a+1]; each
+ * pair is one token of one expert. Output of a pair is written, not added: experts are summed in
+ * slot order by moelab_combine, the only place where they meet. */
+typedef struct moelab_moe_job {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
+    int32_t weight_format_of_projection[3]; /* gate_proj, up_proj, down_proj */
+    int32_t activation_mode;
+    int32_t activation_function;
+    float activation_constants[4]; /* of activation_function; unused by SiLU */
+    int64_t hidden_size;           /* H */
+    int64_t intermediate_size;     /* I */
+    int64_t num_experts;           /* active experts of this layer-step */
+    int64_t num_pairs;             /* routed (token, slot) pairs */
+    int64_t num_tokens;            /* T */
+    const void *const *expert_weights; /* [num_experts] */
+    const float *const *expert_biases; /* [num_experts * 3] or NULL */
+    const int64_t *pair_start;     /* [num_experts + 1] */
+    const int32_t *token_of_pair;  /* [num_pairs] */
+    const void *tokens_q;          /* [T, padded H]: int8, bf16 or float32 by mode */
+    const float *tokens_scale;     /* [T, padded H / 32], int8 mode only */
+    float *hidden;                 /* [num_pairs, padded I] float32: act(gate) * up */
+    void *hidden_q;                /* [num_pairs, padded I], as tokens_q */
+    float *hidden_scale;           /* [num_pairs, padded I / 32], int8 mode only */
+    float *output;                 /* [num_pairs, padded H (to 16)] float32 */
+} moelab_moe_job;
+
+/* Rows of tiles are counted over the experts of the job: unit u of gate_up is tile row u % ceil(I/16) of
+ * expert u / ceil(I/16). A call computes the units [unit_start, unit_stop) and adds the bytes of weights
+ * that it read to *bytes_read. Calls with disjoint ranges may run at the same time. */
+typedef int32_t (*moelab_phase_fn)(const moelab_moe_job *job, int64_t unit_start, int64_t unit_stop,
+                                   uint64_t *bytes_read);
+
+typedef struct moelab_kernel_table {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
+    moelab_phase_fn gate_up;
+    moelab_phase_fn down;
+} moelab_kernel_table;
+
+MOELAB_API uint32_t moelab_abi_version(void);
+MOELAB_API int32_t moelab_isa_built(const char *isa);     /* 1, 0 */
+MOELAB_API int32_t moelab_isa_supported(const char *isa); /* by this CPU and operating system */
+/* Fills the table of one ISA ("generic", later "avx2", "avx512", "amx") for a format and mode. */
+MOELAB_API int32_t moelab_kernels(const char *isa, int32_t weight_format, int32_t activation_mode,
+                                  moelab_kernel_table *table);
+
+/* x [rows, columns] float32 -> q [rows, padded_columns] and, int8 only, scale [rows, padded_columns / 32]. */
+MOELAB_API int32_t moelab_quantise(int32_t activation_mode, int64_t rows, int64_t columns, int64_t padded_columns,
+                                   const float *x, int64_t x_stride, void *q, float *scale);
+/* y [T, H] = sum over slots k in rising order of gate_weight[t, k] * output[pair_of_slot[t, k]];
+ * pair_of_slot < 0 is an unrouted slot. */
+MOELAB_API int32_t moelab_combine(int64_t num_tokens, int64_t top_k, int64_t hidden_size, int64_t output_stride,
+                                  const int64_t *pair_of_slot, const float *gate_weights, const float *output, float *y);
+/* float32 [R, C] row-major (or packed int4 with bf16 scales, see pack) -> tiles, done by Python. */
+
+/* Sum of 64-bit words over [data, data + bytes), by several loops: the read limit is the best of them. */
+MOELAB_API int32_t moelab_num_read_loops(void);
+MOELAB_API uint64_t moelab_read(int32_t loop, const void *data, uint64_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,61 @@
+"""moelab: where should each expert of a mixture-of-experts model live?
+
+Finds a placement, proves it on a recorded trace, and runs the model that way:
+record -> analyse -> simulate -> plan -> apply -> replay. This module only names what users call;
+everything is imported on first use, so that ``import moelab`` is quick and needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moelab.calibrate import this_machine
+    from moelab.domain.machine import Machine
+    from moelab.domain.model import ModelSpec
+    from moelab.domain.plan import Plan
+    from moelab.domain.trace import NO_EXPERT, Phase, Trace
+    from moelab.engine.engine import load
+    from moelab.engine.recorder import record
+    from moelab.planner import PLANNERS
+    from moelab.policies import POLICIES
+    from moelab.replay import replay
+    from moelab.report import report
+    from moelab.simulator.simulate import simulate
+    from moelab.store import TraceWriter, open_trace, shipped, verify
+
+__version__ = "0.1.0"
+
+_MODULE_OF_NAME = {
+    "Machine": "moelab.domain.machine",
+    "ModelSpec": "moelab.domain.model",
+    "NO_EXPERT": "moelab.domain.trace",
+    "PLANNERS": "moelab.planner",
+    "POLICIES": "moelab.policies",
+    "Phase": "moelab.domain.trace",
+    "Plan": "moelab.domain.plan",
+    "Trace": "moelab.domain.trace",
+    "TraceWriter": "moelab.store",
+    "load": "moelab.engine.engine",
+    "open_trace": "moelab.store",
+    "record": "moelab.engine.recorder",
+    "replay": "moelab.replay",
+    "report": "moelab.report",
+    "shipped": "moelab.store",
+    "simulate": "moelab.simulator.simulate",
+    "this_machine": "moelab.calibrate",
+    "verify": "moelab.store",
+}
+
+__all__ = [*_MODULE_OF_NAME, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF_NAME:
+        return getattr(import_module(_MODULE_OF_NAME[name]), name)
+    raise AttributeError(f"module 'moelab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,49 @@
+"""Floor 7. ``moelab COMMAND``: one file for each command, found by its name in ``COMMANDS``.
+
+A command module has ``HELP``, ``add_arguments(parser)`` and ``run(arguments) -> int | None``. Errors that a
+user can mend are ``ValueError``, ``OSError`` or ``MemoryError``: one message on standard error and exit code 2,
+the traceback only with ``--debug``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = ("replay", "simulate", "plan", "record", "generate", "verify", "doctor", "bench")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; imports only the light command modules."""
+    from moelab import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="moelab", description="Where should each expert of a mixture-of-experts model live?"
+    )
+    parser.add_argument("--version", action="version", version=f"moelab {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        module = import_module(f"moelab.cli.{name}")
+        sub = commands.add_parser(name, help=module.HELP, description=module.HELP)
+        module.add_arguments(sub)
+        sub.add_argument("--json", action="store_true", help="print one JSON object, units in the names")
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0, or 2 after an error that was explained)."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except KeyboardInterrupt:
+        print("moelab: stopped", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if options.debug:
+            raise
+        print(f"moelab {options.command}: {error or type(error).__name__}", file=sys.stderr)
+        return 2

@@ -1,0 +1,54 @@
+"""``moelab generate MODEL PROMPT``: text, streamed, with the engine's counters at the end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from moelab.cli.output import print_json
+from moelab.cli.record import add_engine, load_engine
+
+HELP = "generate text with the engine"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a Hugging Face checkpoint folder, or `nano`")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="the text to continue")
+    parser.add_argument("--prompts", metavar="FILE", help="instead of PROMPT: JSON lines as `moelab record` reads them")
+    parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--top-k", type=int, help="sample from the K likeliest tokens")
+    parser.add_argument("--top-p", type=float, help="sample from the likeliest tokens of this total probability")
+    parser.add_argument("--seed", type=int, default=0)
+    add_engine(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    if (options.prompt is None) == (options.prompts is None):
+        raise ValueError("got both or neither of PROMPT and --prompts, expected exactly one")
+    if options.prompts:
+        from moelab.engine.prompts import read_prompts
+
+        prompts = [(p.prompt, p.max_new_tokens) for p in read_prompts(Path(options.prompts))]
+    else:
+        prompts = [(options.prompt, options.max_new_tokens)]
+    engine = load_engine(options)
+    rows = []
+    for prompt, max_new_tokens in prompts:
+        stream = engine.stream(
+            prompt, max_new_tokens=max_new_tokens, temperature=options.temperature, top_k=options.top_k,
+            top_p=options.top_p, seed=options.seed,
+        )  # fmt: skip
+        if not options.json:
+            print(prompt, end="", flush=True)
+        for piece in stream:
+            if not options.json:
+                print(piece, end="", flush=True)
+        generation = stream.result
+        rows.append(generation.to_dict())
+        if not options.json:
+            print()
+            print(f"[{generation.summary()}]", file=sys.stderr)
+    if options.json:
+        print_json({"generations": rows})

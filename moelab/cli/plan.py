@@ -1,0 +1,42 @@
+"""``moelab plan TRACE --planner NAME --slots N --out PLAN``: find a placement and write it down."""
+
+from __future__ import annotations
+
+import argparse
+
+from moelab.cli.output import print_json, print_rows
+from moelab.cli.trace_arguments import add_machine, add_phase, add_trace, load_trace
+
+HELP = "find a placement for a trace and write the plan"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_trace(parser)
+    add_phase(parser, "decode")
+    add_machine(parser)
+    parser.add_argument("--planner", default="frequency", metavar="NAME", help="default: frequency")
+    parser.add_argument("--slots", type=int, required=True, metavar="N", help="slots of the fast tier per layer")
+    parser.add_argument("--held-out", type=float, default=0.5, metavar="F", help="share of the requests to score on")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split")
+    parser.add_argument("--out", required=True, metavar="PLAN", help="the plan file to write")
+
+
+def run(options: argparse.Namespace) -> None:
+    from moelab.planner import PLANNERS
+
+    if options.planner not in PLANNERS:
+        raise ValueError(f"planner is {options.planner}, expected one of {', '.join(PLANNERS)}")
+    machine = None
+    if options.machine:
+        from moelab.calibrate import resolve_machine
+
+        machine = resolve_machine(options.machine)
+    trace = load_trace(options.trace, options.phase)
+    plan = PLANNERS[options.planner](
+        trace, slots_per_layer=options.slots, held_out=options.held_out, seed=options.seed, machine=machine
+    )
+    plan.save(options.out)
+    if options.json:
+        print_json({"plan": options.out, "planner": plan.planner, **plan.prediction})
+    else:
+        print_rows(f"plan written to {options.out}", plan.summary())

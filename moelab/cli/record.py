@@ -1,0 +1,52 @@
+"""``moelab record MODEL --prompts F --out DIR``: generate from prompts and record the routing."""
+
+from __future__ import annotations
+
+import argparse
+
+from moelab.cli.output import print_json, print_rows
+
+HELP = "generate from prompts and record which experts each token used"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a Hugging Face checkpoint folder, or `nano`")
+    parser.add_argument("--prompts", required=True, metavar="FILE", help="JSON lines of {request, domain, prompt, max_new_tokens}")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the trace folder to write")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="sequences decoded together (default: 1)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--keep-text", action="store_true", help="store token ids: they are the users' text")
+    parser.add_argument("--seed", type=int, default=0)
+    add_engine(parser)
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """--device, --isa, --activation."""
+    parser.add_argument("--device", help="torch device of the dense path (default: cuda where there is one)")
+    parser.add_argument("--isa", help="numba or generic (default: the fastest here)")
+    parser.add_argument("--activation", choices=("f32", "bf16", "int8"), help="activation mode of the experts")
+
+
+def load_engine(options: argparse.Namespace):
+    """The engine that the options describe."""
+    from moelab.engine.engine import load
+    from moelab.store import shipped
+
+    model = shipped("nano/model") if options.model == "nano" else options.model
+    return load(model, device=options.device, isa=options.isa, activation=options.activation)
+
+
+def run(options: argparse.Namespace) -> None:
+    from moelab.engine.prompts import read_prompts
+    from moelab.engine.record_prompts import record_prompts
+
+    prompts = read_prompts(options.prompts)
+    engine = load_engine(options)
+    summary = record_prompts(
+        engine, prompts, options.out, batch_size=options.batch_size, keep_text=options.keep_text,
+        temperature=options.temperature, seed=options.seed, progress=not options.json,
+    )  # fmt: skip
+    if options.json:
+        print_json(summary)
+    else:
+        print_rows(f"trace written to {options.out}", summary)

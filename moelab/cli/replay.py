@@ -1,0 +1,77 @@
+"""``moelab replay [TRACE]``: simulate, predict, then really execute the routed experts on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from moelab.cli.output import number, print_json
+from moelab.cli.trace_arguments import add_machine, add_phase, add_trace, load_trace, select_phase
+
+HELP = "really execute the routed experts of a trace on this machine, prediction beside measurement"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_trace(parser, optional=True)
+    add_phase(parser, "decode")
+    add_machine(parser)
+    parser.add_argument("--plan", metavar="FILE", help="a plan file (default: the one that ships, or a frequency plan)")
+    parser.add_argument("--policy", metavar="NAME", help="policy of the dynamic slots, instead of the plan's")
+    parser.add_argument("--slots", type=int, metavar="N", help="instead of a plan: a frequency plan of N slots per layer")
+    parser.add_argument("--tokens", type=int, metavar="N", help="tokens to run (default: as many as about 15 s take)")
+    parser.add_argument("--isa", metavar="NAME", help="numba or generic (default: the fastest here)")
+    parser.add_argument("--activation", choices=("bf16", "int8"), help="activation mode (default: int8)")
+    parser.add_argument(
+        "--expert-shape", metavar="NAME|own", help="model preset of row (b) (default: kimi-k2.6), or own: row (a) alone"
+    )
+    parser.add_argument("--model", metavar="DIR", help="checkpoint of the recorded model (default: nano for its traces)")
+    parser.add_argument("--uniform", metavar="NAME", help="instead of TRACE: seeded uniform routing of a model preset, synthetic")
+    parser.add_argument("--seed", type=int, default=0, help="seed of --uniform")
+    parser.add_argument("--report", metavar="FILE", help="also write a self-contained HTML page with pictures")
+
+
+def run(options: argparse.Namespace) -> None:
+    from moelab.calibrate import resolve_machine
+    from moelab.replay import replay
+    from moelab.replay.planned import plan_for
+
+    if options.uniform and options.trace:
+        raise ValueError("got both TRACE and --uniform, expected one")
+    _check_writable(options.report)
+    if options.uniform:
+        from moelab.replay.uniform import uniform_trace
+
+        trace = select_phase(uniform_trace(options.uniform, seed=options.seed), options.phase)
+        trace_name = f"uniform routing of {options.uniform}, synthetic, seed {options.seed}"
+    else:
+        trace = load_trace(options.trace, options.phase)
+        trace_name = f"{options.trace or 'nano capture (shipped)'}, {options.phase}"
+    use_shipped = not options.trace and not options.uniform
+    plan = plan_for(trace, options.plan, slots=options.slots, policy=options.policy, default_to_shipped=use_shipped)
+    machine = resolve_machine(options.machine, isa=options.isa, activation=options.activation or "int8")
+    stored: list[str] = []
+    result = replay(
+        trace, plan, machine=machine, model_dir=options.model, tokens=options.tokens, isa=options.isa,
+        activation=options.activation, expert_shape=options.expert_shape or options.uniform, trace_name=trace_name,
+        plan_name=options.plan or f"{plan.planner.get('name', 'plan')}, {plan.policy.name}",
+        progress=not options.json and sys.stderr.isatty(),
+        on_prediction=lambda name, prediction: stored.append(f"{name}: {number(prediction.ms_per_token())} ms/token"),
+    )  # fmt: skip
+    if options.report:
+        from moelab.report import report
+
+        report(result, trace, plan, options.report)
+    if options.json:
+        print_json(result.to_dict())
+        return
+    print(result)
+    print(f"machine: {machine.cpu or machine.name}, {machine.source}; {result.seconds:.0f} s in all")
+    if options.report:
+        print(f"report: {options.report}")
+
+
+def _check_writable(path: str | None) -> None:
+    """Say before a minute of work that the report cannot be written."""
+    if path and not Path(path).resolve().parent.is_dir():
+        raise ValueError(f"--report is {path}, but its folder does not exist: create it or choose another path")

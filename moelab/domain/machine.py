@@ -1,0 +1,243 @@
+"""Machine: NUMA nodes, fast tiers and what they can read per second.
+
+Knows the document and how to ask the operating system for topology. Does not measure: bandwidths
+come from ``moelab.calibrate`` (probe or calibration) or from a preset, and ``source`` says which.
+Floor 0: NumPy, pydantic and the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moelab.domain.units import GB, GIB
+
+MACHINE_VERSION = 1
+
+_PRESETS = Path(__file__).parent / "machine_presets"
+
+Source = Literal["detected", "probe", "calibration", "preset"]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NumaNode(_Document):
+    """One NUMA node. ``read_gb_per_s`` maps a thread count to GB/s of a pure read of local memory."""
+
+    name: str
+    cores: tuple[int, ...]
+    memory_bytes: int = Field(ge=0)
+    read_gb_per_s: dict[int, float] = Field(default_factory=dict)
+    remote_read_gb_per_s: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def best_read_gb_per_s(self) -> float | None:
+        """GB/s at the best thread count, ``None`` where it was not measured."""
+        return max(self.read_gb_per_s.values()) if self.read_gb_per_s else None
+
+
+class FastTierDevice(_Document):
+    """One fast tier (a GPU, or on a machine without one the CPU in its stead, ``emulated``)."""
+
+    name: str
+    device: str
+    memory_bytes: int = Field(ge=0)
+    read_gb_per_s: float | None = None
+    link_gb_per_s: float | None = None
+    node: str | None = None
+    emulated: bool = False
+
+
+class Machine(_Document):
+    """What a cost model needs to know. ``virtual`` nodes divide one real node and are marked.
+
+    ``kernel_efficiency`` is the share of the read rate that the expert kernels reach over memory, by
+    ``isa/weight format/activation``. ``layer_overhead_s`` is the time of one layer call that does not depend on bytes, ``barrier_s``
+    one barrier between workers; ``None`` where not measured. ``residuals`` are relative errors of
+    the fit that gave the numbers, by name.
+    """
+
+    version: Literal[1] = MACHINE_VERSION
+    name: str
+    source: Source
+    date: str | None = None
+    cpu: str = ""
+    nodes: tuple[NumaNode, ...]
+    fast_tiers: tuple[FastTierDevice, ...] = ()
+    last_level_cache_bytes: int = 0
+    kernel_efficiency: dict[str, float] = Field(default_factory=dict)
+    layer_overhead_s: float | None = None
+    barrier_s: float | None = None
+    contention: dict[str, float] = Field(default_factory=dict)
+    residuals: dict[str, float] = Field(default_factory=dict)
+    virtual: bool = False
+
+    @classmethod
+    def detect(cls) -> Machine:
+        """Topology of this machine from the operating system; bandwidths stay empty."""
+        allowed = allowed_cores()
+        nodes = _linux_nodes(allowed) or (
+            NumaNode(name="node0", cores=tuple(allowed), memory_bytes=_total_memory_bytes()),
+        )
+        return cls(
+            name=platform.node() or "this machine",
+            source="detected",
+            cpu=_cpu_name(),
+            nodes=nodes,
+            last_level_cache_bytes=_last_level_cache_bytes(),
+        )
+
+    @classmethod
+    def preset(cls, name: str) -> Machine:
+        """A machine from published figures; raises ``ValueError`` that lists the presets."""
+        path = _PRESETS / f"{name}.json"
+        if name not in cls.presets():
+            raise ValueError(f"machine preset is {name}, expected one of {', '.join(cls.presets())}")
+        return cls.load(path)
+
+    @staticmethod
+    def presets() -> list[str]:
+        """Names of all presets."""
+        return sorted(path.stem for path in _PRESETS.glob("*.json"))
+
+    @property
+    def num_cores(self) -> int:
+        return sum(len(node.cores) for node in self.nodes)
+
+    def fingerprint(self) -> str:
+        """Short sha256 of the document."""
+        import hashlib
+
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(self.model_dump_json(indent=1) + "\n")
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Machine:
+        """Read a machine file; raises ``ValueError`` that names the file and what to do."""
+        path = Path(path)
+        try:
+            return cls.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            raise ValueError(f"machine {path} does not exist: give a machine file or leave --machine out") from None
+        except (ValidationError, UnicodeDecodeError) as error:
+            first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise ValueError(f"machine {path} is not a machine file ({first}): leave --machine out to probe this machine") from None
+
+    def summary(self) -> dict[str, Any]:
+        """What ``repr`` and ``_repr_html_`` show; plain values."""
+        rows: dict[str, Any] = {
+            "name": self.name,
+            "source": self.source + (f" of {self.date}" if self.date else ""),
+            "cpu": self.cpu,
+            "last-level cache": f"{self.last_level_cache_bytes / 2**20:.0f} MiB",
+        }
+        for node in self.nodes:
+            rate = node.best_read_gb_per_s
+            rows[node.name + (" (virtual)" if self.virtual else "")] = (
+                f"{len(node.cores)} cores, {node.memory_bytes / GIB:.1f} GiB, "
+                + (f"reads {rate:.1f} GB/s" if rate else "read rate not measured")
+            )
+        for tier in self.fast_tiers:
+            rows[tier.name] = f"{tier.device}, {tier.memory_bytes / GIB:.1f} GiB" + (" (emulated)" if tier.emulated else "")
+        return rows
+
+    def __repr__(self) -> str:
+        return "Machine\n" + "\n".join(f"  {k}: {v}" for k, v in self.summary().items())
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(k)}</th><td style='text-align:left'>{escape(str(v))}</td></tr>"
+            for k, v in self.summary().items()
+        )
+        return f"<table><caption>Machine</caption>{rows}</table>"
+
+
+def allowed_cores() -> list[int]:
+    """Cores that this process may use: affinity mask, cut to the cgroup quota rounded up."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+    else:
+        cores = list(range(os.cpu_count() or 1))
+    quota = cgroup_core_quota()
+    if quota is not None:
+        cores = cores[: max(1, int(-(-quota // 1)))]
+    return cores
+
+
+def cgroup_core_quota() -> float | None:
+    """Cores' worth of CPU time that the cgroup grants (v2, then v1), ``None`` without a limit."""
+    v2 = Path("/sys/fs/cgroup/cpu.max")
+    if v2.is_file():
+        quota, period = v2.read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    v1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
+    if v1.is_file():
+        quota_us = int(v1.read_text())
+        period_us = int(v1.with_name("cpu.cfs_period_us").read_text())
+        return None if quota_us <= 0 else quota_us / period_us
+    return None
+
+
+def parse_core_list(text: str) -> list[int]:
+    """``"0-3,8"`` -> ``[0, 1, 2, 3, 8]``, the notation of Linux sysfs."""
+    cores: list[int] = []
+    for part in filter(None, text.strip().split(",")):
+        first, _, last = part.partition("-")
+        cores.extend(range(int(first), int(last or first) + 1))
+    return cores
+
+
+def _linux_nodes(allowed: list[int]) -> tuple[NumaNode, ...]:
+    root = Path("/sys/devices/system/node")
+    nodes = []
+    for folder in sorted(root.glob("node[0-9]*"), key=lambda p: int(p.name[4:])):
+        cores = [c for c in parse_core_list((folder / "cpulist").read_text()) if c in allowed]
+        total_kib = next(
+            int(line.split()[-2]) for line in (folder / "meminfo").read_text().splitlines() if "MemTotal" in line
+        )
+        nodes.append(NumaNode(name=folder.name, cores=tuple(cores), memory_bytes=total_kib * 1024))
+    return tuple(nodes)
+
+
+def _total_memory_bytes() -> int:
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _last_level_cache_bytes() -> int:
+    """Largest cache that sysfs lists for core 0 (bytes), 0 where it is unknown."""
+    sizes = [0]
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    for size in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = size.read_text().strip()
+        sizes.append(int(text[:-1]) * units[text[-1]] if text[-1] in units else int(text))
+    return max(sizes)
+
+
+__all__ = ["GB", "FastTierDevice", "Machine", "NumaNode", "allowed_cores", "cgroup_core_quota", "parse_core_list"]

@@ -1,0 +1,31 @@
+"""Miss-ratio curve: what an LRU fast tier of any size would miss, with the plan's own size marked."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from moelab.analysis.miss_ratio_curve import MissRatioCurve
+from moelab.plots.template import PALETTE, TEMPLATE
+
+
+def miss_ratio(curve: MissRatioCurve, slots: float | None = None, top_k: int | None = None) -> go.Figure:
+    """Miss ratio per request over slots per layer: the mean over layers, thin lines for each layer."""
+    figure = go.Figure()
+    for layer in range(curve.miss_ratio.shape[0]):
+        figure.add_scatter(
+            x=curve.capacities, y=curve.miss_ratio[layer], mode="lines", showlegend=False, hoverinfo="skip",
+            line={"color": "#bbbbbb", "width": 1},
+        )  # fmt: skip
+    figure.add_scatter(
+        x=curve.capacities, y=curve.mean_miss_ratio, mode="lines", name="LRU, mean over layers",
+        line={"color": PALETTE[0], "width": 3}, hovertemplate="%{x} slots: %{y:.1%} missed<extra></extra>",
+    )  # fmt: skip
+    if top_k is not None:
+        figure.add_vline(x=top_k, line={"color": PALETTE[6], "dash": "dot"}, annotation_text="top-k")
+    if slots is not None:
+        figure.add_vline(x=slots, line={"color": PALETTE[1], "dash": "dash"}, annotation_text="slots of the plan")
+    figure.update_layout(
+        template=TEMPLATE, title="Misses of an LRU fast tier of any size (hits judged per request)",
+        xaxis_title="slots per layer", yaxis_title="miss ratio", yaxis={"tickformat": ".0%", "rangemode": "tozero"},
+    )  # fmt: skip
+    return figure

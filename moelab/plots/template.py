@@ -1,0 +1,23 @@
+"""The one look of all pictures: a registered plotly template ``moelab`` and its palette."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+import plotly.io as pio
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#000000")
+
+TEMPLATE = go.layout.Template(
+    layout={
+        "colorway": PALETTE,
+        "font": {"family": "system-ui, sans-serif", "size": 13},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "xaxis": {"showgrid": True, "gridcolor": "#e6e6e6", "zeroline": False, "ticks": "outside"},
+        "yaxis": {"showgrid": True, "gridcolor": "#e6e6e6", "zeroline": False, "ticks": "outside"},
+        "legend": {"orientation": "h", "y": -0.22},
+        "margin": {"l": 70, "r": 20, "t": 60, "b": 70},
+        "colorscale": {"sequential": "Viridis"},
+    }
+)
+pio.templates["moelab"] = TEMPLATE

@@ -1,0 +1,129 @@
+"""Really executes the routed experts of a trace, step by step, beside a pure read of the same bytes.
+
+Knows time and bytes. Every step is run and, in alternating order, its expert bytes are read by the best
+read loop with the same workers; the ratio of the two is what a shared machine cannot spoil. Floor 4.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from moelab.domain.trace import Trace
+from moelab.kernels.read_limit import ReadLimit
+from moelab.replay.folding import Folding
+from moelab.replay.steps import Steps, distinct_experts
+from moelab.replay.weights import ReplayWeights
+
+_INPUT_VECTORS = 64
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Per step: seconds of the kernels, seconds and loop of the paired read, expert bytes, tokens."""
+
+    kernel_s: np.ndarray
+    read_s: np.ndarray
+    step_bytes: np.ndarray
+    step_tokens: np.ndarray
+    reads: int
+    layer_steps: int
+    read_loop: str
+
+    @property
+    def ms_per_token(self) -> float:
+        return 1e3 * float(self.kernel_s.sum() / self.step_tokens.sum())
+
+    @property
+    def ms_per_token_quartiles(self) -> tuple[float, float]:
+        low, high = np.percentile(1e3 * self.kernel_s / self.step_tokens, (25, 75))
+        return float(low), float(high)
+
+    @property
+    def gb_per_s(self) -> float:
+        return float(self.step_bytes.sum() / self.kernel_s.sum() / 1e9)
+
+    @property
+    def read_gb_per_s(self) -> float:
+        """Median over the steps of the paired read."""
+        return float(np.median(self.step_bytes / self.read_s) / 1e9)
+
+    @property
+    def percent_of_read_limit(self) -> tuple[float, float, float]:
+        """(median, lower, upper quartile) of the paired ratios, in percent."""
+        middle, low, high = np.percentile(100 * self.read_s / self.kernel_s, (50, 25, 75))
+        return float(middle), float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the kernels get: folded ids of each taken step and layer, gate weights, inputs."""
+
+    ids: list[np.ndarray]  # per step [T, L, K]
+    gates: list[np.ndarray]  # per step [T, L, K] float32
+    inputs: np.ndarray  # [vectors, H] float32
+    bytes_of_step: np.ndarray
+    reads: int
+
+    def input(self, step: int, layer: int) -> np.ndarray:
+        """float32 [T, H]: seeded unit-variance vectors; a trace records routing, not hidden states."""
+        tokens = len(self.ids[step])
+        return self.inputs[(step + 7 * layer + np.arange(tokens)) % len(self.inputs)]
+
+
+def prepare(trace: Trace, steps: Steps, folding: Folding, hidden_size: int, expert_bytes: int, seed: int = 0) -> Work:
+    """Everything that must not be done between two clock readings."""
+    ids, gates, step_bytes, reads = [], [], np.zeros(len(steps)), 0
+    uniform = not trace.gate_weights.any()
+    for step in range(len(steps)):
+        rows = steps.rows_of(step)
+        experts = trace.experts[rows, : folding.num_layers]
+        folded = np.stack([folding.fold(experts[:, layer]) for layer in range(folding.num_layers)], axis=1)
+        distinct = sum(len(distinct_experts(folded[:, layer])) for layer in range(folding.num_layers))
+        step_bytes[step] = distinct * expert_bytes
+        reads += distinct
+        weights = trace.gate_weights[rows, : folding.num_layers].astype(np.float32)
+        ids.append(folded)
+        gates.append(np.full_like(weights, 1 / trace.header.top_k) if uniform else weights)
+    inputs = np.random.default_rng(seed).standard_normal((_INPUT_VECTORS, hidden_size)).astype(np.float32)
+    return Work(ids, gates, inputs, step_bytes, reads)
+
+
+def execute(
+    weights: ReplayWeights, work: Work, limit: ReadLimit, *, on_step: Callable[[], object] = lambda: None
+) -> Measurement:
+    """Run every step once, the paired read before or after it by turns."""
+    num_layers = work.ids[0].shape[1]
+    expert_bytes = weights.layout.expert_bytes
+    addresses = [arena.addresses for arena in weights.arenas]
+    step_addresses = [
+        np.concatenate([addresses[layer][distinct_experts(ids[:, layer])] for layer in range(num_layers)])
+        for ids in work.ids
+    ]
+    kernel_s, read_s = np.zeros(len(work.ids)), np.zeros(len(work.ids))
+    loop = limit.choose_loop(step_addresses[0], expert_bytes)
+
+    def run(step: int) -> None:
+        ids, gates = work.ids[step], work.gates[step]
+        inputs = [np.ascontiguousarray(work.input(step, layer)) for layer in range(num_layers)]
+        start = time.perf_counter()
+        for layer in range(num_layers):
+            weights.layers[layer].forward(inputs[layer], ids[:, layer], gates[:, layer])
+        kernel_s[step] = time.perf_counter() - start
+
+    def read(step: int) -> None:
+        read_s[step] = limit.read(step_addresses[step], expert_bytes).seconds
+
+    run(0)  # once for the compiler and the page tables
+    for step in range(len(work.ids)):
+        for part in (run, read) if step % 2 else (read, run):
+            part(step)
+        on_step()
+    return Measurement(
+        kernel_s=kernel_s, read_s=read_s, step_bytes=work.bytes_of_step,
+        step_tokens=np.array([len(ids) for ids in work.ids]), reads=work.reads,
+        layer_steps=len(work.ids) * num_layers, read_loop=loop,
+    )  # fmt: skip

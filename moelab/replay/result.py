@@ -1,0 +1,160 @@
+"""What a replay says: one row for each kind of weights, prediction beside measurement.
+
+Knows the fields, their units and how they are shown. Floor 4; pandas inside ``to_frame``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class ReplayRow:
+    """One row; units stand in the names. Times are of the routed experts alone, batch as recorded.
+
+    ``predicted_*_stored`` was written down before measuring; ``predicted_*`` is the same, rescaled by
+    the read limit of this run only. ``percent_of_read_limit`` (median and range of paired ratios) is
+    ``None`` where the weights fit the cache. ``reads_per_layer_step``, both hit rates and uploads
+    belong to the simulated fast tier; every routed expert is really executed from RAM, hits as well,
+    and ``predicted_ms_per_token_with_fast_tier`` says what the reads that the tier leaves would take.
+    """
+
+    name: str
+    expert_shape: str
+    predicted_ms_per_token_stored: float
+    predicted_ms_per_token: float
+    predicted_tok_per_s: float
+    measured_ms_per_token: float
+    measured_ms_per_token_range: tuple[float, float]
+    measured_tok_per_s: float
+    predicted_ms_per_token_with_fast_tier: float
+    gb_per_s_per_node: tuple[float, ...]
+    read_limit_gb_per_s: float
+    read_loop: str
+    percent_of_read_limit: float | None
+    percent_of_read_limit_range: tuple[float, float] | None
+    expert_bytes: int
+    executed_reads_per_layer_step: float
+    reads_per_layer_step: float
+    hit_rate_per_routing: float
+    hit_rate_per_request: float
+    uploads_per_layer_step: float
+    isa: str
+    activation: str
+    weight_format: str
+    num_workers: int
+    virtual_nodes: bool
+    cache_resident: bool
+    synthetic_weights: bool
+    synthetic_routing: bool
+    layers_run: int
+    layers_of_model: int
+    experts_run: int
+    folding: str
+    tokens: int
+    layer_steps: int
+    trace: str
+    plan: str
+    huge_pages: str
+    peak_memory_bytes: int
+    weights_bytes: int
+    max_relative_error: float
+    relative_error_tolerance: float
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """All rows of one replay, with the machine and what to know of the run."""
+
+    rows: tuple[ReplayRow, ...]
+    machine: dict[str, Any]
+    notes: tuple[str, ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``--json`` prints them."""
+        return {
+            "rows": [asdict(row) for row in self.rows],
+            "machine": self.machine,
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each kind of weights."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(row) for row in self.rows])
+
+    def table(self) -> list[tuple[str, ...]]:
+        """(label, text of each row) in the order in which people read; the first line is the heading."""
+        return [("", *(_title(row) for row in self.rows))] + [
+            (label, *(text(row) for row in self.rows)) for label, text in _LINES
+        ]
+
+    def __repr__(self) -> str:
+        table = self.table()
+        widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        return "\n".join([*lines, *self.notes])
+
+    def _repr_html_(self) -> str:
+        head, *body = self.table()
+        html = "<table><thead><tr>" + "".join(f"<th>{escape(c)}</th>" for c in head) + "</tr></thead><tbody>"
+        for label, *cells in body:
+            html += f"<tr><th style='text-align:left'>{escape(label)}</th>"
+            html += "".join(f"<td style='text-align:left'>{escape(c)}</td>" for c in cells) + "</tr>"
+        html += "</tbody></table>"
+        return html + "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+
+
+def _title(row: ReplayRow) -> str:
+    return {"own": "(a) own weights", "expert_shape": f"(b) {row.expert_shape} shape"}[row.name]
+
+
+def _percent(row: ReplayRow) -> str:
+    if row.percent_of_read_limit is None or row.percent_of_read_limit_range is None:
+        return "cache_resident: no percentage"
+    low, high = row.percent_of_read_limit_range
+    return f"{row.percent_of_read_limit:.0f}% (quartiles {low:.0f} to {high:.0f})"
+
+
+_LINES = (
+    ("weights", lambda r: ("generated, " if r.synthetic_weights else "trained, ") + r.weight_format),
+    ("routing", lambda r: "synthetic" if r.synthetic_routing else "recorded"),
+    ("predicted ms/token, stored before", lambda r: f"{r.predicted_ms_per_token_stored:.3f}"),
+    ("predicted ms/token, this run's limit", lambda r: f"{r.predicted_ms_per_token:.3f}"),
+    (
+        "measured ms/token",
+        lambda r: "{:.3f} (quartiles {:.3f} to {:.3f})".format(r.measured_ms_per_token, *r.measured_ms_per_token_range),
+    ),
+    ("predicted tok/s", lambda r: f"{r.predicted_tok_per_s:.1f}"),
+    ("measured tok/s", lambda r: f"{r.measured_tok_per_s:.1f}"),
+    ("GB/s per node", lambda r: ", ".join(f"{rate:.1f}" for rate in r.gb_per_s_per_node)),
+    ("read limit, GB/s", lambda r: f"{r.read_limit_gb_per_s:.1f} ({r.read_loop})"),
+    ("% of read limit", _percent),
+    ("expert reads per layer-step, executed", lambda r: f"{r.executed_reads_per_layer_step:.2f}"),
+    ("reads per layer-step, simulated fast tier", lambda r: f"{r.reads_per_layer_step:.2f}"),
+    ("hit rate per routing", lambda r: f"{100 * r.hit_rate_per_routing:.1f}%"),
+    ("hit rate per request", lambda r: f"{100 * r.hit_rate_per_request:.1f}%"),
+    ("uploads per layer-step", lambda r: f"{r.uploads_per_layer_step:.2f}"),
+    ("predicted ms/token with that tier", lambda r: f"{r.predicted_ms_per_token_with_fast_tier:.3f}"),
+    ("ISA, activation", lambda r: f"{r.isa}, {r.activation}, {r.num_workers} workers"),
+    ("layers run / of the model", lambda r: f"{r.layers_run} / {r.layers_of_model}"),
+    ("folding", lambda r: r.folding),
+    ("tokens, layer-steps", lambda r: f"{r.tokens:,}, {r.layer_steps:,}"),
+    ("weights, pages", lambda r: f"{r.weights_bytes / 1e9:.2f} GB, {r.huge_pages}"),
+    ("peak memory", lambda r: f"{r.peak_memory_bytes / 2**30:.2f} GiB"),
+    (
+        "largest relative error to float64",
+        lambda r: f"{r.max_relative_error:.2e} (tolerance {r.relative_error_tolerance:.0e})",
+    ),
+    ("trace", lambda r: r.trace),
+    ("plan", lambda r: r.plan),
+)

@@ -1,0 +1,260 @@
+"""One replay: simulate under the plan, predict, execute, compare. Floor 4.
+
+Row ``own`` runs the model's own routed experts, row ``expert_shape`` the same routing at another
+model's expert shape with generated weights. Each is predicted before it is measured.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from tqdm.auto import tqdm
+
+from moelab.calibrate import resolve_machine
+from moelab.domain.machine import Machine
+from moelab.domain.model import ModelSpec
+from moelab.domain.plan import Plan
+from moelab.domain.trace import Trace
+from moelab.kernels import ExpertLayout, Pool, choose_isa, default_activation, tolerance
+from moelab.kernels.read_limit import ReadLimit
+from moelab.replay.check import max_relative_error
+from moelab.replay.execute import Measurement, Work, execute, prepare
+from moelab.replay.folding import Folding, fold_to_memory
+from moelab.replay.planned import plan_for
+from moelab.replay.prediction import Prediction, predict_row
+from moelab.replay.result import ReplayResult, ReplayRow
+from moelab.replay.steps import Steps, take_steps
+from moelab.replay.weights import ReplayWeights, generated, own
+from moelab.simulator.simulate import SimResult, simulate
+from moelab.store import shipped
+
+DEFAULT_EXPERT_SHAPE = "kimi-k2.6"
+_SECONDS_OF_ROW = {"own": 3.0, "expert_shape": 12.0}
+_SAMPLES_OF_ROW = {"own": 12, "expert_shape": 2}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all rows of one replay share."""
+
+    trace: Trace
+    plan: Plan
+    simulated: SimResult
+    machine: Machine
+    pool: Pool
+    isa: str
+    tokens: int | None
+    trace_name: str
+    plan_name: str
+    progress: bool
+    on_prediction: Callable[[str, Prediction], None]
+
+
+def replay(
+    trace: Trace,
+    plan: Plan | None = None,
+    *,
+    machine: Machine | None = None,
+    model_dir: str | Path | None = None,
+    expert_shape: str | None = None,
+    tokens: int | None = None,
+    isa: str | None = None,
+    activation: str | None = None,
+    num_workers: int | None = None,
+    trace_name: str | None = None,
+    plan_name: str | None = None,
+    progress: bool = True,
+    on_prediction: Callable[[str, Prediction], None] = lambda name, prediction: None,
+) -> ReplayResult:
+    """Execute the routed experts of ``trace`` in trace order, prediction beside measurement.
+
+    ``plan`` (default: a frequency plan) describes the simulated fast tier; experts run from RAM.
+    ``model_dir`` is the checkpoint whose own weights row ``own`` runs (default: nano for its own
+    traces; without a checkpoint the row is left out and a note says so). ``expert_shape`` is a model
+    preset, or ``own`` for row ``own`` alone (default: both rows, at K2.6's shape). ``tokens`` bounds
+    the tokens run (default: as many as about 15 seconds take). ``on_prediction`` receives each
+    prediction before its row is measured. Raises ``ValueError`` for a plan or checkpoint of another
+    model, ``MemoryError`` where the weights cannot be larger than the cache.
+    """
+    started = time.perf_counter()
+    header = trace.header
+    if tokens is not None and tokens < 1:
+        raise ValueError(f"tokens is {tokens}, expected at least 1")
+    shape = ModelSpec.preset(expert_shape or DEFAULT_EXPERT_SHAPE) if expert_shape != "own" else None
+    model_dir = _model_dir(trace, model_dir)
+    if expert_shape == "own" and model_dir is None:
+        raise ValueError(
+            f"expert shape is `own`, but no checkpoint of {header.model} is known: give --model or a preset's name"
+        )
+    plan = plan or plan_for(trace)
+    plan.check_matches(what="trace", model=header.model, num_layers=header.num_layers, num_experts=header.num_experts)
+    simulated = simulate(trace, plan)
+    chosen = choose_isa(isa)
+    machine = machine or resolve_machine(None, isa=chosen.isa)
+    rows, notes = [], [f"ISA {chosen.isa}: {chosen.why}", *_notes(trace, model_dir, shape)]
+    with Pool(num_workers) as pool:
+        run = _Run(
+            trace, plan, simulated, machine, pool, chosen.isa, tokens, trace_name or header.model,
+            plan_name or str(plan.planner.get("name", "plan")), progress, on_prediction,
+        )  # fmt: skip
+        if model_dir is not None:
+            rows.append(_own_row(run, model_dir, activation))
+        if shape is not None:
+            rows.append(_shape_row(run, shape, activation))
+    return ReplayResult(tuple(rows), machine.summary(), tuple(notes), time.perf_counter() - started)
+
+
+def _model_dir(trace: Trace, model_dir: str | Path | None) -> Path | None:
+    if model_dir is not None:
+        return Path(model_dir)
+    return shipped("nano/model") if trace.header.model == "nano" and not trace.header.synthetic else None
+
+
+def _notes(trace: Trace, model_dir: Path | None, shape: ModelSpec | None) -> list[str]:
+    notes = ["ms/token is of the routed experts alone; attention, dense layers and sampling are not run."]
+    notes.append("The fast tier is simulated: its hits run from RAM too, so that every routed expert is measured.")
+    if model_dir is None:
+        notes.append(f"No checkpoint of {trace.header.model} at hand: row (a), its own weights, is left out.")
+    if shape is not None:
+        notes.append("Row (b) has generated weights: its speed is real, its text would not be.")
+    if trace.header.synthetic:
+        notes.append("The routing is synthetic.")
+    return notes
+
+
+def _own_row(run: _Run, model_dir: Path, activation: str | None) -> ReplayRow:
+    header = run.trace.header
+    weights = own(model_dir, isa=run.isa, activation=activation, pool=run.pool)
+    try:
+        got = (len(weights.layers), len(weights.arenas[0].addresses))
+        if got != (header.num_layers, header.num_experts):
+            raise ValueError(
+                f"trace is of {header.model} ({header.num_layers} x {header.num_experts}); checkpoint {model_dir} "
+                f"has {got[0]} x {got[1]}: give the checkpoint that was recorded"
+            )
+        folding = Folding(*got, "none: every layer and expert of the trace has its own weights")
+        return _row("own", run, weights, folding, header.model, header.num_layers)
+    finally:
+        weights.close()
+
+
+def _shape_row(run: _Run, shape: ModelSpec, activation: str | None) -> ReplayRow:
+    header = run.trace.header
+    layout = ExpertLayout(shape.hidden_size, shape.moe_intermediate_size, "int4_g32")
+    mode = activation or default_activation("int4_g32")
+    folding = fold_to_memory(
+        header.num_layers, header.num_experts, layout.expert_bytes, psutil.virtual_memory().available // 2,
+        run.machine.last_level_cache_bytes, min_experts=header.top_k,
+    )  # fmt: skip
+    total = folding.num_layers * folding.num_experts
+    with tqdm(total=total, desc="generating experts", unit="expert", disable=not run.progress, leave=False) as bar:
+        weights = generated(
+            layout, folding.num_layers, folding.num_experts, isa=run.isa, activation=mode, pool=run.pool,
+            on_expert=bar.update,
+        )  # fmt: skip
+    try:
+        return _row("expert_shape", run, weights, folding, shape.name, header.num_layers)
+    finally:
+        weights.close()
+
+
+def _row(name: str, run: _Run, weights: ReplayWeights, folding: Folding, shape_name: str, layers: int) -> ReplayRow:
+    """Predict, tell, measure, check."""
+    layout, header = weights.layout, run.trace.header
+    cache_resident = weights.weights_bytes < run.machine.last_level_cache_bytes
+    limit = ReadLimit(run.pool)
+    kernel = f"{run.isa}/{layout.weight_format}/{weights.layers[0].activation}"
+    cache_rate = limit.rate(weights.arenas, layout.expert_bytes) if cache_resident else None
+
+    def predicted(steps: Steps) -> tuple[Work, Prediction]:
+        work = prepare(run.trace, steps, folding, layout.hidden_size, layout.expert_bytes)
+        return work, predict_row(
+            run.machine, bytes_per_token=float(work.bytes_of_step.sum()) / steps.num_tokens,
+            layer_steps_per_token=len(steps) * folding.num_layers / steps.num_tokens, kernel=kernel,
+            cache_read_gb_per_s=cache_rate,
+        )  # fmt: skip
+
+    steps = take_steps(run.trace, run.tokens or 64)
+    work, prediction = predicted(steps)
+    if run.tokens is None:  # as many as the time allows, a paired read beside each
+        budget_ms = 1e3 * _SECONDS_OF_ROW[name] / 2
+        steps = take_steps(run.trace, max(16, int(budget_ms / prediction.ms_per_token())))
+        work, prediction = predicted(steps)
+    run.on_prediction(name, prediction)
+    with tqdm(total=len(steps), desc=f"replaying, {name}", unit="step", disable=not run.progress, leave=False) as bar:
+        measured = execute(weights, work, limit, on_step=bar.update)
+    worst = max_relative_error(weights, work, _SAMPLES_OF_ROW[name])
+    return _assemble(
+        name, run, weights, folding, shape_name, layers, cache_resident, prediction, measured, steps, worst
+    )
+
+
+def _assemble(
+    name: str, run: _Run, weights: ReplayWeights, folding: Folding, shape_name: str, layers: int,
+    cache_resident: bool, prediction: Prediction, measured: Measurement, steps: Steps, worst: float,
+) -> ReplayRow:  # fmt: skip
+    header, simulated = run.trace.header, run.simulated
+    rescaled = prediction.ms_per_token(measured.read_gb_per_s)
+    middle, low, high = measured.percent_of_read_limit
+    left_by_tier = (
+        simulated.reads_per_layer_step * weights.layout.expert_bytes * prediction.layer_steps_per_token
+    )
+    layer = weights.layers[0]
+    return ReplayRow(
+        name=name,
+        expert_shape=shape_name,
+        predicted_ms_per_token_stored=prediction.ms_per_token(),
+        predicted_ms_per_token=rescaled,
+        predicted_tok_per_s=1e3 / rescaled,
+        measured_ms_per_token=measured.ms_per_token,
+        measured_ms_per_token_range=measured.ms_per_token_quartiles,
+        measured_tok_per_s=1e3 / measured.ms_per_token,
+        predicted_ms_per_token_with_fast_tier=prediction.ms_per_token(measured.read_gb_per_s, left_by_tier),
+        gb_per_s_per_node=(measured.gb_per_s,),
+        read_limit_gb_per_s=measured.read_gb_per_s,
+        read_loop=measured.read_loop,
+        percent_of_read_limit=None if cache_resident else middle,
+        percent_of_read_limit_range=None if cache_resident else (low, high),
+        expert_bytes=weights.layout.expert_bytes,
+        executed_reads_per_layer_step=measured.reads / measured.layer_steps,
+        reads_per_layer_step=simulated.reads_per_layer_step,
+        hit_rate_per_routing=simulated.hit_rate_per_routing,
+        hit_rate_per_request=simulated.hit_rate_per_request,
+        uploads_per_layer_step=simulated.uploads_per_layer_step,
+        isa=run.isa,
+        activation=layer.activation,
+        weight_format=weights.layout.weight_format,
+        num_workers=run.pool.num_workers,
+        virtual_nodes=run.machine.virtual,
+        cache_resident=cache_resident,
+        synthetic_weights=weights.synthetic,
+        synthetic_routing=header.synthetic,
+        layers_run=folding.num_layers,
+        layers_of_model=layers,
+        experts_run=folding.num_experts,
+        folding=folding.text,
+        tokens=steps.num_tokens,
+        layer_steps=measured.layer_steps,
+        trace=run.trace_name,
+        plan=run.plan_name,
+        huge_pages=weights.huge_pages,
+        peak_memory_bytes=peak_memory_bytes(),
+        weights_bytes=weights.weights_bytes,
+        max_relative_error=worst,
+        relative_error_tolerance=tolerance(weights.layout.weight_format, layer.activation),
+    )
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process so far (bytes); the present one where the system does not say."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

@@ -1,0 +1,73 @@
+"""Weights that a replay runs: a model's own routed experts, or generated ones at another expert shape.
+
+Knows how to fill one arena for each layer and hands out callable layers. Does not know routing. Floor 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from moelab.kernels import ExpertArena, ExpertLayout, Pool, RoutedExperts
+from moelab.kernels.generated import fill_expert
+
+
+@dataclass
+class ReplayWeights:
+    """Layers ready to run; ``close`` gives the memory back."""
+
+    layers: list[RoutedExperts]
+    arenas: list[ExpertArena]
+    layout: ExpertLayout
+    synthetic: bool
+    huge_pages: str
+    _stack: ExitStack
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(len(arena.addresses) for arena in self.arenas) * self.layout.expert_bytes
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def generated(
+    layout: ExpertLayout,
+    num_layers: int,
+    num_experts: int,
+    *,
+    isa: str,
+    activation: str,
+    pool: Pool,
+    seed: int = 0,
+    on_expert: Callable[[], object] = lambda: None,
+) -> ReplayWeights:
+    """``num_layers`` x ``num_experts`` experts with bytes of their own; ``on_expert`` reports progress."""
+    with ExitStack() as stack:
+        arenas = [stack.enter_context(ExpertArena(layout, num_experts)) for _ in range(num_layers)]
+        for layer, arena in enumerate(arenas):
+
+            def fill(worker: int, workers: int, layer: int = layer, arena: ExpertArena = arena) -> None:
+                for expert in range(worker, num_experts, workers):
+                    fill_expert(arena.view(expert), layout, seed=(seed * num_layers + layer) * num_experts + expert)
+                    if worker == 0:
+                        for _ in range(min(workers, num_experts - expert)):
+                            on_expert()
+
+            pool.run(fill)
+        layers = [RoutedExperts(layout, a.addresses, isa=isa, activation=activation, pool=pool) for a in arenas]
+        return ReplayWeights(layers, arenas, layout, True, arenas[0].huge_pages, stack.pop_all())
+    raise AssertionError("unreachable")
+
+
+def own(model_dir: str | Path, *, isa: str, activation: str | None, pool: Pool) -> ReplayWeights:
+    """The routed experts of a checkpoint, packed as the engine packs them."""
+    from moelab.engine.experts import load_routed_experts
+
+    loaded = load_routed_experts(model_dir, isa=isa, activation=activation, pool=pool)
+    stack = ExitStack()
+    for arena in loaded.arenas:
+        stack.callback(arena.close)
+    return ReplayWeights(loaded.layers, loaded.arenas, loaded.layout, False, loaded.arenas[0].huge_pages, stack)
