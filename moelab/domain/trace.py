@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -29,7 +29,7 @@ NO_EXPERT = 65535
 NO_TOKEN_ID = -1
 """Sentinel of ``TokenTable.token_id``: the text of this token was not recorded."""
 
-TRACE_VERSION = 1
+TRACE_VERSION: Final = 1
 
 GateWeightKind = Literal[
     "softmax_over_all",  # softmax over all E, not renormalised over the selected K
@@ -95,6 +95,18 @@ class TraceHeader(BaseModel):
                 f"top_k is {self.top_k}, expected at most num_experts = {self.num_experts}"
             )
         return self
+
+    def select_layers(self, layers: Sequence[int]) -> TraceHeader:
+        """Header of some MoE layers, in the given order; raises ``ValueError`` for one that is not there."""
+        wrong = [layer for layer in layers if not 0 <= layer < self.num_layers]
+        if wrong or not len(layers):
+            raise ValueError(f"layers {list(layers)}, expected one or more of 0 to {self.num_layers - 1}")
+        chosen = {
+            "num_layers": len(layers),
+            "model_layer_of_layer": tuple(self.model_layer_of_layer[layer] for layer in layers),
+            "expert_bytes": tuple(self.expert_bytes[layer] for layer in layers),
+        }
+        return TraceHeader.model_validate(self.model_dump() | chosen)
 
 
 @dataclass(frozen=True)
@@ -266,32 +278,41 @@ class Trace:
 
     def summary(self) -> dict[str, Any]:
         """What ``repr`` and ``_repr_html_`` show; plain values."""
-        header, tokens = self.header, self.tokens
-        decode = int((tokens.phase == Phase.DECODE).sum())
-        return {
-            "model": header.model,
-            "routing": "synthetic" if header.synthetic else "recorded",
-            "tokens": self.num_tokens,
-            "decode tokens": decode,
-            "prefill tokens": self.num_tokens - decode,
-            "requests": len(np.unique(tokens.request)),
-            "steps": len(np.unique(tokens.step)),
-            "domains": ", ".join(header.domains) or "none",
-            "layers x experts, top-k": f"{header.num_layers} x {header.num_experts}, {header.top_k}",
-            "gate weights": header.gate_weight_kind,
-            "engine": header.engine,
-            "quantisation": header.quantization,
-            "licence": header.licence,
-        }
+        return summarise(self.header, self.tokens)
 
     def __repr__(self) -> str:
         rows = (f"  {name}: {value}" for name, value in self.summary().items())
         return "Trace\n" + "\n".join(rows)
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th>"
-            f"<td style='text-align:left'>{escape(str(value))}</td></tr>"
-            for name, value in self.summary().items()
-        )
-        return f"<table><caption>Trace</caption>{rows}</table>"
+        return summary_html("Trace", self.summary())
+
+
+def summarise(header: TraceHeader, tokens: TokenTable) -> dict[str, Any]:
+    """What a trace shows of itself, in memory or on disk; plain values."""
+    decode = int((tokens.phase == Phase.DECODE).sum())
+    return {
+        "model": header.model,
+        "routing": "synthetic" if header.synthetic else "recorded",
+        "tokens": len(tokens),
+        "decode tokens": decode,
+        "prefill tokens": len(tokens) - decode,
+        "requests": len(np.unique(tokens.request)),
+        "steps": len(np.unique(tokens.step)),
+        "domains": ", ".join(header.domains) or "none",
+        "layers x experts, top-k": f"{header.num_layers} x {header.num_experts}, {header.top_k}",
+        "gate weights": header.gate_weight_kind,
+        "engine": header.engine,
+        "quantisation": header.quantization,
+        "licence": header.licence,
+    }
+
+
+def summary_html(caption: str, summary: dict[str, Any]) -> str:
+    """A two-column HTML table of a summary."""
+    rows = "".join(
+        f"<tr><th style='text-align:left'>{escape(name)}</th>"
+        f"<td style='text-align:left'>{escape(str(value))}</td></tr>"
+        for name, value in summary.items()
+    )
+    return f"<table><caption>{escape(caption)}</caption>{rows}</table>"
