@@ -16,8 +16,8 @@ import psutil
 from platformdirs import user_cache_path
 
 from moelab.domain.machine import Machine
-from moelab.kernels import ExpertArena, ExpertLayout, Pool, RoutedExperts, choose_isa
-from moelab.kernels.read_limit import ReadLimit
+from moelab.domain.units import GB
+from moelab.kernels import Activation, ExpertArena, ExpertLayout, Pool, RoutedExperts, choose_isa, read_limit, read_once
 from moelab.kernels.generated import fill_expert
 
 _PROBE_BYTES = 600_000_000
@@ -30,7 +30,9 @@ def machine_file() -> Path:
     return user_cache_path("moelab") / "machine.json"
 
 
-def resolve_machine(name: str | Path | None = None, *, isa: str | None = None, activation: str = "int8") -> Machine:
+def resolve_machine(
+    name: str | Path | None = None, *, isa: str | None = None, activation: Activation = "int8"
+) -> Machine:
     """The machine that a command means.
 
     ``name`` is a machine file or a preset; without it the calibration of this machine, else the quick
@@ -54,7 +56,7 @@ def this_machine() -> Machine:
     return resolve_machine(None)
 
 
-def quick_probe(*, isa: str | None = None, activation: str = "int8", seconds: float = 1.5) -> Machine:
+def quick_probe(*, isa: str | None = None, activation: Activation = "int8", seconds: float = 1.5) -> Machine:
     """Read rate, kernel efficiency and layer overhead of this machine.
 
     Reads and kernels alternate over the same generated experts (K2's shape, int4), at most 600 MB of
@@ -66,27 +68,29 @@ def quick_probe(*, isa: str | None = None, activation: str = "int8", seconds: fl
     num_experts = max(2, min(memory // layout.expert_bytes, 24))
     chosen = choose_isa(isa).isa
     with Pool() as pool, ExpertArena(layout, num_experts) as arena:
-        pool.run(
-            lambda worker, workers: [
-                fill_expert(arena.view(e), layout, seed=e) for e in range(worker, num_experts, workers)
-            ]
-        )
+
+        def fill(worker: int, num_workers: int) -> None:
+            for expert in range(worker, num_experts, num_workers):
+                fill_expert(arena[expert], layout, seed=expert)
+
+        pool.run(fill)
         routed = RoutedExperts(layout, arena.addresses, isa=chosen, activation=activation, pool=pool)
-        limit = ReadLimit(pool)
+        best = read_limit(arena.addresses, layout.expert_bytes, pool, rounds=2)
         rng = np.random.default_rng(0)
         top_k = min(8, num_experts)
         x = rng.standard_normal((1, layout.hidden_size)).astype(np.float32)
         gates = np.full((1, top_k), 1 / top_k, np.float32)
-        read_rates, efficiencies = [], []
+        read_rates: list[float] = []
+        efficiencies: list[float] = []
         stop = time.perf_counter() + seconds
         while time.perf_counter() < stop or len(read_rates) < 4:
             ids = rng.choice(num_experts, (1, top_k), replace=False)
             start = time.perf_counter()
             routed.forward(x, ids, gates)
             kernel_s = time.perf_counter() - start
-            read = limit.read(arena.addresses[ids[0]], layout.expert_bytes)
-            read_rates.append(read.gb_per_s)
-            efficiencies.append(top_k * layout.expert_bytes / kernel_s / 1e9 / read.gb_per_s)
+            read_s = read_once(arena.addresses[ids[0]], layout.expert_bytes, best.loop, pool)
+            read_rates.append(top_k * layout.expert_bytes / read_s / GB)
+            efficiencies.append(read_s / kernel_s)
         overhead_s = _layer_overhead_s(pool, chosen, activation)
     node = machine.nodes[0].model_copy(update={"read_gb_per_s": {pool.num_workers: float(np.median(read_rates[1:]))}})
     return machine.model_copy(
@@ -100,12 +104,12 @@ def quick_probe(*, isa: str | None = None, activation: str = "int8", seconds: fl
     )
 
 
-def _layer_overhead_s(pool: Pool, isa: str, activation: str, calls: int = 300) -> float:
+def _layer_overhead_s(pool: Pool, isa: str, activation: Activation, calls: int = 300) -> float:
     """Median time of a layer call with next to no work (seconds)."""
     layout = ExpertLayout(*_TINY_SHAPE, "int4_g32")
     with ExpertArena(layout, 4) as arena:
         for e in range(4):
-            fill_expert(arena.view(e), layout, seed=e)
+            fill_expert(arena[e], layout, seed=e)
         routed = RoutedExperts(layout, arena.addresses, isa=isa, activation=activation, pool=pool)
         x = np.ones((1, layout.hidden_size), np.float32)
         ids, gates = np.arange(4)[None], np.full((1, 4), 0.25, np.float32)

@@ -37,7 +37,7 @@ def examine(probe: bool = True) -> dict[str, dict[str, Any]]:
     from moelab.calibrate import machine_file, quick_probe
     from moelab.domain.machine import Machine, cgroup_core_quota
     from moelab.engine.device import describe_torch
-    from moelab.kernels.isa import available_isas, choose_isa
+    from moelab.kernels import choose_isa, isa_table
 
     machine = quick_probe() if probe else Machine.detect()
     memory = psutil.virtual_memory()
@@ -51,7 +51,7 @@ def examine(probe: bool = True) -> dict[str, dict[str, Any]]:
             **describe_torch(),
         },
         "kernels": {
-            **{name: status for name, status in available_isas().items()},
+            **{row.isa: _status(row) for row in isa_table()},
             "chosen": choice.isa,
             "because": choice.why,
         },
@@ -82,6 +82,12 @@ def examine(probe: bool = True) -> dict[str, dict[str, Any]]:
     return document
 
 
+def _status(row: Any) -> str:
+    built = "built" if row.built else "not built"
+    supported = "supported here" if row.supported else "not usable here"
+    return f"{built}, {supported}" + (f" ({row.why})" if row.why else "")
+
+
 def _huge_pages() -> dict[str, str]:
     setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not setting.is_file():
@@ -99,14 +105,14 @@ def _huge_pages() -> dict[str, str]:
 
 def missing() -> dict[str, str]:
     """What does not work here and why; empty where everything does."""
-    from moelab.kernels.isa import available_isas
+    from moelab.kernels import isa_table
 
     found: dict[str, str] = {}
-    for name, status in available_isas().items():
-        if "not built" in status:
-            compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-            fix = "reinstall to build it" if compiler else "install a C++ compiler and reinstall"
-            found[f"native kernels, {name}"] = f"{status}: {fix}; Numba runs instead"
+    generic = next(row for row in isa_table() if row.isa == "generic")
+    if not generic.built:
+        compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+        fix = "reinstall moelab to build them" if compiler else "install a C++ compiler and reinstall moelab"
+        found["native kernels"] = f"{generic.why}: {fix}; Numba runs instead"
     if sys.platform != "linux":
         found["pinned workers, NUMA nodes, huge pages"] = f"Linux only, this is {sys.platform}; the rest works"
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from moelab.cli.output import print_json
@@ -36,19 +37,39 @@ def run(options: argparse.Namespace) -> None:
     engine = load_engine(options)
     rows = []
     for prompt, max_new_tokens in prompts:
-        stream = engine.stream(
-            prompt, max_new_tokens=max_new_tokens, temperature=options.temperature, top_k=options.top_k,
-            top_p=options.top_p, seed=options.seed,
-        )  # fmt: skip
+        before = engine.counters
+        started = time.perf_counter()
         if not options.json:
             print(prompt, end="", flush=True)
-        for piece in stream:
+        pieces = []
+        stream = engine.stream(
+            prompt,
+            max_new_tokens,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            seed=options.seed,
+        )
+        for _, piece in stream:
+            pieces.append(piece)
             if not options.json:
                 print(piece, end="", flush=True)
-        generation = stream.result
-        rows.append(generation.to_dict())
+        row = {
+            "prompt": prompt,
+            "text": "".join(pieces),
+            "new_tokens": len(pieces),
+            "seconds": time.perf_counter() - started,
+            "expert_bytes_read": engine.counters.expert_bytes - before.expert_bytes,
+            "isa": engine.isa,
+            "activation": engine.activation,
+        }
+        rows.append(row)
         if not options.json:
             print()
-            print(f"[{generation.summary()}]", file=sys.stderr)
+            print(
+                f"[{row['new_tokens']} tokens, {row['new_tokens'] / row['seconds']:.1f} tok/s with prefill, "
+                f"experts {row['expert_bytes_read'] / 1e9:.3f} GB, {engine.isa}, {engine.activation}]",
+                file=sys.stderr,
+            )
     if options.json:
         print_json({"generations": rows})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from moelab.cli.output import print_json, print_rows
 
@@ -11,10 +12,16 @@ HELP = "generate from prompts and record which experts each token used"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a Hugging Face checkpoint folder, or `nano`")
-    parser.add_argument("--prompts", required=True, metavar="FILE", help="JSON lines of {request, domain, prompt, max_new_tokens}")
+    parser.add_argument(
+        "--prompts", required=True, metavar="FILE", help="JSON lines of {request, domain, prompt, max_new_tokens}"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="the trace folder to write")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="sequences decoded together (default: 1)")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, metavar="B", help="sequences decoded together (default: 1)"
+    )
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K likeliest tokens")
+    parser.add_argument("--licence", default="not stated", help="licence of the capture, written into its header")
     parser.add_argument("--keep-text", action="store_true", help="store token ids: they are the users' text")
     parser.add_argument("--seed", type=int, default=0)
     add_engine(parser)
@@ -42,11 +49,20 @@ def run(options: argparse.Namespace) -> None:
 
     prompts = read_prompts(options.prompts)
     engine = load_engine(options)
-    summary = record_prompts(
-        engine, prompts, options.out, batch_size=options.batch_size, keep_text=options.keep_text,
-        temperature=options.temperature, seed=options.seed, progress=not options.json,
-    )  # fmt: skip
+    capture = record_prompts(
+        engine,
+        prompts,
+        options.out,
+        batch_size=options.batch_size,
+        keep_text=options.keep_text,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        seed=options.seed,
+        licence=options.licence,
+        provenance=f"moelab record {options.model} --prompts {Path(options.prompts).name}",
+        progress=not options.json,
+    )
     if options.json:
-        print_json(summary)
+        print_json(capture.summary())
     else:
-        print_rows(f"trace written to {options.out}", summary)
+        print_rows(f"trace written to {options.out}", capture.summary())

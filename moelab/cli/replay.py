@@ -18,15 +18,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_machine(parser)
     parser.add_argument("--plan", metavar="FILE", help="a plan file (default: the one that ships, or a frequency plan)")
     parser.add_argument("--policy", metavar="NAME", help="policy of the dynamic slots, instead of the plan's")
-    parser.add_argument("--slots", type=int, metavar="N", help="instead of a plan: a frequency plan of N slots per layer")
+    parser.add_argument(
+        "--slots", type=int, metavar="N", help="instead of a plan: a frequency plan of N slots per layer"
+    )
     parser.add_argument("--tokens", type=int, metavar="N", help="tokens to run (default: as many as about 15 s take)")
     parser.add_argument("--isa", metavar="NAME", help="numba or generic (default: the fastest here)")
     parser.add_argument("--activation", choices=("bf16", "int8"), help="activation mode (default: int8)")
     parser.add_argument(
         "--expert-shape", metavar="NAME|own", help="model preset of row (b) (default: kimi-k2.6), or own: row (a) alone"
     )
-    parser.add_argument("--model", metavar="DIR", help="checkpoint of the recorded model (default: nano for its traces)")
-    parser.add_argument("--uniform", metavar="NAME", help="instead of TRACE: seeded uniform routing of a model preset, synthetic")
+    parser.add_argument(
+        "--model", metavar="DIR", help="checkpoint of the recorded model (default: nano for its traces)"
+    )
+    parser.add_argument(
+        "--uniform", metavar="NAME", help="instead of TRACE: seeded uniform routing of a model preset, synthetic"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of --uniform")
     parser.add_argument("--report", metavar="FILE", help="also write a self-contained HTML page with pictures")
 

@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_machine(parser)
     parser.add_argument("--plan", metavar="FILE", help="a plan file (default: a frequency plan of --slots)")
     parser.add_argument("--policy", metavar="NAME", help="policy of the dynamic slots, instead of the plan's")
-    parser.add_argument("--slots", type=int, metavar="N", help="slots of the fast tier per layer, instead of the plan's")
+    parser.add_argument(
+        "--slots", type=int, metavar="N", help="slots of the fast tier per layer, instead of the plan's"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -24,7 +26,9 @@ def run(options: argparse.Namespace) -> None:
     from moelab.simulator.simulate import simulate
 
     trace = load_trace(options.trace, options.phase)
-    plan = plan_for(trace, options.plan, slots=options.slots, policy=options.policy, default_to_shipped=not options.trace)
+    plan = plan_for(
+        trace, options.plan, slots=options.slots, policy=options.policy, default_to_shipped=not options.trace
+    )
     machine = None
     if options.machine:
         from moelab.calibrate import resolve_machine

@@ -22,7 +22,9 @@ def add_trace(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--machine", metavar="FILE|PRESET", help="a machine file or preset (default: this machine, calibrated or probed)"
+        "--machine",
+        metavar="FILE|PRESET",
+        help="a machine file or preset (default: this machine, calibrated or probed)",
     )
 
 

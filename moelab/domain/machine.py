@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import platform
-from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moelab.domain.units import GB, GIB
+from moelab.domain.summary import summary_html, summary_text
+from moelab.domain.units import GIB
 
 MACHINE_VERSION = 1
 
@@ -135,7 +135,9 @@ class Machine(_Document):
             raise ValueError(f"machine {path} does not exist: give a machine file or leave --machine out") from None
         except (ValidationError, UnicodeDecodeError) as error:
             first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            raise ValueError(f"machine {path} is not a machine file ({first}): leave --machine out to probe this machine") from None
+            raise ValueError(
+                f"machine {path} is not a machine file ({first}): leave --machine out to probe this machine"
+            ) from None
 
     def summary(self) -> dict[str, Any]:
         """What ``repr`` and ``_repr_html_`` show; plain values."""
@@ -152,18 +154,16 @@ class Machine(_Document):
                 + (f"reads {rate:.1f} GB/s" if rate else "read rate not measured")
             )
         for tier in self.fast_tiers:
-            rows[tier.name] = f"{tier.device}, {tier.memory_bytes / GIB:.1f} GiB" + (" (emulated)" if tier.emulated else "")
+            rows[tier.name] = f"{tier.device}, {tier.memory_bytes / GIB:.1f} GiB" + (
+                " (emulated)" if tier.emulated else ""
+            )
         return rows
 
     def __repr__(self) -> str:
-        return "Machine\n" + "\n".join(f"  {k}: {v}" for k, v in self.summary().items())
+        return summary_text("Machine", self.summary())
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{escape(k)}</th><td style='text-align:left'>{escape(str(v))}</td></tr>"
-            for k, v in self.summary().items()
-        )
-        return f"<table><caption>Machine</caption>{rows}</table>"
+        return summary_html("Machine", self.summary())
 
 
 def allowed_cores() -> list[int]:
@@ -240,4 +240,4 @@ def _last_level_cache_bytes() -> int:
     return max(sizes)
 
 
-__all__ = ["GB", "FastTierDevice", "Machine", "NumaNode", "allowed_cores", "cgroup_core_quota", "parse_core_list"]
+__all__ = ["FastTierDevice", "Machine", "NumaNode", "allowed_cores", "cgroup_core_quota", "parse_core_list"]

@@ -15,12 +15,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from moelab.domain.summary import summary_html, summary_text
 
 PLAN_VERSION = 1
 
@@ -167,8 +168,7 @@ class Plan(_Document):
         for f in self.fast_tiers:
             if f.slots_per_layer is not None and len(f.slots_per_layer) != self.model.num_layers:
                 raise ValueError(
-                    f"{f.tier}.slots_per_layer has {len(f.slots_per_layer)} entries, expected "
-                    f"{self.model.num_layers}"
+                    f"{f.tier}.slots_per_layer has {len(f.slots_per_layer)} entries, expected {self.model.num_layers}"
                 )
         self._check_placements()
         return self
@@ -183,14 +183,10 @@ class Plan(_Document):
         for name, bound in bounds.items():
             column = columns[name]
             if column.size and (column.min() < 0 or column.max() >= bound):
-                raise ValueError(
-                    f"placements.{name} spans {column.min()}..{column.max()}, expected 0..{bound - 1}"
-                )
+                raise ValueError(f"placements.{name} spans {column.min()}..{column.max()}, expected 0..{bound - 1}")
         start, stop = columns["start"], columns["stop"]
         if ((start < 0) | (stop > self.num_units) | (start >= stop)).any():
-            raise ValueError(
-                f"a piece lies outside [0, {self.num_units}) units of {self.piece_unit} rows or is empty"
-            )
+            raise ValueError(f"a piece lies outside [0, {self.num_units}) units of {self.piece_unit} rows or is empty")
         rows = np.stack([columns[n] for n in PLACEMENT_COLUMNS], axis=1)
         if len(np.unique(rows, axis=0)) != len(rows):
             raise ValueError("a piece is placed twice on the same tier: remove the duplicate")
@@ -235,7 +231,9 @@ class Plan(_Document):
         mask[columns["layer"][here], columns["expert"][here]] = True
         return mask
 
-    def check_matches(self, *, what: str, model: str, num_layers: int, num_experts: int, top_k: int | None = None) -> None:
+    def check_matches(
+        self, *, what: str, model: str, num_layers: int, num_experts: int, top_k: int | None = None
+    ) -> None:
         """Raise ``ValueError`` where the plan is for another model than ``what`` (engine or trace)."""
         mine = (self.model.num_layers, self.model.num_experts)
         if mine != (num_layers, num_experts):
@@ -293,11 +291,7 @@ class Plan(_Document):
         }
 
     def __repr__(self) -> str:
-        return "Plan\n" + "\n".join(f"  {k}: {v}" for k, v in self.summary().items())
+        return summary_text("Plan", self.summary())
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{escape(k)}</th><td style='text-align:left'>{escape(str(v))}</td></tr>"
-            for k, v in self.summary().items()
-        )
-        return f"<table><caption>Plan</caption>{rows}</table>"
+        return summary_html("Plan", self.summary())

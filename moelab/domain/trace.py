@@ -14,11 +14,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from html import escape
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from moelab.domain.summary import summary_html, summary_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,9 +92,7 @@ class TraceHeader(BaseModel):
                     "give one entry for each MoE layer"
                 )
         if self.top_k > self.num_experts:
-            raise ValueError(
-                f"top_k is {self.top_k}, expected at most num_experts = {self.num_experts}"
-            )
+            raise ValueError(f"top_k is {self.top_k}, expected at most num_experts = {self.num_experts}")
         return self
 
     def select_layers(self, layers: Sequence[int]) -> TraceHeader:
@@ -213,9 +212,7 @@ class Trace:
             raise ValueError("step decreases, expected token rows in the order of forward passes")
         for name, array in self.extras.items():
             if array.shape[0] != num_tokens:
-                raise ValueError(
-                    f"extra array {name} has {array.shape[0]} rows, expected {num_tokens}"
-                )
+                raise ValueError(f"extra array {name} has {array.shape[0]} rows, expected {num_tokens}")
 
     @property
     def num_tokens(self) -> int:
@@ -281,8 +278,7 @@ class Trace:
         return summarise(self.header, self.tokens)
 
     def __repr__(self) -> str:
-        rows = (f"  {name}: {value}" for name, value in self.summary().items())
-        return "Trace\n" + "\n".join(rows)
+        return summary_text("Trace", self.summary())
 
     def _repr_html_(self) -> str:
         return summary_html("Trace", self.summary())
@@ -306,13 +302,3 @@ def summarise(header: TraceHeader, tokens: TokenTable) -> dict[str, Any]:
         "quantisation": header.quantization,
         "licence": header.licence,
     }
-
-
-def summary_html(caption: str, summary: dict[str, Any]) -> str:
-    """A two-column HTML table of a summary."""
-    rows = "".join(
-        f"<tr><th style='text-align:left'>{escape(name)}</th>"
-        f"<td style='text-align:left'>{escape(str(value))}</td></tr>"
-        for name, value in summary.items()
-    )
-    return f"<table><caption>{escape(caption)}</caption>{rows}</table>"

@@ -22,6 +22,6 @@ def max_relative_error(weights: ReplayWeights, work: Work, num_samples: int, see
         x = work.input(step, layer)[:1]
         ids, gates = work.ids[step][:1, layer], work.gates[step][:1, layer]
         y = np.array(weights.layers[layer].forward(np.ascontiguousarray(x), ids, gates), np.float64)
-        truth = reference_experts(x, ids, gates, weights.arenas[layer].view, weights.layout)
+        truth = reference_experts(x, ids, gates, weights.arenas[layer], weights.layout)
         worst = max(worst, float(np.linalg.norm(y - truth) / np.linalg.norm(truth)))
     return worst

@@ -13,12 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from moelab.domain.trace import Trace
-from moelab.kernels.read_limit import ReadLimit
+from moelab.kernels import Pool, read_limit, read_once
+from moelab.kernels.routed import ALONE_BYTES
 from moelab.replay.folding import Folding
 from moelab.replay.steps import Steps, distinct_experts
 from moelab.replay.weights import ReplayWeights
 
 _INPUT_VECTORS = 64
+_LOOP_STEPS = 4  # steps whose bytes choose the best read loop
+
+
+def readers_of(pool: Pool, layer_step_bytes: int) -> Pool | None:
+    """The workers that the kernels use for so many bytes: a small layer-step runs on the caller alone."""
+    return None if pool.num_workers == 1 or layer_step_bytes < ALONE_BYTES else pool
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ def prepare(trace: Trace, steps: Steps, folding: Folding, hidden_size: int, expe
 
 
 def execute(
-    weights: ReplayWeights, work: Work, limit: ReadLimit, *, on_step: Callable[[], object] = lambda: None
+    weights: ReplayWeights, work: Work, pool: Pool, *, on_step: Callable[[], object] = lambda: None
 ) -> Measurement:
     """Run every step once, the paired read before or after it by turns."""
     num_layers = work.ids[0].shape[1]
@@ -104,7 +111,8 @@ def execute(
         for ids in work.ids
     ]
     kernel_s, read_s = np.zeros(len(work.ids)), np.zeros(len(work.ids))
-    loop = limit.choose_loop(step_addresses[0], expert_bytes)
+    readers = readers_of(pool, work.ids[0].shape[0] * work.ids[0].shape[2] * expert_bytes)
+    best = read_limit(np.concatenate(step_addresses[:_LOOP_STEPS]), expert_bytes, readers, rounds=3)
 
     def run(step: int) -> None:
         ids, gates = work.ids[step], work.gates[step]
@@ -115,7 +123,7 @@ def execute(
         kernel_s[step] = time.perf_counter() - start
 
     def read(step: int) -> None:
-        read_s[step] = limit.read(step_addresses[step], expert_bytes).seconds
+        read_s[step] = read_once(step_addresses[step], expert_bytes, best.loop, readers)
 
     run(0)  # once for the compiler and the page tables
     for step in range(len(work.ids)):
@@ -125,5 +133,5 @@ def execute(
     return Measurement(
         kernel_s=kernel_s, read_s=read_s, step_bytes=work.bytes_of_step,
         step_tokens=np.array([len(ids) for ids in work.ids]), reads=work.reads,
-        layer_steps=len(work.ids) * num_layers, read_loop=loop,
+        layer_steps=len(work.ids) * num_layers, read_loop=best.loop_name,
     )  # fmt: skip

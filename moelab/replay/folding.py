@@ -64,5 +64,9 @@ def fold_to_memory(
     if layers == num_layers:
         return Folding(num_layers, num_experts, "none: every layer and expert of the trace has its own weights")
     if layers >= 1:
-        return Folding(int(layers), num_experts, f"the first {layers} of {num_layers} layers run, {num_experts} experts each")
-    return Folding(1, int(fits), f"1 of {num_layers} layers, {num_experts} experts folded onto {fits}, distinct ones kept distinct")
+        return Folding(
+            int(layers), num_experts, f"the first {layers} of {num_layers} layers run, {num_experts} experts each"
+        )
+    return Folding(
+        1, int(fits), f"1 of {num_layers} layers, {num_experts} experts folded onto {fits}, distinct ones kept distinct"
+    )

@@ -45,9 +45,7 @@ def plan_for(
         plan = Plan.load(path)
     else:
         plan = PLANNERS["frequency"](trace, slots_per_layer=slots or max(1, header.num_experts // DEFAULT_SLOT_SHARE))
-    plan.check_matches(
-        what="trace", model=header.model, num_layers=header.num_layers, num_experts=header.num_experts
-    )
+    plan.check_matches(what="trace", model=header.model, num_layers=header.num_layers, num_experts=header.num_experts)
     if policy is not None:
         plan = plan.model_copy(update={"policy": PolicyChoice(name=policy)})
     return plan

@@ -26,8 +26,9 @@ class Prediction:
     def ms_per_token(self, read_gb_per_s: float | None = None, bytes_per_token: float | None = None) -> float:
         """Milliseconds per token; with the read limit of the run, or for other bytes (a fast tier)."""
         return predict(
-            bytes_per_token=self.bytes_per_token if bytes_per_token is None else bytes_per_token,
-            layer_steps_per_token=self.layer_steps_per_token,
+            read_bytes=self.bytes_per_token if bytes_per_token is None else bytes_per_token,
+            num_layer_steps=self.layer_steps_per_token,
+            num_tokens=1,
             read_gb_per_s=self.read_gb_per_s if read_gb_per_s is None else read_gb_per_s,
             efficiency=self.efficiency,
             layer_overhead_s=self.layer_overhead_s,

@@ -40,10 +40,10 @@ class ReplayRow:
     percent_of_read_limit_range: tuple[float, float] | None
     expert_bytes: int
     executed_reads_per_layer_step: float
-    reads_per_layer_step: float
-    hit_rate_per_routing: float
-    hit_rate_per_request: float
-    uploads_per_layer_step: float
+    reads_per_layer_step: float | None
+    hit_rate_per_routing: float | None
+    hit_rate_per_request: float | None
+    uploads_per_layer_step: float | None
     isa: str
     activation: str
     weight_format: str
@@ -125,6 +125,10 @@ def _percent(row: ReplayRow) -> str:
     return f"{row.percent_of_read_limit:.0f}% (quartiles {low:.0f} to {high:.0f})"
 
 
+def _text(value: float | None, form: str) -> str:
+    return "no fast tier" if value is None else form.format(value)
+
+
 _LINES = (
     ("weights", lambda r: ("generated, " if r.synthetic_weights else "trained, ") + r.weight_format),
     ("routing", lambda r: "synthetic" if r.synthetic_routing else "recorded"),
@@ -140,10 +144,10 @@ _LINES = (
     ("read limit, GB/s", lambda r: f"{r.read_limit_gb_per_s:.1f} ({r.read_loop})"),
     ("% of read limit", _percent),
     ("expert reads per layer-step, executed", lambda r: f"{r.executed_reads_per_layer_step:.2f}"),
-    ("reads per layer-step, simulated fast tier", lambda r: f"{r.reads_per_layer_step:.2f}"),
-    ("hit rate per routing", lambda r: f"{100 * r.hit_rate_per_routing:.1f}%"),
-    ("hit rate per request", lambda r: f"{100 * r.hit_rate_per_request:.1f}%"),
-    ("uploads per layer-step", lambda r: f"{r.uploads_per_layer_step:.2f}"),
+    ("reads per layer-step, simulated fast tier", lambda r: _text(r.reads_per_layer_step, "{:.2f}")),
+    ("hit rate per routing", lambda r: _text(r.hit_rate_per_routing, "{:.1%}")),
+    ("hit rate per request", lambda r: _text(r.hit_rate_per_request, "{:.1%}")),
+    ("uploads per layer-step", lambda r: _text(r.uploads_per_layer_step, "{:.2f}")),
     ("predicted ms/token with that tier", lambda r: f"{r.predicted_ms_per_token_with_fast_tier:.3f}"),
     ("ISA, activation", lambda r: f"{r.isa}, {r.activation}, {r.num_workers} workers"),
     ("layers run / of the model", lambda r: f"{r.layers_run} / {r.layers_of_model}"),

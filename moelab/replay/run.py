@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 from tqdm.auto import tqdm
 
@@ -20,10 +21,10 @@ from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
-from moelab.kernels import ExpertLayout, Pool, choose_isa, default_activation, tolerance
-from moelab.kernels.read_limit import ReadLimit
+from moelab.kernels import Activation, ExpertLayout, Pool, choose_isa, read_limit
+from moelab.kernels.reference import TOLERANCES
 from moelab.replay.check import max_relative_error
-from moelab.replay.execute import Measurement, Work, execute, prepare
+from moelab.replay.execute import Measurement, Work, execute, prepare, readers_of
 from moelab.replay.folding import Folding, fold_to_memory
 from moelab.replay.planned import plan_for
 from moelab.replay.prediction import Prediction, predict_row
@@ -64,7 +65,7 @@ def replay(
     expert_shape: str | None = None,
     tokens: int | None = None,
     isa: str | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     num_workers: int | None = None,
     trace_name: str | None = None,
     plan_name: str | None = None,
@@ -127,7 +128,7 @@ def _notes(trace: Trace, model_dir: Path | None, shape: ModelSpec | None) -> lis
     return notes
 
 
-def _own_row(run: _Run, model_dir: Path, activation: str | None) -> ReplayRow:
+def _own_row(run: _Run, model_dir: Path, activation: Activation | None) -> ReplayRow:
     header = run.trace.header
     weights = own(model_dir, isa=run.isa, activation=activation, pool=run.pool)
     try:
@@ -143,10 +144,9 @@ def _own_row(run: _Run, model_dir: Path, activation: str | None) -> ReplayRow:
         weights.close()
 
 
-def _shape_row(run: _Run, shape: ModelSpec, activation: str | None) -> ReplayRow:
+def _shape_row(run: _Run, shape: ModelSpec, activation: Activation | None) -> ReplayRow:
     header = run.trace.header
     layout = ExpertLayout(shape.hidden_size, shape.moe_intermediate_size, "int4_g32")
-    mode = activation or default_activation("int4_g32")
     folding = fold_to_memory(
         header.num_layers, header.num_experts, layout.expert_bytes, psutil.virtual_memory().available // 2,
         run.machine.last_level_cache_bytes, min_experts=header.top_k,
@@ -154,8 +154,8 @@ def _shape_row(run: _Run, shape: ModelSpec, activation: str | None) -> ReplayRow
     total = folding.num_layers * folding.num_experts
     with tqdm(total=total, desc="generating experts", unit="expert", disable=not run.progress, leave=False) as bar:
         weights = generated(
-            layout, folding.num_layers, folding.num_experts, isa=run.isa, activation=mode, pool=run.pool,
-            on_expert=bar.update,
+            layout, folding.num_layers, folding.num_experts, isa=run.isa, activation=activation or "int8",
+            pool=run.pool, on_expert=bar.update,
         )  # fmt: skip
     try:
         return _row("expert_shape", run, weights, folding, shape.name, header.num_layers)
@@ -167,9 +167,8 @@ def _row(name: str, run: _Run, weights: ReplayWeights, folding: Folding, shape_n
     """Predict, tell, measure, check."""
     layout, header = weights.layout, run.trace.header
     cache_resident = weights.weights_bytes < run.machine.last_level_cache_bytes
-    limit = ReadLimit(run.pool)
     kernel = f"{run.isa}/{layout.weight_format}/{weights.layers[0].activation}"
-    cache_rate = limit.rate(weights.arenas, layout.expert_bytes) if cache_resident else None
+    cache_rate = _cache_read_gb_per_s(run.pool, weights, header.top_k) if cache_resident else None
 
     def predicted(steps: Steps) -> tuple[Work, Prediction]:
         work = prepare(run.trace, steps, folding, layout.hidden_size, layout.expert_bytes)
@@ -187,7 +186,7 @@ def _row(name: str, run: _Run, weights: ReplayWeights, folding: Folding, shape_n
         work, prediction = predicted(steps)
     run.on_prediction(name, prediction)
     with tqdm(total=len(steps), desc=f"replaying, {name}", unit="step", disable=not run.progress, leave=False) as bar:
-        measured = execute(weights, work, limit, on_step=bar.update)
+        measured = execute(weights, work, run.pool, on_step=bar.update)
     worst = max_relative_error(weights, work, _SAMPLES_OF_ROW[name])
     return _assemble(
         name, run, weights, folding, shape_name, layers, cache_resident, prediction, measured, steps, worst
@@ -202,7 +201,7 @@ def _assemble(
     rescaled = prediction.ms_per_token(measured.read_gb_per_s)
     middle, low, high = measured.percent_of_read_limit
     left_by_tier = (
-        simulated.reads_per_layer_step * weights.layout.expert_bytes * prediction.layer_steps_per_token
+        (simulated.reads_per_layer_step or 0.0) * weights.layout.expert_bytes * prediction.layer_steps_per_token
     )
     layer = weights.layers[0]
     return ReplayRow(
@@ -246,8 +245,15 @@ def _assemble(
         peak_memory_bytes=peak_memory_bytes(),
         weights_bytes=weights.weights_bytes,
         max_relative_error=worst,
-        relative_error_tolerance=tolerance(weights.layout.weight_format, layer.activation),
+        relative_error_tolerance=TOLERANCES[weights.layout.weight_format, layer.activation],
     )
+
+
+def _cache_read_gb_per_s(pool: Pool, weights: ReplayWeights, top_k: int) -> float:
+    """GB/s at which the kernels' workers read these very weights, all of them in the cache by then."""
+    expert_bytes = weights.layout.expert_bytes
+    addresses = np.concatenate([arena.addresses for arena in weights.arenas])
+    return read_limit(addresses, expert_bytes, readers_of(pool, top_k * expert_bytes), rounds=5).gb_per_s
 
 
 def peak_memory_bytes() -> int:

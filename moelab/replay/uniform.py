@@ -28,7 +28,5 @@ def uniform_trace(name: str, *, num_tokens: int = 1024, num_requests: int = 8, s
     )  # fmt: skip
     per_request = -(-num_tokens // num_requests)
     row = np.arange(num_tokens)
-    tokens = TokenTable.build(
-        step=row, request=row // per_request, position=row % per_request, phase=int(Phase.DECODE)
-    )
+    tokens = TokenTable.build(step=row, request=row // per_request, position=row % per_request, phase=int(Phase.DECODE))
     return Trace(header, ids, np.full(ids.shape, 1 / top_k, np.float16), tokens)

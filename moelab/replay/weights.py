@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from moelab.kernels import ExpertArena, ExpertLayout, Pool, RoutedExperts
+from moelab.kernels import Activation, ExpertArena, ExpertLayout, Pool, RoutedExperts
 from moelab.kernels.generated import fill_expert
 
 
@@ -39,7 +39,7 @@ def generated(
     num_experts: int,
     *,
     isa: str,
-    activation: str,
+    activation: Activation,
     pool: Pool,
     seed: int = 0,
     on_expert: Callable[[], object] = lambda: None,
@@ -51,23 +51,26 @@ def generated(
 
             def fill(worker: int, workers: int, layer: int = layer, arena: ExpertArena = arena) -> None:
                 for expert in range(worker, num_experts, workers):
-                    fill_expert(arena.view(expert), layout, seed=(seed * num_layers + layer) * num_experts + expert)
+                    fill_expert(arena[expert], layout, seed=(seed * num_layers + layer) * num_experts + expert)
                     if worker == 0:
                         for _ in range(min(workers, num_experts - expert)):
                             on_expert()
 
             pool.run(fill)
-        layers = [RoutedExperts(layout, a.addresses, isa=isa, activation=activation, pool=pool) for a in arenas]
+        layers = [RoutedExperts(layout, a.addresses, isa, activation, pool, owner=a) for a in arenas]
+        for other in layers[1:]:
+            other.scratch = layers[0].scratch  # layers run one after the other
         return ReplayWeights(layers, arenas, layout, True, arenas[0].huge_pages, stack.pop_all())
     raise AssertionError("unreachable")
 
 
-def own(model_dir: str | Path, *, isa: str, activation: str | None, pool: Pool) -> ReplayWeights:
+def own(model_dir: str | Path, *, isa: str, activation: Activation | None, pool: Pool) -> ReplayWeights:
     """The routed experts of a checkpoint, packed as the engine packs them."""
-    from moelab.engine.experts import load_routed_experts
+    from moelab.engine.loader import load_routed  # torch is imported only where a checkpoint is read
 
-    loaded = load_routed_experts(model_dir, isa=isa, activation=activation, pool=pool)
+    layers = load_routed(model_dir, isa=isa, activation=activation, pool=pool)
+    arenas = [layer.owner for layer in layers]
     stack = ExitStack()
-    for arena in loaded.arenas:
+    for arena in arenas:
         stack.callback(arena.close)
-    return ReplayWeights(loaded.layers, loaded.arenas, loaded.layout, False, loaded.arenas[0].huge_pages, stack)
+    return ReplayWeights(layers, arenas, layers[0].layout, False, arenas[0].huge_pages, stack)

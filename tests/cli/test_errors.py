@@ -1,0 +1,123 @@
+"""Everything that can go wrong at the door: one message (expected, got, fix), exit code 2, nothing half-written."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import moelab
+from moelab.domain.plan import Plan
+from moelab.domain.trace import TokenTable, Trace, TraceHeader
+from moelab.store import TraceWriter
+
+
+def moelab_command(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "moelab", *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=cwd
+    )
+
+
+@pytest.fixture(scope="module")
+def foreign_trace(tmp_path_factory):
+    """A store of another model: 2 layers x 6 experts."""
+    header = TraceHeader(
+        model="stranger", model_type="mixtral", num_layers=2, num_experts=6, top_k=2, model_layer_of_layer=(0, 1),
+        expert_bytes=(100, 100), engine="test", quantization="none", licence="CC0-1.0", provenance="test",
+        synthetic=True,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    experts = np.stack([[rng.choice(6, 2, replace=False) for _ in range(2)] for _ in range(64)]).astype(np.uint16)
+    tokens = TokenTable.build(step=np.arange(64), request=np.arange(64) // 16, position=np.arange(64) % 16, phase=1)
+    trace = Trace(header, experts, np.full(experts.shape, 0.5, np.float16), tokens)
+    path = tmp_path_factory.mktemp("foreign") / "trace"
+    with TraceWriter(path, header) as writer:
+        writer.append(trace.experts, trace.gate_weights, trace.tokens)
+    return path
+
+
+def check(done, *words):
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def test_wrong_path():
+    check(moelab_command("replay", "nowhere"), "nowhere does not exist", "give a trace folder")
+
+
+def test_folder_that_is_no_trace(tmp_path):
+    check(moelab_command("simulate", tmp_path), str(tmp_path))
+
+
+def test_file_that_no_format_reads(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("hello")
+    check(moelab_command("simulate", path), "no known format", "moelab record")
+
+
+def test_trace_of_another_model_than_the_checkpoint(foreign_trace):
+    done = moelab_command("replay", foreign_trace, "--model", moelab.shipped("nano/model"), "--expert-shape", "own")
+    check(done, "stranger (2 x 6)", "give the checkpoint that was recorded")
+
+
+def test_plan_of_another_shape(foreign_trace):
+    done = moelab_command("simulate", foreign_trace, "--plan", moelab.shipped("nano/plan.json"))
+    check(done, "plan is for nano", "stranger (2 x 6)", "re-plan")
+
+
+def test_unknown_names():
+    check(moelab_command("simulate", "--policy", "magic"), "policy is magic, expected one of")
+    check(moelab_command("replay", "--expert-shape", "kimi-k9"), "kimi-k9")
+    check(moelab_command("replay", "--isa", "mmx"), "mmx")
+    check(moelab_command("replay", "--machine", "toaster"), "toaster", "presets")
+
+
+def test_checkpoint_with_a_missing_tensor(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(moelab.shipped("nano/model"), model)
+    path = model / "model.safetensors"
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    lost = next(name for name in header if name.endswith("experts.7.up_proj.weight_packed"))
+    del header[lost]
+    text = json.dumps(header).encode().ljust(size)
+    path.write_bytes(data[:8] + text + data[8 + size :])
+    check(moelab_command("generate", model, "hello"), lost)
+
+
+def test_nothing_half_written(foreign_trace, tmp_path):
+    out = tmp_path / "plan.json"
+    done = moelab_command("plan", foreign_trace, "--planner", "frequency", "--slots", 99, "--out", out)
+    check(done, "99")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_report_into_a_missing_folder_is_refused_before_the_work(tmp_path):
+    done = moelab_command("replay", "--report", tmp_path / "no" / "report.html")
+    check(done, "its folder does not exist")
+
+
+def test_debug_shows_the_traceback():
+    done = moelab_command("simulate", "nowhere", "--debug")
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_plan_and_simulate_write_what_they_say(foreign_trace, tmp_path):
+    out = tmp_path / "plan.json"
+    done = moelab_command("plan", foreign_trace, "--slots", 2, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    plan = Plan.load(out)
+    assert plan.resident("fast0").sum(axis=1).tolist() == [2, 2]
+    done = moelab_command("simulate", foreign_trace, "--plan", out, "--json")
+    document = json.loads(done.stdout)
+    assert 0 < document["hit_rate_per_routing"] < 1
+    # A static plan uploads nothing: reads are misses.
+    assert document["uploads_per_layer_step"] == 0
+    np.testing.assert_allclose(document["reads_per_layer_step"], 2 * (1 - document["hit_rate_per_request"]))
