@@ -16,10 +16,16 @@
  * An expert is gate_proj, up_proj, down_proj, one after the other, in one block aligned to 64 B.
  *
  * Activation modes: f32 (float32 weights), bf16 (activations rounded to nearest even, float32
- * accumulation; bf16 or int4_g32 weights), int8 (per group of 32 columns: scale = absmax / 127, q =
- * round to nearest even, in [-127, 127]; int4_g32 weights; integer sums are exact, and the float32
- * sum over groups runs in rising order as acc += (float(isum) * activation_scale) * weight_scale,
- * without contraction). The hidden vector between up_proj and down_proj is treated the same way.
+ * accumulation; bf16 or int4_g32 weights), int8 (int4_g32 weights): per group of 32 columns
+ * scale = absmax / 127, q = rint(x * (127 / absmax)), ties to even, offset = -8 * sum(q), which takes back the
+ * + 8 of the nibbles; a group whose absmax is below 2^-100 is all zero; one with a NaN or infinity gets q = 0 and
+ * scale NaN. Integer sums are exact, and the float32 sum over groups runs in rising order as
+ * acc += (float(isum) * activation_scale) * weight_scale, without contraction.
+ *
+ * The hidden vector silu(gate) * up between up_proj and down_proj is treated the same way, by gate_up itself:
+ * its unit is one group of 32 intermediate rows, so that nobody has to wait for a neighbour. silu(x) is
+ * x / (1 + exp(-x)) with one polynomial exp in a fixed order of operations (kernels/generic/silu.h), so that all
+ * ISAs give the same bits in int8 mode.
  */
 #ifndef MOELAB_KERNELS_H
 #define MOELAB_KERNELS_H
@@ -70,15 +76,18 @@ typedef struct moelab_moe_job {
     const int32_t *token_of_pair;  /* [num_pairs] */
     const void *tokens_q;          /* [T, padded H]: int8, bf16 or float32 by mode */
     const float *tokens_scale;     /* [T, padded H / 32], int8 mode only */
-    float *hidden;                 /* [num_pairs, padded I] float32: act(gate) * up */
-    void *hidden_q;                /* [num_pairs, padded I], as tokens_q */
+    const int32_t *tokens_offset;  /* [T, padded H / 32], int8 mode only */
+    void *hidden_q;                /* [num_pairs, padded I], as tokens_q: written by gate_up, read by down */
     float *hidden_scale;           /* [num_pairs, padded I / 32], int8 mode only */
+    int32_t *hidden_offset;        /* [num_pairs, padded I / 32], int8 mode only */
     float *output;                 /* [num_pairs, padded H (to 16)] float32 */
 } moelab_moe_job;
 
-/* Rows of tiles are counted over the experts of the job: unit u of gate_up is tile row u % ceil(I/16) of
- * expert u / ceil(I/16). A call computes the units [unit_start, unit_stop) and adds the bytes of weights
- * that it read to *bytes_read. Calls with disjoint ranges may run at the same time. */
+/* Units are counted over the experts of the job. Unit u of gate_up is group u % ceil(I/32) of 32 intermediate
+ * rows (two tile rows; the last may be one) of expert u / ceil(I/32), and the last unit of an expert also
+ * clears the padding of hidden_q. Unit u of down is tile row u % ceil(H/16) of expert u / ceil(H/16). A call
+ * computes the units [unit_start, unit_stop) and adds the bytes of weights that it read to *bytes_read. Calls with
+ * disjoint ranges may run at the same time; all of gate_up comes before any of down. */
 typedef int32_t (*moelab_phase_fn)(const moelab_moe_job *job, int64_t unit_start, int64_t unit_stop,
                                    uint64_t *bytes_read);
 
@@ -96,14 +105,14 @@ MOELAB_API int32_t moelab_isa_supported(const char *isa); /* by this CPU and ope
 MOELAB_API int32_t moelab_kernels(const char *isa, int32_t weight_format, int32_t activation_mode,
                                   moelab_kernel_table *table);
 
-/* x [rows, columns] float32 -> q [rows, padded_columns] and, int8 only, scale [rows, padded_columns / 32]. */
+/* x [rows, columns] float32 -> q [rows, padded_columns] and, int8 only, scale and offset
+ * [rows, padded_columns / 32]. padded_columns is a multiple of 64. */
 MOELAB_API int32_t moelab_quantise(int32_t activation_mode, int64_t rows, int64_t columns, int64_t padded_columns,
-                                   const float *x, int64_t x_stride, void *q, float *scale);
+                                   const float *x, int64_t x_stride, void *q, float *scale, int32_t *offset);
 /* y [T, H] = sum over slots k in rising order of gate_weight[t, k] * output[pair_of_slot[t, k]];
  * pair_of_slot < 0 is an unrouted slot. */
 MOELAB_API int32_t moelab_combine(int64_t num_tokens, int64_t top_k, int64_t hidden_size, int64_t output_stride,
                                   const int64_t *pair_of_slot, const float *gate_weights, const float *output, float *y);
-/* float32 [R, C] row-major (or packed int4 with bf16 scales, see pack) -> tiles, done by Python. */
 
 /* Sum of 64-bit words over [data, data + bytes), by several loops: the read limit is the best of them. */
 MOELAB_API int32_t moelab_num_read_loops(void);

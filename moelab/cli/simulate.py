@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
         machine = resolve_machine(options.machine)
     result = simulate(trace, plan, machine)
     if options.json:
-        print_json(result.to_dict())
+        print_json(result.summary())
     else:
         title = f"{trace.header.model}, {trace.num_tokens:,} tokens ({options.phase})"
         if trace.header.synthetic:

@@ -162,6 +162,8 @@ class Machine(_Document):
     def __repr__(self) -> str:
         return summary_text("Machine", self.summary())
 
+    __str__ = __repr__
+
     def _repr_html_(self) -> str:
         return summary_html("Machine", self.summary())
 

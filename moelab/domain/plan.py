@@ -293,5 +293,7 @@ class Plan(_Document):
     def __repr__(self) -> str:
         return summary_text("Plan", self.summary())
 
+    __str__ = __repr__
+
     def _repr_html_(self) -> str:
         return summary_html("Plan", self.summary())

@@ -202,10 +202,10 @@ class Trace:
                     f"{name} is {array.dtype} {array.shape}, expected {np.dtype(dtype)} [T, L, K] = "
                     f"{expected}: reshape it or mend the header"
                 )
-        routed = self.experts != NO_EXPERT
-        if routed.any() and int(self.experts[routed].max()) >= header.num_experts:
+        highest = _highest_id(self.experts)
+        if highest >= header.num_experts:
             raise ValueError(
-                f"experts holds id {int(self.experts[routed].max())}, expected ids below "
+                f"experts holds id {highest}, expected ids below "
                 f"num_experts = {header.num_experts} or NO_EXPERT = {NO_EXPERT}"
             )
         if num_tokens and (np.diff(self.tokens.step) < 0).any():
@@ -282,6 +282,15 @@ class Trace:
 
     def _repr_html_(self) -> str:
         return summary_html("Trace", self.summary())
+
+
+def _highest_id(experts: np.ndarray) -> int:
+    """Largest id that is not ``NO_EXPERT``, -1 without one; a piece at a time, for traces of gigabytes."""
+    highest = -1
+    for start in range(0, len(experts), 16_384):
+        # NO_EXPERT is the largest uint16, so adding 1 wraps it to 0 and leaves the order of all others.
+        highest = max(highest, int((experts[start : start + 16_384] + np.uint16(1)).max()) - 1)
+    return highest
 
 
 def summarise(header: TraceHeader, tokens: TokenTable) -> dict[str, Any]:

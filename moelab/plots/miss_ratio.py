@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import plotly.graph_objects as go
 
 from moelab.analysis.miss_ratio_curve import MissRatioCurve
@@ -9,15 +10,17 @@ from moelab.plots.template import PALETTE, TEMPLATE
 
 
 def miss_ratio(curve: MissRatioCurve, slots: float | None = None, top_k: int | None = None) -> go.Figure:
-    """Miss ratio per request over slots per layer: the mean over layers, thin lines for each layer."""
+    """Miss ratio per request over slots per layer: all layers, and a thin line for each."""
     figure = go.Figure()
-    for layer in range(curve.miss_ratio.shape[0]):
+    capacities = np.arange(curve.hits_per_request.shape[1])
+    by_layer = 1 - curve.hits_per_request / curve.uses_per_request[:, None].clip(1)
+    for layer in by_layer:
         figure.add_scatter(
-            x=curve.capacities, y=curve.miss_ratio[layer], mode="lines", showlegend=False, hoverinfo="skip",
+            x=capacities, y=layer, mode="lines", showlegend=False, hoverinfo="skip",
             line={"color": "#bbbbbb", "width": 1},
         )  # fmt: skip
     figure.add_scatter(
-        x=curve.capacities, y=curve.mean_miss_ratio, mode="lines", name="LRU, mean over layers",
+        x=capacities, y=curve.miss_ratio_per_request(), mode="lines", name="LRU, all layers",
         line={"color": PALETTE[0], "width": 3}, hovertemplate="%{x} slots: %{y:.1%} missed<extra></extra>",
     )  # fmt: skip
     if top_k is not None:

@@ -20,6 +20,7 @@ from moelab.replay.steps import Steps, distinct_experts
 from moelab.replay.weights import ReplayWeights
 
 _INPUT_VECTORS = 64
+_MIN_STEPS = 4
 _LOOP_STEPS = 4  # steps whose bytes choose the best read loop
 
 
@@ -36,13 +37,13 @@ class Measurement:
     read_s: np.ndarray
     step_bytes: np.ndarray
     step_tokens: np.ndarray
-    reads: int
     layer_steps: int
     read_loop: str
 
     @property
     def ms_per_token(self) -> float:
-        return 1e3 * float(self.kernel_s.sum() / self.step_tokens.sum())
+        """Median over the steps: on a shared machine a mean is the neighbours' doing."""
+        return float(np.median(1e3 * self.kernel_s / self.step_tokens))
 
     @property
     def ms_per_token_quartiles(self) -> tuple[float, float]:
@@ -51,7 +52,8 @@ class Measurement:
 
     @property
     def gb_per_s(self) -> float:
-        return float(self.step_bytes.sum() / self.kernel_s.sum() / 1e9)
+        """Median over the steps."""
+        return float(np.median(self.step_bytes / self.kernel_s) / 1e9)
 
     @property
     def read_gb_per_s(self) -> float:
@@ -73,7 +75,6 @@ class Work:
     gates: list[np.ndarray]  # per step [T, L, K] float32
     inputs: np.ndarray  # [vectors, H] float32
     bytes_of_step: np.ndarray
-    reads: int
 
     def input(self, step: int, layer: int) -> np.ndarray:
         """float32 [T, H]: seeded unit-variance vectors; a trace records routing, not hidden states."""
@@ -83,7 +84,7 @@ class Work:
 
 def prepare(trace: Trace, steps: Steps, folding: Folding, hidden_size: int, expert_bytes: int, seed: int = 0) -> Work:
     """Everything that must not be done between two clock readings."""
-    ids, gates, step_bytes, reads = [], [], np.zeros(len(steps)), 0
+    ids, gates, step_bytes = [], [], np.zeros(len(steps))
     uniform = not trace.gate_weights.any()
     for step in range(len(steps)):
         rows = steps.rows_of(step)
@@ -91,18 +92,26 @@ def prepare(trace: Trace, steps: Steps, folding: Folding, hidden_size: int, expe
         folded = np.stack([folding.fold(experts[:, layer]) for layer in range(folding.num_layers)], axis=1)
         distinct = sum(len(distinct_experts(folded[:, layer])) for layer in range(folding.num_layers))
         step_bytes[step] = distinct * expert_bytes
-        reads += distinct
         weights = trace.gate_weights[rows, : folding.num_layers].astype(np.float32)
         ids.append(folded)
         gates.append(np.full_like(weights, 1 / trace.header.top_k) if uniform else weights)
     inputs = np.random.default_rng(seed).standard_normal((_INPUT_VECTORS, hidden_size)).astype(np.float32)
-    return Work(ids, gates, inputs, step_bytes, reads)
+    return Work(ids, gates, inputs, step_bytes)
 
 
 def execute(
-    weights: ReplayWeights, work: Work, pool: Pool, *, on_step: Callable[[], object] = lambda: None
+    weights: ReplayWeights,
+    work: Work,
+    pool: Pool,
+    *,
+    seconds: float | None = None,
+    on_step: Callable[[], object] = lambda: None,
 ) -> Measurement:
-    """Run every step once, the paired read before or after it by turns."""
+    """Run every step once, the paired read before or after it by turns.
+
+    After ``seconds`` no further step begins (a busy machine may be many times slower than predicted); at
+    least four run.
+    """
     num_layers = work.ids[0].shape[1]
     expert_bytes = weights.layout.expert_bytes
     addresses = [arena.addresses for arena in weights.arenas]
@@ -126,12 +135,17 @@ def execute(
         read_s[step] = read_once(step_addresses[step], expert_bytes, best.loop, readers)
 
     run(0)  # once for the compiler and the page tables
+    stop = np.inf if seconds is None else time.perf_counter() + seconds
+    done = 0
     for step in range(len(work.ids)):
+        if step >= _MIN_STEPS and time.perf_counter() > stop:
+            break
         for part in (run, read) if step % 2 else (read, run):
             part(step)
+        done = step + 1
         on_step()
     return Measurement(
-        kernel_s=kernel_s, read_s=read_s, step_bytes=work.bytes_of_step,
-        step_tokens=np.array([len(ids) for ids in work.ids]), reads=work.reads,
-        layer_steps=len(work.ids) * num_layers, read_loop=best.loop_name,
+        kernel_s=kernel_s[:done], read_s=read_s[:done], step_bytes=work.bytes_of_step[:done],
+        step_tokens=np.array([len(ids) for ids in work.ids[:done]]), layer_steps=done * num_layers,
+        read_loop=best.loop_name,
     )  # fmt: skip

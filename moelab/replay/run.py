@@ -186,16 +186,15 @@ def _row(name: str, run: _Run, weights: ReplayWeights, folding: Folding, shape_n
         work, prediction = predicted(steps)
     run.on_prediction(name, prediction)
     with tqdm(total=len(steps), desc=f"replaying, {name}", unit="step", disable=not run.progress, leave=False) as bar:
-        measured = execute(weights, work, run.pool, on_step=bar.update)
+        limit_s = 1.5 * _SECONDS_OF_ROW[name] if run.tokens is None else None
+        measured = execute(weights, work, run.pool, seconds=limit_s, on_step=bar.update)
     worst = max_relative_error(weights, work, _SAMPLES_OF_ROW[name])
-    return _assemble(
-        name, run, weights, folding, shape_name, layers, cache_resident, prediction, measured, steps, worst
-    )
+    return _assemble(name, run, weights, folding, shape_name, layers, cache_resident, prediction, measured, worst)
 
 
 def _assemble(
     name: str, run: _Run, weights: ReplayWeights, folding: Folding, shape_name: str, layers: int,
-    cache_resident: bool, prediction: Prediction, measured: Measurement, steps: Steps, worst: float,
+    cache_resident: bool, prediction: Prediction, measured: Measurement, worst: float,
 ) -> ReplayRow:  # fmt: skip
     header, simulated = run.trace.header, run.simulated
     rescaled = prediction.ms_per_token(measured.read_gb_per_s)
@@ -220,7 +219,9 @@ def _assemble(
         percent_of_read_limit=None if cache_resident else middle,
         percent_of_read_limit_range=None if cache_resident else (low, high),
         expert_bytes=weights.layout.expert_bytes,
-        executed_reads_per_layer_step=measured.reads / measured.layer_steps,
+        executed_reads_per_layer_step=float(measured.step_bytes.sum())
+        / weights.layout.expert_bytes
+        / measured.layer_steps,
         reads_per_layer_step=simulated.reads_per_layer_step,
         hit_rate_per_routing=simulated.hit_rate_per_routing,
         hit_rate_per_request=simulated.hit_rate_per_request,
@@ -237,7 +238,7 @@ def _assemble(
         layers_of_model=layers,
         experts_run=folding.num_experts,
         folding=folding.text,
-        tokens=steps.num_tokens,
+        tokens=int(measured.step_tokens.sum()),
         layer_steps=measured.layer_steps,
         trace=run.trace_name,
         plan=run.plan_name,

@@ -1,0 +1,69 @@
+/* Activations of one group of 32 columns in the three modes (see moelab_kernels.h). */
+#ifndef MOELAB_GENERIC_QUANTISE_H
+#define MOELAB_GENERIC_QUANTISE_H
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "moelab_kernels.h"
+
+static inline uint16_t float_to_bf16(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    if (x != x) return 0x7fc0;
+    return (uint16_t)((bits + ((bits >> 16) & 1) + 0x7fff) >> 16);
+}
+
+static inline float bf16_to_float(uint16_t half) {
+    const uint32_t bits = (uint32_t)half << 16;
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+}
+
+/* count numbers of x, the rest of the group is zero. */
+static inline void quantise_group_int8(const float *x, int64_t count, int8_t *q, float *scale, int32_t *offset) {
+    int32_t largest = 0;
+    for (int64_t c = 0; c < count; c++) {
+        int32_t bits;
+        std::memcpy(&bits, x + c, 4);
+        bits &= 0x7fffffff;
+        largest = bits > largest ? bits : largest;
+    }
+    float absmax;
+    std::memcpy(&absmax, &largest, 4);
+    std::memset(q, 0, 32);
+    *offset = 0;
+    if (largest >= 0x7f800000) { /* a NaN or infinity in the group must reach the output */
+        *scale = std::numeric_limits<float>::quiet_NaN();
+        return;
+    }
+    if (absmax < 7.888609052210118e-31f) { /* 2^-100 */
+        *scale = 0.0f;
+        return;
+    }
+    const float inverse = 127.0f / absmax, rounding = 12582912.0f;
+    int32_t total = 0;
+    for (int64_t c = 0; c < count; c++) {
+        const int32_t rounded = (int32_t)((x[c] * inverse + rounding) - rounding);
+        q[c] = (int8_t)rounded;
+        total += rounded;
+    }
+    *scale = absmax / 127.0f;
+    *offset = -8 * total;
+}
+
+/* Group number g of a row of activations: q, scale, offset are those of the row. */
+static inline void quantise_group(int32_t mode, const float *x, int64_t count, int64_t g, void *q, float *scale,
+                                  int32_t *offset) {
+    if (mode == MOELAB_ACT_INT8) {
+        quantise_group_int8(x, count, (int8_t *)q + g * 32, scale + g, offset + g);
+    } else if (mode == MOELAB_ACT_BF16) {
+        for (int64_t c = 0; c < 32; c++) ((uint16_t *)q)[g * 32 + c] = c < count ? float_to_bf16(x[c]) : 0;
+    } else {
+        for (int64_t c = 0; c < 32; c++) ((float *)q)[g * 32 + c] = c < count ? x[c] : 0.0f;
+    }
+}
+
+#endif

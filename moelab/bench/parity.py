@@ -1,0 +1,162 @@
+"""Parity: greedy text of the engine beside transformers in float32, token by token.
+
+`python -m moelab.bench.parity [MODEL]` prints one row per activation mode. Every token that the engine
+chose is fed to transformers (teacher forcing, so one difference does not make all later ones), whose
+model holds the dequantised weights, unpacked by `compressed-tensors`, not by us. A difference is
+allowed only where transformers' own margin (its best logit minus that of the engine's token) is under
+EPSILON of the mode; the others are counted as `unexplained` and must be 0.
+It does not know speed. Floor 6; extra `[test]` (transformers, compressed-tensors).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from moelab.engine.engine import Engine, load
+from moelab.engine.prompts import Prompt, read_prompts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Top-2 margin (logits) under which a mode may choose otherwise: about 100 times its median logit error on nano,
+# the size of an error where a near tie in a router falls the other way.
+EPSILON = {"f32": 1e-3, "bf16": 0.1, "int8": 0.3}
+NANO = Path(__file__).resolve().parents[2] / "traces" / "nano"
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """One activation mode over all prompts."""
+
+    activation: str
+    isa: str
+    num_prompts: int
+    num_tokens: int
+    num_different: int
+    num_unexplained: int
+    epsilon: float
+    largest_margin_of_a_difference: float
+    median_logit_error: float
+    largest_logit_error: float
+
+
+@dataclass(frozen=True)
+class ParityTable:
+    """All modes that were run."""
+
+    model: str
+    rows: tuple[ParityRow, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame([asdict(row) for row in self.rows])
+
+    def __repr__(self) -> str:
+        return f"{self.model} against transformers, float32, greedy\n{self.to_frame().to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(index=False))
+
+
+def transformers_twin(model_dir: Path) -> Any:
+    """A DeepseekV3ForCausalLM, float32 and eager, with the weights of a K2-like checkpoint dequantised."""
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+    from safetensors.torch import load_file
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    config = json.loads((model_dir / "config.json").read_text())
+    config.pop("quantization_config", None)
+    tensors: dict[str, torch.Tensor] = {}
+    for file in sorted(model_dir.glob("*.safetensors")):
+        tensors |= load_file(file)
+    state: dict[str, torch.Tensor] = {}
+    experts: dict[tuple[str, str], dict[int, torch.Tensor]] = {}
+    for name in list(tensors):
+        if name.endswith("weight_packed"):
+            base = name.removesuffix("_packed")
+            shape = torch.Size(tensors[f"{base}_shape"].tolist())
+            q = unpack_from_int32(tensors[name].view(torch.int32), 4, shape).float()
+            scale = tensors[f"{base}_scale"].float()
+            weight, name = q * scale.repeat_interleave(32, dim=1)[:, : shape[1]], base
+        elif name.endswith(("weight_scale", "weight_shape")):
+            continue
+        else:
+            weight = tensors[name].float()
+        if ".mlp.experts." in name:
+            layer, expert = name.split(".mlp.experts.")
+            number, projection, _ = expert.split(".")
+            experts.setdefault((layer, projection), {})[int(number)] = weight
+        else:
+            state[name] = weight
+    for layer in {layer for layer, _ in experts}:
+        gate, up, down = (experts[layer, f"{p}_proj"] for p in ("gate", "up", "down"))
+        both = [torch.cat((gate[e], up[e])) for e in range(len(gate))]
+        state[f"{layer}.mlp.experts.gate_up_proj"] = torch.stack(both)
+        state[f"{layer}.mlp.experts.down_proj"] = torch.stack([down[e] for e in range(len(down))])
+    model = DeepseekV3ForCausalLM(DeepseekV3Config(**config | {"attn_implementation": "eager"})).float().eval()
+    model.set_experts_implementation("eager")
+    model.load_state_dict(state)
+    return model
+
+
+@torch.no_grad()
+def compare(engine: Engine, twin: Any, prompts: Sequence[Prompt], num_tokens: int) -> ParityRow:
+    """Generate `num_tokens` greedily over the prompts in equal parts and judge every one of them."""
+    epsilon = EPSILON[engine.activation]
+    each = -(-num_tokens // len(prompts))
+    margins: list[float] = []
+    errors: list[torch.Tensor] = []
+    total = 0
+    for prompt in prompts:
+        result = engine.generate(prompt.prompt, each, stop=())
+        fed = [*result.prompt_token_ids, *result.token_ids[:-1]]
+        chosen = torch.tensor(result.token_ids)
+        first = len(result.prompt_token_ids) - 1
+        expected = twin(torch.tensor(fed)[None]).logits[0, first:]
+        errors.append((engine.forward(fed)[first:] - expected).abs().amax(-1))
+        behind = expected.amax(-1) - expected.gather(-1, chosen[:, None])[:, 0]
+        margins += behind[expected.argmax(-1) != chosen].tolist()
+        total += len(chosen)
+    error = torch.cat(errors)
+    return ParityRow(
+        activation=engine.activation,
+        isa=engine.isa,
+        num_prompts=len(prompts),
+        num_tokens=total,
+        num_different=len(margins),
+        num_unexplained=sum(margin >= epsilon for margin in margins),
+        epsilon=epsilon,
+        largest_margin_of_a_difference=max(margins, default=0.0),
+        median_logit_error=float(error.median()),
+        largest_logit_error=float(error.max()),
+    )
+
+
+def parity(
+    model_dir: Path = NANO / "model",
+    prompts_file: Path = NANO / "prompts.jsonl",
+    num_tokens: int = 1000,
+    activations: Sequence[Any] = ("f32", "bf16", "int8"),
+    num_prompts: int = 20,
+) -> ParityTable:
+    """The table; prompts are taken evenly from the file."""
+    prompts = read_prompts(prompts_file)
+    prompts = prompts[:: max(1, len(prompts) // num_prompts)][:num_prompts]
+    twin = transformers_twin(model_dir)
+    rows = []
+    for activation in activations:
+        with load(model_dir, activation=activation, device="cpu", dense_dtype="float32") as engine:
+            rows.append(compare(engine, twin, prompts, num_tokens))
+    return ParityTable(engine.name, tuple(rows))
+
+
+if __name__ == "__main__":
+    print(parity(Path(sys.argv[1]) if len(sys.argv) > 1 else NANO / "model"))

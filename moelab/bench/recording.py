@@ -1,0 +1,117 @@
+"""Cost of recording: decode steps with and without the recorder, interleaved step by step.
+
+`python -m moelab.bench.recording [MODEL]`. Steps go in pairs, one recorded and one not, in random order,
+at the same cache length to within one token, so that other load on the machine falls on both. Reported:
+the median of the paired differences over the median unrecorded step, with a bootstrap interval, for
+wall time and for the CPU time of the calling thread (what other processes cannot disturb). The gate of
+the project is 3 % on nano. Floor 6.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from moelab.bench.parity import NANO
+from moelab.domain.trace import Phase
+from moelab.engine.engine import Engine, load
+from moelab.engine.recorder import Recorder, header_of
+from moelab.engine.sampling import Sampling
+from moelab.store.writer import TraceWriter
+
+GATE_PERCENT = 3.0
+RESTART_AT = 400  # cache length at which a sequence starts again
+
+
+@dataclass(frozen=True)
+class RecordingCost:
+    """Percent of a decode step, `interval` is the 95 % bootstrap interval of the thread-time figure."""
+
+    model: str
+    isa: str
+    activation: str
+    batch_size: int
+    to_disk: bool
+    num_pairs: int
+    step_ms: float
+    overhead_us: float
+    overhead_percent: float
+    interval_percent: tuple[float, float]
+    wall_overhead_percent: float
+
+    def __repr__(self) -> str:
+        return "RecordingCost\n" + "\n".join(f"  {name}: {value}" for name, value in asdict(self).items())
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{escape(n)}</th><td>{escape(str(v))}</td></tr>" for n, v in asdict(self).items())
+        return f"<table><caption>Cost of recording, gate {GATE_PERCENT} %</caption>{rows}</table>"
+
+    def to_frame(self) -> Any:
+        import pandas as pd
+
+        return pd.DataFrame([asdict(self)])
+
+
+def recording_cost(
+    engine: Engine, num_pairs: int = 1000, batch_size: int = 1, to_disk: bool = False, seed: int = 0
+) -> RecordingCost:
+    """Measure on a loaded engine. `to_disk` includes the log of a trace folder (in a temporary folder)."""
+    draw = np.random.default_rng(seed)
+    prompts = draw.integers(0, engine.spec.vocab_size, (batch_size, 16))
+    sequences = [engine.new_sequence(p.tolist(), 1, Sampling(), ()) for p in prompts]
+    header = header_of(engine, (), "none", "recording cost")
+    wall, thread = np.empty((num_pairs, 2)), np.empty((num_pairs, 2))
+    with tempfile.TemporaryDirectory() as folder:
+        writer = TraceWriter(Path(folder) / "trace", header) if to_disk else None
+        recorder = Recorder(header, False, writer)
+        cache = engine.new_cache(batch_size)
+        for pair in range(-20, num_pairs):  # the first twenty warm up
+            if cache.lengths[0] == 0 or cache.lengths[0] > RESTART_AT:
+                for row, sequence in enumerate(sequences):
+                    cache.clear(row)
+                    engine.prefill(sequence, cache, row)
+            order = [0, 1] if draw.random() < 0.5 else [1, 0]
+            for recorded in order:
+                fed = torch.from_numpy(draw.integers(0, engine.spec.vocab_size, (batch_size, 1)))
+                engine.observers[:] = [recorder.observe] if recorded else []
+                cpu, clock = time.thread_time(), time.perf_counter()
+                engine.step(fed, cache, 0, sequences, Phase.DECODE, "last")
+                wall[pair, recorded] = time.perf_counter() - clock
+                thread[pair, recorded] = time.thread_time() - cpu
+        engine.observers.clear()
+        if writer is not None:
+            recorder.finish()
+    difference = thread[:, 1] - thread[:, 0]
+    # The log is written in one step of many: there the mean counts, elsewhere the median is steadier.
+    middle = np.mean if to_disk else np.median
+    base = float(np.median(thread[:, 0]))
+    samples = [float(middle(draw.choice(difference, num_pairs))) for _ in range(500)]
+    low, high = np.percentile(samples, [2.5, 97.5]) / base * 100
+    return RecordingCost(
+        model=engine.name,
+        isa=engine.isa,
+        activation=engine.activation,
+        batch_size=batch_size,
+        to_disk=to_disk,
+        num_pairs=num_pairs,
+        step_ms=round(float(np.median(wall[:, 0])) * 1e3, 3),
+        overhead_us=round(float(middle(difference)) * 1e6, 1),
+        overhead_percent=round(float(middle(difference)) / base * 100, 2),
+        interval_percent=(round(float(low), 2), round(float(high), 2)),
+        wall_overhead_percent=round(float(np.median(wall[:, 1] - wall[:, 0]) / np.median(wall[:, 0])) * 100, 2),
+    )
+
+
+if __name__ == "__main__":
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else NANO / "model"
+    with load(directory) as loaded:
+        for size, disk in ((1, False), (1, True), (8, False)):
+            print(recording_cost(loaded, batch_size=size, to_disk=disk))

@@ -1,0 +1,110 @@
+"""LatentAttention: multi-head latent attention with absorbed projections.
+
+DeepSeek-V2 (2024), section 2.1.2: keys and values of all heads come from one latent vector per
+token, so the cache holds only that vector (after its norm) and one rotated key. W_UK is applied to
+the query and W_UV to the weighted sum of latents, so keys and values of heads are never formed.
+Two norms (q_a, kv_a) always use eps 1e-6, whatever `rms_norm_eps` says: transformers and the
+released models do. It does not know layers, files or who owns the cache. Floor 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from moelab.engine.dense import rms_norm
+from moelab.engine.rope import rotate
+
+LATENT_NORM_EPS = 1e-6
+MAX_SCORES = 1 << 26  # scores held at once (float32: 256 MiB); longer chunks go in blocks of queries
+
+
+@dataclass
+class StepPositions:
+    """Where the tokens of one forward pass stand; made once, used by every layer.
+
+    Rows `[row, row + B)` of the cache, Q new tokens each; `positions` int64 [B, Q]; `length` is the
+    longest row after the step; `cos`, `sin` float32 [B, Q, rope / 2]; `mask` float [B, Q, length] with 0
+    and -inf, or None where every token sees the whole row.
+    """
+
+    row: int
+    positions: torch.Tensor
+    start: int | None  # the first position when B = 1: a slice is cheaper than an index
+    length: int
+    cos: torch.Tensor
+    sin: torch.Tensor
+    mask: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """Weights of one layer. `a_proj` is q_a_proj (or q_proj) and kv_a_proj_with_mqa, one below the other."""
+
+    num_heads: int
+    nope_dim: int
+    rope_dim: int
+    v_dim: int
+    kv_rank: int
+    softmax_scale: float
+    interleave: bool
+    a_proj: torch.Tensor  # [q_lora_rank or heads * (nope + rope), + kv_rank + rope; H]
+    a_bias: torch.Tensor | None
+    q_norm: torch.Tensor | None  # None: no q_lora, `a_proj` gives the queries
+    q_b_proj: torch.Tensor | None
+    kv_norm: torch.Tensor
+    key_up: torch.Tensor  # W_UK [heads, nope, kv_rank]
+    value_up: torch.Tensor  # W_UV [heads, kv_rank, v]
+    o_proj: torch.Tensor
+    o_bias: torch.Tensor | None
+
+    def __call__(self, x: torch.Tensor, at: StepPositions, cache: torch.Tensor) -> torch.Tensor:
+        """x [B, Q, H] -> [B, Q, H]; writes the new latents into `cache` [rows, capacity, kv_rank + rope]."""
+        batch, num_queries, _ = x.shape
+        projected = F.linear(x, self.a_proj, self.a_bias)
+        q, latent, k_rope = projected.split(
+            (projected.shape[-1] - self.kv_rank - self.rope_dim, self.kv_rank, self.rope_dim), dim=-1
+        )
+        if self.q_b_proj is not None and self.q_norm is not None:
+            q = F.linear(rms_norm(q, self.q_norm, LATENT_NORM_EPS), self.q_b_proj)
+        latent = rms_norm(latent, self.kv_norm, LATENT_NORM_EPS)
+        k_rope = rotate(k_rope, at.cos, at.sin, self.interleave).to(x.dtype)
+        keys = self._remember(torch.cat((latent, k_rope), dim=-1), at, cache)
+
+        q_nope, q_rope = q.view(batch * num_queries, self.num_heads, -1).split((self.nope_dim, self.rope_dim), dim=-1)
+        cos, sin = at.cos.flatten(0, 1)[:, None], at.sin.flatten(0, 1)[:, None]
+        q_rope = rotate(q_rope, cos, sin, self.interleave).to(x.dtype)
+        q_latent = torch.bmm(q_nope.transpose(0, 1), self.key_up).transpose(0, 1)
+        query = torch.cat((q_latent, q_rope), dim=-1).view(batch, num_queries, self.num_heads, -1)
+
+        mixed = self._attend(query, keys, at.mask)  # [B, Q, heads, kv_rank]
+        by_head = mixed.reshape(batch * num_queries, self.num_heads, -1).transpose(0, 1)
+        values = torch.bmm(by_head, self.value_up).transpose(0, 1)
+        return F.linear(values.reshape(batch, num_queries, -1), self.o_proj, self.o_bias)
+
+    def _remember(self, entry: torch.Tensor, at: StepPositions, cache: torch.Tensor) -> torch.Tensor:
+        """Write [B, Q, width] into the cache; return the rows' keys [B, length, width]."""
+        batch, num_queries, _ = entry.shape
+        if at.start is not None:
+            cache[at.row, at.start : at.start + num_queries] = entry[0]
+        else:
+            rows = torch.arange(at.row, at.row + batch, device=entry.device)
+            cache[rows[:, None], at.positions] = entry
+        return cache[at.row : at.row + batch, : at.length]
+
+    def _attend(self, query: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        batch, num_queries, num_heads, _ = query.shape
+        length = keys.shape[1]
+        block = max(1, MAX_SCORES // (batch * num_heads * length))
+        parts = []
+        for start in range(0, num_queries, block):
+            part = query[:, start : start + block].flatten(1, 2)
+            scores = (part @ keys.transpose(1, 2)).mul_(self.softmax_scale)
+            if mask is not None:
+                by_query = scores.view(batch, -1, num_heads, length) + mask[:, start : start + block, None]
+                scores = by_query.flatten(1, 2)
+            weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+            parts.append((weights @ keys[..., : self.kv_rank]).view(batch, -1, num_heads, self.kv_rank))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

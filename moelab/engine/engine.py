@@ -1,0 +1,295 @@
+"""Engine: a loaded model that generates, counts what it read, and lets observers watch its routing.
+
+One device for the dense path, the CPU kernels for the routed experts. On the CPU torch keeps one
+thread: in decode because its thread team and the kernels' pool would fight for the same cores (2 threads
+beside one other busy process: up to 600 times slower, docs/log.md), in prefill of small models for
+the same reason; large models (`PREFILL_THREADS_FROM`) prefill their dense part on all workers.
+It does not know policies or placement. Floor 2.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as SequenceOf
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from moelab.domain.trace import Phase
+from moelab.engine.cache import LatentCache
+from moelab.engine.counters import Counters
+from moelab.engine.generate import PREFILL_CHUNK, Sequence, run
+from moelab.engine.generation import Generation
+from moelab.engine.loader import Loaded, load_model
+from moelab.engine.sampling import Sampling
+from moelab.engine.text import TextCodec, TextStream, stop_token_ids
+from moelab.engine.token_rows import TokenRows
+from moelab.kernels.job import Activation
+
+Observer = Callable[[int, int, TokenRows, np.ndarray, np.ndarray], None]
+PREFILL_THREADS_FROM = 1024  # hidden_size
+
+
+class Engine:
+    """A model that runs. Made by `load`; one caller at a time.
+
+    `observers` are called as `observer(moe_layer, step, rows, expert_ids, gate_weights)` for every MoE
+    layer of every step: `expert_ids` int64 [T, K] in rank order, `gate_weights` float32 [T, K]; the
+    arrays are valid during the call only. An empty list costs nothing.
+    """
+
+    def __init__(self, directory: Path, loaded: Loaded) -> None:
+        self.directory = directory
+        self.spec = loaded.spec
+        self.device = loaded.device
+        self.dense_dtype = loaded.dense_dtype
+        self.isa = loaded.isa
+        self.activation = loaded.activation
+        self.weight_format = loaded.weight_format
+        self.weights_fingerprint = loaded.weights_fingerprint
+        self.num_skipped_tensors = loaded.num_skipped_tensors
+        self.routed = loaded.routed
+        self.pool = loaded.pool
+        self.model = loaded.model
+        self.observers: list[Observer] = []
+        self.codec = TextCodec(directory)
+        self.stop_token_ids = stop_token_ids(directory, loaded.configs)
+        self.num_steps = 0
+        self._num_requests = 0
+        self._num_tokens = {Phase.PREFILL: 0, Phase.DECODE: 0}
+        self._step_s = 0.0
+        on_cpu = self.device.type == "cpu"
+        large = self.spec.hidden_size >= PREFILL_THREADS_FROM
+        self._torch_threads = {
+            Phase.PREFILL: (self.pool.num_workers if large else 1) if on_cpu else None,
+            Phase.DECODE: 1 if on_cpu else None,
+        }
+
+    @property
+    def name(self) -> str:
+        """The name of the directory, or of the one above a plain `model`: a checkpoint does not carry its own."""
+        path = self.directory.resolve()
+        return path.parent.name if path.name == "model" else path.name
+
+    @property
+    def expert_bytes(self) -> int:
+        """Bytes of one routed expert in this engine."""
+        return self.routed[0].layout.expert_bytes
+
+    @property
+    def counters(self) -> Counters:
+        return Counters(
+            self.num_steps,
+            self._num_tokens[Phase.PREFILL],
+            self._num_tokens[Phase.DECODE],
+            self._step_s,
+            sum(layer.seconds for layer in self.routed),
+            sum(layer.bytes_read for layer in self.routed),
+        )
+
+    # --- generation ---
+
+    def generate(
+        self,
+        prompt: str | SequenceOf[Any],
+        max_new_tokens: int = 64,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop: Iterable[int] | None = None,
+        domain: str | None = None,
+        batch_size: int | None = None,
+        prefill_chunk: int = PREFILL_CHUNK,
+    ) -> Any:
+        """Continue one prompt (text or token ids) -> Generation, or a list of them -> list, decoded together.
+
+        `stop` None: the checkpoint's end tokens; `()`: none. `batch_size` None: all prompts at once.
+        """
+        several = not isinstance(prompt, str) and any(not isinstance(item, int | np.integer) for item in prompt)
+        prompts: list[Any] = list(prompt) if several else [prompt]
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        sequences = [
+            self.new_sequence(text, max_new_tokens, sampling, stop, domain=domain, index=index)
+            for index, text in enumerate(prompts)
+        ]
+        for _ in run(self, sequences, batch_size or max(len(sequences), 1), prefill_chunk):
+            pass
+        results = [Generation.of(sequence, self) for sequence in sequences]
+        return results if several else results[0]
+
+    def stream(
+        self,
+        prompt: str | SequenceOf[int],
+        max_new_tokens: int = 64,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop: Iterable[int] | None = None,
+        domain: str | None = None,
+    ) -> Iterator[tuple[int, str]]:
+        """Token ids and text pieces as they come; a piece is empty while a character is unfinished."""
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        sequence = self.new_sequence(prompt, max_new_tokens, sampling, stop, domain=domain)
+        pieces = TextStream(self.codec)
+        for state in run(self, [sequence]):
+            token = state.token_ids[-1]
+            piece = pieces.push(token)
+            yield token, piece if state.finish_reason is None else piece + pieces.rest()
+
+    def forward(self, token_ids: Any) -> torch.Tensor:
+        """Logits float32 [T, vocab] of one sequence, [B, T, vocab] of several of one length; nothing is kept."""
+        tokens = torch.as_tensor(token_ids, dtype=torch.int64)
+        batch = tokens if tokens.ndim == 2 else tokens[None]
+        sequences = [self.new_sequence(row.tolist(), 1, Sampling(), ()) for row in batch]
+        logits = self.step(batch, self.new_cache(len(batch)), 0, sequences, Phase.PREFILL, "all")
+        assert logits is not None
+        return logits if tokens.ndim == 2 else logits[0]
+
+    def new_sequence(
+        self,
+        prompt: str | SequenceOf[int],
+        max_new_tokens: int,
+        sampling: Sampling,
+        stop: Iterable[int] | None = None,
+        *,
+        domain: str | None = None,
+        index: int = 0,
+        request: int | None = None,
+    ) -> Sequence:
+        """A request that has not started. `request` None: the next free number of this engine."""
+        if request is None:
+            request = self._num_requests
+        self._num_requests = max(self._num_requests, request + 1)
+        token_ids = self.codec.encode(prompt)
+        wrong = next((token for token in token_ids if not 0 <= token < self.spec.vocab_size), None)
+        if wrong is not None:
+            size = self.spec.vocab_size
+            raise ValueError(f"token id: expected 0..{size - 1}, got {wrong}; use this model's tokenizer")
+        stops = self.stop_token_ids if stop is None else frozenset(stop)
+        return Sequence(request, token_ids, max_new_tokens, sampling, stops, domain, index)
+
+    # --- steps ---
+
+    def new_cache(self, num_rows: int) -> LatentCache:
+        """An empty cache for `num_rows` sequences."""
+        return LatentCache(self.spec.num_hidden_layers, num_rows, self.model.cache_width, self.model.dtype, self.device)
+
+    def prefill(self, sequence: Sequence, cache: LatentCache, row: int, chunk: int = PREFILL_CHUNK) -> torch.Tensor:
+        """Feed the prompt in chunks; logits [vocab] after its last token."""
+        tokens = torch.tensor(sequence.prompt_token_ids)[None]
+        logits = None
+        for start in range(0, tokens.shape[1], chunk):
+            part = tokens[:, start : start + chunk]
+            last = start + chunk >= tokens.shape[1]
+            logits = self.step(part, cache, row, [sequence], Phase.PREFILL, "last" if last else "none")
+        assert logits is not None
+        return logits[0, -1]
+
+    @torch.inference_mode()
+    def step(
+        self,
+        token_ids: torch.Tensor,
+        cache: LatentCache,
+        row: int,
+        sequences: SequenceOf[Sequence],
+        phase: Phase,
+        want: str,
+    ) -> torch.Tensor | None:
+        """One forward pass: Q new tokens of each of B sequences in the cache rows [row, row + B).
+
+        token_ids int64 [B, Q] on the CPU -> logits float32 [B, Q] (`all`) or [B, 1] (`last`) x vocab, or None.
+        """
+        started = time.perf_counter()
+        batch, num_queries = token_ids.shape
+        threads, threads_before = self._torch_threads[phase], torch.get_num_threads()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            on_routing = None
+            if self.observers:
+                starts = cache.lengths[row : row + batch]
+                on_routing = self._watch(token_ids.numpy(), starts, sequences, phase)
+            at = self.model.positions(cache, row, batch, num_queries)
+            logits: torch.Tensor | None = self.model.forward(token_ids.to(self.device), at, cache, on_routing, want)
+        finally:
+            if threads is not None:
+                torch.set_num_threads(threads_before)
+        for index in range(row, row + batch):
+            cache.lengths[index] += num_queries
+        self.num_steps += 1
+        self._num_tokens[phase] += batch * num_queries
+        self._step_s += time.perf_counter() - started
+        return logits
+
+    def _watch(
+        self, token_ids: np.ndarray, starts: list[int], sequences: SequenceOf[Sequence], phase: Phase
+    ) -> Callable[[int, np.ndarray, np.ndarray], None]:
+        rows = TokenRows([s.request for s in sequences], starts, [s.domain for s in sequences], token_ids, phase)
+        step, observers = self.num_steps, list(self.observers)
+        if len(observers) == 1:
+            only = observers[0]
+            return lambda moe_layer, expert_ids, gate_weights: only(moe_layer, step, rows, expert_ids, gate_weights)
+
+        def on_routing(moe_layer: int, expert_ids: np.ndarray, gate_weights: np.ndarray) -> None:
+            for observer in observers:
+                observer(moe_layer, step, rows, expert_ids, gate_weights)
+
+        return on_routing
+
+    # --- life and display ---
+
+    def close(self) -> None:
+        """End the workers. The engine cannot run afterwards."""
+        self.pool.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def summary(self) -> dict[str, Any]:
+        """What `repr` and `_repr_html_` show."""
+        return {
+            "model": f"{self.name} ({self.spec.label})",
+            "dense path": f"{self.device}, {self.dense_dtype}",
+            "routed experts": f"{self.weight_format} weights, {self.activation} activations, {self.isa} kernels, "
+            f"{self.pool.num_workers} workers",
+            "expert memory": f"{len(self.routed) * self.spec.n_routed_experts * self.expert_bytes / 2**30:.2f} GiB",
+            "tokenizer": "tokenizer.json" if self.codec.tokenizer is not None else "none: give token ids",
+            "skipped tensors": ", ".join(f"{n} {kind}" for kind, n in self.num_skipped_tensors.items()) or "none",
+        }
+
+    def __repr__(self) -> str:
+        return "Engine\n" + "\n".join(f"  {name}: {value}" for name, value in self.summary().items())
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
+            for name, value in self.summary().items()
+        )
+        return f"<table><caption>Engine</caption>{rows}</table>"
+
+
+def load(
+    model_dir: str | Path,
+    *,
+    device: str | None = None,
+    isa: str | None = None,
+    activation: Activation | None = None,
+    dense_dtype: str | None = None,
+    num_workers: int | None = None,
+) -> Engine:
+    """The engine of a Hugging Face checkpoint directory; see `loader.load_model` for the choices."""
+    loaded = load_model(
+        model_dir, device=device, isa=isa, activation=activation, dense_dtype=dense_dtype, num_workers=num_workers
+    )
+    return Engine(Path(model_dir), loaded)

@@ -1,0 +1,258 @@
+"""DeepSeek-V3 and everything built like it (Kimi K2): MLA, sigmoid router, shared and routed experts.
+
+DeepSeek-V3 technical report (2024). Attention is absorbed, the routed experts are somebody else's
+(`routed[layer].forward`), the rest is torch on one device. Multi-token-prediction layers are not run.
+It does not know files, sampling or requests. Floor 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from moelab.domain.model import ModelSpec
+from moelab.engine.attention import LatentAttention, StepPositions
+from moelab.engine.cache import LatentCache
+from moelab.engine.dense import GatedMLP, rms_norm
+from moelab.engine.rope import RopeSettings, RotaryTable
+from moelab.engine.router import Router
+
+NAME_FORMS = (("model.", "lm_head."),)
+SKIPPED_PREFIXES: tuple[str, ...] = ()
+
+OnRouting = Callable[[int, np.ndarray, np.ndarray], None]
+Want = Literal["all", "last", "none"]
+
+
+class Routed(Protocol):
+    """The routed experts of one layer: x float32 [T, H], ids [T, K], gate weights float32 [T, K] -> float32 [T, H]."""
+
+    def forward(self, x: np.ndarray, expert_ids: np.ndarray, gate_weights: np.ndarray) -> np.ndarray: ...
+
+
+class Read(Protocol):
+    """A tensor by canonical name: in the dense type, or `exact` (as stored), or float32."""
+
+    def __call__(self, name: str, kind: Literal["dense", "exact", "float32"] = "dense") -> torch.Tensor: ...
+
+
+class Model:
+    """The weights of one model and its forward pass."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        text_config: Mapping[str, Any],
+        read: Read,
+        routed: Sequence[Routed],
+        device: torch.device,
+    ) -> None:
+        self.spec = spec
+        self.device = device
+        self.eps = float(text_config["rms_norm_eps"])
+        self.rope = RopeSettings.from_text_config(text_config)
+        _, rope, _, kv_rank = head_sizes(spec)
+        self.rotary = RotaryTable(self.rope, rope, device)
+        self.cache_width = kv_rank + rope
+        # Only rows are looked up, so the embedding stays as small as it is stored.
+        self.embed_tokens = read("model.embed_tokens.weight", "exact")
+        self.norm = read("model.norm.weight")
+        self.dtype = self.norm.dtype
+        self.lm_head = read("model.embed_tokens.weight" if spec.tie_word_embeddings else "lm_head.weight")
+        self.routed = list(routed)
+        self.layers = [Layer(self, layer, read) for layer in range(spec.num_hidden_layers)]
+
+    @staticmethod
+    def check(text_config: Mapping[str, Any]) -> None:
+        """ValueError for a config that asks for what this file does not compute."""
+        for field, only in (
+            ("hidden_act", "silu"), ("scoring_func", "sigmoid"), ("topk_method", "noaux_tc"), ("moe_layer_freq", 1),
+        ):  # fmt: skip
+            if text_config.get(field) not in (None, only):
+                raise ValueError(
+                    f"{field}: expected {only!r} for deepseek_v3, got {text_config[field]!r}; use an engine that has it"
+                )
+        if text_config.get("rms_norm_eps") is None:
+            raise ValueError("rms_norm_eps: expected a number, got nothing; pass the model's whole config.json")
+        RopeSettings.from_text_config(text_config)
+
+    @staticmethod
+    def dense_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+        """Every tensor that is not a routed expert, by canonical name."""
+        hidden, heads = spec.hidden_size, spec.num_attention_heads
+        nope, rope, v_dim, kv_rank = head_sizes(spec)
+        shapes: dict[str, tuple[int, ...]] = {
+            "model.embed_tokens.weight": (spec.vocab_size, hidden),
+            "model.norm.weight": (hidden,),
+        }
+        if not spec.tie_word_embeddings:
+            shapes["lm_head.weight"] = (spec.vocab_size, hidden)
+        for layer in range(spec.num_hidden_layers):
+            prefix = f"model.layers.{layer}."
+            attention = {
+                "kv_a_proj_with_mqa.weight": (kv_rank + rope, hidden),
+                "kv_a_layernorm.weight": (kv_rank,),
+                "kv_b_proj.weight": (heads * (nope + v_dim), kv_rank),
+                "o_proj.weight": (hidden, heads * v_dim),
+            }
+            if spec.q_lora_rank is None:
+                attention["q_proj.weight"] = (heads * (nope + rope), hidden)
+            else:
+                attention["q_a_proj.weight"] = (spec.q_lora_rank, hidden)
+                attention["q_a_layernorm.weight"] = (spec.q_lora_rank,)
+                attention["q_b_proj.weight"] = (heads * (nope + rope), spec.q_lora_rank)
+            if spec.attention_bias:
+                attention["kv_a_proj_with_mqa.bias"] = (kv_rank + rope,)
+                attention["o_proj.bias"] = (hidden,)
+                if spec.q_lora_rank is not None:
+                    attention["q_a_proj.bias"] = (spec.q_lora_rank,)
+            shapes |= {f"{prefix}self_attn.{name}": shape for name, shape in attention.items()}
+            shapes[f"{prefix}input_layernorm.weight"] = (hidden,)
+            shapes[f"{prefix}post_attention_layernorm.weight"] = (hidden,)
+            if layer in spec.model_layer_of_layer:
+                shapes[f"{prefix}mlp.gate.weight"] = (spec.n_routed_experts, hidden)
+                shapes[f"{prefix}mlp.gate.e_score_correction_bias"] = (spec.n_routed_experts,)
+                size, mlp = spec.moe_intermediate_size * spec.n_shared_experts, f"{prefix}mlp.shared_experts."
+            else:
+                size, mlp = spec.intermediate_size or 0, f"{prefix}mlp."
+            if size:
+                shapes |= {f"{mlp}{name}_proj.weight": (size, hidden) for name in ("gate", "up")}
+                shapes[f"{mlp}down_proj.weight"] = (hidden, size)
+        return shapes
+
+    def positions(self, cache: LatentCache, row: int, batch: int, num_queries: int) -> StepPositions:
+        """Where `num_queries` new tokens of each of the rows [row, row + batch) stand; makes room for them."""
+        starts = cache.lengths[row : row + batch]
+        length = max(starts) + num_queries
+        cache.reserve(length)
+        cos, sin = self.rotary.upto(length)
+        if batch == 1:
+            start = starts[0]
+            positions = torch.arange(start, length, device=self.device)[None]
+            table = (cos[None, start:length], sin[None, start:length])
+        else:
+            offsets = torch.arange(num_queries, device=self.device)
+            positions = torch.tensor(starts, device=self.device)[:, None] + offsets
+            table = (cos[positions], sin[positions])
+        mask = None
+        if num_queries > 1 or min(starts) != max(starts):
+            hidden = torch.arange(length, device=self.device) > positions[..., None]
+            mask = torch.zeros(hidden.shape, device=self.device, dtype=self.dtype).masked_fill_(hidden, float("-inf"))
+        return StepPositions(row, positions, starts[0] if batch == 1 else None, length, *table, mask)
+
+    def forward(
+        self,
+        token_ids: torch.Tensor,
+        at: StepPositions,
+        cache: LatentCache,
+        on_routing: OnRouting | None = None,
+        want: Want = "all",
+    ) -> torch.Tensor | None:
+        """token_ids [B, Q] -> logits float32 [B, Q or 1, vocab], or None. The caller moves `cache.lengths`."""
+        hidden = F.embedding(token_ids, self.embed_tokens).to(self.dtype)
+        for layer, memory in zip(self.layers, cache.layers, strict=True):
+            hidden = layer(hidden, at, memory, on_routing)
+        if want == "none":
+            return None
+        if want == "last":
+            hidden = hidden[:, -1:]
+        return F.linear(rms_norm(hidden, self.norm, self.eps), self.lm_head).float()
+
+
+class Layer:
+    """One decoder layer: attention, then the dense MLP or the experts, each around a residual."""
+
+    def __init__(self, model: Model, layer: int, read: Read) -> None:
+        spec, prefix = model.spec, f"model.layers.{layer}."
+        self.eps = model.eps
+        self.input_layernorm = read(f"{prefix}input_layernorm.weight")
+        self.post_attention_layernorm = read(f"{prefix}post_attention_layernorm.weight")
+        self.attention = read_attention(model, f"{prefix}self_attn.", read)
+        self.moe_layer: int | None = None
+        self.mlp: GatedMLP | None = None
+        if layer in spec.model_layer_of_layer:
+            self.moe_layer = spec.model_layer_of_layer.index(layer)
+            self.routed = model.routed[self.moe_layer]
+            self.router = Router(
+                read(f"{prefix}mlp.gate.weight", "float32"),
+                read(f"{prefix}mlp.gate.e_score_correction_bias", "float32"),
+                spec.num_experts_per_tok,
+                spec.n_group,
+                spec.topk_group,
+                spec.norm_topk_prob,
+                spec.routed_scaling_factor,
+            )
+            if spec.n_shared_experts:
+                self.mlp = read_mlp(f"{prefix}mlp.shared_experts.", read)
+        else:
+            self.mlp = read_mlp(f"{prefix}mlp.", read)
+
+    def __call__(
+        self, hidden: torch.Tensor, at: StepPositions, cache: torch.Tensor, on_routing: OnRouting | None
+    ) -> torch.Tensor:
+        hidden = hidden + self.attention(rms_norm(hidden, self.input_layernorm, self.eps), at, cache)
+        x = rms_norm(hidden, self.post_attention_layernorm, self.eps)
+        if self.moe_layer is None:
+            assert self.mlp is not None
+            return hidden + self.mlp(x)
+        return hidden + self._experts(x.flatten(0, 1), on_routing).view_as(hidden)
+
+    def _experts(self, x: torch.Tensor, on_routing: OnRouting | None) -> torch.Tensor:
+        ids, weights = self.router(x)
+        ids_host, weights_host, x_host = ids.cpu().numpy(), weights.cpu().numpy(), x.float().cpu().numpy()
+        # On cuda the shared expert is queued first and runs while the CPU computes the routed ones.
+        shared = self.mlp(x) if self.mlp is not None else None
+        if on_routing is not None:
+            assert self.moe_layer is not None
+            on_routing(self.moe_layer, ids_host, weights_host)
+        routed = torch.from_numpy(self.routed.forward(x_host, ids_host, weights_host)).to(x.device, x.dtype)
+        return routed if shared is None else routed + shared
+
+
+def head_sizes(spec: ModelSpec) -> tuple[int, int, int, int]:
+    """(qk_nope_head_dim, qk_rope_head_dim, v_head_dim, kv_lora_rank): ModelSpec has all four for this family."""
+    sizes = (spec.qk_nope_head_dim, spec.qk_rope_head_dim, spec.v_head_dim, spec.kv_lora_rank)
+    nope, rope, v_dim, kv_rank = (size or 0 for size in sizes)
+    return nope, rope, v_dim, kv_rank
+
+
+def read_mlp(prefix: str, read: Read) -> GatedMLP:
+    """Gated MLP under `prefix`, gate and up joined."""
+    gate_up = torch.cat((read(f"{prefix}gate_proj.weight"), read(f"{prefix}up_proj.weight")))
+    return GatedMLP(gate_up, read(f"{prefix}down_proj.weight"))
+
+
+def read_attention(model: Model, prefix: str, read: Read) -> LatentAttention:
+    """Latent attention under `prefix`: first projections joined, kv_b_proj split into W_UK and W_UV."""
+    spec = model.spec
+    nope, rope, v_dim, kv_rank = head_sizes(spec)
+    first = "q_proj" if spec.q_lora_rank is None else "q_a_proj"
+    a_bias = None
+    if spec.attention_bias:
+        kv_bias = read(f"{prefix}kv_a_proj_with_mqa.bias")
+        q_rows = spec.num_attention_heads * (nope + rope)
+        q_bias = kv_bias.new_zeros(q_rows) if spec.q_lora_rank is None else read(f"{prefix}q_a_proj.bias")
+        a_bias = torch.cat((q_bias, kv_bias))
+    kv_b = read(f"{prefix}kv_b_proj.weight").view(spec.num_attention_heads, nope + v_dim, kv_rank)
+    return LatentAttention(
+        num_heads=spec.num_attention_heads,
+        nope_dim=nope,
+        rope_dim=rope,
+        v_dim=v_dim,
+        kv_rank=kv_rank,
+        softmax_scale=model.rope.softmax_scale(nope + rope),
+        interleave=model.rope.interleave,
+        a_proj=torch.cat((read(f"{prefix}{first}.weight"), read(f"{prefix}kv_a_proj_with_mqa.weight"))),
+        a_bias=a_bias,
+        q_norm=None if spec.q_lora_rank is None else read(f"{prefix}q_a_layernorm.weight"),
+        q_b_proj=None if spec.q_lora_rank is None else read(f"{prefix}q_b_proj.weight"),
+        kv_norm=read(f"{prefix}kv_a_layernorm.weight"),
+        key_up=kv_b[:, :nope].contiguous(),
+        value_up=kv_b[:, nope:].transpose(1, 2).contiguous(),
+        o_proj=read(f"{prefix}o_proj.weight"),
+        o_bias=read(f"{prefix}o_proj.bias") if spec.attention_bias else None,
+    )

@@ -1,0 +1,221 @@
+"""Recorder: `with record(engine) as trace:` - which experts every token used, while the engine runs.
+
+The trace is empty while the block runs and complete when it ends. With a path every few hundred tokens
+go to a trace folder as they come, so that a killed recording keeps what was written; without one they
+stay in memory. A sampled token is routed when it is fed, so the LAST token of a request, which never
+is, has no row: n new tokens give n - 1 decode rows. A step that fails in the middle leaves no rows.
+It does not know how traces are stored or what prompts say. Floor 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moelab.domain.trace import NO_TOKEN_ID, TOKEN_COLUMNS, GateWeightKind, TokenTable, Trace, TraceHeader
+from moelab.engine.token_rows import TokenRows
+
+if TYPE_CHECKING:
+    from moelab.engine.engine import Engine
+    from moelab.store.writer import TraceWriter
+
+FIRST_CAPACITY = 1024
+FLUSH_TOKENS = 512  # tokens that a kill may cost; the log is written once per so many
+
+
+@contextmanager
+def record(
+    engine: Engine,
+    path: str | Path | None = None,
+    *,
+    domains: Sequence[str] = (),
+    keep_text: bool = False,
+    licence: str = "not stated",
+    provenance: str = "recorded with moelab.record",
+) -> Iterator[Trace]:
+    """Record everything that `engine` routes inside the block.
+
+    `path`: a new trace folder; then every domain that will occur must be named in `domains`, because the
+    header is written first. `keep_text` stores token ids: the user's text. What was recorded before an
+    exception in the block is kept. ValueError for a folder that already holds tokens.
+    """
+    from moelab.store.writer import TraceWriter
+
+    header = header_of(engine, tuple(domains), licence, provenance)
+    trace = _empty(header)
+    writer = TraceWriter(path, header) if path is not None else None
+    if writer is not None and writer.num_tokens:
+        num_tokens = writer.num_tokens
+        writer.close()
+        raise ValueError(f"{path}: expected a new trace folder, got one with {num_tokens} tokens; choose another path")
+    recorder = Recorder(header, keep_text, writer)
+    engine.observers.append(recorder.observe)
+    try:
+        yield trace
+    finally:
+        engine.observers.remove(recorder.observe)
+        _fill(trace, recorder.finish())
+
+
+def header_of(engine: Engine, domains: tuple[str, ...], licence: str, provenance: str) -> TraceHeader:
+    """What is true of everything that this engine records."""
+    spec = engine.spec
+    try:
+        release = version("moelab")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        release = "from source"
+    return TraceHeader(
+        model=engine.name,
+        model_type=spec.model_type,
+        num_layers=len(spec.model_layer_of_layer),
+        num_experts=spec.n_routed_experts,
+        top_k=spec.num_experts_per_tok,
+        native_top_k=spec.num_experts_per_tok,
+        model_layer_of_layer=tuple(spec.model_layer_of_layer),
+        expert_bytes=(engine.expert_bytes,) * len(spec.model_layer_of_layer),
+        hidden_size=spec.hidden_size,
+        moe_intermediate_size=spec.moe_intermediate_size,
+        gate_weight_kind=gate_weight_kind(spec.norm_topk_prob, spec.routed_scaling_factor),
+        slot_order="rank",
+        engine=f"moelab {release}: {engine.isa} kernels, {engine.activation} activations, dense {engine.dense_dtype}",
+        quantization=engine.weight_format,
+        licence=licence,
+        provenance=f"{provenance}; weights {engine.weights_fingerprint}",
+        synthetic=False,
+        domains=domains,
+        model_fingerprint=spec.fingerprint,
+    )
+
+
+def gate_weight_kind(normalised: bool, scaling_factor: float) -> GateWeightKind:
+    """What a sigmoid router's weights are, in the words of the trace."""
+    if normalised:
+        return "normalised_scaled"
+    return "sigmoid" if scaling_factor == 1 else "unknown"
+
+
+class Recorder:
+    """The observer: copies ids and weights of each layer into its buffers, one block of rows per step."""
+
+    def __init__(self, header: TraceHeader, keep_text: bool, writer: TraceWriter | None) -> None:
+        self._header = header
+        self._keep_text = keep_text
+        self._writer = writer
+        self._last_layer = header.num_layers - 1
+        self._index_of_domain: dict[str | None, int] = {None: -1} | {n: i for i, n in enumerate(header.domains)}
+        self._first_step: int | None = None
+        self._num_tokens = 0
+        self._allocate(FIRST_CAPACITY)
+
+    def _allocate(self, capacity: int) -> None:
+        shape = (capacity, self._header.num_layers, self._header.top_k)
+        self._experts, self._gate_weights = np.empty(shape, np.uint16), np.empty(shape, np.float16)
+        self._table = {name: np.empty(capacity, dtype) for name, dtype in TOKEN_COLUMNS.items()}
+        self._step_experts, self._step_gate_weights = self._experts[:0], self._gate_weights[:0]
+
+    def _grow(self, capacity: int) -> None:
+        experts, gate_weights, tokens = self._batch()
+        self._allocate(capacity)
+        count = self._num_tokens
+        self._experts[:count], self._gate_weights[:count] = experts, gate_weights
+        for name, column in self._table.items():
+            column[:count] = getattr(tokens, name)
+
+    def observe(
+        self, moe_layer: int, step: int, rows: TokenRows, expert_ids: np.ndarray, gate_weights: np.ndarray
+    ) -> None:
+        """Called by the engine for each layer of each step."""
+        if moe_layer == 0:
+            start = self._num_tokens
+            stop = start + len(expert_ids)
+            if stop > len(self._experts):
+                self._grow(max(stop, 2 * len(self._experts)))
+            # Views of the rows of this step: a step that fails half-way is overwritten by the next one.
+            self._step_experts = self._experts[start:stop]
+            self._step_gate_weights = self._gate_weights[start:stop]
+        self._step_experts[:, moe_layer] = expert_ids
+        self._step_gate_weights[:, moe_layer] = gate_weights
+        if moe_layer == self._last_layer:
+            self._end_step(step, rows)
+
+    def _end_step(self, step: int, rows: TokenRows) -> None:
+        if self._first_step is None:
+            self._first_step = step
+        start = self._num_tokens
+        stop = start + len(self._step_experts)
+        table = self._table
+        domains = [self._domain(name) for name in rows.domains]
+        if stop - start == 1:  # decode of one sequence: no arrays for a single number
+            table["step"][start] = step - self._first_step
+            table["request"][start] = rows.requests[0]
+            table["position"][start] = rows.starts[0]
+            table["phase"][start] = rows.phase
+            table["domain"][start] = domains[0]
+            table["token_id"][start] = rows.token_ids[0, 0] if self._keep_text else NO_TOKEN_ID
+        else:
+            table["step"][start:stop] = step - self._first_step
+            table["request"][start:stop] = rows.request
+            table["position"][start:stop] = rows.position
+            table["phase"][start:stop] = rows.phase
+            table["domain"][start:stop] = rows.of_sequences(np.array(domains, np.int16))
+            table["token_id"][start:stop] = rows.token_id if self._keep_text else NO_TOKEN_ID
+        self._num_tokens = stop
+        if self._writer is not None and stop >= FLUSH_TOKENS:
+            self._flush()
+
+    def _domain(self, name: str | None) -> int:
+        if name not in self._index_of_domain:
+            if self._writer is not None:
+                raise ValueError(
+                    f"domain: expected one of {', '.join(self._header.domains) or 'none'} (the header is written), "
+                    f"got {name!r}; name it in record(..., domains=...)"
+                )
+            self._index_of_domain[name] = len(self._index_of_domain) - 1
+        return self._index_of_domain[name]
+
+    def _batch(self) -> tuple[np.ndarray, np.ndarray, TokenTable]:
+        count = self._num_tokens
+        columns = {name: column[:count] for name, column in self._table.items()}
+        return self._experts[:count], self._gate_weights[:count], TokenTable(**columns)
+
+    def _flush(self) -> None:
+        assert self._writer is not None
+        self._writer.append(*self._batch())
+        self._num_tokens = 0
+
+    def finish(self) -> Trace:
+        """The whole trace; the folder, if any, is complete on disk."""
+        if self._writer is not None:
+            try:
+                self._flush()
+            finally:
+                self._writer.close()
+            return _read(self._writer.path)
+        experts, gate_weights, tokens = self._batch()
+        domains = tuple(name for name in self._index_of_domain if name is not None)
+        header = self._header.model_copy(update={"domains": domains})
+        columns = {name: getattr(tokens, name).copy() for name in TOKEN_COLUMNS}
+        return Trace(header, experts.copy(), gate_weights.copy(), TokenTable(**columns))
+
+
+def _empty(header: TraceHeader) -> Trace:
+    shape = (0, header.num_layers, header.top_k)
+    table = TokenTable.build(step=[], request=[], position=[], phase=[])
+    return Trace(header, np.empty(shape, np.uint16), np.empty(shape, np.float16), table)
+
+
+def _fill(trace: Trace, complete: Trace) -> None:
+    """Give the frozen trace that the block holds its content: the one moment when a Trace changes."""
+    for name in ("header", "experts", "gate_weights", "tokens", "extras"):
+        object.__setattr__(trace, name, getattr(complete, name))
+
+
+def _read(path: Path) -> Trace:
+    from moelab.store import open_trace
+
+    return open_trace(path).load()

@@ -1,0 +1,48 @@
+"""TokenRows: which tokens one forward pass is made of, as observers see them.  Floor 2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moelab.domain.trace import Phase
+
+
+@dataclass(slots=True)
+class TokenRows:
+    """B sequences with Q new tokens each: T = B * Q rows in the order of `expert_ids`, one sequence after the other.
+
+    `requests`, `starts` (position of the first new token) and `domains` have one entry per sequence;
+    `token_ids` is int64 [B, Q]. The columns [T] are made when they are asked for, because an observer
+    that does not need them should not pay for them in every step.
+    """
+
+    requests: list[int]
+    starts: list[int]
+    domains: list[str | None]
+    token_ids: np.ndarray
+    phase: Phase
+
+    def __len__(self) -> int:
+        return int(self.token_ids.size)
+
+    @property
+    def request(self) -> np.ndarray:
+        """int32 [T]."""
+        return self.of_sequences(np.array(self.requests, np.int32))
+
+    @property
+    def position(self) -> np.ndarray:
+        """int32 [T]: position of each token within its request."""
+        offsets = np.arange(self.token_ids.shape[1], dtype=np.int32)
+        return (np.array(self.starts, np.int32)[:, None] + offsets).ravel()
+
+    @property
+    def token_id(self) -> np.ndarray:
+        """int32 [T]: the tokens that were fed, the user's text."""
+        return self.token_ids.astype(np.int32).ravel()
+
+    def of_sequences(self, values: np.ndarray) -> np.ndarray:
+        """One value per sequence [B] -> one per row [T]."""
+        return values if self.token_ids.shape[1] == 1 else np.repeat(values, self.token_ids.shape[1])

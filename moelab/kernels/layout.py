@@ -1,0 +1,262 @@
+"""Weights of one expert as bytes: tiles of 16 rows x 64 columns, the same for every ISA.
+
+A projection of R output rows and C columns is cut into tiles of 16 x 64; R is padded to 16 and C to
+64 with zero weights. Tiles run along the columns first: tile (n, k) is number n * ceil(C / 64) + k, so
+one row of tiles is one contiguous stream. Inside a tile:
+
+- ``int4_g32``, 576 B: 8 lines of 64 B; byte 4 * row + c of line j holds q + 8 of two columns, the low
+  nibble that of column 8 * j + c, the high nibble that of column 8 * j + 4 + c. Lines 0..3 are the group
+  of columns 0..31, lines 4..7 that of columns 32..63. Then 64 B of bf16 scales, [2 groups][16 rows].
+  Padding is q = 0 (nibble 8) with scale 0.
+- ``bf16``, 2048 B: 32 lines of 64 B, line j is [16 rows][columns 2 * j, 2 * j + 1].
+- ``float32``, 4096 B: 64 lines of 64 B, line j is [16 rows] of column j.
+
+An expert is gate_proj [I, H], up_proj [I, H], down_proj [H, I], one after the other, no gap; the block
+starts at a multiple of 64 B. bf16 numbers are ``uint16`` bit patterns here (NumPy has no bf16).
+
+int4 comes as compressed-tensors ``pack-quantized``: ``weight_packed`` int32 [R, ceil(C / 8)], column
+8 * w + i in bits 4 * i of word w as q + 8 (q = -8 is legal), ``weight_scale`` bf16 [R, ceil(C / 32)].
+
+Does not know files, tensors or memory (see ``arena``). Floor 1: imports NumPy and Numba.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from moelab.kernels.job import GROUP, TILE_COLUMNS, TILE_ROWS, WEIGHT_FORMATS, WeightFormat
+
+TILE_BYTES: dict[WeightFormat, int] = {"float32": 4096, "bf16": 2048, "int4_g32": 576}
+ALIGNMENT = 64
+
+
+def _tiles(size: int, tile: int) -> int:
+    return -(-size // tile)
+
+
+@dataclass(frozen=True)
+class ExpertLayout:
+    """Where everything of one expert lies: H ``hidden_size``, I ``intermediate_size``, the format.
+
+    Raises ``ValueError`` for sizes below 1 or an unknown format.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    weight_format: WeightFormat
+
+    def __post_init__(self) -> None:
+        if self.weight_format not in WEIGHT_FORMATS:
+            raise ValueError(f"weight format: expected one of {', '.join(WEIGHT_FORMATS)}; got {self.weight_format!r}")
+        if self.hidden_size < 1 or self.intermediate_size < 1:
+            raise ValueError(
+                f"expert sizes: expected positive; got hidden_size {self.hidden_size}, "
+                f"intermediate_size {self.intermediate_size}"
+            )
+
+    @property
+    def tile_bytes(self) -> int:
+        return TILE_BYTES[self.weight_format]
+
+    @cached_property
+    def padded_hidden_size(self) -> int:
+        """H as columns: a multiple of 64."""
+        return _tiles(self.hidden_size, TILE_COLUMNS) * TILE_COLUMNS
+
+    @cached_property
+    def padded_intermediate_size(self) -> int:
+        """I as columns: a multiple of 64."""
+        return _tiles(self.intermediate_size, TILE_COLUMNS) * TILE_COLUMNS
+
+    @cached_property
+    def output_stride(self) -> int:
+        """H as rows: a multiple of 16."""
+        return _tiles(self.hidden_size, TILE_ROWS) * TILE_ROWS
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """[R, C] of gate_proj, up_proj, down_proj."""
+        up = (self.intermediate_size, self.hidden_size)
+        return up, up, (self.hidden_size, self.intermediate_size)
+
+    def projection_bytes(self, rows: int, columns: int) -> int:
+        return _tiles(rows, TILE_ROWS) * _tiles(columns, TILE_COLUMNS) * self.tile_bytes
+
+    @cached_property
+    def offsets(self) -> tuple[int, int, int]:
+        """First byte of gate_proj, up_proj, down_proj in the block of the expert."""
+        up = self.projection_bytes(self.intermediate_size, self.hidden_size)
+        return 0, up, 2 * up
+
+    @cached_property
+    def expert_bytes(self) -> int:
+        """Bytes of one expert, a multiple of 64."""
+        return self.offsets[2] + self.projection_bytes(self.hidden_size, self.intermediate_size)
+
+    @property
+    def bits_per_weight(self) -> float:
+        return self.expert_bytes * 8 / (3 * self.hidden_size * self.intermediate_size)
+
+    def pack_expert(self, out: np.ndarray, gate_proj: Any, up_proj: Any, down_proj: Any) -> None:
+        """Write one expert into ``out`` (uint8 [expert_bytes]).
+
+        Each projection is float32 [R, C], bf16 bits uint16 [R, C], or (weight_packed int32, scale uint16),
+        by ``weight_format``.
+        """
+        if out.shape != (self.expert_bytes,) or out.dtype != np.uint8:
+            raise ValueError(f"expert block: expected uint8 [{self.expert_bytes}]; got {out.dtype} {list(out.shape)}")
+        for (rows, columns), offset, source in zip(
+            self.shapes, self.offsets, (gate_proj, up_proj, down_proj), strict=True
+        ):
+            tiles = out[offset : offset + self.projection_bytes(rows, columns)]
+            if self.weight_format == "int4_g32":
+                pack_int4(tiles, source[0], source[1], rows, columns)
+            elif self.weight_format == "bf16":
+                _check("bf16 weights", source, np.uint16, (rows, columns))
+                pack_bf16(tiles, source)
+            else:
+                _check("float32 weights", source, np.float32, (rows, columns))
+                pack_float32(tiles, source)
+
+    def unpack_expert(self, block: np.ndarray) -> list[Any]:
+        """Inverse of ``pack_expert``: the three projections in its input form."""
+        unpack = {"int4_g32": unpack_int4, "bf16": unpack_bf16, "float32": unpack_float32}[self.weight_format]
+        return [
+            unpack(block[offset : offset + self.projection_bytes(rows, columns)], rows, columns)
+            for (rows, columns), offset in zip(self.shapes, self.offsets, strict=True)
+        ]
+
+
+def _check(name: str, array: np.ndarray, dtype: Any, shape: tuple[int, ...]) -> None:
+    if array.dtype != np.dtype(dtype) or array.shape != shape:
+        raise ValueError(f"{name}: expected {np.dtype(dtype)} {list(shape)}; got {array.dtype} {list(array.shape)}")
+
+
+def _check_tiles(out: np.ndarray, shape: tuple[int, ...], weight_format: WeightFormat) -> None:
+    rows, columns = shape
+    expected = _tiles(rows, TILE_ROWS) * _tiles(columns, TILE_COLUMNS) * TILE_BYTES[weight_format]
+    _check("tiles", out, np.uint8, (expected,))
+
+
+def float32_to_bf16(x: np.ndarray) -> np.ndarray:
+    """Bits of the nearest bf16, ties to even; NaN stays NaN. float32 -> uint16, same shape."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = ((bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(x), np.uint16(0x7FC0), rounded)
+
+
+def bf16_to_float32(bits: np.ndarray) -> np.ndarray:
+    """uint16 bits -> float32, exact."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+# -- pack: into tiles (uint8, flat) ------------------------------------------------------------------
+
+
+def pack_int4(out: np.ndarray, weight_packed: np.ndarray, scale: np.ndarray, rows: int, columns: int) -> None:
+    """``weight_packed`` int32 [R, ceil(C / 8)] and ``scale`` bf16 bits uint16 [R, ceil(C / 32)] -> tiles."""
+    _check("weight_packed", weight_packed, np.int32, (rows, _tiles(columns, 8)))
+    _check("weight_scale (bf16 bits)", scale, np.uint16, (rows, _tiles(columns, GROUP)))
+    _check_tiles(out, (rows, columns), "int4_g32")
+    _pack_int4(out.view(np.uint32), out.view(np.uint16), weight_packed.view(np.uint32), scale, columns)
+
+
+def pack_bf16(out: np.ndarray, weights: np.ndarray) -> None:
+    """bf16 bits uint16 [R, C] -> tiles."""
+    _check_tiles(out, weights.shape, "bf16")
+    _pack_lines(out.view(np.uint16), weights, 2)
+
+
+def pack_float32(out: np.ndarray, weights: np.ndarray) -> None:
+    """float32 [R, C] -> tiles."""
+    _check_tiles(out, weights.shape, "float32")
+    _pack_lines(out.view(np.float32), weights, 1)
+
+
+@njit(nogil=True, cache=True)
+def _spread(nibbles):
+    """Four nibbles of the low 16 bits -> the low nibbles of four bytes."""
+    x = nibbles & np.uint32(0xFFFF)
+    x = (x | (x << np.uint32(8))) & np.uint32(0x00FF00FF)
+    return (x | (x << np.uint32(4))) & np.uint32(0x0F0F0F0F)
+
+
+@njit(nogil=True, cache=True)
+def _pack_int4(words, halves, packed, scale, num_columns):
+    num_rows, num_words = packed.shape
+    num_groups = scale.shape[1]
+    tail = num_columns % 8
+    keep = np.uint32((1 << (4 * tail)) - 1) if tail else np.uint32(0xFFFFFFFF)
+    zeros = np.uint32(0x88888888)
+    for n in range((num_rows + 15) // 16):
+        for k in range((num_columns + 63) // 64):
+            tile = n * ((num_columns + 63) // 64) + k
+            for r in range(16):
+                row = n * 16 + r
+                for j in range(8):
+                    word = zeros
+                    w = k * 8 + j
+                    if row < num_rows and w < num_words:
+                        word = packed[row, w]
+                        if w == num_words - 1:
+                            word = (word & keep) | (zeros & ~keep)
+                    words[tile * 144 + j * 16 + r] = _spread(word) | (_spread(word >> np.uint32(16)) << np.uint32(4))
+                for g in range(2):
+                    group = k * 2 + g
+                    inside = row < num_rows and group < num_groups
+                    halves[tile * 288 + 256 + g * 16 + r] = scale[row, group] if inside else np.uint16(0)
+
+
+@njit(nogil=True, cache=True)
+def _pack_lines(out, weights, columns_per_line):
+    """bf16 (two columns per line) and float32 (one): ``out`` is the tiles as elements."""
+    num_rows, num_columns = weights.shape
+    num_tiles = (num_columns + 63) // 64
+    for n in range((num_rows + 15) // 16):
+        for k in range(num_tiles):
+            base = (n * num_tiles + k) * 1024
+            for r in range(16):
+                row = n * 16 + r
+                for c in range(64):
+                    column = k * 64 + c
+                    inside = row < num_rows and column < num_columns
+                    at = (c // columns_per_line * 16 + r) * columns_per_line + c % columns_per_line
+                    out[base + at] = weights[row, column] if inside else weights.dtype.type(0)
+
+
+# -- unpack: the inverse, for tests and for showing weights ------------------------------------------
+
+
+def unpack_int4(tiles: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles -> (weight_packed int32 [R, ceil(C / 8)], scale uint16 [R, ceil(C / 32)]); spare nibbles are 8."""
+    blocks = tiles.reshape(_tiles(rows, TILE_ROWS), -1, 576)
+    lines = blocks[:, :, :512].reshape(len(blocks), -1, 8, 16, 4)  # n, k, j, row, c
+    nibbles = np.stack([lines & 15, lines >> 4], axis=4)  # n, k, j, row, half, c
+    by_row = nibbles.transpose(0, 3, 1, 2, 4, 5).reshape(len(blocks) * 16, -1, 8).astype(np.uint32)
+    words = (by_row << (4 * np.arange(8, dtype=np.uint32))).sum(axis=2, dtype=np.uint32)
+    scales = blocks[:, :, 512:].copy().view(np.uint16).reshape(len(blocks), -1, 2, 16)
+    scale = scales.transpose(0, 3, 1, 2).reshape(len(blocks) * 16, -1)
+    packed = np.ascontiguousarray(words[:rows, : _tiles(columns, 8)]).view(np.int32)
+    return packed, np.ascontiguousarray(scale[:rows, : _tiles(columns, GROUP)])
+
+
+def unpack_bf16(tiles: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Tiles -> bf16 bits uint16 [R, C]."""
+    return _unpack_lines(tiles.view(np.uint16), rows, columns, 2)
+
+
+def unpack_float32(tiles: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Tiles -> float32 [R, C]."""
+    return _unpack_lines(tiles.view(np.float32), rows, columns, 1)
+
+
+def _unpack_lines(elements: np.ndarray, rows: int, columns: int, columns_per_line: int) -> np.ndarray:
+    num_tile_rows = _tiles(rows, TILE_ROWS)
+    lines = elements.reshape(num_tile_rows, -1, TILE_COLUMNS // columns_per_line, TILE_ROWS, columns_per_line)
+    matrix = lines.transpose(0, 3, 1, 2, 4).reshape(num_tile_rows * TILE_ROWS, -1)
+    return np.ascontiguousarray(matrix[:rows, :columns])

@@ -1,0 +1,81 @@
+"""The read limit: how fast the same workers can read the same bytes and do nothing else.
+
+Best of several loops (order, unrolling, vector width), so that a slow loop cannot flatter a kernel. Meant
+to be interleaved with ``forward`` calls in one process: absolute bandwidth drifts between processes and by
+the minute, the ratio of neighbouring steps does not. Floor 1.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from moelab.kernels.jit.read import LOOP_NAMES, read_shared
+from moelab.kernels.pool import Pool
+from moelab.kernels.scratch import aligned
+
+# Blocks that a worker reads in one go, in bytes; a second choice of order beside the loops.
+BLOCK_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class ReadLimit:
+    """``gb_per_s`` (1e9 bytes) of ``loop``, the best of ``gb_per_s_of_loop`` (medians over rounds)."""
+
+    gb_per_s: float
+    loop: int
+    loop_name: str
+    gb_per_s_of_loop: dict[str, float]
+    num_workers: int
+    num_bytes: int
+
+
+_counter = aligned(64).view(np.int64)
+_COUNTER_ADDRESS = int(_counter.ctypes.data)
+
+
+def read_once(addresses: np.ndarray, num_bytes: int, loop: int, pool: Pool | None = None) -> float:
+    """Seconds of one pass of ``loop`` over ``num_bytes`` (a multiple of 8) at each address, on all workers."""
+    if num_bytes % 8 != 0:
+        raise ValueError(f"num_bytes: expected a multiple of 8; got {num_bytes}")
+    _counter[0] = 0
+    work = partial(_work, loop, addresses, num_bytes)
+    started = time.perf_counter()
+    if pool is None:
+        work(0, 1)
+    else:
+        pool.run(work)
+    return time.perf_counter() - started
+
+
+def _work(loop: int, addresses: np.ndarray, num_bytes: int, worker: int, num_workers: int) -> None:
+    read_shared(loop, addresses, num_bytes, BLOCK_BYTES, _COUNTER_ADDRESS)
+
+
+def read_limit(addresses: np.ndarray, num_bytes: int, pool: Pool | None = None, rounds: int = 5) -> ReadLimit:
+    """Best loop over ``num_bytes`` at each of ``addresses`` (int64 [N]): median of ``rounds`` interleaved passes.
+
+    The bytes should be far more than the last-level cache, or it is a limit of the cache.
+    """
+    addresses = np.ascontiguousarray(addresses, np.int64)
+    if len(addresses) == 0 or num_bytes <= 0 or rounds < 1:
+        raise ValueError(
+            f"read_limit: expected addresses, bytes and rounds; got {len(addresses)}, {num_bytes}, {rounds}"
+        )
+    read_once(addresses[:1], min(num_bytes, 4096), 0, pool)  # compile before the clock starts
+    seconds = np.array(
+        [[read_once(addresses, num_bytes, loop, pool) for loop in range(len(LOOP_NAMES))] for _ in range(rounds)]
+    )
+    rates = len(addresses) * num_bytes / np.median(seconds, axis=0) / 1e9
+    best = int(np.argmax(rates))
+    return ReadLimit(
+        gb_per_s=float(rates[best]),
+        loop=best,
+        loop_name=LOOP_NAMES[best],
+        gb_per_s_of_loop={name: float(rate) for name, rate in zip(LOOP_NAMES, rates, strict=True)},
+        num_workers=1 if pool is None else pool.num_workers,
+        num_bytes=len(addresses) * num_bytes,
+    )

@@ -1,0 +1,158 @@
+"""Float64 truth of the routed experts of one layer, read from the packed bytes.
+
+Unpacks by the words of the layout (see ``layout``), element by element and without its code, so that the two
+can disagree. ``activation=None`` is the truth; with a mode, the activations are quantised as the mode
+says and everything else stays float64, which separates the error of quantisation from that of a kernel.
+Slow on purpose. Floor 1: NumPy only.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from moelab.kernels.job import Activation, WeightFormat
+from moelab.kernels.layout import ExpertLayout
+
+NO_EXPERT = 65535
+
+Weights = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class Blocks(Protocol):
+    """Packed experts by id: an ``ExpertArena`` or a list of uint8 arrays."""
+
+    def __getitem__(self, expert: int, /) -> np.ndarray: ...
+
+
+# Largest ||kernel - truth|| / ||truth|| allowed, by activation mode. Each is about twice the largest of 400
+# random layers (H 33..320, I 17..128, 1..30 tokens, normal activations); see tests/kernels/test_reference.py.
+TOLERANCE_F32 = 2e-6  # float32 rounding of sums of up to a few thousand products; seen 5e-7
+TOLERANCE_BF16 = 8e-3  # activations and hidden vector rounded to 8 bits of mantissa; seen 4e-3
+TOLERANCE_INT8 = 3e-2  # absmax / 127 per group of 32, twice; seen 1.4e-2
+TOLERANCES: dict[tuple[WeightFormat, Activation], float] = {
+    ("float32", "f32"): TOLERANCE_F32,
+    ("bf16", "bf16"): TOLERANCE_BF16,
+    ("int4_g32", "bf16"): TOLERANCE_BF16,
+    ("int4_g32", "int8"): TOLERANCE_INT8,
+}
+
+# The same against the reference with the mode's quantisation: float32 sums, and the few hidden
+# values that they push over a rounding border (one step of one value of a group).
+KERNEL_TOLERANCE_F32 = 2e-6  # nothing is quantised: as TOLERANCE_F32
+KERNEL_TOLERANCE_BF16 = 5e-4  # a step is 2**-8 of a value; seen 2e-4 where one of few hidden values flips
+KERNEL_TOLERANCE_INT8 = 3e-3  # a step is 1/127 of the absmax of its group; seen 1e-3
+KERNEL_TOLERANCES: dict[tuple[WeightFormat, Activation], float] = {
+    ("float32", "f32"): KERNEL_TOLERANCE_F32,
+    ("bf16", "bf16"): KERNEL_TOLERANCE_BF16,
+    ("int4_g32", "bf16"): KERNEL_TOLERANCE_BF16,
+    ("int4_g32", "int8"): KERNEL_TOLERANCE_INT8,
+}
+
+
+def reference_projection(tiles: np.ndarray, rows: int, columns: int, weight_format: WeightFormat) -> np.ndarray:
+    """Tiles uint8 (flat) -> float64 [R, C]."""
+    r, c = np.indices((rows, columns))
+    num_tiles = (columns + 63) // 64
+    tile = (r // 16) * num_tiles + c // 64
+    row, column = r % 16, c % 64
+    if weight_format == "float32":
+        return tiles.view("<f4")[tile * 1024 + column * 16 + row].astype(np.float64)
+    if weight_format == "bf16":
+        halves = tiles.view("<u2")[tile * 1024 + (column // 2) * 32 + row * 2 + column % 2]
+        return _bf16_value(halves)
+    byte = tiles[tile * 576 + (column // 8) * 64 + row * 4 + column % 4].astype(np.int64)
+    nibble = np.where(column % 8 < 4, byte % 16, byte // 16)
+    scale = _bf16_value(tiles.view("<u2")[tile * 288 + 256 + (column // 32) * 16 + row])
+    return (nibble - 8) * scale
+
+
+def unpack_expert(block: np.ndarray, layout: ExpertLayout) -> Weights:
+    """One expert, uint8 -> gate_proj [I, H], up_proj [I, H], down_proj [H, I] as float64."""
+    hidden, intermediate, weight_format = layout.hidden_size, layout.intermediate_size, layout.weight_format
+    tile_bytes = {"float32": 4096, "bf16": 2048, "int4_g32": 576}[weight_format]
+    projections, start = [], 0
+    for rows, columns in ((intermediate, hidden), (intermediate, hidden), (hidden, intermediate)):
+        stop = start + -(-rows // 16) * -(-columns // 64) * tile_bytes
+        projections.append(reference_projection(block[start:stop], rows, columns, weight_format))
+        start = stop
+    return projections[0], projections[1], projections[2]
+
+
+def reference_activations(x: np.ndarray, activation: Activation | None) -> np.ndarray:
+    """x [rows, C] -> the float64 numbers that a kernel of this mode computes with."""
+    if activation is None:
+        return np.asarray(x, np.float64)
+    x = np.asarray(x, np.float32)
+    if activation == "f32":
+        return x.astype(np.float64)
+    if activation == "bf16":
+        mantissa, exponent = np.frexp(x.astype(np.float64))
+        return np.ldexp(np.rint(mantissa * 256) / 256, exponent)
+    q, scale = reference_quantise_int8(x)
+    return (q * np.repeat(scale.astype(np.float64), 32, axis=1))[:, : x.shape[1]]
+
+
+def reference_quantise_int8(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x float32 [rows, C] -> q int64 [rows, padded C to 32], scale float32 [rows, groups], as the header says."""
+    rows, columns = x.shape
+    num_groups = -(-columns // 32)
+    padded = np.zeros((rows, num_groups * 32), np.float32)
+    padded[:, :columns] = x
+    q = np.zeros(padded.shape, np.int64)
+    scale = np.zeros((rows, num_groups), np.float32)
+    for row in range(rows):
+        for g in range(num_groups):
+            group = padded[row, g * 32 : g * 32 + 32]
+            absmax = np.abs(group).max()
+            if absmax < 2.0**-100:
+                continue
+            q[row, g * 32 : g * 32 + 32] = np.rint(group * (np.float32(127) / absmax))
+            scale[row, g] = absmax / np.float32(127)
+    return q, scale
+
+
+def reference_experts(
+    x: np.ndarray,
+    expert_ids: np.ndarray,
+    gate_weights: np.ndarray,
+    blocks: Blocks,
+    layout: ExpertLayout,
+    activation: Activation | None = None,
+) -> np.ndarray:
+    """y float64 [T, H] = sum over slots of gate weight * down(silu(gate(x)) * up(x)).
+
+    x [T, H], expert_ids [T, K] (65535: unrouted), gate_weights [T, K]; ``blocks[e]`` is expert e as packed
+    bytes (an ``ExpertArena`` or a list). Only experts that occur are unpacked.
+    """
+    y = np.zeros(x.shape, np.float64)
+    inputs = reference_activations(x, activation)
+    used = sorted(set(np.asarray(expert_ids).ravel().tolist()) - {NO_EXPERT})
+    weights = {expert: unpack_expert(blocks[expert], layout) for expert in used}
+    for t in range(expert_ids.shape[0]):
+        for k in range(expert_ids.shape[1]):
+            expert = int(expert_ids[t, k])
+            if expert == NO_EXPERT:
+                continue
+            gate_proj, up_proj, down_proj = weights[expert]
+            gate, up = gate_proj @ inputs[t], up_proj @ inputs[t]
+            hidden = gate / (1.0 + np.exp(-gate)) * up
+            y[t] += float(gate_weights[t, k]) * (down_proj @ reference_activations(hidden[None], activation)[0])
+    return y
+
+
+def relative_error(y: np.ndarray, truth: np.ndarray) -> float:
+    """||y - truth|| / ||truth||; 0 where both are zero."""
+    norm = float(np.linalg.norm(truth))
+    difference = float(np.linalg.norm(y - truth))
+    return difference / norm if norm > 0 else difference
+
+
+def _bf16_value(bits: np.ndarray) -> np.ndarray:
+    """bf16 bits -> float64 from sign, exponent and mantissa (finite numbers)."""
+    b = bits.astype(np.int64)
+    sign = np.where(b >> 15 == 1, -1.0, 1.0)
+    exponent, mantissa = (b >> 7) & 255, b & 127
+    normal = np.ldexp(1.0 + mantissa / 128.0, exponent - 127)
+    return sign * np.where(exponent == 0, np.ldexp(mantissa / 128.0, -126), normal)

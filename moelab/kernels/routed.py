@@ -1,0 +1,138 @@
+"""The routed experts of one layer: y[t] = sum over slots of gate weight * expert(x[t]).
+
+Phases: pairs are grouped by expert and x is quantised (caller), gate_up over units of 32 intermediate
+rows, a barrier, down over units of 16 output rows, a barrier, combine in slot order. Units are whole
+output rows, so any worker count gives the same bits. A step that reads little runs on the caller alone
+(``ALONE_BYTES``). Does not know models, tiers or who loads the weights. Floor 1.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from moelab.kernels import native
+from moelab.kernels.isa import IsaChoice, choose_isa
+from moelab.kernels.job import ACTIVATIONS_OF_FORMAT, Activation
+from moelab.kernels.layout import ExpertLayout
+from moelab.kernels.phases import NativePhases, NumbaPhases
+from moelab.kernels.pool import Pool
+from moelab.kernels.scratch import Scratch
+
+NO_EXPERT = 65535
+
+# Below this many bytes of (pairs x expert) the caller alone is faster than two dispatches and their
+# barriers (about 0.1 ms together); measured at H 256, I 128, see docs/log.md.
+ALONE_BYTES = 4_000_000
+
+
+class RoutedExperts:
+    """Experts at ``address_of_expert`` (int64 [E], 64-byte aligned, layout ``layout``).
+
+    ``isa`` and ``activation`` default to the fastest available and to the mode of the format (int8 for int4,
+    bf16 for bf16, f32 for float32); what was chosen stands in ``isa`` (``IsaChoice``) and ``activation``.
+    ``pool`` is not owned; ``None`` runs on the caller. The memory behind the addresses must outlive this object
+    (``owner`` is only held, for example the arena). Not for concurrent calls: one object, one caller.
+
+    Counters: ``bytes_read`` of weights, ``seconds`` in ``forward``, ``num_calls``.
+    """
+
+    def __init__(
+        self,
+        layout: ExpertLayout,
+        address_of_expert: np.ndarray,
+        isa: str | None = None,
+        activation: Activation | None = None,
+        pool: Pool | None = None,
+        owner: Any = None,
+    ) -> None:
+        address_of_expert = np.ascontiguousarray(address_of_expert, np.int64)
+        if address_of_expert.ndim != 1 or not 1 <= len(address_of_expert) < NO_EXPERT:
+            raise ValueError(
+                f"address_of_expert: expected int64 [E], 1 <= E < 65535; got {list(address_of_expert.shape)}"
+            )
+        if (address_of_expert % 64 != 0).any() or (address_of_expert == 0).any():
+            raise ValueError("address_of_expert: expected multiples of 64, not 0: take them from an ExpertArena")
+        modes = ACTIVATIONS_OF_FORMAT[layout.weight_format]
+        if activation is not None and activation not in modes:
+            raise ValueError(
+                f"activation for {layout.weight_format} weights: expected one of {', '.join(modes)}; got {activation!r}"
+            )
+        self.layout = layout
+        self.address_of_expert = address_of_expert
+        self.isa: IsaChoice = choose_isa(isa)
+        self.activation: Activation = activation or modes[0]
+        self.pool = pool
+        self.owner = owner
+        self.bytes_read = 0
+        self.seconds = 0.0
+        self.num_calls = 0
+        self.scratch = Scratch(layout, len(address_of_expert), self.activation, self.isa.isa)
+        self._phases: NumbaPhases | NativePhases = (
+            NumbaPhases(layout, self.activation)
+            if self.isa.isa == "numba"
+            else NativePhases(
+                layout, self.activation, native.kernel_table(self.isa.isa, layout.weight_format, self.activation)
+            )
+        )
+        self._pair_of_slot = np.zeros((0, 0), np.int64)
+
+    @property
+    def num_experts(self) -> int:
+        return len(self.address_of_expert)
+
+    def forward(
+        self, x: np.ndarray, expert_ids: np.ndarray, gate_weights: np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """x float32 [T, H], expert_ids integer [T, K] (65535: unrouted), gate_weights float32 [T, K] -> [T, H].
+
+        ``out`` (float32 [T, H], C order) is overwritten and returned; without it one is allocated.
+        Raises ``ValueError`` for shapes, types or expert ids that do not fit.
+        """
+        started = time.perf_counter()
+        num_tokens, top_k = expert_ids.shape
+        if x.shape != (num_tokens, self.layout.hidden_size) or gate_weights.shape != expert_ids.shape:
+            raise ValueError(
+                f"forward: expected x [T, {self.layout.hidden_size}], expert_ids [T, K], gate_weights [T, K]; "
+                f"got {list(x.shape)}, {list(expert_ids.shape)}, {list(gate_weights.shape)}"
+            )
+        if x.dtype != np.float32 or not x.flags.c_contiguous:
+            x = np.ascontiguousarray(x, np.float32)
+        if gate_weights.dtype != np.float32 or not gate_weights.flags.c_contiguous:
+            gate_weights = np.ascontiguousarray(gate_weights, np.float32)
+        if not expert_ids.flags.c_contiguous:
+            expert_ids = np.ascontiguousarray(expert_ids)
+        if expert_ids.dtype.kind not in "ui":
+            raise ValueError(f"expert_ids: expected integers; got {expert_ids.dtype}")
+        if out is None:
+            out = np.empty((num_tokens, self.layout.hidden_size), np.float32)
+        elif out.shape != x.shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+            raise ValueError(f"out: expected float32 {list(x.shape)} in C order; got {out.dtype} {list(out.shape)}")
+        if num_tokens == 0:
+            return out
+        scratch = self.scratch
+        if num_tokens > scratch.num_tokens or num_tokens * top_k > scratch.num_pairs:
+            scratch.reserve(num_tokens, num_tokens * top_k)
+        if self._pair_of_slot.shape != expert_ids.shape:
+            self._pair_of_slot = np.zeros((num_tokens, top_k), np.int64)
+        phases = self._phases
+        num_active = phases.group(scratch, expert_ids, self.address_of_expert, self._pair_of_slot)
+        if num_active < 0:
+            token = -1 - num_active
+            raise ValueError(
+                f"expert_ids of token {token}: expected 0..{self.num_experts - 1} or {NO_EXPERT} (unrouted); "
+                f"got {expert_ids[token].tolist()}"
+            )
+        num_pairs = num_tokens * top_k
+        pool = self.pool
+        if pool is not None and (pool.num_workers == 1 or num_pairs * self.layout.expert_bytes < ALONE_BYTES):
+            pool = None
+        phases.run(scratch, pool, num_active, x, gate_weights, self._pair_of_slot, out)
+        self.bytes_read += num_active * self.layout.expert_bytes
+        self.num_calls += 1
+        self.seconds += time.perf_counter() - started
+        return out
+
+    __call__ = forward

@@ -1,0 +1,15 @@
+"""Floor 3. A planner is one pure function (trace, model, machine, budget) -> Plan, one file each.
+
+``PLANNERS`` finds it by name. A new planner is a new file and a line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from moelab.domain.plan import Plan
+from moelab.planner.frequency import frequency
+
+PLANNERS: dict[str, Callable[..., Plan]] = {"frequency": frequency}
+
+__all__ = ["PLANNERS", "frequency"]

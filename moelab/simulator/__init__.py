@@ -1,0 +1,8 @@
+"""Floor 2. Replays a recorded trace under a plan and says what would have been read, and from where."""
+
+from __future__ import annotations
+
+from moelab.simulator.result import SimResult
+from moelab.simulator.simulate import simulate
+
+__all__ = ["SimResult", "simulate"]

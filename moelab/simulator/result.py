@@ -1,0 +1,247 @@
+"""SimResult: what one simulation counted, by layer, by phase and in sum.  Floor 2.
+
+Counts are exact integers; rates and bytes are derived here. Two accountings of hits, always named: per
+routing (each token's use counts) and per request (a distinct expert of a set counts once). A layer-step
+is a request that routed at least one expert.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moelab.policies.policy import PolicyState
+from moelab.policies.requests import PHASES
+from moelab.simulator.loop import (
+    COPIED,
+    EVICTIONS,
+    HITS,
+    LATE,
+    LOG_COLUMNS,
+    MISSES,
+    PREFETCHES,
+    READ,
+    ROUTED_HITS,
+    ROUTINGS,
+    UPLOADS,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None
+
+
+@dataclass(frozen=True, eq=False)
+class SimResult:
+    """Result of ``simulate``.
+
+    ``counts`` int32 [S, L, 8] (columns in ``loop``), ``totals`` int64 [2, 3, L, E], ``phase_of_step`` int8 [S]
+    (prefill, decode, mixed), ``tokens_of_step`` int64 [S]; ``node_bytes`` float64 [nodes, L, E] what one use
+    of an expert reads at home on each node; ``link_bytes`` int64 [tiers, L] what one copy moves. ``phase``:
+    the phase that rates and bytes cover, ``None`` for all. ``state`` is the snapshot after the last request.
+    """
+
+    model: str
+    policy: str
+    plan: str
+    synthetic: bool
+    counts: np.ndarray
+    totals: np.ndarray
+    phase_of_step: np.ndarray
+    tokens_of_step: np.ndarray
+    node_names: tuple[str, ...]
+    node_bytes: np.ndarray
+    tier_names: tuple[str, ...]
+    link_bytes: np.ndarray
+    state: PolicyState
+    phase: str | None = None
+    predicted: dict[str, float] | None = None
+    log: np.ndarray | None = field(default=None, repr=False)
+
+    # -- selection ----------------------------------------------------------------------------------
+
+    def of_phase(self, phase: str | None) -> SimResult:
+        """The same run, rates and bytes over one phase only (a prediction covers its own phase: dropped)."""
+        if phase is not None and phase not in PHASES:
+            raise ValueError(f"phase is {phase!r}, expected one of {', '.join(PHASES)}")
+        return replace(self, phase=phase, predicted=None)
+
+    @property
+    def _steps(self) -> np.ndarray:
+        if self.phase is None:
+            return np.ones(len(self.phase_of_step), bool)
+        return self.phase_of_step == list(PHASES).index(self.phase)
+
+    @property
+    def _totals(self) -> np.ndarray:
+        """int64 [2, L, E] over the selected phase."""
+        if self.phase is None:
+            return self.totals.sum(1)
+        return self.totals[:, list(PHASES).index(self.phase)]
+
+    @property
+    def _by_layer(self) -> np.ndarray:
+        """int64 [L, 8]."""
+        return self.counts[self._steps].sum(0, dtype=np.int64)
+
+    def _sum(self, column: int) -> int:
+        return int(self._by_layer[:, column].sum())
+
+    # -- counts ------------------------------------------------------------------------------------
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.tokens_of_step[self._steps].sum())
+
+    @property
+    def num_layer_steps(self) -> int:
+        """Requests of the selected phase with at least one routed expert."""
+        return int((self.counts[self._steps][:, :, ROUTINGS] > 0).sum())
+
+    @property
+    def hits(self) -> int:
+        return self._sum(HITS)
+
+    @property
+    def misses(self) -> int:
+        return self._sum(MISSES)
+
+    @property
+    def uploads(self) -> int:
+        return self._sum(UPLOADS)
+
+    @property
+    def prefetches(self) -> int:
+        return self._sum(PREFETCHES)
+
+    @property
+    def evictions(self) -> int:
+        return self._sum(EVICTIONS)
+
+    @property
+    def late(self) -> int:
+        """Always 0 here: the simulator's copies arrive before the next request of their layer."""
+        return self._sum(LATE)
+
+    @property
+    def routings(self) -> int:
+        return self._sum(ROUTINGS)
+
+    # -- rates -------------------------------------------------------------------------------------
+
+    @property
+    def hit_rate_per_routing(self) -> float | None:
+        return _ratio(self._sum(ROUTED_HITS), self.routings)
+
+    @property
+    def hit_rate_per_request(self) -> float | None:
+        """Distinct experts of each set request that were resident before it."""
+        return _ratio(self.hits, self.hits + self.misses)
+
+    @property
+    def reads_per_layer_step(self) -> float | None:
+        """Distinct misses + uploads + prefetches + late, per layer-step."""
+        return _ratio(self.misses + self.uploads + self.prefetches + self.late, self.num_layer_steps)
+
+    @property
+    def uploads_per_layer_step(self) -> float | None:
+        return _ratio(self.uploads, self.num_layer_steps)
+
+    @property
+    def bytes_of_node(self) -> dict[str, float]:
+        """Bytes read from each node's memory: misses, and the source of every copy to a fast tier."""
+        uses = self._totals[READ] + self._totals[COPIED]
+        return {n: float((uses * b).sum()) for n, b in zip(self.node_names, self.node_bytes, strict=True)}
+
+    @property
+    def bytes_of_link(self) -> dict[str, float]:
+        """Bytes copied over the link of each fast tier, in the format of the tier."""
+        copied = self._totals[COPIED].sum(1)
+        return {t: float((copied * b).sum()) for t, b in zip(self.tier_names, self.link_bytes, strict=True)}
+
+    # -- views -------------------------------------------------------------------------------------
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values, units in the names; what ``--json`` and ``repr`` show."""
+        return {
+            "model": self.model,
+            "routing": "synthetic" if self.synthetic else "recorded",
+            "policy": self.policy,
+            "plan": self.plan,
+            "phase": self.phase or "all",
+            "tokens": self.num_tokens,
+            "layer_steps": self.num_layer_steps,
+            "hit_rate_per_routing": self.hit_rate_per_routing,
+            "hit_rate_per_request": self.hit_rate_per_request,
+            "reads_per_layer_step": self.reads_per_layer_step,
+            "uploads_per_layer_step": self.uploads_per_layer_step,
+            "prefetches": self.prefetches,
+            "evictions": self.evictions,
+            "late": self.late,
+            "bytes_of_node": self.bytes_of_node,
+            "bytes_of_link": self.bytes_of_link,
+            **(self.predicted or {}),
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each phase that occurs and each layer (of the selected phase, where one is)."""
+        import pandas as pd
+
+        rows = []
+        for name in PHASES if self.phase is None else (self.phase,):
+            part = replace(self, phase=name)
+            if not part._steps.any():
+                continue
+            layer_steps = (part.counts[part._steps][:, :, ROUTINGS] > 0).sum(0)
+            for layer, c in enumerate(part._by_layer.tolist()):
+                reads = c[MISSES] + c[UPLOADS] + c[PREFETCHES] + c[LATE]
+                rows.append(
+                    {
+                        "policy": self.policy,
+                        "routing": "synthetic" if self.synthetic else "recorded",
+                        "phase": name,
+                        "layer": layer,
+                        "layer_steps": int(layer_steps[layer]),
+                        "distinct_hits": c[HITS],
+                        "distinct_misses": c[MISSES],
+                        "uploads": c[UPLOADS],
+                        "prefetches": c[PREFETCHES],
+                        "evictions": c[EVICTIONS],
+                        "hit_rate_per_routing": _ratio(c[ROUTED_HITS], c[ROUTINGS]),
+                        "hit_rate_per_request": _ratio(c[HITS], c[HITS] + c[MISSES]),
+                        "reads_per_layer_step": _ratio(reads, int(layer_steps[layer])),
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def log_frame(self) -> pd.DataFrame:
+        """Decisions in the order they were applied; kind 0 admit, 1 evict, 2 prefetch."""
+        import pandas as pd
+
+        if self.log is None:
+            raise ValueError("this run kept no log of decisions: simulate with log=True")
+        return pd.DataFrame(self.log, columns=list(LOG_COLUMNS))
+
+    def __repr__(self) -> str:
+        return "SimResult\n" + "\n".join(f"  {k}: {_short(v)}" for k, v in self.summary().items())
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(k)}</th><td style='text-align:left'>{escape(_short(v))}</td></tr>"
+            for k, v in self.summary().items()
+        )
+        return f"<table><caption>SimResult</caption>{rows}</table>"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v:.4g}" for k, v in value.items()) or "none"
+    return "none" if value is None else str(value)

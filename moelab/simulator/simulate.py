@@ -1,0 +1,203 @@
+"""simulate(trace, plan, machine): replay a trace's routing under a plan and count what moves.  Floor 2.
+
+Initial residents come from the plan's placements, capacity from its fast tiers, the policy from
+``plan.policy``; without a fast tier every use is a read at home. Bytes: a miss reads the expert at home;
+an upload or prefetch reads it at home too (format of the home) and crosses the link in the fast
+tier's format. Where a range of an expert has replicas, its bytes are split evenly over their nodes:
+which replica serves is dispatch's business, not known here. One fast tier for now.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from moelab.cost_model import one_node
+from moelab.domain.machine import Machine
+from moelab.domain.plan import Plan
+from moelab.domain.trace import Trace
+from moelab.policies import POLICIES, Policy
+from moelab.policies.contract import contract_error
+from moelab.policies.policy import PolicyState
+from moelab.policies.requests import PHASES, Requests
+from moelab.policies.signature import FLAG_OVERFLOW
+from moelab.simulator.loop import NUM_COLUMNS, run
+from moelab.simulator.result import SimResult
+
+_CHUNK = 2**18  # requests between two looks at the progress bar
+_LOG_ROWS = 2**16  # decisions that the log holds beyond the longest single answer
+
+
+def simulate(
+    trace: Trace,
+    plan: Plan,
+    machine: Machine | None = None,
+    *,
+    phase: str | None = None,
+    efficiency: float = 1.0,
+    log: bool = False,
+    requests: Requests | None = None,
+    policy: Policy | None = None,
+    progress: bool = True,
+) -> SimResult:
+    """Replay the whole trace; rates cover ``phase`` (``prefill``, ``decode``, ``mixed``) or everything.
+
+    ``machine`` adds ``predicted`` (one node: its best read rate times ``efficiency``, kernel rate / read
+    rate). ``log`` keeps every decision. ``requests``: the trace's, where they were built before.
+    ``policy``: a record that is not in ``POLICIES``, in place of the one the plan names.
+
+    Raises ``ValueError`` where trace, plan and machine do not fit together, and ``PolicyContractError``
+    where the policy does what it may not.
+    """
+    header = trace.header
+    plan.check_matches(what="trace", model=header.model, num_layers=header.num_layers, num_experts=header.num_experts)
+    _refuse_several_fast_tiers(plan)
+    chosen = policy or _policy_of(plan)
+    requests = requests if requests is not None else Requests.of_trace(trace)
+    requests.steps_of_phase(phase)  # raises for an unknown name
+    state = PolicyState.of_plan(plan, chosen, requests.first_use if chosen.needs_next_use else None)
+    counts = np.zeros((requests.num_requests, NUM_COLUMNS), np.int32)
+    totals = np.zeros((2, len(PHASES), header.num_layers, header.num_experts), np.int64)
+    kept = _run(trace, requests, chosen, state, counts, totals, log=log, progress=progress)
+    codes = requests.flags & PHASES["mixed"]
+    phase_of_step = np.select([codes == code for code in PHASES.values()], range(len(PHASES)), -1).astype(np.int8)
+    nodes = tuple(t for t in plan.tiers if t.startswith("node"))
+    result = SimResult(
+        model=header.model,
+        policy=chosen.name,
+        plan=plan.fingerprint(),
+        synthetic=header.synthetic,
+        counts=counts.reshape(requests.num_steps, header.num_layers, NUM_COLUMNS),
+        totals=totals,
+        phase_of_step=phase_of_step,
+        tokens_of_step=np.diff(requests.first_token),
+        node_names=nodes,
+        node_bytes=home_bytes(plan),
+        tier_names=tuple(f.tier for f in plan.fast_tiers),
+        link_bytes=state.expert_bytes[1:].copy(),
+        state=state,
+        phase=phase,
+        log=kept,
+    )
+    if machine is not None:
+        return replace(result, predicted=_predict(result, machine, efficiency))
+    return result
+
+
+def home_bytes(plan: Plan) -> np.ndarray:
+    """float64 [nodes, L, E]: bytes that one use of an expert reads on each node tier of the plan."""
+    nodes = [t for t in plan.tiers if t.startswith("node")]
+    shape = (plan.model.num_layers, plan.model.num_experts)
+    columns = plan.placements.arrays()
+    is_node = np.array([t.startswith("node") for t in plan.tiers])[columns["tier"]]
+    layer, expert, start, stop, tier = (columns[n][is_node] for n in ("layer", "expert", "start", "stop", "tier"))
+    rows = np.stack([layer * shape[1] + expert, start, stop], axis=1)
+    if len(rows):
+        _, piece, copies = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+        share = (stop - start) / plan.num_units / copies[piece.ravel()]
+    else:
+        share = np.zeros(0)
+    out = np.zeros((len(nodes), *shape))
+    for index, name in enumerate(nodes):
+        here = tier == plan.tiers.index(name)
+        bytes_each = np.asarray(plan.format_of_tier[name].expert_bytes, np.float64)[layer[here]]
+        np.add.at(out[index], (layer[here], expert[here]), share[here] * bytes_each)
+    return out
+
+
+def _run(
+    trace: Trace,
+    requests: Requests,
+    policy: Policy,
+    state: PolicyState,
+    counts: np.ndarray,
+    totals: np.ndarray,
+    *,
+    log: bool,
+    progress: bool,
+) -> np.ndarray | None:
+    """All requests through the loop; returns the log of decisions or ``None``."""
+    from tqdm.auto import tqdm
+
+    nothing = np.zeros((0, 0, 0), np.uint16)
+    scores, stale = trace.extras.get("candidate_scores"), trace.extras.get("stale_gate_experts")
+    half_scores = nothing if scores is None else np.ascontiguousarray(scores, np.float16).view(np.uint16)
+    stale_experts = nothing if stale is None else np.ascontiguousarray(stale, np.uint16)
+    float_of_half = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    next_use = requests.next_use if policy.needs_next_use else np.zeros(0, np.int64)
+    num_layers, num_experts = state.resident.shape
+    buffers = (
+        np.zeros(
+            (int(np.diff(requests.first_token).max(initial=0)), num_experts) if len(half_scores) else (0, 0), np.float32
+        ),
+        np.zeros(num_experts, np.int32),
+        np.full(num_experts, -1, np.int64),
+        np.zeros((num_experts, 2), np.int32),
+        np.zeros((num_layers * num_experts, 2), np.int32),
+        np.zeros((num_layers * num_experts, 3), np.int32),
+        np.zeros(3, np.int64),
+    )
+    longest = num_experts * (2 * num_layers + 1)
+    book = np.zeros((longest + _LOG_ROWS if log else 0, 5), np.int64)
+    marks = np.zeros(7, np.int64)
+    pages: list[np.ndarray] = []
+    done = 0
+    with tqdm(total=requests.num_requests, desc=f"simulate {policy.name}", delay=1, disable=not progress) as bar:
+        while done < requests.num_requests:
+            reached = run(
+                policy.decide, done, min(done + _CHUNK, requests.num_requests),
+                requests.offsets, requests.experts, requests.token_counts, requests.gate_sums, next_use,
+                requests.step, requests.first_token, requests.flags, half_scores, stale_experts, float_of_half,
+                state.resident, state.pinned, state.expert_bytes, state.free_slots, state.free_bytes,
+                state.upload_budget, FLAG_OVERFLOW if state.overflow else 0, state.float_parameters,
+                state.int_parameters, state.float_state, state.int_state, *buffers, counts, totals, book, marks,
+            )  # fmt: skip
+            if marks[1]:
+                raise contract_error(
+                    policy.name, int(marks[1]), marks[2:], int(requests.step[reached // requests.num_layers])
+                )
+            if log:
+                pages.append(book[: marks[0]].copy())
+                marks[0] = 0
+            bar.update(reached - done)
+            done = reached
+    return np.concatenate([np.zeros((0, 5), np.int64), *pages]) if log else None
+
+
+def _policy_of(plan: Plan) -> Policy:
+    if plan.policy.name not in POLICIES:
+        raise ValueError(f"plan asks for policy {plan.policy.name}, expected one of {', '.join(POLICIES)}")
+    return POLICIES[plan.policy.name]
+
+
+def _refuse_several_fast_tiers(plan: Plan) -> None:
+    names = [fast.tier for fast in plan.fast_tiers]
+    if len(names) > 1:
+        raise ValueError(f"plan has fast tiers {', '.join(names)}; simulate runs one: re-plan with fast0 only")
+
+
+def _predict(result: SimResult, machine: Machine, efficiency: float) -> dict[str, Any]:
+    if len(result.node_names) != 1:
+        raise ValueError(
+            f"plan uses {', '.join(result.node_names) or 'no node'}; the cost model predicts plans on one node: "
+            "simulate without a machine or plan for one node"
+        )
+    if not all(result.node_bytes.any(-1).ravel()):
+        raise ValueError(
+            "plan gives 0 bytes for the experts at home, so no time can be predicted: plan with expert bytes"
+        )
+    node = machine.nodes[0]
+    if node.best_read_gb_per_s is None:
+        raise ValueError(
+            f"{node.name} of machine {machine.name} has no read rate: probe it or simulate without a machine"
+        )
+    return one_node.predict(
+        read_bytes=result.bytes_of_node[result.node_names[0]],
+        num_layer_steps=result.num_layer_steps,
+        num_tokens=result.num_tokens,
+        read_gb_per_s=node.best_read_gb_per_s,
+        efficiency=efficiency,
+        layer_overhead_s=machine.layer_overhead_s or 0.0,
+    )

@@ -1,0 +1,48 @@
+"""nano, the trained model that ships: greedy text against transformers, sound text, streaming."""
+
+import pytest
+
+from moelab.bench.parity import EPSILON, NANO, compare, transformers_twin
+from moelab.engine import load
+from moelab.engine.prompts import read_prompts
+from moelab.engine.text import TextStream
+
+PROMPTS = read_prompts(NANO / "prompts.jsonl")
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with load(NANO / "model", activation="bf16", dense_dtype="float32") as engine:
+        yield engine
+
+
+def test_greedy_text_is_that_of_transformers(engine):
+    row = compare(engine, transformers_twin(NANO / "model"), PROMPTS[:: len(PROMPTS) // 5][:5], 100)
+    assert row.num_tokens == 100
+    assert row.num_unexplained == 0, f"{row} beyond a margin of {EPSILON['bf16']}"
+    assert row.num_different <= 3
+    assert row.median_logit_error < 0.01
+
+
+def test_engine_of_nano_says_what_it_is(engine):
+    assert (engine.weight_format, engine.activation) == ("int4_g32", "bf16")
+    assert engine.spec.model_layer_of_layer == [1, 2, 3, 4, 5, 6]
+    assert engine.num_skipped_tensors == {}
+    assert "int4_g32" in repr(engine)
+    assert "tokenizer.json" in engine._repr_html_()
+
+
+def test_streamed_text_is_the_text(engine):
+    for prompt in PROMPTS[:: len(PROMPTS) // 4][:4]:
+        pieces = list(engine.stream(prompt.prompt, 24, stop=()))
+        whole = engine.generate(prompt.prompt, 24, stop=())
+        assert [token for token, _ in pieces] == list(whole.token_ids)
+        assert "".join(piece for _, piece in pieces) == whole.text
+
+
+def test_characters_of_many_bytes_are_held_back_until_they_are_whole(engine):
+    text = "код, 日本語, naïve 🙂 end"
+    stream = TextStream(engine.codec)
+    pieces = [stream.push(token) for token in engine.codec.encode(text)]
+    assert "".join(pieces) + stream.rest() == engine.codec.decode(engine.codec.encode(text))
+    assert not any("\ufffd" in piece for piece in pieces)

@@ -1,0 +1,82 @@
+"""Choice of the ISA, the native library, and the read loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from moelab.kernels import ExpertArena, ExpertLayout, Pool, choose_isa, isa_table, native, read_limit
+from moelab.kernels.jit.read import LOOP_NAMES, read
+from moelab.kernels.job import MOE_JOB
+
+
+def test_automatic_choice_is_available_and_says_why(monkeypatch):
+    monkeypatch.delenv("MOELAB_ISA", raising=False)
+    choice = choose_isa()
+    assert choice.isa in [row.isa for row in isa_table() if row.supported]
+    assert choice.why.startswith("fastest of")
+
+
+def test_argument_beats_environment(monkeypatch):
+    monkeypatch.setenv("MOELAB_ISA", "nonsense")
+    assert choose_isa("numba").why == "forced by argument"
+    with pytest.raises(ValueError, match=r"isa \(MOELAB_ISA\): expected one of numba.*; got 'nonsense'"):
+        choose_isa()
+    monkeypatch.setenv("MOELAB_ISA", "numba")
+    assert choose_isa().why == "forced by MOELAB_ISA"
+
+
+def test_isa_that_is_not_built_is_refused():
+    with pytest.raises(ValueError, match="'amx', which is not available"):
+        choose_isa("amx")
+
+
+def test_missing_library_is_a_reason_not_an_error(monkeypatch, tmp_path):
+    native.library.cache_clear()
+    monkeypatch.setattr(native, "library_path", lambda: None)
+    assert native.library()[0] is None
+    assert choose_isa().isa == "numba"
+    with pytest.raises(RuntimeError, match="choose isa 'numba'"):
+        native.require_library()
+    broken = tmp_path / native.LIBRARY_NAME
+    broken.write_bytes(b"not a library")
+    native.library.cache_clear()
+    monkeypatch.setattr(native, "library_path", lambda: broken)
+    assert "cannot be loaded" in native.library()[1]
+    native.library.cache_clear()
+
+
+def test_struct_and_status_of_the_native_library():
+    assert MOE_JOB.itemsize == 176
+    if native.library()[0] is None:
+        return  # an install without a C++ compiler has nothing to ask
+    table = native.kernel_table("generic", "bf16", "bf16")
+    job = np.zeros(1, MOE_JOB)
+    assert table.gate_up(job.ctypes.data, 0, 0, None) == -1
+    with pytest.raises(ValueError, match="unsupported format and mode"):
+        native.kernel_table("generic", "bf16", "int8")
+
+
+@pytest.mark.parametrize("num_bytes", [8, 2040, 2048, 4096 + 64, 100_000])
+def test_every_read_loop_reads_every_word(num_bytes):
+    buffer = np.random.default_rng(0).integers(-(2**62), 2**62, 20_000)
+    words = buffer[-buffer.ctypes.data % 64 // 8 :][: num_bytes // 8]
+    for loop in range(len(LOOP_NAMES)):
+        assert read(loop, words.ctypes.data, num_bytes) == words.sum()
+    library, _ = native.library()
+    if library is not None:
+        for loop in range(library.moelab_num_read_loops()):
+            assert np.uint64(library.moelab_read(loop, words.ctypes.data, num_bytes)) == words.sum().astype(np.uint64)
+
+
+def test_read_limit_names_its_loop():
+    layout = ExpertLayout(512, 256, "int4_g32")
+    with ExpertArena(layout, 4) as arena, Pool() as pool:
+        for expert in range(4):
+            arena[expert][:] = 1
+        limit = read_limit(arena.addresses, layout.expert_bytes, pool, rounds=2)
+        assert limit.gb_per_s == max(limit.gb_per_s_of_loop.values()) > 0
+        assert limit.gb_per_s_of_loop[limit.loop_name] == limit.gb_per_s
+        assert limit.num_bytes == 4 * layout.expert_bytes
+        with pytest.raises(ValueError, match="multiple of 8"):
+            read_limit(arena.addresses, 12, pool)

@@ -1,0 +1,143 @@
+"""Pool: every worker runs once, exceptions, close, fork, Ctrl-C. Arena: own pages, alignment, close."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moelab.kernels import ExpertArena, ExpertLayout, Pool
+
+
+def test_every_worker_runs_once_per_run():
+    with Pool() as pool:
+        for _ in range(200):
+            seen: list[tuple[int, int]] = []
+            pool.run(lambda worker, n, seen=seen: seen.append((worker, n)))
+            assert sorted(seen) == [(w, pool.num_workers) for w in range(pool.num_workers)]
+
+
+def test_caller_is_worker_0_and_is_not_pinned():
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    threads: dict[int, int] = {}
+    with Pool() as pool:
+        pool.run(lambda worker, n: threads.__setitem__(worker, threading.get_ident()))
+    assert threads[0] == threading.get_ident()
+    assert before is None or os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_exception_of_a_worker_reaches_the_caller(failing):
+    def work(worker, num_workers):
+        if worker == min(failing, num_workers - 1):
+            raise KeyError("from the worker")
+
+    with Pool(2) as pool:
+        for _ in range(3):
+            with pytest.raises(KeyError, match="from the worker"):
+                pool.run(work)
+        pool.run(lambda worker, n: None)
+
+
+def test_close_twice_and_use_after_close():
+    pool = Pool(2)
+    pool.close()
+    pool.close()
+    with pytest.raises(RuntimeError, match="closed: create a new Pool"):
+        pool.run(lambda worker, n: None)
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        Pool(0)
+
+
+def test_nested_run_is_refused():
+    with Pool(2) as pool, pytest.raises(RuntimeError, match="inside a run"):
+        pool.run(lambda worker, n: pool.run(lambda w, m: None) if worker == 0 else None)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fork_gives_a_clear_error_and_does_not_hang():
+    with Pool(2) as pool:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                pool.run(lambda worker, n: None)
+            except RuntimeError as error:
+                code = 0 if "create a new Pool after forking" in str(error) else 2
+            pool.close()
+            os._exit(code)
+        deadline = time.monotonic() + 20
+        while (done := os.waitpid(child, os.WNOHANG))[0] == 0:
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+                pytest.fail("the child hangs")
+            time.sleep(0.01)
+        assert os.waitstatus_to_exitcode(done[1]) == 0
+        pool.run(lambda worker, n: None)
+
+
+def test_interrupt_waits_for_the_workers():
+    finished = []
+
+    def work(worker, num_workers):
+        if worker == 0:
+            raise KeyboardInterrupt
+        time.sleep(0.05)
+        finished.append(worker)
+
+    with Pool(2) as pool:
+        with pytest.raises(KeyboardInterrupt):
+            pool.run(work)
+        assert len(finished) == pool.num_workers - 1
+        pool.run(lambda worker, n: None)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_every_touched_expert_has_its_own_pages():
+    layout = ExpertLayout(1024, 1024, "int4_g32")
+    with ExpertArena(layout, 32) as arena:
+        before = resident_bytes()
+        for expert in range(16):
+            arena[expert][:] = expert + 1
+        touched = resident_bytes() - before
+        expected = 16 * layout.expert_bytes
+        assert expected <= touched + (1 << 20)
+        assert touched <= expected + 2 * (2 << 20) + (1 << 20)
+        assert [int(arena[e][0]) for e in range(16)] == list(range(1, 17))
+        assert len({int(a) // 4096 for a in arena.addresses}) == 32
+    del arena
+
+
+def test_addresses_are_aligned_and_views_write_there():
+    for layout in (ExpertLayout(33, 17, "int4_g32"), ExpertLayout(300, 200, "bf16")):
+        with ExpertArena(layout, 5) as arena:
+            assert (arena.addresses % 64 == 0).all()
+            assert (np.diff(arena.addresses) >= layout.expert_bytes).all()
+            for expert in range(5):
+                assert arena[expert].ctypes.data == arena.addresses[expert]
+                arena[expert][:] = expert
+            assert [int(arena[e].max()) for e in range(5)] == list(range(5))
+            with pytest.raises(IndexError, match=r"expected 0..4; got 5"):
+                arena[5]
+
+
+def test_close_keeps_views_alive_and_twice_is_harmless():
+    arena = ExpertArena(ExpertLayout(64, 64, "bf16"), 2)
+    view = arena[1]
+    view[:] = 7
+    arena.close()
+    arena.close()
+    assert (view == 7).all()
+    with pytest.raises(ValueError, match="closed"):
+        arena[0]

@@ -1,0 +1,163 @@
+"""Kernel x ISA x format x mode x shape against the float64 reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from moelab.kernels import (
+    ACTIVATIONS_OF_FORMAT,
+    NO_EXPERT,
+    ExpertArena,
+    ExpertLayout,
+    Pool,
+    RoutedExperts,
+    isa_table,
+    routed,
+)
+from moelab.kernels.reference import KERNEL_TOLERANCES, TOLERANCES, reference_experts, relative_error
+from tests.kernels.random_experts import random_arena, random_step
+
+ISAS = [row.isa for row in isa_table() if row.supported]
+MODES = [(f, a) for f, activations in ACTIVATIONS_OF_FORMAT.items() for a in activations]
+# hidden_size, intermediate_size, tokens, top_k, experts
+SHAPES = [
+    (256, 128, 1, 4, 6),
+    (64, 32, 3, 2, 3),
+    (100, 70, 5, 3, 5),
+    (33, 17, 9, 2, 3),
+    (16, 16, 1, 1, 1),
+    (1, 1, 2, 1, 2),
+    (320, 96, 40, 4, 8),
+    (72, 200, 17, 1, 2),
+]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with Pool(2) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("weight_format", "activation"), MODES)
+def test_matches_reference(isa, weight_format, activation, pool):
+    for number, (hidden, intermediate, num_tokens, top_k, num_experts) in enumerate(SHAPES):
+        layout = ExpertLayout(hidden, intermediate, weight_format)
+        arena = random_arena(layout, num_experts, seed=number)
+        experts = RoutedExperts(layout, arena.addresses, isa=isa, activation=activation, pool=pool, owner=arena)
+        x, ids, gates = random_step(np.random.default_rng(number), num_tokens, top_k, num_experts, hidden)
+        y = experts.forward(x, ids, gates)
+        truth = reference_experts(x, ids, gates, arena, layout)
+        modelled = reference_experts(x, ids, gates, arena, layout, activation)
+        # A few numbers only: one rounding step of one of them is not averaged out.
+        few = 10 if hidden * intermediate < 256 else 1
+        assert relative_error(y, truth) <= few * TOLERANCES[weight_format, activation], (hidden, intermediate)
+        assert relative_error(y, modelled) <= few * KERNEL_TOLERANCES[weight_format, activation], (hidden, intermediate)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("weight_format", "activation"), MODES)
+def test_same_bits_for_any_split(isa, weight_format, activation, monkeypatch):
+    """Worker counts, chunks and batching change nothing: placement never changes results."""
+    layout = ExpertLayout(160, 112, weight_format)
+    arena = random_arena(layout, 6, seed=3)
+    x, ids, gates = random_step(np.random.default_rng(4), 20, 3, 6, 160)
+    alone = RoutedExperts(layout, arena.addresses, isa=isa, activation=activation).forward(x, ids, gates)
+    monkeypatch.setattr(routed, "ALONE_BYTES", 0)
+    for num_workers in (1, 2):
+        with Pool(num_workers) as pool:
+            experts = RoutedExperts(layout, arena.addresses, isa=isa, activation=activation, pool=pool)
+            if isa == "numba":
+                experts._phases.gate_up_chunk, experts._phases.down_chunk = 1, 3
+            np.testing.assert_array_equal(experts.forward(x, ids, gates), alone)
+    experts = RoutedExperts(layout, arena.addresses, isa=isa, activation=activation)
+    for t in range(len(x)):
+        row = slice(t, t + 1)
+        np.testing.assert_array_equal(experts.forward(x[row], ids[row], gates[row]), alone[row])
+
+
+def test_numba_equals_generic_in_int8():
+    """The header fixes every operation of int8 mode, so the two give the same bits."""
+    if "generic" not in ISAS:
+        return  # an install without a C++ compiler has nothing to compare
+    for hidden, intermediate, num_tokens in ((256, 128, 1), (100, 70, 6), (7168, 64, 2)):
+        layout = ExpertLayout(hidden, intermediate, "int4_g32")
+        arena = random_arena(layout, 4, seed=hidden)
+        x, ids, gates = random_step(np.random.default_rng(5), num_tokens, 2, 4, hidden)
+        x *= np.float32(30)
+        results = [
+            RoutedExperts(layout, arena.addresses, isa=isa, activation="int8").forward(x, ids, gates)
+            for isa in ("numba", "generic")
+        ]
+        np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("nibble", [0, 8, 15])
+def test_extremes_do_not_overflow(isa, nibble):
+    """Every q at -8, 0 or 7 against every activation at +-127: the largest integer sums there are."""
+    layout = ExpertLayout(128, 64, "int4_g32")
+    word = np.uint32(0x11111111 * nibble).view(np.int32)
+    one = np.uint16(0x3F80)
+    sources = [(np.full((r, c // 8), word), np.full((r, c // 32), one)) for r, c in layout.shapes]
+    with ExpertArena(layout, 1) as arena:
+        layout.pack_expert(arena[0], *sources)
+        for sign in (1.0, -1.0):
+            x = np.full((1, 128), sign * 127 * 2.0**-12, np.float32)
+            experts = RoutedExperts(layout, arena.addresses, isa=isa, activation="int8")
+            y = experts.forward(x, np.zeros((1, 1), np.uint16), np.ones((1, 1), np.float32))
+            gate = (nibble - 8) * 128 * float(x[0, 0])
+            hidden = gate / (1 + np.exp(-gate)) * gate
+            np.testing.assert_allclose(y, (nibble - 8) * 64 * hidden, rtol=1e-5)
+        del experts
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_counters_unrouted_and_empty(isa):
+    layout = ExpertLayout(64, 32, "float32")
+    arena = random_arena(layout, 4, seed=1)
+    experts = RoutedExperts(layout, arena.addresses, isa=isa)
+    x = np.ones((2, 64), np.float32)
+    nobody = np.full((2, 3), NO_EXPERT, np.uint16)
+    np.testing.assert_array_equal(experts.forward(x, nobody, np.ones((2, 3), np.float32)), np.zeros((2, 64)))
+    assert experts.bytes_read == 0
+    assert experts.forward(x[:0], nobody[:0], np.ones((0, 3), np.float32)).shape == (0, 64)
+    ids = np.array([[1, 1, NO_EXPERT], [1, 3, NO_EXPERT]])
+    out = np.empty((2, 64), np.float32)
+    assert experts.forward(x, ids, np.ones((2, 3)), out=out) is out
+    assert relative_error(out, reference_experts(x, ids, np.ones((2, 3)), arena, layout)) < TOLERANCES["float32", "f32"]
+    assert experts.bytes_read == 2 * layout.expert_bytes
+    assert experts.seconds > 0
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(("weight_format", "activation"), MODES)
+def test_nan_reaches_the_output(isa, bad, weight_format, activation):
+    layout = ExpertLayout(64, 32, weight_format)
+    arena = random_arena(layout, 2, seed=1)
+    x = np.ones((2, 64), np.float32)
+    x[0, 5] = bad
+    experts = RoutedExperts(layout, arena.addresses, isa=isa, activation=activation)
+    y = experts.forward(x, np.zeros((2, 1), np.uint16), np.ones((2, 1), np.float32))
+    assert not np.isfinite(y[0]).any()
+    assert np.isfinite(y[1]).all()
+
+
+def test_wrong_input_names_what_was_expected():
+    layout = ExpertLayout(64, 32, "int4_g32")
+    arena = random_arena(layout, 2, seed=1)
+    experts = RoutedExperts(layout, arena.addresses)
+    x, gates = np.ones((1, 64), np.float32), np.ones((1, 1), np.float32)
+    with pytest.raises(ValueError, match=r"expert_ids of token 0: expected 0..1 or 65535 .* got \[2\]"):
+        experts.forward(x, np.array([[2]]), gates)
+    experts.forward(x, np.array([[1]]), gates)
+    with pytest.raises(ValueError, match=r"expected x \[T, 64\]"):
+        experts.forward(x[:, :60], np.array([[1]]), gates)
+    with pytest.raises(ValueError, match="expected integers"):
+        experts.forward(x, np.array([[1.0]]), gates)
+    with pytest.raises(ValueError, match="expected one of int8, bf16; got 'f32'"):
+        RoutedExperts(layout, arena.addresses, activation="f32")
+    with pytest.raises(ValueError, match="multiples of 64"):
+        RoutedExperts(layout, arena.addresses + 1)

@@ -1,0 +1,188 @@
+"""What must hold of every policy: capacity, pins, determinism, no policy beats MIN with bypass; the contract."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import njit
+
+from moelab.policies import POLICIES, Policy
+from moelab.policies.contract import RULES, PolicyContractError
+from moelab.policies.policy import PolicyState
+from moelab.policies.requests import Requests
+from moelab.policies.signature import DECIDE_ARGUMENTS
+from moelab.simulator.simulate import simulate
+from tests.seeded_traces import plan_for, seeded_trace, trace_of_sets
+
+ONLINE = sorted(name for name, policy in POLICIES.items() if not policy.needs_next_use)
+
+
+def sets_of(trace):
+    requests = Requests.of_trace(trace)
+    return [requests.experts[a:b].tolist() for a, b in zip(requests.offsets, requests.offsets[1:], strict=False)]
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), slots=st.integers(0, 12), is_global=st.booleans(), batch=st.integers(1, 3))
+def test_log_obeys_the_rules(policy, seed, slots, is_global, batch):
+    """Replays the log independently: hit iff resident before, victims resident and unused, capacity kept."""
+    trace = seeded_trace(seed, batch=batch)
+    capacity = {"slots": 3 * slots} if is_global else {"slots_per_layer": slots}
+    result = simulate(trace, plan_for(trace, policy, **capacity), log=True, progress=False)
+    again = simulate(trace, plan_for(trace, policy, **capacity), log=True, progress=False)
+    assert np.array_equal(result.log, again.log)
+    assert result.state == again.state
+    residents = set()
+    log = result.log.tolist()
+    counts = result.counts.reshape(-1, result.counts.shape[-1])
+    for clock, used in enumerate(sets_of(trace)):
+        layer = clock % 3
+        assert counts[clock, 0] == sum((layer, e) in residents for e in used)
+        while log and log[0][0] == clock:
+            _, kind, of_layer, expert, _ = log.pop(0)
+            if kind == 1:
+                assert (of_layer, expert) in residents
+                assert of_layer != layer or expert not in used
+                residents.remove((of_layer, expert))
+            else:
+                assert (of_layer, expert) not in residents
+                residents.add((of_layer, expert))
+        if is_global:
+            assert len(residents) <= 3 * slots
+        else:
+            assert all(sum(key[0] == each for key in residents) <= slots for each in range(3))
+
+
+@pytest.mark.parametrize("policy", ONLINE)
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), slots=st.integers(1, 12), is_global=st.booleans())
+def test_no_policy_beats_min_with_bypass(policy, seed, slots, is_global):
+    trace = seeded_trace(seed, batch=2)
+    capacity = {"slots": 3 * slots} if is_global else {"slots_per_layer": slots}
+    online = simulate(trace, plan_for(trace, policy, **capacity), progress=False)
+    oracle = simulate(trace, plan_for(trace, "min_bypass", **capacity), progress=False)
+    assert online.hits <= oracle.hits
+
+
+def best_hits(sets, slots):
+    """Most distinct hits that any admissions with bypass and pins reach: all states, one pool."""
+    best = {frozenset(): 0}
+    for used in map(frozenset, sets):
+        after = {}
+        for cached, hits in best.items():
+            hits += len(cached & used)
+            kept_options = subsets(cached - used)
+            for admitted in subsets(used - cached):
+                for kept in kept_options:
+                    now = (cached & used) | admitted | kept
+                    if len(now) <= slots and after.get(now, -1) < hits:
+                        after[now] = hits
+        best = after
+    return max(best.values())
+
+
+def subsets(items):
+    out = [frozenset()]
+    for item in items:
+        out += [s | {item} for s in out]
+    return out
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    sets=st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True), min_size=1, max_size=9),
+    slots=st.integers(1, 4),
+)
+def test_min_bypass_is_optimal(sets, slots):
+    trace = trace_of_sets(sets, num_experts=5)
+    result = simulate(trace, plan_for(trace, "min_bypass", slots_per_layer=slots), progress=False)
+    assert result.hits == best_hits(sets, slots)
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_snapshot_is_independent_and_equal(policy):
+    trace = seeded_trace(3)
+    requests = Requests.of_trace(trace)
+    state = PolicyState.of_plan(plan_for(trace, policy, slots_per_layer=4), POLICIES[policy], requests.first_use)
+    snapshot = state.copy()
+    assert snapshot == state
+    snapshot.resident[0, 0] = 1
+    assert snapshot != state
+    assert state.resident[0, 0] == 0
+
+
+def test_signature_has_the_agreed_arguments():
+    assert list(DECIDE_ARGUMENTS)[:5] == ["clock", "step", "layer", "flags", "experts"]
+    assert len(DECIDE_ARGUMENTS) == 23
+
+
+@njit
+def break_rule(
+    clock, step, layer, flags, experts, token_counts, gate_sums, next_use, candidate_scores, stale_experts, resident,
+    expert_bytes, free_slots, free_bytes, upload_budget, float_parameters, int_parameters, float_state, int_state,
+    admit, evict, prefetch, num_out,
+):  # fmt: skip
+    """Breaks one rule at request 1 of the trace {0,1} {0,2}; expert 0 resident, expert 3 pinned by the plan."""
+    num_out[:] = 0
+    if clock != 1:
+        return
+    rule = int_parameters[0]
+    if rule == 1:
+        num_out[1] = len(evict) + 1
+    if rule in (2, 3, 4, 9):
+        evict[0, 0] = 0
+        evict[0, 1] = 1 if rule == 2 else 0 if rule == 3 else 3 if rule == 4 else 77
+        num_out[1] = 1
+    if rule in (5, 6, 7):
+        admit[0, 0] = 1 if rule == 5 else 0 if rule == 6 else 2
+        admit[0, 1] = 5 if rule == 7 else 0
+        num_out[0] = 1
+    if rule in (8, 10):
+        for i in range(2 if rule == 8 else 4):
+            prefetch[i, 0] = 0
+            prefetch[i, 1] = 1 + i if rule == 8 else 4 + i
+            prefetch[i, 2] = 0
+        num_out[2] = 2 if rule == 8 else 4
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_broken_policy_is_named_with_the_rule(rule):
+    trace = trace_of_sets([[0, 1], [0, 2]], num_experts=8)
+    plan = plan_for(
+        trace, "static", slots_per_layer=3, resident=[(0, 0), (0, 3)], pinned=[(0, 3)], upload_budget=3,
+        parameters={"rule": rule},
+    )  # fmt: skip
+    broken = Policy(name="broken", decide=break_rule, reference="none", parameters={"rule": 0})
+    with pytest.raises(PolicyContractError) as raised:
+        simulate(trace, plan, policy=broken, progress=False)
+    text = str(raised.value)
+    assert "policy broken broke the contract at request 1 (step 1, layer 0)" in text
+    assert RULES[rule] in text
+
+
+def test_unknown_parameter_and_lost_home_are_refused():
+    trace = seeded_trace()
+    with pytest.raises(ValueError, match="policy lru got parameters ways, expected some of overflow"):
+        simulate(trace, plan_for(trace, "lru", slots_per_layer=2, parameters={"ways": 2}))
+    plan = plan_for(trace, "lru", slots_per_layer=2).model_copy(update={"keep_home": False})
+    with pytest.raises(ValueError, match="keep_home is false"):
+        simulate(trace, plan)
+    with pytest.raises(ValueError, match="placements exceed the capacity of fast0 by 1 slots"):
+        simulate(trace, plan_for(trace, "lru", slots_per_layer=1, resident=[(0, 1), (0, 2)]))
+
+
+def test_libcachesim_counts_the_same_lru_hits():
+    """Streams of single-expert requests in one global pool, where the definitions coincide."""
+    lcs = pytest.importorskip("libcachesim", reason="libcachesim is not installed")
+    trace = seeded_trace(5, num_layers=1, num_experts=40, top_k=1, num_requests=1, prefill_tokens=0, decode_tokens=3000)
+    stream = trace.experts[:, 0, 0].tolist()
+    for slots in (1, 3, 10, 25, 40):
+        cache = lcs.LRU(cache_size=slots)
+        hits = 0
+        for expert in stream:
+            request = lcs.Request()
+            request.obj_id, request.obj_size = expert, 1
+            hits += cache.get(request)
+        ours = simulate(trace, plan_for(trace, "lru", slots=slots), progress=False)
+        assert ours.hits == hits

@@ -1,0 +1,154 @@
+"""Replay end to end on nano: every field of both rows, the prediction stored first, the door's JSON."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import moelab
+from moelab.domain.machine import Machine, NumaNode
+from moelab.domain.trace import Phase
+from moelab.replay import run as run_module
+from moelab.replay.uniform import uniform_trace
+
+SMALL = "olmoe-1b-7b"  # 3.5 MB an expert: small enough for a test, far over the cache in sum
+
+
+@pytest.fixture(scope="module")
+def decode():
+    return moelab.open_trace(moelab.shipped("nano/capture")).load(phase=Phase.DECODE)
+
+
+@pytest.fixture(scope="module")
+def machine():
+    """A machine that was never measured here: the prediction must come from it, not from the run."""
+    cores = tuple(range(2))
+    node = NumaNode(name="node0", cores=cores, memory_bytes=2**34, read_gb_per_s={2: 10.0})
+    return Machine(
+        name="paper", source="calibration", nodes=(node,), last_level_cache_bytes=32 << 20, layer_overhead_s=1e-4,
+        kernel_efficiency={"numba/int4_g32/int8": 0.5},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def result(decode, machine):
+    order = []
+    result = moelab.replay(
+        decode, machine=machine, expert_shape=SMALL, tokens=48, isa="numba", progress=False,
+        on_prediction=lambda name, prediction: order.append((name, prediction)),
+    )  # fmt: skip
+    return result, order
+
+
+def test_two_rows_with_every_field(result):
+    own, shape = result[0].rows
+    assert (own.name, shape.name) == ("own", "expert_shape")
+    assert own.cache_resident
+    assert own.percent_of_read_limit is None
+    assert not own.synthetic_weights
+    assert shape.synthetic_weights
+    assert not shape.cache_resident
+    assert shape.percent_of_read_limit > 5
+    for row in (own, shape):
+        assert row.layers_run == row.layers_of_model == 6
+        assert row.isa == "numba"
+        assert row.activation == "int8"
+        assert 0 < row.max_relative_error < row.relative_error_tolerance
+        assert row.measured_ms_per_token > 0
+        assert row.peak_memory_bytes > row.weights_bytes
+        np.testing.assert_allclose(row.measured_tok_per_s * row.measured_ms_per_token, 1e3)
+        assert row.tokens >= 16
+
+
+def test_executed_bytes_follow_from_the_routing(result, decode):
+    """One sequence, top-4, no repeats: every layer-step reads exactly four experts."""
+    for row in result[0].rows:
+        assert row.executed_reads_per_layer_step == 4
+        rate = row.gb_per_s_per_node[0] * 1e9
+        bytes_per_token = row.layers_run * 4 * row.expert_bytes
+        np.testing.assert_allclose(row.measured_ms_per_token, 1e3 * bytes_per_token / rate, rtol=0.05)
+
+
+def test_simulated_tier_is_the_simulators(result, decode):
+    from moelab.replay.planned import plan_for
+
+    simulated = moelab.simulate(decode, plan_for(decode))
+    for row in result[0].rows:
+        assert row.hit_rate_per_request == simulated.hit_rate_per_request
+        assert row.reads_per_layer_step == simulated.reads_per_layer_step
+
+
+def test_prediction_is_made_before_and_only_the_limit_rescales_it(result, machine):
+    replayed, order = result
+    assert [name for name, _ in order] == ["own", "expert_shape"]
+    row = replayed.rows[1]
+    expected = row.layers_run * 4 * row.expert_bytes / (10.0e9 * 0.5) + row.layers_run * 1e-4
+    np.testing.assert_allclose(row.predicted_ms_per_token_stored, 1e3 * expected, rtol=1e-9)
+    rescaled = row.layers_run * 4 * row.expert_bytes / (row.read_limit_gb_per_s * 1e9 * 0.5) + row.layers_run * 1e-4
+    np.testing.assert_allclose(row.predicted_ms_per_token, 1e3 * rescaled, rtol=1e-9)
+    assert order[1][1].ms_per_token() == row.predicted_ms_per_token_stored
+
+
+def test_report_is_one_file_with_pictures(result, decode, tmp_path):
+    from moelab.replay.planned import plan_for
+
+    path = moelab.report(result[0], decode, plan_for(decode), tmp_path / "report.html")
+    page = path.read_text()
+    assert page.count("class=\"plotly-graph-div\"") == 3
+    assert "measured ms/token" in page
+    for outside in ('src="http', "src='http", 'href="http'):
+        assert outside not in page
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_frame_and_texts(result):
+    frame = result[0].to_frame()
+    assert list(frame["name"]) == ["own", "expert_shape"]
+    text = repr(result[0])
+    assert "cache_resident: no percentage" in text
+    assert "(b) olmoe-1b-7b shape" in text
+    assert "<table>" in result[0]._repr_html_()
+
+
+def test_too_little_memory_is_said_before_anything_is_filled(decode, machine, monkeypatch):
+    class Tiny:
+        available = 100 << 20
+
+    monkeypatch.setattr(run_module.psutil, "virtual_memory", lambda: Tiny)
+    with pytest.raises(MemoryError, match="half of the free memory"):
+        moelab.replay(decode, machine=machine, expert_shape="kimi-k2.6", tokens=8, progress=False)
+
+
+def test_uniform_routing_is_marked_and_even():
+    trace = uniform_trace(SMALL, num_tokens=400, seed=3)
+    assert trace.header.synthetic
+    np.testing.assert_array_equal(trace.experts, uniform_trace(SMALL, num_tokens=400, seed=3).experts)
+    for token in (0, 17):
+        for layer in (0, 5):
+            assert len(set(trace.experts[token, layer])) == trace.header.top_k
+    loads = trace.loads()
+    mean = 400 * trace.header.top_k / trace.header.num_experts
+    assert loads.sum() == trace.experts.size
+    assert abs(loads - mean).max() < 6 * np.sqrt(mean)
+
+
+def test_json_of_the_command(machine, tmp_path):
+    machine.save(tmp_path / "machine.json")
+    done = subprocess.run(
+        [sys.executable, "-m", "moelab", "replay", "--expert-shape", "own", "--tokens", "8", "--isa", "numba", "--json",
+         "--machine", str(tmp_path / "machine.json")],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    wanted = """name expert_shape predicted_ms_per_token_stored predicted_ms_per_token predicted_tok_per_s
+        measured_ms_per_token measured_tok_per_s gb_per_s_per_node read_limit_gb_per_s percent_of_read_limit
+        reads_per_layer_step hit_rate_per_routing hit_rate_per_request uploads_per_layer_step isa activation
+        virtual_nodes cache_resident synthetic_weights layers_run layers_of_model tokens trace plan peak_memory_bytes
+        max_relative_error""".split()
+    assert set(wanted) <= set(row)
+    assert row["percent_of_read_limit"] is None
+    assert isinstance(row["gb_per_s_per_node"], list)
+    assert row["layers_of_model"] == 6

@@ -1,0 +1,191 @@
+"""simulate: accountings, phases, bytes, prediction, log across pages, and what it refuses."""
+
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+from moelab.domain.machine import Machine, NumaNode
+from moelab.domain.plan import FastTier, Placements
+from moelab.policies.requests import Requests
+from moelab.simulator.simulate import home_bytes, simulate
+from tests.seeded_traces import plan_for, seeded_trace, trace_of_sets
+
+
+def machine(**changes):
+    node = NumaNode(name="node0", cores=(0, 1), memory_bytes=2**30, read_gb_per_s={1: 10.0, 2: 20.0})
+    return Machine(name="paper", source="preset", nodes=(node,), layer_overhead_s=1e-6, **changes)
+
+
+def test_no_fast_tier_reads_everything_from_home():
+    trace = seeded_trace(2, batch=2)
+    result = simulate(trace, plan_for(trace))
+    distinct = len(Requests.of_trace(trace).experts)
+    assert result.hit_rate_per_routing == 0
+    assert result.hit_rate_per_request == 0
+    assert result.misses == distinct
+    assert result.bytes_of_node == {"node0": 1000.0 * distinct}
+    assert result.bytes_of_link == {}
+
+
+def test_two_accountings_differ_where_tokens_share_an_expert():
+    """One step of two tokens, {0,1} and {0,2}, expert 0 resident: 2 of 4 routings, 1 of 3 distinct."""
+    trace = trace_of_sets([[0, 1], [0, 2]], num_experts=3)
+    object.__setattr__(trace.tokens, "step", np.zeros(2, np.int64))
+    result = simulate(trace, plan_for(trace, slots_per_layer=1, resident=[(0, 0)]))
+    assert result.hit_rate_per_routing == 2 / 4
+    assert result.hit_rate_per_request == 1 / 3
+    assert result.reads_per_layer_step == 2
+    assert result.num_layer_steps == 1
+
+
+def test_phases_add_up_and_can_be_chosen():
+    trace = seeded_trace(4, batch=2)
+    plan = plan_for(trace, "lru", slots_per_layer=4)
+    everything = simulate(trace, plan)
+    prefill, decode = everything.of_phase("prefill"), simulate(trace, plan, phase="decode")
+    for name in ("hits", "misses", "uploads", "evictions", "routings", "num_tokens", "num_layer_steps"):
+        assert getattr(prefill, name) + getattr(decode, name) == getattr(everything, name)
+    assert prefill.bytes_of_node["node0"] + decode.bytes_of_node["node0"] == everything.bytes_of_node["node0"]
+    frame = everything.to_frame()
+    assert set(frame.phase) == {"prefill", "decode"}
+    assert frame.distinct_misses.sum() == everything.misses
+    assert set(decode.to_frame().phase) == {"decode"}
+    assert everything.hits + everything.misses == len(Requests.of_trace(trace).experts)
+    with pytest.raises(ValueError, match="phase is 'warm', expected one of prefill, decode, mixed"):
+        simulate(trace, plan, phase="warm")
+
+
+def test_phase_that_does_not_occur_has_no_rates():
+    trace = seeded_trace(4, prefill_tokens=0)
+    result = simulate(trace, plan_for(trace), phase="prefill")
+    assert result.hit_rate_per_routing is None
+    assert result.reads_per_layer_step is None
+    assert "none" in repr(result)
+
+
+def test_bytes_are_misses_plus_the_source_of_every_copy():
+    trace = seeded_trace(6, expert_bytes=(100, 200, 300))
+    plan = plan_for(trace, "lru", slots_per_layer=4)
+    result = simulate(trace, plan)
+    by_layer = result.to_frame().groupby("layer")[["distinct_misses", "uploads"]].sum()
+    size = np.array([100, 200, 300])
+    assert result.bytes_of_link == {"fast0": float((by_layer.uploads * size).sum())}
+    assert result.bytes_of_node == {"node0": float(((by_layer.uploads + by_layer.distinct_misses) * size).sum())}
+    reads = (result.misses + result.uploads) / result.num_layer_steps
+    assert result.reads_per_layer_step == reads
+
+
+def test_prediction_is_bytes_over_rate_plus_overhead():
+    trace = seeded_trace(6)
+    result = simulate(trace, plan_for(trace), machine(), phase="decode", efficiency=0.5)
+    seconds = result.bytes_of_node["node0"] / (20e9 * 0.5) + result.num_layer_steps * 1e-6
+    assert result.predicted["predicted_ms_per_token"] == pytest.approx(1e3 * seconds / result.num_tokens)
+    assert "predicted_tok_per_s" in result.summary()
+    assert result.of_phase("prefill").predicted is None
+
+
+def test_home_bytes_split_pieces_and_replicas():
+    """Expert 0 whole on node0; expert 1 in halves on both nodes; expert 2 replicated on both."""
+    trace = trace_of_sets([[0, 1], [2]], num_experts=3)
+    plan = plan_for(trace, expert_bytes=(1000,))
+    plan = plan.model_copy(
+        update={
+            "tiers": ("node0", "node1"),
+            "placements": Placements(
+                layer=(0,) * 5,
+                expert=(0, 1, 1, 2, 2),
+                start=(0, 0, 1, 0, 0),
+                stop=(2, 1, 2, 2, 2),
+                tier=(0, 0, 1, 0, 1),
+            ),
+            "format_of_tier": {t: plan.format_of_tier["node0"] for t in ("node0", "node1")},
+        }
+    )
+    assert home_bytes(plan)[:, 0].tolist() == [[1000, 500, 500], [0, 500, 500]]
+    result = simulate(trace, plan)
+    assert result.bytes_of_node == {"node0": 2000.0, "node1": 1000.0}
+    with pytest.raises(ValueError, match="plan uses node0, node1; the cost model predicts plans on one node"):
+        simulate(trace, plan, machine())
+
+
+def test_log_over_several_pages_equals_one_page(monkeypatch):
+    module = import_module("moelab.simulator.simulate")  # the package's attribute is the function
+    trace = seeded_trace(8, num_requests=6)
+    plan = plan_for(trace, "lru", slots_per_layer=4)
+    whole = simulate(trace, plan, log=True)
+    monkeypatch.setattr(module, "_LOG_ROWS", 3)
+    monkeypatch.setattr(module, "_CHUNK", 7)
+    pages = simulate(trace, plan, log=True)
+    assert np.array_equal(whole.log, pages.log)
+    assert whole.state == pages.state
+    assert len(whole.log_frame()) == whole.uploads + whole.evictions
+    with pytest.raises(ValueError, match="simulate with log=True"):
+        simulate(trace, plan).log_frame()
+
+
+def test_same_run_twice_is_identical_and_the_plan_is_not_touched():
+    trace = seeded_trace(9)
+    plan = plan_for(trace, "lru", slots=10, resident=[(0, 1), (2, 5)])
+    before = plan.model_dump_json()
+    first, second = simulate(trace, plan), simulate(trace, plan)
+    assert first.state == second.state
+    assert np.array_equal(first.counts, second.counts)
+    assert plan.model_dump_json() == before
+
+
+def test_recorded_scores_and_stale_gates_reach_the_policy():
+    """A spy policy adds up what it is shown; the sums are those of the trace."""
+    from numba import njit
+
+    from moelab.policies import Policy
+
+    @njit
+    def spy(
+        clock, step, layer, flags, experts, token_counts, gate_sums, next_use, candidate_scores, stale_experts,
+        resident, expert_bytes, free_slots, free_bytes, upload_budget, float_parameters, int_parameters, float_state,
+        int_state, admit, evict, prefetch, num_out,
+    ):  # fmt: skip
+        """Sums scores and counts stale experts; decides nothing."""
+        num_out[:] = 0
+        float_state[0] += candidate_scores.sum()
+        int_state[0] += len(stale_experts)
+
+    def two_sums(setup):
+        return np.zeros(1), np.zeros(1, np.int64)
+
+    trace = seeded_trace(1, batch=2)
+    num_tokens, num_layers, _ = trace.shape
+    rng = np.random.default_rng(0)
+    trace.extras["candidate_scores"] = rng.integers(0, 8, (num_tokens, num_layers, 12)).astype(np.float16)
+    trace.extras["stale_gate_experts"] = trace.experts
+    result = simulate(trace, plan_for(trace), policy=Policy("spy", spy, "none", {}, two_sums))
+    requests = Requests.of_trace(trace)
+    assert result.state.float_state[0] == trace.extras["candidate_scores"].sum(dtype=np.float64)
+    assert result.state.int_state[0] == requests.set_sizes[:, 1:].sum()
+
+
+def test_refusals_name_what_does_not_fit():
+    trace = seeded_trace(1)
+    other = plan_for(seeded_trace(1, num_layers=2))
+    with pytest.raises(ValueError, match=r"plan is for seeded \(2 x 12\); trace is seeded \(3 x 12\)"):
+        simulate(trace, other)
+    plan = plan_for(trace, "lru", slots_per_layer=2)
+    with pytest.raises(ValueError, match="plan asks for policy clock9, expected one of static, lru, min_bypass"):
+        simulate(trace, plan_for(trace, "clock9", slots_per_layer=2))
+    two = plan.model_copy(update={"fast_tiers": (*plan.fast_tiers, FastTier(tier="fast1", slots=3))})
+    with pytest.raises(ValueError, match="fast0, fast1; simulate runs one"):
+        simulate(trace, two)
+    blank = machine().model_copy(update={"nodes": (NumaNode(name="node0", cores=(0,), memory_bytes=1),)})
+    with pytest.raises(ValueError, match="has no read rate"):
+        simulate(trace, plan, blank)
+    unknown = plan_for(trace, expert_bytes=(0, 0, 0))
+    with pytest.raises(ValueError, match="0 bytes for the experts at home"):
+        simulate(trace, unknown, machine())
+
+
+def test_results_show_themselves():
+    trace = seeded_trace(1)
+    result = simulate(trace, plan_for(trace, "lru", slots_per_layer=2))
+    assert "hit_rate_per_request" in result._repr_html_()
+    assert "synthetic" in repr(result)

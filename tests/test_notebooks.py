@@ -1,0 +1,53 @@
+"""Every notebook runs from top to bottom; they are thin and stored without outputs."""
+
+import ast
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_stored_without_outputs(path):
+    for cell in code_cells(path):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_thin(path):
+    cells = code_cells(path)
+    assert len(cells) <= 15
+    for cell in cells:
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef), "belongs in moelab"
+    first = nbformat.read(path, as_version=4).cells[0]
+    assert "**Question:**" in first.source
+    last = nbformat.read(path, as_version=4).cells[-1]
+    assert "What to try next" in last.source
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_runs(path, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
+    started = time.perf_counter()
+    client.execute()
+    seconds = time.perf_counter() - started
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error"
+    text = " ".join(str(o) for cell in notebook.cells for o in cell.get("outputs", []))
+    assert "measured ms/token" in text
+    print(f"{path.stem}: {seconds:.0f} s")
+    nbformat.write(notebook, tmp_path / "executed.ipynb")
+    assert (tmp_path / "executed.ipynb").stat().st_size < 1_000_000, "bundled JavaScript in the outputs"
