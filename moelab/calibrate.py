@@ -1,4 +1,4 @@
-"""Measures this machine: the quick probe that every command falls back on. Floor 4.
+"""Measures this machine: the quick probe that every command falls back on. Floor 3.
 
 Knows how to fill a ``Machine`` with a read rate, the kernels' efficiency and the overhead of a layer
 call, in a few seconds. Where a calibration wrote ``machine.json`` into the user's cache folder, that

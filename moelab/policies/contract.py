@@ -154,7 +154,7 @@ def apply_decision(
 
 
 @njit(cache=True)
-def _only_used(each, free_slots, layer, resident, pinned):
+def _only_used(tier, free_slots, layer, resident, pinned):
     """Does the overflowing pool of this layer hold nothing but experts of this request (and pinned ones)?"""
     first, last = (layer, layer + 1) if free_slots.shape[1] > 1 else (0, resident.shape[0])
     for of_layer in range(first, last):
