@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from moelab.bench.result import BenchResult
 from moelab.kernels import ExpertArena, ExpertLayout, Pool, RoutedExperts, isa_table, read_limit, read_once
 from moelab.kernels.generated import fill_expert
 from moelab.kernels.job import Activation
@@ -38,9 +39,6 @@ class KernelRow:
     percent_first_quartile: float
     percent_third_quartile: float
     num_steps: int
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def bench_kernels(
@@ -124,17 +122,9 @@ def _paired(
     return rows
 
 
-def format_rows(rows: Sequence[KernelRow]) -> str:
-    """The rows as a plain text table."""
-    lines = ["isa      act   threads   ms/layer    GB/s  read GB/s   % of limit (quartiles)  steps  read loop"]
-    for r in rows:
-        quartiles = f"{r.percent_of_read_limit:.0f} ({r.percent_first_quartile:.0f}..{r.percent_third_quartile:.0f})"
-        lines.append(
-            f"{r.isa:8} {r.activation:5} {r.num_threads:7} {r.forward_ms:10.2f} {r.gb_per_s:7.1f} "
-            f"{r.read_gb_per_s:10.1f}   {quartiles:22} {r.num_steps:6}  {r.read_loop}"
-        )
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(format_rows(bench_kernels()))
+def run(seconds: float = 4.0) -> BenchResult:
+    """``moelab bench kernels``: ``seconds`` of stepping for each thread count and mode."""
+    rows = bench_kernels(seconds)
+    shape = f"{HIDDEN_SIZE} x {INTERMEDIATE_SIZE}, top-{TOP_K}, int4, batch 1"
+    title = f"expert layers of {shape}, beside a read of as many bytes"
+    return BenchResult(title, [asdict(row) for row in rows])

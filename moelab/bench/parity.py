@@ -1,6 +1,6 @@
 """Parity: greedy text of the engine beside transformers in float32, token by token.
 
-`python -m moelab.bench.parity [MODEL]` prints one row per activation mode. Every token that the engine
+`moelab bench parity` prints one row per activation mode. Every token that the engine
 chose is fed to transformers (teacher forcing, so one difference does not make all later ones), whose
 model holds the dequantised weights, unpacked by `compressed-tensors`, not by us. A difference is
 allowed only where transformers' own margin (its best logit minus that of the engine's token) is under
@@ -11,24 +11,21 @@ It does not know speed. Floor 6; extra `[test]` (transformers, compressed-tensor
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from moelab.bench.result import BenchResult
 from moelab.engine.engine import Engine, load
 from moelab.engine.prompts import Prompt, read_prompts
-
-if TYPE_CHECKING:
-    import pandas as pd
+from moelab.store import shipped
 
 # Top-2 margin (logits) under which a mode may choose otherwise: about 100 times its median logit error on nano,
 # the size of an error where a near tie in a router falls the other way.
 EPSILON = {"f32": 1e-3, "bf16": 0.1, "int8": 0.3}
-NANO = Path(__file__).resolve().parents[2] / "traces" / "nano"
 
 
 @dataclass(frozen=True)
@@ -45,25 +42,6 @@ class ParityRow:
     largest_margin_of_a_difference: float
     median_logit_error: float
     largest_logit_error: float
-
-
-@dataclass(frozen=True)
-class ParityTable:
-    """All modes that were run."""
-
-    model: str
-    rows: tuple[ParityRow, ...]
-
-    def to_frame(self) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.DataFrame([asdict(row) for row in self.rows])
-
-    def __repr__(self) -> str:
-        return f"{self.model} against transformers, float32, greedy\n{self.to_frame().to_string(index=False)}"
-
-    def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html(index=False))
 
 
 def transformers_twin(model_dir: Path) -> Any:
@@ -141,13 +119,13 @@ def compare(engine: Engine, twin: Any, prompts: Sequence[Prompt], num_tokens: in
 
 
 def parity(
-    model_dir: Path = NANO / "model",
-    prompts_file: Path = NANO / "prompts.jsonl",
+    model_dir: Path,
+    prompts_file: Path,
     num_tokens: int = 1000,
     activations: Sequence[Any] = ("f32", "bf16", "int8"),
     num_prompts: int = 20,
-) -> ParityTable:
-    """The table; prompts are taken evenly from the file."""
+) -> list[ParityRow]:
+    """One row for each mode; prompts are taken evenly from the file."""
     prompts = read_prompts(prompts_file)
     prompts = prompts[:: max(1, len(prompts) // num_prompts)][:num_prompts]
     twin = transformers_twin(model_dir)
@@ -155,8 +133,10 @@ def parity(
     for activation in activations:
         with load(model_dir, activation=activation, device="cpu", dense_dtype="float32") as engine:
             rows.append(compare(engine, twin, prompts, num_tokens))
-    return ParityTable(engine.name, tuple(rows))
+    return rows
 
 
-if __name__ == "__main__":
-    print(parity(Path(sys.argv[1]) if len(sys.argv) > 1 else NANO / "model"))
+def run(seconds: float = 0.0) -> BenchResult:
+    """``moelab bench parity``: nano in every mode; takes about five minutes whatever ``seconds`` says."""
+    rows = parity(shipped("nano/model"), shipped("nano/prompts.jsonl"))
+    return BenchResult("nano against transformers, float32, greedy", [asdict(row) for row in rows])

@@ -1,6 +1,6 @@
 """Cost of recording: decode steps with and without the recorder, interleaved step by step.
 
-`python -m moelab.bench.recording [MODEL]`. Steps go in pairs, one recorded and one not, in random order,
+`moelab bench recording`. Steps go in pairs, one recorded and one not, in random order,
 at the same cache length to within one token, so that other load on the machine falls on both. Reported:
 the median of the paired differences over the median unrecorded step, with a bootstrap interval, for
 wall time and for the CPU time of the calling thread (what other processes cannot disturb). The gate of
@@ -9,23 +9,20 @@ the project is 3 % on nano. Floor 6.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from moelab.bench.parity import NANO
+from moelab.bench.result import BenchResult
 from moelab.domain.trace import Phase
 from moelab.engine.engine import Engine, load
 from moelab.engine.recorder import Recorder, header_of
 from moelab.engine.sampling import Sampling
-from moelab.store.writer import TraceWriter
+from moelab.store import TraceWriter, shipped
 
 GATE_PERCENT = 3.0
 RESTART_AT = 400  # cache length at which a sequence starts again
@@ -46,18 +43,6 @@ class RecordingCost:
     overhead_percent: float
     interval_percent: tuple[float, float]
     wall_overhead_percent: float
-
-    def __repr__(self) -> str:
-        return "RecordingCost\n" + "\n".join(f"  {name}: {value}" for name, value in asdict(self).items())
-
-    def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th>{escape(n)}</th><td>{escape(str(v))}</td></tr>" for n, v in asdict(self).items())
-        return f"<table><caption>Cost of recording, gate {GATE_PERCENT} %</caption>{rows}</table>"
-
-    def to_frame(self) -> Any:
-        import pandas as pd
-
-        return pd.DataFrame([asdict(self)])
 
 
 def recording_cost(
@@ -110,8 +95,12 @@ def recording_cost(
     )
 
 
-if __name__ == "__main__":
-    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else NANO / "model"
-    with load(directory) as loaded:
-        for size, disk in ((1, False), (1, True), (8, False)):
-            print(recording_cost(loaded, batch_size=size, to_disk=disk))
+def run(seconds: float = 30.0) -> BenchResult:
+    """``moelab bench recording``: on nano, in memory and to disk, one sequence and eight."""
+    cases = ((1, False), (1, True), (8, False))
+    with load(shipped("nano/model")) as engine:
+        pilot = recording_cost(engine, num_pairs=40)
+        pairs = max(100, int(1e3 * seconds / len(cases) / (2 * pilot.step_ms)))
+        costs = [recording_cost(engine, pairs, batch_size, to_disk) for batch_size, to_disk in cases]
+    title = f"cost of recording a decode step of nano, paired steps, gate {GATE_PERCENT} %"
+    return BenchResult(title, [asdict(cost) for cost in costs])

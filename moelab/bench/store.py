@@ -1,4 +1,4 @@
-"""Size and speed of the trace store on 200,000 tokens x 60 layers x 8 slots: ``python -m moelab.bench.store``.
+"""Size and speed of the trace store on 200,000 tokens x 60 layers x 8 slots: ``moelab bench store``.
 
 Synthetic routing (labelled so in the header and the table): Zipf 0.9 over 256 experts with its own
 ranking of the experts for each layer and domain, K distinct experts a token, float16 gate weights
@@ -7,11 +7,8 @@ normalised and scaled by 2.5. Does not know peers' formats (``docs/log.md`` has 
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import resource
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from moelab.bench.result import BenchResult
 from moelab.domain.trace import Phase, TokenTable, Trace, TraceHeader
 from moelab.store import open_trace, save_trace, verify
 from moelab.store.writer import TraceWriter
@@ -103,27 +101,8 @@ def measure(folder: Path, num_tokens: int, num_layers: int, top_k: int, batch_to
     }  # fmt: skip
 
 
-def main() -> None:
-    """Print the figures, as text or one JSON object."""
-    parser = argparse.ArgumentParser(description="size and speed of the trace store")
-    parser.add_argument("--tokens", type=int, default=200_000)
-    parser.add_argument("--layers", type=int, default=60)
-    parser.add_argument("--top-k", type=int, default=8)
-    parser.add_argument("--batch-tokens", type=int, default=1024)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="moelab-bench-store-"))
-    try:
-        row = measure(folder, options.tokens, options.layers, options.top_k, options.batch_tokens, options.seed)
-    finally:
-        shutil.rmtree(folder)
-    if options.json:
-        print(json.dumps(row))
-        return
-    for name, value in row.items():
-        print(f"{name:20} {value:.3f}" if isinstance(value, float) else f"{name:20} {value}")
-
-
-if __name__ == "__main__":
-    main()
+def run(seconds: float = 0.0, num_tokens: int = 200_000) -> BenchResult:
+    """``moelab bench store``: ``num_tokens`` x 60 x 8, synthetic; takes about a minute whatever ``seconds`` says."""
+    with tempfile.TemporaryDirectory(prefix="moelab-bench-store-") as folder:
+        row = measure(Path(folder), num_tokens, num_layers=60, top_k=8, batch_tokens=1024, seed=0)
+    return BenchResult("trace store, synthetic routing", [row])

@@ -14,7 +14,9 @@ BENCHES = ("kernels", "store", "recording", "parity")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", choices=BENCHES, help=", ".join(BENCHES))
-    parser.add_argument("--seconds", type=float, default=10.0, help="time to measure for, about (default: 10)")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="time to measure for in each case, about (default: 10)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

@@ -17,8 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from moelab.domain.summary import summary_html, summary_text
 from moelab.domain.units import GIB
 
-MACHINE_VERSION = 1
-
 _PRESETS = Path(__file__).parent / "machine_presets"
 
 Source = Literal["detected", "probe", "calibration", "preset"]
@@ -59,12 +57,12 @@ class Machine(_Document):
     """What a cost model needs to know. ``virtual`` nodes divide one real node and are marked.
 
     ``kernel_efficiency`` is the share of the read rate that the expert kernels reach over memory, by
-    ``isa/weight format/activation``. ``layer_overhead_s`` is the time of one layer call that does not depend on bytes, ``barrier_s``
-    one barrier between workers; ``None`` where not measured. ``residuals`` are relative errors of
-    the fit that gave the numbers, by name.
+    ``isa/weight format/activation``. ``layer_overhead_s`` is the time of one layer call that does not
+    depend on bytes, ``barrier_s`` one barrier between workers; ``None`` where not measured.
+    ``residuals`` are relative errors of the fit that gave the numbers, by name.
     """
 
-    version: Literal[1] = MACHINE_VERSION
+    version: Literal[1] = 1
     name: str
     source: Source
     date: str | None = None
@@ -170,10 +168,7 @@ class Machine(_Document):
 
 def allowed_cores() -> list[int]:
     """Cores that this process may use: affinity mask, cut to the cgroup quota rounded up."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-    else:
-        cores = list(range(os.cpu_count() or 1))
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     quota = cgroup_core_quota()
     if quota is not None:
         cores = cores[: max(1, int(-(-quota // 1)))]

@@ -123,7 +123,7 @@ class Plan(_Document):
     planner, in the units of its keys' names, and is never altered by a measurement.
     """
 
-    version: Literal[1] = PLAN_VERSION
+    version: Literal[1] = 1
     model: PlanModel
     tiers: tuple[str, ...]
     piece_unit: int = Field(default=32, ge=1)

@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -29,8 +29,6 @@ NO_EXPERT = 65535
 
 NO_TOKEN_ID = -1
 """Sentinel of ``TokenTable.token_id``: the text of this token was not recorded."""
-
-TRACE_VERSION: Final = 1
 
 GateWeightKind = Literal[
     "softmax_over_all",  # softmax over all E, not renormalised over the selected K
@@ -61,7 +59,7 @@ class TraceHeader(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = TRACE_VERSION
+    version: Literal[1] = 1
     model: str
     model_type: str
     num_layers: int = Field(ge=1)

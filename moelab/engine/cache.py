@@ -15,9 +15,7 @@ FIRST_CAPACITY = 256
 class LatentCache:
     """`layers[l]` is [rows, capacity, width]; `lengths[row]` counts the tokens that are valid."""
 
-    def __init__(
-        self, num_layers: int, num_rows: int, width: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, num_layers: int, num_rows: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
         # Zeros, not garbage: masked positions are multiplied by 0, and 0 * NaN is NaN.
         self.layers = [
             torch.zeros(num_rows, FIRST_CAPACITY, width, dtype=dtype, device=device) for _ in range(num_layers)

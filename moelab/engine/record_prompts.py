@@ -89,9 +89,7 @@ def record_prompts(
     sampling = Sampling(temperature, top_k, top_p, seed)
     stop = None if stop_at_end_token else ()
     sequences: list[Sequence] = [
-        engine.new_sequence(
-            p.prompt, p.max_new_tokens, sampling, stop, domain=p.domain, index=index, request=p.request
-        )
+        engine.new_sequence(p.prompt, p.max_new_tokens, sampling, stop, domain=p.domain, index=index, request=p.request)
         for index, p in enumerate(listed)
     ]
     how: dict[str, float | None] = {"batch_size": batch_size, "prefill_chunk": prefill_chunk, "seed": seed}

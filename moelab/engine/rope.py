@@ -40,9 +40,7 @@ class RopeSettings:
         rope_type = given.get("rope_type") or given.get("type") or "default"
         theta = given.get("rope_theta") or config.get("rope_theta")
         if rope_type not in ("default", "yarn"):
-            raise ValueError(
-                f"rope type: expected default or yarn, got {rope_type!r}; use an engine that has it"
-            )
+            raise ValueError(f"rope type: expected default or yarn, got {rope_type!r}; use an engine that has it")
         if theta is None:
             raise ValueError("rope_theta: expected a number, got nothing; pass the model's whole config.json")
         interleave = config.get("rope_interleave")

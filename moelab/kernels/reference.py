@@ -26,11 +26,11 @@ class Blocks(Protocol):
     def __getitem__(self, expert: int, /) -> np.ndarray: ...
 
 
-# Largest ||kernel - truth|| / ||truth|| allowed, by activation mode. Each is about twice the largest of 400
-# random layers (H 33..320, I 17..128, 1..30 tokens, normal activations); see tests/kernels/test_reference.py.
-TOLERANCE_F32 = 2e-6  # float32 rounding of sums of up to a few thousand products; seen 5e-7
-TOLERANCE_BF16 = 8e-3  # activations and hidden vector rounded to 8 bits of mantissa; seen 4e-3
-TOLERANCE_INT8 = 3e-2  # absmax / 127 per group of 32, twice; seen 1.4e-2
+# Largest ||kernel - truth|| / ||truth|| allowed. "Seen" is the largest of 40 random layers per format and mode
+# (H 33..320, I 17..128, 1..11 tokens of 3 slots, normal activations, Numba).
+TOLERANCE_F32 = 2e-6  # float32 rounding of sums of up to a few thousand products; seen 4.1e-7
+TOLERANCE_BF16 = 8e-3  # activations and hidden vector rounded to 8 bits of mantissa; seen 4.8e-3
+TOLERANCE_INT8 = 3e-2  # absmax / 127 per group of 32, twice; seen 1.3e-2
 TOLERANCES: dict[tuple[WeightFormat, Activation], float] = {
     ("float32", "f32"): TOLERANCE_F32,
     ("bf16", "bf16"): TOLERANCE_BF16,
@@ -38,11 +38,11 @@ TOLERANCES: dict[tuple[WeightFormat, Activation], float] = {
     ("int4_g32", "int8"): TOLERANCE_INT8,
 }
 
-# The same against the reference with the mode's quantisation: float32 sums, and the few hidden
-# values that they push over a rounding border (one step of one value of a group).
+# The same against the reference with the mode's quantisation. Seen: 4.1e-7, 2.1e-5, 2.3e-7; the room above is
+# for the rare hidden value that float32 sums push over a rounding border (one step of one value).
 KERNEL_TOLERANCE_F32 = 2e-6  # nothing is quantised: as TOLERANCE_F32
-KERNEL_TOLERANCE_BF16 = 5e-4  # a step is 2**-8 of a value; seen 2e-4 where one of few hidden values flips
-KERNEL_TOLERANCE_INT8 = 3e-3  # a step is 1/127 of the absmax of its group; seen 1e-3
+KERNEL_TOLERANCE_BF16 = 5e-4  # a step is 2**-8 of one hidden value
+KERNEL_TOLERANCE_INT8 = 3e-3  # a step is 1/127 of the absmax of one group
 KERNEL_TOLERANCES: dict[tuple[WeightFormat, Activation], float] = {
     ("float32", "f32"): KERNEL_TOLERANCE_F32,
     ("bf16", "bf16"): KERNEL_TOLERANCE_BF16,

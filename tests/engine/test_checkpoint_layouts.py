@@ -35,9 +35,7 @@ def fuse(tensors):
     for layer in layers:
         base = f"{layer}.mlp.experts."
         count = 1 + max(int(name.removeprefix(base).split(".")[0]) for name in tensors if name.startswith(base))
-        both = [
-            torch.cat([tensors[f"{base}{e}.{p}_proj.weight"] for p in ("gate", "up")]) for e in range(count)
-        ]
+        both = [torch.cat([tensors[f"{base}{e}.{p}_proj.weight"] for p in ("gate", "up")]) for e in range(count)]
         fused[f"{base}gate_up_proj"] = torch.stack(both)
         fused[f"{base}down_proj"] = torch.stack([tensors[f"{base}{e}.down_proj.weight"] for e in range(count)])
     return fused

@@ -2,11 +2,13 @@
 
 import pytest
 
-from moelab.bench.parity import EPSILON, NANO, compare, transformers_twin
+from moelab.bench.parity import EPSILON, compare, transformers_twin
 from moelab.engine import load
 from moelab.engine.prompts import read_prompts
 from moelab.engine.text import TextStream
+from moelab.store import shipped
 
+NANO = shipped("nano/model").parent
 PROMPTS = read_prompts(NANO / "prompts.jsonl")
 
 

@@ -104,7 +104,7 @@ def test_batches_are_steps(engine):
     assert (table.token_id == NO_TOKEN_ID).all()
     steps, rows = np.unique(table.step[decode], return_counts=True)
     assert rows.max() == 3
-    assert (rows[: 11] == 3).all()  # three sequences until the first three end together
+    assert (rows[:11] == 3).all()  # three sequences until the first three end together
     assert len(np.intersect1d(steps, table.step[~decode])) == 0
     for result, prompt in zip(results, prompts, strict=True):
         own = trace.requests([result.request]).tokens
