@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from moelab.domain.trace import NO_EXPERT, Phase, Trace
     from moelab.engine.engine import load
     from moelab.engine.recorder import record
+    from moelab.execution.replay import replay
+    from moelab.html_report import report
     from moelab.planner import PLANNERS
     from moelab.policies import POLICIES
-    from moelab.replay import replay
-    from moelab.report import report
     from moelab.simulator.simulate import simulate
     from moelab.store import TraceWriter, open_trace, shipped, verify
 
@@ -40,8 +40,8 @@ _MODULE_OF_NAME = {
     "load": "moelab.engine.engine",
     "open_trace": "moelab.store",
     "record": "moelab.engine.recorder",
-    "replay": "moelab.replay",
-    "report": "moelab.report",
+    "replay": "moelab.execution.replay",
+    "report": "moelab.html_report",
     "shipped": "moelab.store",
     "simulate": "moelab.simulator.simulate",
     "this_machine": "moelab.calibrate",

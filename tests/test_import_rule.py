@@ -13,10 +13,10 @@ FLOOR_OF_ROOM = {
     "domain": 0,
     "store": 1, "formats": 1, "policies": 1, "dispatch": 1, "cost_model": 1, "kernels": 1,
     "engine": 2, "analysis": 2, "simulator": 2, "sizing": 2, "synthetic": 2, "sources": 2,
-    "planner": 3, "calibrate": 3,  # replay asks calibrate for the machine, so it stands below
-    "migration": 4, "replay": 4,
+    "planner": 3, "calibrate": 3,  # execution asks calibrate for the machine, so it stands below
+    "migration": 4, "execution": 4,
     "plots": 5,
-    "report": 6, "widgets": 6, "bench": 6,
+    "html_report": 6, "widgets": 6, "bench": 6,
     "cli": 7,
 }  # fmt: skip
 TORCH_ROOMS = {"engine", "bench"}

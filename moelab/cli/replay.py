@@ -39,14 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from moelab.calibrate import resolve_machine
-    from moelab.replay import replay
-    from moelab.replay.planned import plan_for
+    from moelab.execution.replay import replay
+    from moelab.execution.planned import plan_for
 
     if options.uniform and options.trace:
         raise ValueError("got both TRACE and --uniform, expected one")
     _check_writable(options.report)
     if options.uniform:
-        from moelab.replay.uniform import uniform_trace
+        from moelab.execution.uniform import uniform_trace
 
         trace = select_phase(uniform_trace(options.uniform, seed=options.seed), options.phase)
         trace_name = f"uniform routing of {options.uniform}, synthetic, seed {options.seed}"
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
         on_prediction=lambda name, prediction: stored.append(f"{name}: {number(prediction.ms_per_token())} ms/token"),
     )  # fmt: skip
     if options.report:
-        from moelab.report import report
+        from moelab.html_report import report
 
         report(result, trace, plan, options.report)
     if options.json:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from moelab.replay.planned import plan_for
+    from moelab.execution.planned import plan_for
     from moelab.simulator.simulate import simulate
 
     trace = load_trace(options.trace, options.phase)

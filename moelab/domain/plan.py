@@ -104,14 +104,17 @@ class PolicyChoice(_Document):
 
 
 class PlanModel(_Document):
-    """The model a plan is for."""
+    """The model a plan is for.
+
+    ``moe_intermediate_size`` is ``None`` where the trace did not say it: then experts are placed whole only.
+    """
 
     name: str
     model_type: str
     num_layers: int = Field(ge=1)
     num_experts: int = Field(ge=1)
     top_k: int = Field(ge=1)
-    moe_intermediate_size: int = Field(ge=1)
+    moe_intermediate_size: int | None = Field(default=None, ge=1)
     fingerprint: str | None = None
 
 
@@ -140,8 +143,8 @@ class Plan(_Document):
 
     @property
     def num_units(self) -> int:
-        """Pieces are ranges within ``[0, num_units)``."""
-        return -(-self.model.moe_intermediate_size // self.piece_unit)
+        """Pieces are ranges within ``[0, num_units)``; 1 where the intermediate size is not known."""
+        return -(-(self.model.moe_intermediate_size or 1) // self.piece_unit)
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:

@@ -51,8 +51,6 @@ def frequency(
     if (slots_per_layer is None) == (slots is None):
         raise ValueError("frequency got both or neither of slots_per_layer and slots, expected exactly one")
     intermediate = moe_intermediate_size or header.moe_intermediate_size
-    if intermediate is None:
-        raise ValueError("the trace does not say moe_intermediate_size: give it to the planner (the model's own)")
     bytes_of_layer = _per_layer(
         "expert_bytes", header.expert_bytes if expert_bytes is None else expert_bytes, num_layers
     )
@@ -139,7 +137,9 @@ def _per_layer(name: str, value: int | Sequence[int], num_layers: int) -> tuple[
     return values
 
 
-def _placements(num_layers: int, num_experts: int, chosen: list[tuple[int, int]], intermediate: int) -> Placements:
+def _placements(
+    num_layers: int, num_experts: int, chosen: list[tuple[int, int]], intermediate: int | None
+) -> Placements:
     """Every expert whole on node0 (tier 0), the chosen ones on fast0 (tier 1) too."""
     layer, expert = np.divmod(np.arange(num_layers * num_experts), num_experts)
     fast = np.array(chosen, np.int64).reshape(-1, 2)
@@ -147,7 +147,7 @@ def _placements(num_layers: int, num_experts: int, chosen: list[tuple[int, int]]
         np.concatenate([layer, fast[:, 0]]),
         np.concatenate([expert, fast[:, 1]]),
         np.repeat((0, 1), (len(layer), len(fast))),
-        -(-intermediate // Plan.model_fields["piece_unit"].default),
+        -(-(intermediate or 1) // Plan.model_fields["piece_unit"].default),
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from moelab.execution.result import ReplayResult
 from moelab.plots.template import PALETTE, TEMPLATE
-from moelab.replay.result import ReplayResult
 
 
 def replay_times(result: ReplayResult) -> go.Figure:

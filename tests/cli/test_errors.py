@@ -86,7 +86,7 @@ def test_checkpoint_with_a_missing_tensor(tmp_path):
     header = json.loads(data[8 : 8 + size])
     lost = next(name for name in header if name.endswith("experts.7.up_proj.weight_packed"))
     del header[lost]
-    text = json.dumps(header).encode().ljust(size)
+    text = json.dumps(header, separators=(",", ":")).encode().ljust(size)
     path.write_bytes(data[:8] + text + data[8 + size :])
     check(moelab_command("generate", model, "hello"), lost)
 

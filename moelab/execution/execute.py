@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from moelab.domain.trace import Trace
+from moelab.execution.folding import Folding
+from moelab.execution.steps import Steps, distinct_experts
+from moelab.execution.weights import ReplayWeights
 from moelab.kernels import Pool, read_limit, read_once
 from moelab.kernels.routed import ALONE_BYTES
-from moelab.replay.folding import Folding
-from moelab.replay.steps import Steps, distinct_experts
-from moelab.replay.weights import ReplayWeights
 
 _INPUT_VECTORS = 64
 _MIN_STEPS = 4

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moelab.domain.trace import NO_EXPERT, Phase, TokenTable, Trace, TraceHeader
-from moelab.replay.steps import distinct_experts, take_steps
+from moelab.execution.steps import distinct_experts, take_steps
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from moelab.execution.execute import Work
+from moelab.execution.weights import ReplayWeights
 from moelab.kernels.reference import reference_experts
-from moelab.replay.execute import Work
-from moelab.replay.weights import ReplayWeights
 
 
 def max_relative_error(weights: ReplayWeights, work: Work, num_samples: int, seed: int = 0) -> float:

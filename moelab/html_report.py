@@ -12,13 +12,15 @@ from pathlib import Path
 from moelab.analysis.miss_ratio_curve import miss_ratio_curve
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
+from moelab.execution.result import ReplayResult
 from moelab.plots import load_map, miss_ratio, replay_times
-from moelab.replay.result import ReplayResult
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; padding: 0 1rem; color: #1a1a1a }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; padding: 0 1rem;
+color: #1a1a1a }
 table { border-collapse: collapse; margin: 1rem 0 } th, td { text-align: left; padding: .25rem .8rem .25rem 0;
-border-bottom: 1px solid #e0e0e0; vertical-align: top } thead th { border-bottom: 2px solid #888 } p { max-width: 60rem }
+border-bottom: 1px solid #e0e0e0; vertical-align: top } thead th { border-bottom: 2px solid #888 }
+p { max-width: 60rem }
 """
 
 
@@ -33,7 +35,8 @@ def report(result: ReplayResult, trace: Trace, plan: Plan, path: str | Path) -> 
     ]
     machine = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in result.machine.items())
     page = (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>moelab replay</title><style>{_STYLE}</style>"
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>moelab replay</title>"
+        f"<style>{_STYLE}</style>"
         f"</head><body><h1>moelab replay</h1>{result._repr_html_()}{''.join(pictures)}"
         f"<h2>Machine</h2><table>{machine}</table><h2>Trace</h2>{trace._repr_html_()}<h2>Plan</h2>{plan._repr_html_()}"
         "</body></html>"

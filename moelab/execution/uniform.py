@@ -24,7 +24,7 @@ def uniform_trace(name: str, *, num_tokens: int = 1024, num_requests: int = 8, s
         model_layer_of_layer=tuple(spec.model_layer_of_layer), expert_bytes=(spec.expert_bytes("int4_g32"),) * layers,
         hidden_size=spec.hidden_size, moe_intermediate_size=spec.moe_intermediate_size, gate_weight_kind="normalised",
         slot_order="unknown", engine="none: uniform random routing", quantization="int4_g32", licence="CC0-1.0",
-        provenance=f"moelab.replay.uniform, seed {seed}", synthetic=True, model_fingerprint=spec.fingerprint,
+        provenance=f"moelab.execution.uniform, seed {seed}", synthetic=True, model_fingerprint=spec.fingerprint,
     )  # fmt: skip
     per_request = -(-num_tokens // num_requests)
     row = np.arange(num_tokens)

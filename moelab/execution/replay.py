@@ -21,16 +21,16 @@ from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
+from moelab.execution.check import max_relative_error
+from moelab.execution.execute import Measurement, Work, execute, prepare, readers_of
+from moelab.execution.folding import Folding, fold_to_memory
+from moelab.execution.planned import plan_for
+from moelab.execution.prediction import Prediction, predict_row
+from moelab.execution.result import ReplayResult, ReplayRow
+from moelab.execution.steps import Steps, take_steps
+from moelab.execution.weights import ReplayWeights, generated, own
 from moelab.kernels import Activation, ExpertLayout, Pool, choose_isa, read_limit
 from moelab.kernels.reference import TOLERANCES
-from moelab.replay.check import max_relative_error
-from moelab.replay.execute import Measurement, Work, execute, prepare, readers_of
-from moelab.replay.folding import Folding, fold_to_memory
-from moelab.replay.planned import plan_for
-from moelab.replay.prediction import Prediction, predict_row
-from moelab.replay.result import ReplayResult, ReplayRow
-from moelab.replay.steps import Steps, take_steps
-from moelab.replay.weights import ReplayWeights, generated, own
 from moelab.simulator.simulate import SimResult, simulate
 from moelab.store import shipped
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moelab.domain.trace import NO_EXPERT
-from moelab.replay.folding import Folding, fold_to_memory
+from moelab.execution.folding import Folding, fold_to_memory
 
 
 @settings(max_examples=100, deadline=None)
@@ -46,5 +46,5 @@ def test_then_experts():
 
 @pytest.mark.parametrize(("memory", "cache"), [(1000, 1000), (300, 1)])
 def test_too_little_memory_says_how_much_is_expected(memory, cache):
-    with pytest.raises(MemoryError, match="half of the free memory is .* expected at least"):
+    with pytest.raises(MemoryError, match=r"half of the free memory is .* expected at least"):
         fold_to_memory(6, 48, 100, memory, cache_bytes=cache, min_experts=4)
