@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slots", type=int, metavar="N", help="instead of a plan: a frequency plan of N slots per layer"
     )
-    parser.add_argument("--tokens", type=int, metavar="N", help="tokens to run (default: as many as about 15 s take)")
+    parser.add_argument("--tokens", type=int, metavar="N", help="tokens to run (default: as many as about 10 s take)")
     parser.add_argument("--isa", metavar="NAME", help="numba or generic (default: the fastest here)")
     parser.add_argument("--activation", choices=("bf16", "int8"), help="activation mode (default: int8)")
     parser.add_argument(
@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from moelab.calibrate import resolve_machine
-    from moelab.execution.replay import replay
     from moelab.execution.planned import plan_for
+    from moelab.execution.replay import replay
 
     if options.uniform and options.trace:
         raise ValueError("got both TRACE and --uniform, expected one")

@@ -21,6 +21,13 @@ class Folding:
     num_experts: int
     text: str
 
+    def cut(self, num_layers: int) -> Folding:
+        """The same with fewer layers, because no more could be made ready in time."""
+        if num_layers == self.num_layers:
+            return self
+        text = f"the first {num_layers} of {self.num_layers} layers that fit run: more were not ready in time"
+        return Folding(num_layers, self.num_experts, text)
+
     def fold(self, expert_ids: np.ndarray) -> np.ndarray:
         """Ids of one layer-step [T, K] within ``num_experts``, distinct ones kept distinct.
 

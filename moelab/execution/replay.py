@@ -35,8 +35,9 @@ from moelab.simulator.simulate import SimResult, simulate
 from moelab.store import shipped
 
 DEFAULT_EXPERT_SHAPE = "kimi-k2.6"
-_SECONDS_OF_ROW = {"own": 3.0, "expert_shape": 12.0}
-_SAMPLES_OF_ROW = {"own": 12, "expert_shape": 2}
+_SECONDS_OF_ROW = {"own": 3.0, "expert_shape": 10.0}
+_GENERATION_S = 15.0  # a machine that hands out memory slowly runs fewer layers
+_SAMPLES_OF_ROW = {"own": 12, "expert_shape": 1}
 
 
 @dataclass(frozen=True)
@@ -154,9 +155,17 @@ def _shape_row(run: _Run, shape: ModelSpec, activation: Activation | None) -> Re
     total = folding.num_layers * folding.num_experts
     with tqdm(total=total, desc="generating experts", unit="expert", disable=not run.progress, leave=False) as bar:
         weights = generated(
-            layout, folding.num_layers, folding.num_experts, isa=run.isa, activation=activation or "int8",
-            pool=run.pool, on_expert=bar.update,
-        )  # fmt: skip
+            layout,
+            folding.num_layers,
+            folding.num_experts,
+            isa=run.isa,
+            activation=activation or "int8",
+            pool=run.pool,
+            seconds=_GENERATION_S,
+            min_bytes=8 * run.machine.last_level_cache_bytes,
+            on_expert=bar.update,
+        )
+    folding = folding.cut(len(weights.layers))
     try:
         return _row("expert_shape", run, weights, folding, shape.name, header.num_layers)
     finally:

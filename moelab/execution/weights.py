@@ -5,6 +5,8 @@ Knows how to fill one arena for each layer and hands out callable layers. Does n
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -42,14 +44,25 @@ def generated(
     activation: Activation,
     pool: Pool,
     seed: int = 0,
+    seconds: float = math.inf,
+    min_bytes: int = 0,
     on_expert: Callable[[], object] = lambda: None,
 ) -> ReplayWeights:
-    """``num_layers`` x ``num_experts`` experts with bytes of their own; ``on_expert`` reports progress."""
-    with ExitStack() as stack:
-        arenas = [stack.enter_context(ExpertArena(layout, num_experts)) for _ in range(num_layers)]
-        for layer, arena in enumerate(arenas):
+    """Up to ``num_layers`` x ``num_experts`` experts with bytes of their own; ``on_expert`` reports progress.
 
-            def fill(worker: int, workers: int, layer: int = layer, arena: ExpertArena = arena) -> None:
+    Where filling them takes longer than ``seconds`` (a virtual machine may get its memory page by page),
+    the layers that are ready by then are all, but at least one and at least ``min_bytes``.
+    """
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        arenas: list[ExpertArena] = []
+        for layer in range(num_layers):
+            filled = len(arenas) * num_experts * layout.expert_bytes
+            if arenas and filled >= min_bytes and time.perf_counter() - started > seconds:
+                break
+            arenas.append(stack.enter_context(ExpertArena(layout, num_experts)))
+
+            def fill(worker: int, workers: int, layer: int = layer, arena: ExpertArena = arenas[-1]) -> None:
                 for expert in range(worker, num_experts, workers):
                     fill_expert(arena[expert], layout, seed=(seed * num_layers + layer) * num_experts + expert)
                     if worker == 0:
@@ -61,7 +74,6 @@ def generated(
         for other in layers[1:]:
             other.scratch = layers[0].scratch  # layers run one after the other
         return ReplayWeights(layers, arenas, layout, True, arenas[0].huge_pages, stack.pop_all())
-    raise AssertionError("unreachable")
 
 
 def own(model_dir: str | Path, *, isa: str, activation: Activation | None, pool: Pool) -> ReplayWeights:

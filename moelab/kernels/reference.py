@@ -16,6 +16,7 @@ from moelab.kernels.job import Activation, WeightFormat
 from moelab.kernels.layout import ExpertLayout
 
 NO_EXPERT = 65535
+STRIP_ROWS = 64
 
 Weights = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -53,19 +54,29 @@ KERNEL_TOLERANCES: dict[tuple[WeightFormat, Activation], float] = {
 
 def reference_projection(tiles: np.ndarray, rows: int, columns: int, weight_format: WeightFormat) -> np.ndarray:
     """Tiles uint8 (flat) -> float64 [R, C]."""
-    r, c = np.indices((rows, columns))
+    matrix = np.empty((rows, columns), np.float64)
+    for first in range(0, rows, STRIP_ROWS):  # the index arrays of a whole K2 projection would be gigabytes
+        last = min(first + STRIP_ROWS, rows)
+        matrix[first:last] = _strip(tiles, first, last, columns, weight_format)
+    return matrix
+
+
+def _strip(tiles: np.ndarray, first: int, last: int, columns: int, weight_format: WeightFormat) -> np.ndarray:
+    """Rows ``first`` to ``last`` of the projection, float64."""
+    r, c = np.arange(first, last)[:, None], np.arange(columns)[None]
     num_tiles = (columns + 63) // 64
-    tile = (r // 16) * num_tiles + c // 64
+    tile = (r // 16) * num_tiles + c // 64  # [rows, C], like all that has both r and c in it
     row, column = r % 16, c % 64
     if weight_format == "float32":
         return tiles.view("<f4")[tile * 1024 + column * 16 + row].astype(np.float64)
     if weight_format == "bf16":
         halves = tiles.view("<u2")[tile * 1024 + (column // 2) * 32 + row * 2 + column % 2]
         return _bf16_value(halves)
-    byte = tiles[tile * 576 + (column // 8) * 64 + row * 4 + column % 4].astype(np.int64)
-    nibble = np.where(column % 8 < 4, byte % 16, byte // 16)
-    scale = _bf16_value(tiles.view("<u2")[tile * 288 + 256 + (column // 32) * 16 + row])
-    return (nibble - 8) * scale
+    byte = tiles[tile * 576 + (column // 8) * 64 + row * 4 + column % 4]
+    nibble = np.where(column % 8 < 4, byte & 15, byte >> 4).astype(np.float64)
+    # One scale for each row and group of 32 columns.
+    halves = tiles.view("<u2")[tile[:, ::32] * 288 + 256 + (column[:, ::32] // 32) * 16 + row]
+    return (nibble - 8) * np.repeat(_bf16_value(halves), 32, axis=1)[:, :columns]
 
 
 def unpack_expert(block: np.ndarray, layout: ExpertLayout) -> Weights:
