@@ -8,7 +8,7 @@ normalised and scaled by 2.5. Does not know peers' formats (``docs/log.md`` has 
 from __future__ import annotations
 
 import os
-import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +68,19 @@ def timed(action: Callable[[], Any]) -> tuple[float, float, Any]:
     return time.perf_counter() - wall, time.process_time() - cpu, result
 
 
+def peak_memory_bytes() -> int:
+    """Largest resident set of this process so far; where the system keeps no peak, the present one."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)
+    # Linux counts KiB, macOS bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def measure(folder: Path, num_tokens: int, num_layers: int, top_k: int, batch_tokens: int, seed: int) -> dict[str, Any]:
     """One run; times are wall / CPU seconds. Writing excludes making the synthetic batches."""
     head = header(num_layers, top_k, seed)
@@ -97,7 +110,7 @@ def measure(folder: Path, num_tokens: int, num_layers: int, top_k: int, batch_to
         "open_s": open_wall, "full_read_s": load_wall, "full_read_cpu_s": load_cpu, "one_layer_s": layer_wall,
         "one_layer_cpu_s": layer_cpu, "verify_s": verify_wall, "verify_cpu_s": verify_cpu,
         "read_back_equal": equal and report.ok, "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "peak_memory_mb": peak_memory_bytes() / 1e6,
     }  # fmt: skip
 
 

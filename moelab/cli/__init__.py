@@ -1,8 +1,9 @@
 """Floor 7. ``moelab COMMAND``: one file for each command, found by its name in ``COMMANDS``.
 
 A command module has ``HELP``, ``add_arguments(parser)`` and ``run(arguments) -> int | None``. Errors that a
-user can mend are ``ValueError``, ``OSError`` or ``MemoryError``: one message on standard error and exit code 2,
-the traceback only with ``--debug``.
+user can mend are ``ValueError`` (a policy that breaks the contract raises one too), ``OSError``, ``MemoryError``
+or a package that is not installed (``ImportError``): one message on standard error and exit code 2, the
+traceback only with ``--debug``. Anything else is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -42,8 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("moelab: stopped", file=sys.stderr)
         return 130
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        if options.debug:
+    except (ValueError, OSError, MemoryError, ImportError) as error:
+        if options.debug or (isinstance(error, ImportError) and (error.name or "").startswith("moelab")):
             raise
-        print(f"moelab {options.command}: {error or type(error).__name__}", file=sys.stderr)
+        print(f"moelab {options.command}: {_explain(error)}", file=sys.stderr)
         return 2
+
+
+def _explain(error: Exception) -> str:
+    """One line; a message of our own says expected, got and fix, an import error gets its fix here."""
+    if isinstance(error, ImportError):
+        return f"{error}: `pip install -e '.[test]'` in moelab's folder installs everything that a command imports"
+    return str(error) or type(error).__name__

@@ -65,4 +65,5 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print_json(capture.summary())
     else:
-        print_rows(f"trace written to {options.out}", capture.summary())
+        rows = {name.replace("_", " "): value for name, value in capture.summary().items()}
+        print_rows(f"trace written to {options.out}", rows)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from moelab.cli.output import number, print_json
-from moelab.cli.trace_arguments import add_machine, add_phase, add_trace, load_trace, select_phase
+from moelab.cli.output import print_json
+from moelab.cli.trace_arguments import add_machine, add_phase, add_trace, check_phase, load_trace
+
+if TYPE_CHECKING:
+    from moelab.execution.prediction import Prediction
 
 HELP = "really execute the routed experts of a trace on this machine, prediction beside measurement"
 
@@ -23,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tokens", type=int, metavar="N", help="tokens to run (default: as many as about 10 s take)")
     parser.add_argument("--isa", metavar="NAME", help="numba or generic (default: the fastest here)")
-    parser.add_argument("--activation", choices=("bf16", "int8"), help="activation mode (default: int8)")
+    parser.add_argument("--activation", choices=("f32", "bf16", "int8"), help="activation mode (default: int8)")
     parser.add_argument(
         "--expert-shape", metavar="NAME|own", help="model preset of row (b) (default: kimi-k2.6), or own: row (a) alone"
     )
@@ -39,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from moelab.calibrate import resolve_machine
-    from moelab.execution.planned import plan_for
+    from moelab.execution.planned import plan_for, policy_label
     from moelab.execution.replay import replay
 
     if options.uniform and options.trace:
@@ -48,22 +52,29 @@ def run(options: argparse.Namespace) -> None:
     if options.uniform:
         from moelab.execution.uniform import uniform_trace
 
-        trace = select_phase(uniform_trace(options.uniform, seed=options.seed), options.phase)
+        trace = uniform_trace(options.uniform, seed=options.seed)
         trace_name = f"uniform routing of {options.uniform}, synthetic, seed {options.seed}"
     else:
-        trace = load_trace(options.trace, options.phase)
+        trace = load_trace(options.trace)
         trace_name = f"{options.trace or 'nano capture (shipped)'}, {options.phase}"
     use_shipped = not options.trace and not options.uniform
     plan = plan_for(trace, options.plan, slots=options.slots, policy=options.policy, default_to_shipped=use_shipped)
     machine = resolve_machine(options.machine, isa=options.isa, activation=options.activation or "int8")
-    stored: list[str] = []
     result = replay(
-        trace, plan, machine=machine, model_dir=options.model, tokens=options.tokens, isa=options.isa,
-        activation=options.activation, expert_shape=options.expert_shape or options.uniform, trace_name=trace_name,
-        plan_name=options.plan or f"{plan.planner.get('name', 'plan')}, {plan.policy.name}",
+        trace,
+        plan,
+        phase=check_phase(trace, options.phase),
+        machine=machine,
+        model_dir=options.model,
+        tokens=options.tokens,
+        isa=options.isa,
+        activation=options.activation,
+        expert_shape=options.expert_shape or options.uniform,
+        trace_name=trace_name,
+        plan_name=f"{options.plan}, {policy_label(plan)}" if options.plan else None,
         progress=not options.json and sys.stderr.isatty(),
-        on_prediction=lambda name, prediction: stored.append(f"{name}: {number(prediction.ms_per_token())} ms/token"),
-    )  # fmt: skip
+        on_prediction=_say_prediction,
+    )
     if options.report:
         from moelab.html_report import report
 
@@ -75,6 +86,12 @@ def run(options: argparse.Namespace) -> None:
     print(f"machine: {machine.cpu or machine.name}, {machine.source}; {result.seconds:.0f} s in all")
     if options.report:
         print(f"report: {options.report}")
+
+
+def _say_prediction(name: str, prediction: Prediction) -> None:
+    """On standard error, before the row is measured; ``--json`` carries it with its time as well."""
+    row = {"own": "(a)", "expert_shape": "(b)"}[name]
+    print(f"predicted at {prediction.made_at}: {row} {prediction.ms_per_token():.3f} ms/token", file=sys.stderr)
 
 
 def _check_writable(path: str | None) -> None:

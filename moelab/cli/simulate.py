@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from moelab.cli.output import print_json, print_rows
-from moelab.cli.trace_arguments import add_machine, add_phase, add_trace, load_trace
+from moelab.cli.trace_arguments import add_machine, add_phase, add_trace, check_phase, load_trace
 
 HELP = "simulate a trace under a plan: hits, reads, uploads, predicted time"
 
@@ -22,23 +22,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from moelab.execution.planned import plan_for
+    from moelab.calibrate import resolve_machine
+    from moelab.execution.planned import plan_for, policy_label, scored_part
     from moelab.simulator.simulate import simulate
 
-    trace = load_trace(options.trace, options.phase)
+    trace = load_trace(options.trace)
+    phase = check_phase(trace, options.phase)
     plan = plan_for(
         trace, options.plan, slots=options.slots, policy=options.policy, default_to_shipped=not options.trace
     )
-    machine = None
-    if options.machine:
-        from moelab.calibrate import resolve_machine
-
-        machine = resolve_machine(options.machine)
-    result = simulate(trace, plan, machine)
+    machine = resolve_machine(options.machine)
+    efficiency = next(iter(machine.kernel_efficiency.values()), 1.0)
+    scored, scored_on = scored_part(trace, plan)
+    result = simulate(scored, plan, machine, phase=phase, efficiency=efficiency, progress=not options.json)
+    summary = {**result.summary(), "policy": policy_label(plan), "scored_on": scored_on}
     if options.json:
-        print_json(result.summary())
+        print_json(summary)
     else:
-        title = f"{trace.header.model}, {trace.num_tokens:,} tokens ({options.phase})"
+        title = f"{trace.header.model}, {scored.num_tokens:,} tokens ({options.phase})"
         if trace.header.synthetic:
             title += ", synthetic routing"
-        print_rows(title, result.summary())
+        print_rows(title, summary)

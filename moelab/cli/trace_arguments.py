@@ -32,21 +32,20 @@ def add_phase(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--phase", choices=PHASES, default=default, help=f"tokens to take (default: {default})")
 
 
-def load_trace(path: str | None, phase: str = "all") -> Trace:
-    """The trace at ``path`` (default: the shipped capture), cut to a phase."""
+def load_trace(path: str | None) -> Trace:
+    """The whole trace at ``path`` (default: the capture that ships)."""
     from moelab.sources import open_source
     from moelab.store import shipped
 
-    return select_phase(open_source(path or shipped("nano/capture")).load(), phase)
+    return open_source(path or shipped("nano/capture")).load()
 
 
-def select_phase(trace: Trace, phase: str) -> Trace:
-    """Only the tokens of ``phase``; raises ``ValueError`` where there is none."""
+def check_phase(trace: Trace, phase: str) -> str | None:
+    """``phase`` as the library spells it (``None``: all); raises ``ValueError`` where the trace has none of it."""
     from moelab.domain.trace import Phase
 
     if phase == "all":
-        return trace
-    selected = trace.phase(Phase[phase.upper()])
-    if not selected.num_tokens:
+        return None
+    if not (trace.tokens.phase == Phase[phase.upper()]).any():
         raise ValueError(f"the trace of {trace.header.model} has no {phase} tokens: choose another --phase")
-    return selected
+    return phase

@@ -228,13 +228,17 @@ def _cpu_name() -> str:
 
 
 def _last_level_cache_bytes() -> int:
-    """Largest cache that sysfs lists for core 0 (bytes), 0 where it is unknown."""
-    sizes = [0]
+    """Last-level cache of all cores that may be used, each instance counted once (bytes); 0 where unknown."""
+    bytes_of_instance: dict[tuple[int, str], int] = {}
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    for size in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = size.read_text().strip()
-        sizes.append(int(text[:-1]) * units[text[-1]] if text[-1] in units else int(text))
-    return max(sizes)
+    for core in allowed_cores():
+        for folder in Path(f"/sys/devices/system/cpu/cpu{core}/cache").glob("index*"):
+            text = (folder / "size").read_text().strip()
+            size = int(text[:-1]) * units[text[-1]] if text[-1] in units else int(text)
+            level = int((folder / "level").read_text())
+            bytes_of_instance[level, (folder / "shared_cpu_list").read_text().strip()] = size
+    last = max((level for level, _ in bytes_of_instance), default=0)
+    return sum(size for (level, _), size in bytes_of_instance.items() if level == last)
 
 
 __all__ = ["FastTierDevice", "Machine", "NumaNode", "allowed_cores", "cgroup_core_quota", "parse_core_list"]

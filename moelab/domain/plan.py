@@ -235,14 +235,36 @@ class Plan(_Document):
         return mask
 
     def check_matches(
-        self, *, what: str, model: str, num_layers: int, num_experts: int, top_k: int | None = None
+        self,
+        *,
+        what: str,
+        model: str,
+        num_layers: int,
+        num_experts: int,
+        top_k: int | None = None,
+        fingerprint: str | None = None,
     ) -> None:
-        """Raise ``ValueError`` where the plan is for another model than ``what`` (engine or trace)."""
+        """Raise ``ValueError`` where the plan is for another model than ``what`` (engine or trace).
+
+        ``fingerprint`` is that of the ModelSpec, compared where both sides know one: names of folders differ,
+        and Kimi K2, K2.5 and K2.6 are of one architecture.
+        """
         mine = (self.model.num_layers, self.model.num_experts)
         if mine != (num_layers, num_experts):
             raise ValueError(
                 f"plan is for {self.model.name} ({mine[0]} x {mine[1]}); {what} is {model} "
                 f"({num_layers} x {num_experts}): re-plan or load the matching one"
+            )
+        if top_k is not None and top_k != self.model.top_k:
+            raise ValueError(
+                f"plan is for {self.model.name} with top-{self.model.top_k}; {what} is {model} with top-{top_k}: "
+                "re-plan or load the matching one"
+            )
+        planned = self.fingerprints.get("model")
+        if planned and fingerprint and planned != fingerprint:
+            raise ValueError(
+                f"plan is for architecture {planned} ({self.model.name}); {what} is {fingerprint} ({model}): "
+                "re-plan or load the matching one"
             )
 
     def fingerprint(self) -> str:

@@ -59,13 +59,18 @@ class Sequence:
             self.finish_reason = "length"
 
 
+def check_sizes(batch_size: int, prefill_chunk: int) -> None:
+    """ValueError where one of them is below 1; for callers that must know before they write anything."""
+    if batch_size < 1 or prefill_chunk < 1:
+        given = f"{batch_size}, {prefill_chunk}"
+        raise ValueError(f"batch_size, prefill_chunk: expected 1 or more, got {given}; use 1, {PREFILL_CHUNK}")
+
+
 def run(
     engine: Engine, sequences: Iterable[Sequence], batch_size: int = 1, prefill_chunk: int = PREFILL_CHUNK
 ) -> Iterator[Sequence]:
     """Generate for all sequences, at most `batch_size` at a time; yields a sequence after each new token of it."""
-    if batch_size < 1 or prefill_chunk < 1:
-        given = f"{batch_size}, {prefill_chunk}"
-        raise ValueError(f"batch_size, prefill_chunk: expected 1 or more, got {given}; use 1, {PREFILL_CHUNK}")
+    check_sizes(batch_size, prefill_chunk)
     cache = engine.new_cache(batch_size)
     waiting = iter(sequences)
     active: list[Sequence] = []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moelab.domain.trace import Phase, Trace
-from moelab.engine.generate import PREFILL_CHUNK, Sequence, run
+from moelab.engine.generate import PREFILL_CHUNK, Sequence, check_sizes, run
 from moelab.engine.generation import Generation
 from moelab.engine.prompts import Prompt, domains_of, read_prompts
 from moelab.engine.recorder import record
@@ -36,16 +36,17 @@ class Capture:
     batch_size: int
 
     def summary(self) -> dict[str, Any]:
+        """Names as in `--json`; `seconds` is about what the generation took, loading left out."""
         phase = self.trace.tokens.phase
         decode_s = sum(g.decode_s for g in self.generations) / self.batch_size
         return {
             "folder": str(self.path),
             "requests": len(self.generations),
-            "prefill tokens": int((phase == Phase.PREFILL).sum()),
-            "decode tokens": int((phase == Phase.DECODE).sum()),
+            "prefill_tokens": int((phase == Phase.PREFILL).sum()),
+            "decode_tokens": int((phase == Phase.DECODE).sum()),
             "domains": ", ".join(self.trace.header.domains) or "none",
-            "batch size": self.batch_size,
-            "about seconds": round(sum(g.prefill_s for g in self.generations) + decode_s, 1),
+            "batch_size": self.batch_size,
+            "seconds": round(sum(g.prefill_s for g in self.generations) + decode_s, 1),
         }
 
     def __repr__(self) -> str:
@@ -81,10 +82,11 @@ def record_prompts(
 ) -> Capture:
     """Run `prompts` (a prompts.jsonl or a list) and record into the new folder `out_dir`.
 
-    Prompts are read, encoded and checked before the folder is made, so a wrong line leaves nothing.
+    Arguments and prompts are read, encoded and checked before the folder is made: what is wrong leaves nothing.
     """
     from tqdm.auto import tqdm
 
+    check_sizes(batch_size, prefill_chunk)
     listed = list(prompts) if not isinstance(prompts, str | Path) else read_prompts(prompts)
     sampling = Sampling(temperature, top_k, top_p, seed)
     stop = None if stop_at_end_token else ()

@@ -1,7 +1,9 @@
-"""Really executes the routed experts of a trace, step by step, beside a pure read of the same bytes.
+"""Really executes the routed experts of a trace, step by step, beside a pure read of as many of the same bytes.
 
-Knows time and bytes. Every step is run and, in alternating order, its expert bytes are read by the best
-read loop with the same workers; the ratio of the two is what a shared machine cannot spoil. Floor 4.
+Knows time and bytes. Every step is run and every step's bytes are read by the best read loop with the
+workers that the kernels would use; a run is paired with the read of a step half the replay away, so that
+neither finds in the cache what the other has just touched. The ratio of the two is what a shared machine
+cannot spoil. Floor 4.
 """
 
 from __future__ import annotations
@@ -31,14 +33,19 @@ def readers_of(pool: Pool, layer_step_bytes: int) -> Pool | None:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Per step: seconds of the kernels, seconds and loop of the paired read, expert bytes, tokens."""
+    """Per step: seconds of the kernels, seconds of the paired read, bytes of both, tokens.
+
+    ``outputs`` holds y float32 [T, H] of the sampled (step, layer) as they were measured.
+    """
 
     kernel_s: np.ndarray
     read_s: np.ndarray
     step_bytes: np.ndarray
+    read_bytes: np.ndarray
     step_tokens: np.ndarray
     layer_steps: int
     read_loop: str
+    outputs: dict[tuple[int, int], np.ndarray]
 
     @property
     def ms_per_token(self) -> float:
@@ -58,12 +65,13 @@ class Measurement:
     @property
     def read_gb_per_s(self) -> float:
         """Median over the steps of the paired read."""
-        return float(np.median(self.step_bytes / self.read_s) / 1e9)
+        return float(np.median(self.read_bytes / self.read_s) / 1e9)
 
     @property
     def percent_of_read_limit(self) -> tuple[float, float, float]:
         """(median, lower, upper quartile) of the paired ratios, in percent."""
-        middle, low, high = np.percentile(100 * self.read_s / self.kernel_s, (50, 25, 75))
+        ratio = (self.step_bytes / self.kernel_s) / (self.read_bytes / self.read_s)
+        middle, low, high = np.percentile(100 * ratio, (50, 25, 75))
         return float(middle), float(low), float(high)
 
 
@@ -105,12 +113,13 @@ def execute(
     pool: Pool,
     *,
     seconds: float | None = None,
+    samples: int = 0,
     on_step: Callable[[], object] = lambda: None,
 ) -> Measurement:
     """Run every step once, the paired read before or after it by turns.
 
     After ``seconds`` no further step begins (a busy machine may be many times slower than predicted); at
-    least four run.
+    least four run. The outputs of ``samples`` (step, layer) are kept, drawn from the steps that surely run.
     """
     num_layers = work.ids[0].shape[1]
     expert_bytes = weights.layout.expert_bytes
@@ -119,25 +128,33 @@ def execute(
         np.concatenate([addresses[layer][distinct_experts(ids[:, layer])] for layer in range(num_layers)])
         for ids in work.ids
     ]
-    kernel_s, read_s = np.zeros(len(work.ids)), np.zeros(len(work.ids))
-    readers = readers_of(pool, work.ids[0].shape[0] * work.ids[0].shape[2] * expert_bytes)
-    best = read_limit(np.concatenate(step_addresses[:_LOOP_STEPS]), expert_bytes, readers, rounds=3)
+    num_steps = len(work.ids)
+    kernel_s, read_s, read_bytes = np.zeros(num_steps), np.zeros(num_steps), np.zeros(num_steps)
+    readers = [readers_of(pool, ids.shape[0] * ids.shape[2] * expert_bytes) for ids in work.ids]
+    best = read_limit(np.concatenate(step_addresses[:_LOOP_STEPS]), expert_bytes, readers[0], rounds=3)
+    rng = np.random.default_rng(0)
+    sampled = {(int(rng.integers(min(_MIN_STEPS, num_steps))), int(rng.integers(num_layers))) for _ in range(samples)}
+    outputs: dict[tuple[int, int], np.ndarray] = {}
 
     def run(step: int) -> None:
         ids, gates = work.ids[step], work.gates[step]
         inputs = [np.ascontiguousarray(work.input(step, layer)) for layer in range(num_layers)]
+        results = []
         start = time.perf_counter()
         for layer in range(num_layers):
-            weights.layers[layer].forward(inputs[layer], ids[:, layer], gates[:, layer])
+            results.append(weights.layers[layer].forward(inputs[layer], ids[:, layer], gates[:, layer]))
         kernel_s[step] = time.perf_counter() - start
+        outputs.update({(step, layer): results[layer] for layer in range(num_layers) if (step, layer) in sampled})
 
     def read(step: int) -> None:
-        read_s[step] = read_once(step_addresses[step], expert_bytes, best.loop, readers)
+        other = (step + num_steps // 2) % num_steps
+        read_bytes[step] = work.bytes_of_step[other]
+        read_s[step] = read_once(step_addresses[other], expert_bytes, best.loop, readers[other])
 
-    run(0)  # once for the compiler and the page tables
+    run(num_steps // 2)  # once for the compiler and the page tables
     stop = np.inf if seconds is None else time.perf_counter() + seconds
     done = 0
-    for step in range(len(work.ids)):
+    for step in range(num_steps):
         if step >= _MIN_STEPS and time.perf_counter() > stop:
             break
         for part in (run, read) if step % 2 else (read, run):
@@ -146,6 +163,6 @@ def execute(
         on_step()
     return Measurement(
         kernel_s=kernel_s[:done], read_s=read_s[:done], step_bytes=work.bytes_of_step[:done],
-        step_tokens=np.array([len(ids) for ids in work.ids[:done]]), layer_steps=done * num_layers,
-        read_loop=best.loop_name,
+        read_bytes=read_bytes[:done], step_tokens=np.array([len(ids) for ids in work.ids[:done]]),
+        layer_steps=done * num_layers, read_loop=best.loop_name, outputs=outputs,
     )  # fmt: skip

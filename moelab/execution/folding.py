@@ -57,12 +57,18 @@ def fold_to_memory(
     """The largest part of ``num_layers`` x ``num_experts`` within ``memory_bytes``.
 
     Raises ``MemoryError`` where not even 8 times the last-level cache (``cache_bytes``) or
-    ``min_experts`` experts of one layer fit: the figures would then be those of a cache.
+    ``min_experts`` experts of one layer fit, and ``ValueError`` where the whole trace at this expert shape
+    is smaller: the figures would be those of a cache.
     """
     layer_bytes = num_experts * expert_bytes
     smallest = max(8 * cache_bytes, min_experts * expert_bytes)
     fits = memory_bytes // expert_bytes
-    if fits * expert_bytes < min(smallest, num_layers * layer_bytes) or fits < min_experts:
+    if num_layers * layer_bytes < 8 * cache_bytes:
+        raise ValueError(
+            f"all experts at this shape are {num_layers * layer_bytes / 1e9:.2f} GB, expected at least "
+            f"{8 * cache_bytes / 1e9:.2f} GB (8 times the last-level cache): choose a larger --expert-shape"
+        )
+    if fits * expert_bytes < smallest or fits < min_experts:
         raise MemoryError(
             f"half of the free memory is {memory_bytes / 1e9:.2f} GB, expected at least {smallest / 1e9:.2f} GB "
             "(8 times the last-level cache): free memory or choose a smaller --expert-shape"

@@ -45,7 +45,30 @@ def plan_for(
         plan = Plan.load(path)
     else:
         plan = PLANNERS["frequency"](trace, slots_per_layer=slots or max(1, header.num_experts // DEFAULT_SLOT_SHARE))
-    plan.check_matches(what="trace", model=header.model, num_layers=header.num_layers, num_experts=header.num_experts)
+    plan.check_matches(
+        what="trace", model=header.model, num_layers=header.num_layers, num_experts=header.num_experts,
+        top_k=header.top_k, fingerprint=header.model_fingerprint,
+    )  # fmt: skip
     if policy is not None:
-        plan = plan.model_copy(update={"policy": PolicyChoice(name=policy)})
+        # The prediction was the other policy's.
+        plan = plan.model_copy(update={"policy": PolicyChoice(name=policy), "prediction": {}})
     return plan
+
+
+def scored_part(trace: Trace, plan: Plan) -> tuple[Trace, str]:
+    """The requests that a plan may be scored on, and what they are.
+
+    A plan made on this very trace is scored on the requests that it has not seen, where it kept some.
+    """
+    if plan.fingerprints.get("trace") != trace.fingerprint():
+        return trace, "every request; the plan was made on another trace"
+    held_out = plan.planner.get("held_out_requests")
+    if held_out:
+        return trace.requests(held_out), f"{len(held_out)} held-out requests"
+    return trace, "every request, in sample: the plan has seen them"
+
+
+def policy_label(plan: Plan) -> str:
+    """The policy's name; an oracle, which sees the future, says so."""
+    oracle = " (oracle)" if POLICIES[plan.policy.name].needs_next_use else ""
+    return plan.policy.name + oracle

@@ -7,36 +7,63 @@ those very bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
-from moelab.cost_model.one_node import predict
+import numpy as np
+
+from moelab.cost_model.one_node import layer_step_s
 from moelab.domain.machine import Machine
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """``read_gb_per_s`` is the limit that the prediction assumed; only it may be replaced afterwards."""
+    """``read_gb_per_s`` is the limit that the prediction assumed; only it may be replaced afterwards.
 
-    bytes_per_token: float
-    layer_steps_per_token: float
+    ``step_bytes`` and ``step_tokens`` [steps] describe the steps that were to run, ``num_layers`` the
+    layer-steps of each. ``efficiency`` 1 with ``efficiency_measured`` false is a ceiling.
+    """
+
+    step_bytes: np.ndarray
+    step_tokens: np.ndarray
+    num_layers: int
     read_gb_per_s: float
     efficiency: float
+    efficiency_measured: bool
     layer_overhead_s: float
+    made_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
 
-    def ms_per_token(self, read_gb_per_s: float | None = None, bytes_per_token: float | None = None) -> float:
-        """Milliseconds per token; with the read limit of the run, or for other bytes (a fast tier)."""
-        return predict(
-            read_bytes=self.bytes_per_token if bytes_per_token is None else bytes_per_token,
-            num_layer_steps=self.layer_steps_per_token,
-            num_tokens=1,
+    def ms_per_token(self, read_gb_per_s: float | None = None, bytes_share: float = 1.0) -> float:
+        """Milliseconds per token, the median over steps as in the measurement.
+
+        ``read_gb_per_s`` replaces the assumed limit by that of the run; ``bytes_share`` is the share of
+        the reads that a fast tier leaves.
+        """
+        step_s = layer_step_s(
+            bytes_share * self.step_bytes,
             read_gb_per_s=self.read_gb_per_s if read_gb_per_s is None else read_gb_per_s,
             efficiency=self.efficiency,
-            layer_overhead_s=self.layer_overhead_s,
-        )["predicted_ms_per_token"]
+            layer_overhead_s=self.num_layers * self.layer_overhead_s,
+        )
+        return float(np.median(1e3 * step_s / self.step_tokens))
+
+    def to_dict(self, name: str) -> dict[str, Any]:
+        """What is stored before the measurement begins."""
+        return {
+            "name": name,
+            "made_at": self.made_at,
+            "predicted_ms_per_token": self.ms_per_token(),
+            "read_gb_per_s": self.read_gb_per_s,
+            "efficiency": self.efficiency,
+            "efficiency_measured": self.efficiency_measured,
+            "layer_overhead_s": self.layer_overhead_s,
+            "steps": len(self.step_bytes),
+        }
 
 
 def predict_row(
-    machine: Machine, *, bytes_per_token: float, layer_steps_per_token: float, kernel: str,
+    machine: Machine, *, step_bytes: np.ndarray, step_tokens: np.ndarray, num_layers: int, kernel: str,
     cache_read_gb_per_s: float | None = None,
 ) -> Prediction:  # fmt: skip
     """Prediction for one row; ``kernel`` is ``isa/weight format/activation``.
@@ -44,17 +71,19 @@ def predict_row(
     ``cache_read_gb_per_s`` replaces the node's rate (and drops the efficiency, which was measured over
     memory). A preset has no efficiency or overhead: then 1 and 0 are assumed, which makes it a ceiling.
     """
-    node_rate = machine.nodes[0].best_read_gb_per_s
-    rate = cache_read_gb_per_s or node_rate
+    rate = cache_read_gb_per_s or machine.nodes[0].best_read_gb_per_s
     if rate is None:
         raise ValueError(
             f"machine {machine.name} has no read rate, expected read_gb_per_s of {machine.nodes[0].name}: "
             "leave --machine out to probe this machine"
         )
+    efficiency = None if cache_read_gb_per_s else machine.kernel_efficiency.get(kernel)
     return Prediction(
-        bytes_per_token=bytes_per_token,
-        layer_steps_per_token=layer_steps_per_token,
+        step_bytes=step_bytes,
+        step_tokens=step_tokens,
+        num_layers=num_layers,
         read_gb_per_s=rate,
-        efficiency=1.0 if cache_read_gb_per_s else machine.kernel_efficiency.get(kernel, 1.0),
+        efficiency=1.0 if efficiency is None else efficiency,
+        efficiency_measured=efficiency is not None,
         layer_overhead_s=machine.layer_overhead_s or 0.0,
     )

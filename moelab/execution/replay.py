@@ -6,11 +6,11 @@ model's expert shape with generated weights. Each is predicted before it is meas
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -20,14 +20,15 @@ from moelab.calibrate import resolve_machine
 from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
 from moelab.domain.plan import Plan
-from moelab.domain.trace import Trace
+from moelab.domain.trace import Phase, Trace
 from moelab.execution.check import max_relative_error
-from moelab.execution.execute import Measurement, Work, execute, prepare, readers_of
+from moelab.execution.execute import Measurement, execute, prepare, readers_of
 from moelab.execution.folding import Folding, fold_to_memory
-from moelab.execution.planned import plan_for
+from moelab.execution.peak_memory import PeakMemory
+from moelab.execution.planned import plan_for, policy_label, scored_part
 from moelab.execution.prediction import Prediction, predict_row
 from moelab.execution.result import ReplayResult, ReplayRow
-from moelab.execution.steps import Steps, take_steps
+from moelab.execution.steps import take_steps
 from moelab.execution.weights import ReplayWeights, generated, own
 from moelab.kernels import Activation, ExpertLayout, Pool, choose_isa, read_limit
 from moelab.kernels.reference import TOLERANCES
@@ -47,13 +48,17 @@ class _Run:
     trace: Trace
     plan: Plan
     simulated: SimResult
+    scored_on: str
     machine: Machine
+    here: Machine
     pool: Pool
     isa: str
     tokens: int | None
     trace_name: str
     plan_name: str
     progress: bool
+    predictions: list[dict[str, Any]]
+    notes: list[str]
     on_prediction: Callable[[str, Prediction], None]
 
 
@@ -61,6 +66,7 @@ def replay(
     trace: Trace,
     plan: Plan | None = None,
     *,
+    phase: str | None = None,
     machine: Machine | None = None,
     model_dir: str | Path | None = None,
     expert_shape: str | None = None,
@@ -75,13 +81,16 @@ def replay(
 ) -> ReplayResult:
     """Execute the routed experts of ``trace`` in trace order, prediction beside measurement.
 
-    ``plan`` (default: a frequency plan) describes the simulated fast tier; experts run from RAM.
-    ``model_dir`` is the checkpoint whose own weights row ``own`` runs (default: nano for its own
-    traces; without a checkpoint the row is left out and a note says so). ``expert_shape`` is a model
-    preset, or ``own`` for row ``own`` alone (default: both rows, at K2.6's shape). ``tokens`` bounds
-    the tokens run (default: as many as about 15 seconds take). ``on_prediction`` receives each
-    prediction before its row is measured. Raises ``ValueError`` for a plan or checkpoint of another
-    model, ``MemoryError`` where the weights cannot be larger than the cache.
+    ``plan`` (default: a frequency plan) describes the simulated fast tier; experts run from RAM. Only
+    tokens of ``phase`` (``decode``, ``prefill``, ``None``: all) are executed; the simulation sees all of
+    the scored requests and counts that phase. ``model_dir`` is the checkpoint whose own weights row
+    ``own`` runs (default: nano for its own traces; without a checkpoint the row is left out and a note
+    says so). ``expert_shape`` is a model preset, or ``own`` for row ``own`` alone (default: both rows, at
+    K2.6's shape). ``tokens`` bounds the tokens run (default: as many as about 10 seconds take).
+    ``machine`` gives the rates of the prediction; cache and memory sizes are always those of this machine.
+    ``on_prediction`` receives each prediction before its row is measured, and ``predictions`` of the result
+    keeps it with its time. Raises ``ValueError`` for a plan or checkpoint of another model,
+    ``MemoryError`` where the weights cannot be larger than the cache.
     """
     started = time.perf_counter()
     header = trace.header
@@ -94,21 +103,30 @@ def replay(
             f"expert shape is `own`, but no checkpoint of {header.model} is known: give --model or a preset's name"
         )
     plan = plan or plan_for(trace)
-    plan.check_matches(what="trace", model=header.model, num_layers=header.num_layers, num_experts=header.num_experts)
-    simulated = simulate(trace, plan)
+    plan.check_matches(
+        what="trace", model=header.model, num_layers=header.num_layers, num_experts=header.num_experts,
+        top_k=header.top_k, fingerprint=header.model_fingerprint,
+    )  # fmt: skip
+    scored, scored_on = scored_part(trace, plan)
+    simulated = simulate(scored, plan, phase=phase, progress=progress)
+    if phase is not None:
+        trace = trace.phase(Phase[phase.upper()])
     chosen = choose_isa(isa)
-    machine = machine or resolve_machine(None, isa=chosen.isa)
-    rows, notes = [], [f"ISA {chosen.isa}: {chosen.why}", *_notes(trace, model_dir, shape)]
+    machine = machine or resolve_machine(None, isa=chosen.isa, activation=activation or "int8")
+    rows: list[ReplayRow] = []
+    predictions: list[dict[str, Any]] = []
+    notes = [f"ISA {chosen.isa}: {chosen.why}.", *_notes(trace, model_dir, shape)]
     with Pool(num_workers) as pool:
         run = _Run(
-            trace, plan, simulated, machine, pool, chosen.isa, tokens, trace_name or header.model,
-            plan_name or str(plan.planner.get("name", "plan")), progress, on_prediction,
+            trace, plan, simulated, scored_on, machine, Machine.detect(), pool, chosen.isa, tokens,
+            trace_name or header.model, plan_name or f"{plan.planner.get('name', 'plan')}, {policy_label(plan)}",
+            progress, predictions, notes, on_prediction,
         )  # fmt: skip
         if model_dir is not None:
             rows.append(_own_row(run, model_dir, activation))
         if shape is not None:
             rows.append(_shape_row(run, shape, activation))
-    return ReplayResult(tuple(rows), machine.summary(), tuple(notes), time.perf_counter() - started)
+    return ReplayResult(tuple(rows), machine.summary(), tuple(predictions), tuple(notes), time.perf_counter() - started)
 
 
 def _model_dir(trace: Trace, model_dir: str | Path | None) -> Path | None:
@@ -123,7 +141,11 @@ def _notes(trace: Trace, model_dir: Path | None, shape: ModelSpec | None) -> lis
     if model_dir is None:
         notes.append(f"No checkpoint of {trace.header.model} at hand: row (a), its own weights, is left out.")
     if shape is not None:
-        notes.append("Row (b) has generated weights: its speed is real, its text would not be.")
+        notes.append(
+            f"Row (b) has generated weights: its speed is real, its text would not be. A token of it is "
+            f"{trace.header.num_layers} layers x {trace.header.top_k} experts of {shape.name}'s shape; {shape.name} "
+            f"itself routes {shape.num_moe_layers} x {shape.num_experts_per_tok}."
+        )
     if trace.header.synthetic:
         notes.append("The routing is synthetic.")
     return notes
@@ -150,7 +172,7 @@ def _shape_row(run: _Run, shape: ModelSpec, activation: Activation | None) -> Re
     layout = ExpertLayout(shape.hidden_size, shape.moe_intermediate_size, "int4_g32")
     folding = fold_to_memory(
         header.num_layers, header.num_experts, layout.expert_bytes, psutil.virtual_memory().available // 2,
-        run.machine.last_level_cache_bytes, min_experts=header.top_k,
+        run.here.last_level_cache_bytes, min_experts=header.top_k,
     )  # fmt: skip
     total = folding.num_layers * folding.num_experts
     with tqdm(total=total, desc="generating experts", unit="expert", disable=not run.progress, leave=False) as bar:
@@ -162,7 +184,7 @@ def _shape_row(run: _Run, shape: ModelSpec, activation: Activation | None) -> Re
             activation=activation or "int8",
             pool=run.pool,
             seconds=_GENERATION_S,
-            min_bytes=8 * run.machine.last_level_cache_bytes,
+            min_bytes=8 * run.here.last_level_cache_bytes,
             on_expert=bar.update,
         )
     folding = folding.cut(len(weights.layers))
@@ -174,44 +196,52 @@ def _shape_row(run: _Run, shape: ModelSpec, activation: Activation | None) -> Re
 
 def _row(name: str, run: _Run, weights: ReplayWeights, folding: Folding, shape_name: str, layers: int) -> ReplayRow:
     """Predict, tell, measure, check."""
-    layout, header = weights.layout, run.trace.header
-    cache_resident = weights.weights_bytes < run.machine.last_level_cache_bytes
-    kernel = f"{run.isa}/{layout.weight_format}/{weights.layers[0].activation}"
+    layout, header, layer = weights.layout, run.trace.header, weights.layers[0]
+    cache_bytes = run.here.last_level_cache_bytes
+    cache_resident = weights.weights_bytes < cache_bytes
+    kernel = f"{run.isa}/{layout.weight_format}/{layer.activation}"
     cache_rate = _cache_read_gb_per_s(run.pool, weights, header.top_k) if cache_resident else None
+    peak = PeakMemory()
 
-    def predicted(steps: Steps) -> tuple[Work, Prediction]:
+    def work_of(tokens: int):
+        steps = take_steps(run.trace, tokens)
         work = prepare(run.trace, steps, folding, layout.hidden_size, layout.expert_bytes)
         return work, predict_row(
-            run.machine, bytes_per_token=float(work.bytes_of_step.sum()) / steps.num_tokens,
-            layer_steps_per_token=len(steps) * folding.num_layers / steps.num_tokens, kernel=kernel,
-            cache_read_gb_per_s=cache_rate,
+            run.machine, step_bytes=work.bytes_of_step, step_tokens=np.array([len(ids) for ids in work.ids]),
+            num_layers=folding.num_layers, kernel=kernel, cache_read_gb_per_s=cache_rate,
         )  # fmt: skip
 
-    steps = take_steps(run.trace, run.tokens or 64)
-    work, prediction = predicted(steps)
+    work, prediction = work_of(run.tokens or 64)
     if run.tokens is None:  # as many as the time allows, a paired read beside each
         budget_ms = 1e3 * _SECONDS_OF_ROW[name] / 2
-        steps = take_steps(run.trace, max(16, int(budget_ms / prediction.ms_per_token())))
-        work, prediction = predicted(steps)
+        work, prediction = work_of(max(16, int(budget_ms / prediction.ms_per_token())))
+    run.predictions.append(prediction.to_dict(name))
     run.on_prediction(name, prediction)
-    with tqdm(total=len(steps), desc=f"replaying, {name}", unit="step", disable=not run.progress, leave=False) as bar:
-        limit_s = 1.5 * _SECONDS_OF_ROW[name] if run.tokens is None else None
-        measured = execute(weights, work, run.pool, seconds=limit_s, on_step=bar.update)
-    worst = max_relative_error(weights, work, _SAMPLES_OF_ROW[name])
-    return _assemble(name, run, weights, folding, shape_name, layers, cache_resident, prediction, measured, worst)
+    if not prediction.efficiency_measured and not cache_resident:
+        run.notes.append(f"{name}: machine {run.machine.name} has no efficiency for {kernel}; 1 is assumed, a ceiling.")
+    seconds = 1.5 * _SECONDS_OF_ROW[name] if run.tokens is None else None
+    with tqdm(
+        total=len(work.ids), desc=f"replaying, {name}", unit="step", disable=not run.progress, leave=False
+    ) as bar:
+        measured = execute(weights, work, run.pool, seconds=seconds, samples=_SAMPLES_OF_ROW[name], on_step=bar.update)
+    tolerance = TOLERANCES[layout.weight_format, layer.activation]
+    worst = max_relative_error(weights, work, measured, tolerance)
+    return _assemble(
+        name, run, weights, folding, shape_name, layers, cache_resident, prediction, measured, worst, tolerance,
+        peak.peak_bytes(),
+    )  # fmt: skip
 
 
 def _assemble(
     name: str, run: _Run, weights: ReplayWeights, folding: Folding, shape_name: str, layers: int,
-    cache_resident: bool, prediction: Prediction, measured: Measurement, worst: float,
+    cache_resident: bool, prediction: Prediction, measured: Measurement, worst: float, tolerance: float, peak: int,
 ) -> ReplayRow:  # fmt: skip
-    header, simulated = run.trace.header, run.simulated
+    layout, layer = weights.layout, weights.layers[0]
+    tier = run.simulated if run.plan.fast_tiers else None
     rescaled = prediction.ms_per_token(measured.read_gb_per_s)
-    middle, low, high = measured.percent_of_read_limit
-    left_by_tier = (
-        (simulated.reads_per_layer_step or 0.0) * weights.layout.expert_bytes * prediction.layer_steps_per_token
-    )
-    layer = weights.layers[0]
+    executed = float(measured.step_bytes.sum()) / layout.expert_bytes / measured.layer_steps
+    left = None if tier is None or tier.reads_per_layer_step is None else tier.reads_per_layer_step / executed
+    percent = None if cache_resident or name == "own" else measured.percent_of_read_limit
     return ReplayRow(
         name=name,
         expert_shape=shape_name,
@@ -221,28 +251,29 @@ def _assemble(
         measured_ms_per_token=measured.ms_per_token,
         measured_ms_per_token_range=measured.ms_per_token_quartiles,
         measured_tok_per_s=1e3 / measured.ms_per_token,
-        predicted_ms_per_token_with_fast_tier=prediction.ms_per_token(measured.read_gb_per_s, left_by_tier),
+        predicted_ms_per_token_with_fast_tier=(
+            None if left is None else prediction.ms_per_token(measured.read_gb_per_s, left)
+        ),
         gb_per_s_per_node=(measured.gb_per_s,),
         read_limit_gb_per_s=measured.read_gb_per_s,
         read_loop=measured.read_loop,
-        percent_of_read_limit=None if cache_resident else middle,
-        percent_of_read_limit_range=None if cache_resident else (low, high),
-        expert_bytes=weights.layout.expert_bytes,
-        executed_reads_per_layer_step=float(measured.step_bytes.sum())
-        / weights.layout.expert_bytes
-        / measured.layer_steps,
-        reads_per_layer_step=simulated.reads_per_layer_step,
-        hit_rate_per_routing=simulated.hit_rate_per_routing,
-        hit_rate_per_request=simulated.hit_rate_per_request,
-        uploads_per_layer_step=simulated.uploads_per_layer_step,
+        percent_of_read_limit=percent[0] if percent else None,
+        percent_of_read_limit_range=percent[1:] if percent else None,
+        expert_bytes=layout.expert_bytes,
+        executed_reads_per_layer_step=executed,
+        reads_per_layer_step=tier.reads_per_layer_step if tier else None,
+        hit_rate_per_routing=tier.hit_rate_per_routing if tier else None,
+        hit_rate_per_request=tier.hit_rate_per_request if tier else None,
+        uploads_per_layer_step=tier.uploads_per_layer_step if tier else None,
+        scored_on=run.scored_on,
         isa=run.isa,
         activation=layer.activation,
-        weight_format=weights.layout.weight_format,
+        weight_format=layout.weight_format,
         num_workers=run.pool.num_workers,
-        virtual_nodes=run.machine.virtual,
+        virtual_nodes=run.here.virtual,
         cache_resident=cache_resident,
         synthetic_weights=weights.synthetic,
-        synthetic_routing=header.synthetic,
+        synthetic_routing=run.trace.header.synthetic,
         layers_run=folding.num_layers,
         layers_of_model=layers,
         experts_run=folding.num_experts,
@@ -252,10 +283,10 @@ def _assemble(
         trace=run.trace_name,
         plan=run.plan_name,
         huge_pages=weights.huge_pages,
-        peak_memory_bytes=peak_memory_bytes(),
+        peak_memory_bytes=peak,
         weights_bytes=weights.weights_bytes,
         max_relative_error=worst,
-        relative_error_tolerance=TOLERANCES[weights.layout.weight_format, layer.activation],
+        relative_error_tolerance=tolerance,
     )
 
 
@@ -264,13 +295,3 @@ def _cache_read_gb_per_s(pool: Pool, weights: ReplayWeights, top_k: int) -> floa
     expert_bytes = weights.layout.expert_bytes
     addresses = np.concatenate([arena.addresses for arena in weights.arenas])
     return read_limit(addresses, expert_bytes, readers_of(pool, top_k * expert_bytes), rounds=5).gb_per_s
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident size of this process so far (bytes); the present one where the system does not say."""
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)

@@ -32,7 +32,7 @@ class ReplayRow:
     measured_ms_per_token: float
     measured_ms_per_token_range: tuple[float, float]
     measured_tok_per_s: float
-    predicted_ms_per_token_with_fast_tier: float
+    predicted_ms_per_token_with_fast_tier: float | None
     gb_per_s_per_node: tuple[float, ...]
     read_limit_gb_per_s: float
     read_loop: str
@@ -44,6 +44,7 @@ class ReplayRow:
     hit_rate_per_routing: float | None
     hit_rate_per_request: float | None
     uploads_per_layer_step: float | None
+    scored_on: str
     isa: str
     activation: str
     weight_format: str
@@ -73,6 +74,7 @@ class ReplayResult:
 
     rows: tuple[ReplayRow, ...]
     machine: dict[str, Any]
+    predictions: tuple[dict[str, Any], ...]
     notes: tuple[str, ...]
     seconds: float
 
@@ -81,6 +83,7 @@ class ReplayResult:
         return {
             "rows": [asdict(row) for row in self.rows],
             "machine": self.machine,
+            "predictions": list(self.predictions),
             "notes": list(self.notes),
             "seconds": self.seconds,
         }
@@ -120,7 +123,7 @@ def _title(row: ReplayRow) -> str:
 
 def _percent(row: ReplayRow) -> str:
     if row.percent_of_read_limit is None or row.percent_of_read_limit_range is None:
-        return "cache_resident: no percentage"
+        return "cache_resident: no percentage" if row.cache_resident else "no percentage of own weights"
     low, high = row.percent_of_read_limit_range
     return f"{row.percent_of_read_limit:.0f}% (quartiles {low:.0f} to {high:.0f})"
 
@@ -147,8 +150,9 @@ _LINES = (
     ("reads per layer-step, simulated fast tier", lambda r: _text(r.reads_per_layer_step, "{:.2f}")),
     ("hit rate per routing", lambda r: _text(r.hit_rate_per_routing, "{:.1%}")),
     ("hit rate per request", lambda r: _text(r.hit_rate_per_request, "{:.1%}")),
+    ("simulated tier scored on", lambda r: r.scored_on),
     ("uploads per layer-step", lambda r: _text(r.uploads_per_layer_step, "{:.2f}")),
-    ("predicted ms/token with that tier", lambda r: f"{r.predicted_ms_per_token_with_fast_tier:.3f}"),
+    ("predicted ms/token with that tier", lambda r: _text(r.predicted_ms_per_token_with_fast_tier, "{:.3f}")),
     ("ISA, activation", lambda r: f"{r.isa}, {r.activation}, {r.num_workers} workers"),
     ("layers run / of the model", lambda r: f"{r.layers_run} / {r.layers_of_model}"),
     ("folding", lambda r: r.folding),

@@ -23,7 +23,8 @@ def matches(path: Path) -> bool:
 def read(path: Path, *, num_experts: int | None = None, num_prompt_tokens: int = 0, model: str = "unknown") -> Trace:
     """Trace of one request.
 
-    ``num_experts`` is E (the file does not say; without it the largest id that occurs + 1 is taken).
+    ``num_experts`` is E (the file does not say; without it the largest id that occurs + 1 is taken,
+    and the header's provenance says so).
     The first ``num_prompt_tokens`` rows are one prefill step, the others decode steps. Raises
     ``ValueError`` where the array is not [tokens, layers, K] of integers.
     """
@@ -47,10 +48,18 @@ def read(path: Path, *, num_experts: int | None = None, num_prompt_tokens: int =
         raise ValueError(f"{path} holds expert {highest}, expected ids below num_experts = {num_experts}")
     prompt = min(num_prompt_tokens, num_tokens)
     row = np.arange(num_tokens)
+    said = [f"file {path.name}"]
+    if num_experts is None:
+        said.append("E taken as the largest id + 1")
+    said.append(
+        f"the first {prompt} tokens taken as the prompt, as told"
+        if num_prompt_tokens
+        else "prompt length not told: every token taken as decode"
+    )
     header = TraceHeader(
         model=model, model_type="unknown", num_layers=num_layers, num_experts=num_experts or highest + 1, top_k=top_k,
         model_layer_of_layer=tuple(model_layers.tolist()), expert_bytes=(0,) * num_layers, gate_weight_kind="unknown",
-        slot_order="unknown", engine="vLLM", quantization="unknown", licence="unknown", provenance=f"file {path.name}",
+        slot_order="unknown", engine="vLLM", quantization="unknown", licence="unknown", provenance="; ".join(said),
         synthetic=False,
     )  # fmt: skip
     tokens = TokenTable.build(

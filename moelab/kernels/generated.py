@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit, uint64
 
 from moelab.kernels.layout import ExpertLayout
+from moelab.source_stamp import stamped
 
 _TILE_BYTES = 576
 _NIBBLE_BYTES = 512
@@ -17,6 +18,7 @@ _INT4_STANDARD_DEVIATION = 4.61  # of integers uniform in -8..7
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def _mix(state):
     """splitmix64 (Steele, Lea, Flood 2014): one 64-bit draw from a counter."""
     z = state + uint64(0x9E3779B97F4A7C15)
@@ -26,6 +28,7 @@ def _mix(state):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def _fill_int4(words, scales, scale_bits, seed):
     """Fill tiles seen as uint64 [tiles, 72] and as uint16 [tiles, 288]; scales vary by up to a factor 2."""
     counter = uint64(seed) * uint64(0xD1342543DE82EF95)

@@ -30,6 +30,7 @@ import numpy as np
 from numba import njit
 
 from moelab.kernels.job import GROUP, TILE_COLUMNS, TILE_ROWS, WEIGHT_FORMATS, WeightFormat
+from moelab.source_stamp import stamped
 
 TILE_BYTES: dict[WeightFormat, int] = {"float32": 4096, "bf16": 2048, "int4_g32": 576}
 ALIGNMENT = 64
@@ -179,6 +180,7 @@ def pack_float32(out: np.ndarray, weights: np.ndarray) -> None:
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def _spread(nibbles):
     """Four nibbles of the low 16 bits -> the low nibbles of four bytes."""
     x = nibbles & np.uint32(0xFFFF)
@@ -187,6 +189,7 @@ def _spread(nibbles):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def _pack_int4(words, halves, packed, scale, num_columns):
     num_rows, num_words = packed.shape
     num_groups = scale.shape[1]
@@ -213,6 +216,7 @@ def _pack_int4(words, halves, packed, scale, num_columns):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def _pack_lines(out, weights, columns_per_line):
     """bf16 (two columns per line) and float32 (one): ``out`` is the tiles as elements."""
     num_rows, num_columns = weights.shape

@@ -75,16 +75,16 @@ class NumbaPhases(_Phases):
         gate_weights: np.ndarray,
         pair_of_slot: np.ndarray,
         out: np.ndarray,
-    ) -> None:
+    ) -> int:
+        """All phases; returns the bytes of weights that the kernels read."""
         kernels, job = self.kernels, scratch.address
         num_tokens = len(x)
         up_units, down_units = num_active * self.gate_up_units, num_active * self.down_units
         if pool is None:
             kernels.quantise_tokens(job, x, 0, num_tokens)
-            kernels.gate_up(job, 0, up_units)
-            kernels.down(job, 0, down_units)
+            bytes_read = kernels.gate_up(job, 0, up_units) + kernels.down(job, 0, down_units)
             combine(pair_of_slot, gate_weights, scratch.output_address, self.layout.output_stride, out, 0, num_tokens)
-            return
+            return int(bytes_read)
         counters = scratch.counters
         counters[0] = counters[8] = 0
         base = scratch.counters_address
@@ -96,13 +96,15 @@ class NumbaPhases(_Phases):
         num_chunks = CHUNKS_PER_WORKER * pool.num_workers
         gate_up_chunk = max(1, min(self.gate_up_chunk, up_units // num_chunks))
         down_chunk = max(1, min(self.down_chunk, down_units // num_chunks))
-        pool.run(lambda w, n: kernels.gate_up_shared(job, base, gate_up_chunk, up_units))
-        pool.run(lambda w, n: kernels.down_shared(job, base + 64, down_chunk, down_units))
+        read: list[int] = []  # one number of each worker and phase
+        pool.run(lambda w, n: read.append(kernels.gate_up_shared(job, base, gate_up_chunk, up_units)))
+        pool.run(lambda w, n: read.append(kernels.down_shared(job, base + 64, down_chunk, down_units)))
         output, stride = scratch.output_address, self.layout.output_stride
         if shared:
             pool.run(lambda w, n: combine(pair_of_slot, gate_weights, output, stride, out, *share(num_tokens, w, n)))
         else:
             combine(pair_of_slot, gate_weights, output, stride, out, 0, num_tokens)
+        return sum(read)
 
 
 class NativePhases(_Phases):
@@ -121,7 +123,8 @@ class NativePhases(_Phases):
         gate_weights: np.ndarray,
         pair_of_slot: np.ndarray,
         out: np.ndarray,
-    ) -> None:
+    ) -> int:
+        """All phases; returns the bytes of weights that the kernels read."""
         job, layout = scratch.record, self.layout
         num_tokens, top_k = pair_of_slot.shape
         status = self.library.moelab_quantise(
@@ -136,11 +139,12 @@ class NativePhases(_Phases):
             int(job["tokens_offset"][0]),
         )
         check_status(status, "quantise")
+        bytes_read = 0
         for phase, units in (
             (self.table.gate_up, num_active * self.gate_up_units),
             (self.table.down, num_active * self.down_units),
         ):
-            self._run_phase(phase, scratch.address, units, pool)
+            bytes_read += self._run_phase(phase, scratch.address, units, pool)
         status = self.library.moelab_combine(
             num_tokens,
             top_k,
@@ -152,15 +156,20 @@ class NativePhases(_Phases):
             out.ctypes.data,
         )
         check_status(status, "combine")
+        return bytes_read
 
     @staticmethod
-    def _run_phase(phase: Any, job: int, units: int, pool: Pool | None) -> None:
+    def _run_phase(phase: Any, job: int, units: int, pool: Pool | None) -> int:
+        read: list[int] = []
+
         def work(worker: int, num_workers: int) -> None:
             bytes_read = ctypes.c_uint64(0)
             start, stop = share(units, worker, num_workers)
             check_status(phase(job, start, stop, ctypes.byref(bytes_read)), "phase")
+            read.append(bytes_read.value)
 
         if pool is None:
             work(0, 1)
         else:
             pool.run(work)
+        return sum(read)

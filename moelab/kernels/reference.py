@@ -12,10 +12,10 @@ from typing import Protocol
 
 import numpy as np
 
+from moelab.domain.trace import NO_EXPERT
 from moelab.kernels.job import Activation, WeightFormat
 from moelab.kernels.layout import ExpertLayout
 
-NO_EXPERT = 65535
 STRIP_ROWS = 64
 
 Weights = tuple[np.ndarray, np.ndarray, np.ndarray]

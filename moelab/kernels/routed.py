@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from moelab.domain.trace import NO_EXPERT
 from moelab.kernels import native
 from moelab.kernels.isa import IsaChoice, choose_isa
 from moelab.kernels.job import ACTIVATIONS_OF_FORMAT, Activation
@@ -20,8 +21,6 @@ from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.phases import NativePhases, NumbaPhases
 from moelab.kernels.pool import Pool
 from moelab.kernels.scratch import Scratch
-
-NO_EXPERT = 65535
 
 # Below this many bytes of (pairs x expert) the caller alone is faster than two dispatches and their
 # barriers (about 0.1 ms together); measured at H 256, I 128, see docs/log.md.
@@ -36,7 +35,7 @@ class RoutedExperts:
     ``pool`` is not owned; ``None`` runs on the caller. The memory behind the addresses must outlive this object
     (``owner`` is only held, for example the arena). Not for concurrent calls: one object, one caller.
 
-    Counters: ``bytes_read`` of weights, ``seconds`` in ``forward``, ``num_calls``.
+    Counters: ``bytes_read`` of weights as the kernels counted them, ``seconds`` in ``forward``, ``num_calls``.
     """
 
     def __init__(
@@ -129,8 +128,7 @@ class RoutedExperts:
         pool = self.pool
         if pool is not None and (pool.num_workers == 1 or num_pairs * self.layout.expert_bytes < ALONE_BYTES):
             pool = None
-        phases.run(scratch, pool, num_active, x, gate_weights, self._pair_of_slot, out)
-        self.bytes_read += num_active * self.layout.expert_bytes
+        self.bytes_read += phases.run(scratch, pool, num_active, x, gate_weights, self._pair_of_slot, out)
         self.num_calls += 1
         self.seconds += time.perf_counter() - started
         return out

@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 
 from moelab.policies.signature import ADMIT, EVICT, FLAG_OVERFLOW, PREFETCH, pool_of
+from moelab.source_stamp import stamped
 
 RULES: dict[int, str] = {
     1: "num_out is negative or larger than its output array",
@@ -54,6 +55,7 @@ def source_stamp() -> int:
 
 
 @njit(cache=True, forceinline=True)
+@stamped
 def _take_off(of_layer, expert, resident, pinned, expert_bytes, free_slots, free_bytes):
     """Evict one expert; return the broken rule or 0."""
     if of_layer < 0 or of_layer >= resident.shape[0] or expert < 0 or expert >= resident.shape[1]:
@@ -74,6 +76,7 @@ def _take_off(of_layer, expert, resident, pinned, expert_bytes, free_slots, free
 
 
 @njit(cache=True, forceinline=True)
+@stamped
 def _put_on(of_layer, expert, tier, must_be_used, resident, expert_bytes, free_slots, free_bytes):
     """Admit or prefetch one expert; return the broken rule or 0."""
     if of_layer < 0 or of_layer >= resident.shape[0] or expert < 0 or expert >= resident.shape[1]:
@@ -93,6 +96,7 @@ def _put_on(of_layer, expert, tier, must_be_used, resident, expert_bytes, free_s
 
 
 @njit(cache=True, forceinline=True)
+@stamped
 def apply_decision(
     clock, layer, flags, experts, resident, pinned, expert_bytes, free_slots, free_bytes, upload_budget,
     admit, evict, prefetch, num_out, where,
@@ -154,6 +158,7 @@ def apply_decision(
 
 
 @njit(cache=True)
+@stamped
 def _only_used(tier, free_slots, layer, resident, pinned):
     """Does the overflowing pool of this layer hold nothing but experts of this request (and pinned ones)?"""
     first, last = (layer, layer + 1) if free_slots.shape[1] > 1 else (0, resident.shape[0])

@@ -22,6 +22,7 @@ from numba import njit
 
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.signature import ADMIT, EVICT, FLAG_OVERFLOW, PREFETCH, pool_of
+from moelab.source_stamp import stamped
 
 NOT_LISTED = -1
 PINNED = -2
@@ -41,6 +42,7 @@ def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
 
 
 @njit(cache=True, forceinline=True)
+@stamped
 def _unlink(links, node):
     older, newer = links[2 * node], links[2 * node + 1]
     links[2 * older + 1] = newer
@@ -49,6 +51,7 @@ def _unlink(links, node):
 
 
 @njit(cache=True, forceinline=True)
+@stamped
 def _push(links, head, node):
     """Make a node the newest."""
     newest = links[2 * head]
@@ -59,6 +62,7 @@ def _push(links, head, node):
 
 
 @njit(cache=True)
+@stamped
 def decide(
     clock, step, layer, flags, experts, token_counts, gate_sums, next_use, candidate_scores, stale_experts, resident,
     expert_bytes, free_slots, free_bytes, upload_budget, float_parameters, int_parameters, float_state, int_state,

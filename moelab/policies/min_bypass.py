@@ -21,6 +21,7 @@ from numba import njit
 
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.signature import ADMIT, EVICT, NEVER, PREFETCH, pool_of
+from moelab.source_stamp import stamped
 
 NOT_IN_HEAP = -1
 PINNED = -2
@@ -44,6 +45,7 @@ def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
 
 
 @njit(cache=True, forceinline=True)
+@stamped
 def _farther(state, num_keys, a, b):
     """Is key a to be evicted before key b?"""
     return_a, return_b = state[2 * num_keys + a], state[2 * num_keys + b]
@@ -51,6 +53,7 @@ def _farther(state, num_keys, a, b):
 
 
 @njit(cache=True)
+@stamped
 def _rise(state, num_keys, start, i):
     key = state[start + i]
     while i > 0:
@@ -66,6 +69,7 @@ def _rise(state, num_keys, start, i):
 
 
 @njit(cache=True)
+@stamped
 def _sink(state, num_keys, start, size, i):
     key = state[start + i]
     while 2 * i + 1 < size:
@@ -83,6 +87,7 @@ def _sink(state, num_keys, start, size, i):
 
 
 @njit(cache=True)
+@stamped
 def _insert(state, num_keys, pool, stretch, key, returns):
     start, size = pool * stretch, state[3 * num_keys + pool]
     state[2 * num_keys + key] = returns
@@ -92,6 +97,7 @@ def _insert(state, num_keys, pool, stretch, key, returns):
 
 
 @njit(cache=True)
+@stamped
 def _remove(state, num_keys, pool, stretch, key):
     start, last = pool * stretch, state[3 * num_keys + pool] - 1
     i = state[num_keys + key]
@@ -106,6 +112,7 @@ def _remove(state, num_keys, pool, stretch, key):
 
 
 @njit(cache=True)
+@stamped
 def decide(
     clock, step, layer, flags, experts, token_counts, gate_sums, next_use, candidate_scores, stale_experts, resident,
     expert_bytes, free_slots, free_bytes, upload_budget, float_parameters, int_parameters, float_state, int_state,

@@ -17,6 +17,7 @@ from numba import njit, types
 
 from moelab.domain.trace import NO_EXPERT, Phase, Trace
 from moelab.policies.signature import FLAG_DECODE, FLAG_PREFILL, FLAG_REQUEST_ENDED, FLAG_REQUEST_STARTS, NEVER
+from moelab.source_stamp import stamped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,6 +171,7 @@ _build_signature = _i64(
 
 
 @njit(_build_signature, cache=True, nogil=True)
+@stamped
 def _build(experts, half_weights, float_of_half, first_token, num_experts, offsets, out, token_counts, gate_sums):
     """Fill the CSR arrays; return the number of entries."""
     _, num_layers, top_k = experts.shape
@@ -208,6 +210,7 @@ def _build(experts, half_weights, float_of_half, first_token, num_experts, offse
 
 
 @njit(types.void(_i64[::1], types.int32[::1], _i64, _i64[::1], _i64[:, ::1]), cache=True, nogil=True)
+@stamped
 def _find_next_uses(offsets, experts, num_layers, next_use, first_use):
     """Backward pass; ``first_use`` [L, E] comes in as ``NEVER`` and leaves as the first use."""
     num_experts = first_use.shape[1]

@@ -61,6 +61,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, types
 
+from moelab.source_stamp import stamped
+
 NEVER = np.iinfo(np.int64).max
 """``next_use`` of an expert that its layer does not use again."""
 
@@ -111,13 +113,14 @@ DECIDE_ARGUMENTS: dict[str, types.Type] = {
 """Name and Numba type of every argument, in order."""
 
 DECIDE = types.void(*DECIDE_ARGUMENTS.values())
-"""Signature to compile a policy with: ``@njit(DECIDE, cache=True)``."""
+"""Signature to compile a policy with: ``@njit(DECIDE, cache=True)``, then ``@stamped`` where it is cached."""
 
 DECIDE_FUNCTION = types.FunctionType(DECIDE)
 """Type of a policy as a value: what the loop takes."""
 
 
 @njit(cache=True, forceinline=True)
+@stamped
 def pool_of(layer, free_slots):
     """Pool that serves a layer: itself where capacity is per layer, else the one global pool."""
     return layer if free_slots.shape[1] > 1 else 0

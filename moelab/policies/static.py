@@ -10,9 +10,11 @@ from numba import njit
 
 from moelab.policies.policy import Policy
 from moelab.policies.signature import ADMIT, EVICT, PREFETCH
+from moelab.source_stamp import stamped
 
 
 @njit(cache=True)
+@stamped
 def decide(
     clock, step, layer, flags, experts, token_counts, gate_sums, next_use, candidate_scores, stale_experts, resident,
     expert_bytes, free_slots, free_bytes, upload_budget, float_parameters, int_parameters, float_state, int_state,

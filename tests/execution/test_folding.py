@@ -44,6 +44,11 @@ def test_then_experts():
     assert "48 experts folded onto 20" in folding.text
 
 
+def test_a_trace_smaller_than_the_cache_is_refused():
+    with pytest.raises(ValueError, match="choose a larger --expert-shape"):
+        fold_to_memory(6, 48, 100, 10**6, cache_bytes=10_000, min_experts=4)
+
+
 @pytest.mark.parametrize(("memory", "cache"), [(1000, 1000), (300, 1)])
 def test_too_little_memory_says_how_much_is_expected(memory, cache):
     with pytest.raises(MemoryError, match=r"half of the free memory is .* expected at least"):

@@ -1,5 +1,6 @@
 """Replay end to end on nano: every field of both rows, the prediction stored first, the door's JSON."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -13,6 +14,8 @@ import moelab
 from moelab.domain.machine import Machine, NumaNode
 from moelab.domain.trace import Phase
 from moelab.execution.uniform import uniform_trace
+from moelab.execution.weights import generated
+from moelab.kernels import ExpertLayout, Pool
 
 SMALL = "olmoe-1b-7b"  # 3.5 MB an expert: small enough for a test, far over the cache in sum
 
@@ -75,8 +78,11 @@ def test_executed_bytes_follow_from_the_routing(result, decode):
 def test_simulated_tier_is_the_simulators(result, decode):
     from moelab.execution.planned import plan_for
 
-    simulated = moelab.simulate(decode, plan_for(decode))
+    plan = plan_for(decode)
+    held_out = plan.planner["held_out_requests"]
+    simulated = moelab.simulate(decode.requests(held_out), plan)
     for row in result[0].rows:
+        assert row.scored_on == f"{len(held_out)} held-out requests"
         assert row.hit_rate_per_request == simulated.hit_rate_per_request
         assert row.reads_per_layer_step == simulated.reads_per_layer_step
 
@@ -90,6 +96,72 @@ def test_prediction_is_made_before_and_only_the_limit_rescales_it(result, machin
     rescaled = row.layers_run * 4 * row.expert_bytes / (row.read_limit_gb_per_s * 1e9 * 0.5) + row.layers_run * 1e-4
     np.testing.assert_allclose(row.predicted_ms_per_token, 1e3 * rescaled, rtol=1e-9)
     assert order[1][1].ms_per_token() == row.predicted_ms_per_token_stored
+    assert [p["predicted_ms_per_token"] for p in replayed.predictions] == [
+        row.predicted_ms_per_token_stored for row in replayed.rows
+    ]
+
+
+def test_prediction_stands_when_the_measurement_begins(decode, machine, monkeypatch):
+    module = importlib.import_module("moelab.execution.replay")
+    real, told, seen = module.execute, [], []
+
+    def spy(*arguments, **options):
+        seen.append(list(told))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, "execute", spy)
+    moelab.replay(
+        decode, machine=machine, expert_shape="own", tokens=8, isa="numba", progress=False,
+        on_prediction=lambda name, prediction: told.append(name),
+    )  # fmt: skip
+    assert seen == [["own"]]
+
+
+def test_paired_read_has_the_kernels_workers_and_other_bytes(monkeypatch):
+    """Mixed step sizes: a small step runs and is read by the caller alone, a large one by the pool."""
+    module = importlib.import_module("moelab.execution.execute")
+    layout = ExpertLayout(512, 256, "int4_g32")  # 221 kB
+    reads, real = [], module.read_once
+
+    def spy(addresses, num_bytes, loop, pool):
+        reads.append((set(addresses.tolist()), pool is not None))
+        return real(addresses, num_bytes, loop, pool)
+
+    monkeypatch.setattr(module, "read_once", spy)
+    rng = np.random.default_rng(4)
+    sizes = [1, 16, 1, 1, 16, 16]  # tokens; 16 x 4 pairs x 221 kB is over the threshold of the pool
+    ids = [np.stack([[rng.choice(32, 4, replace=False) for _ in range(2)] for _ in range(t)]) for t in sizes]
+    gates = [np.full(i.shape, 0.25, np.float32) for i in ids]
+    distinct = [sum(len(np.unique(i[:, layer])) for layer in range(2)) for i in ids]
+    inputs = rng.standard_normal((64, 512)).astype(np.float32)
+    work = module.Work(ids, gates, inputs, np.array(distinct) * float(layout.expert_bytes))
+    calls = []
+    with Pool(2) as pool:
+        weights = generated(layout, 2, 32, isa="numba", activation="int8", pool=pool)
+        first = weights.layers[0]
+        forward = first.forward
+        monkeypatch.setattr(first, "forward", lambda *a: calls.append(len(a[0])) or forward(*a))
+        measured = module.execute(weights, work, pool, samples=3)
+        addresses = [arena.addresses for arena in weights.arenas]
+        for read_addresses, by_pool in reads:
+            step = next(
+                s for s in range(6)
+                if read_addresses == {int(a) for la in range(2) for a in addresses[la][np.unique(ids[s][:, la])]}
+            )  # fmt: skip
+            assert by_pool == (sizes[step] == 16)
+        weights.close()
+    assert len(reads) == 6, "every step's bytes are read once"
+    np.testing.assert_array_equal(measured.step_tokens, sizes)
+    np.testing.assert_array_equal(measured.read_bytes, np.roll(work.bytes_of_step, -3))
+    assert calls == [sizes[3], *sizes], "one warm-up, then every step once"
+    assert measured.outputs, "sampled outputs are those that were measured"
+
+
+def test_wrong_outputs_stop_the_replay(decode, machine, monkeypatch):
+    module = importlib.import_module("moelab.execution.check")
+    monkeypatch.setattr(module, "reference_experts", lambda *a: np.full((1, 256), np.nan))
+    with pytest.raises(RuntimeError, match="differ from the float64 reference by nan"):
+        moelab.replay(decode, machine=machine, expert_shape="own", tokens=8, isa="numba", progress=False)
 
 
 def test_report_is_one_file_with_pictures(result, decode, tmp_path):

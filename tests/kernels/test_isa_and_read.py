@@ -49,7 +49,7 @@ def test_missing_library_is_a_reason_not_an_error(monkeypatch, tmp_path):
 def test_struct_and_status_of_the_native_library():
     assert MOE_JOB.itemsize == 176
     if native.library()[0] is None:
-        return  # an install without a C++ compiler has nothing to ask
+        pytest.skip("native kernels are not built")
     table = native.kernel_table("generic", "bf16", "bf16")
     job = np.zeros(1, MOE_JOB)
     assert table.gate_up(job.ctypes.data, 0, 0, None) == -1

@@ -13,6 +13,7 @@ from numba import carray, njit, types
 from moelab.kernels.jit import ir as v
 from moelab.kernels.jit.memory import fetch_add, intrinsic, pointer, record_at, stack_1k
 from moelab.kernels.jit.quantise import quantise_float, round_bf16, silu
+from moelab.source_stamp import stamped
 
 TILE_BYTES = 2048
 
@@ -68,6 +69,7 @@ def dot_4(typingctx, weights, q, stride, row0, row1, row2, row3, num_tiles, out)
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def quantise_tokens(job_address, x, row_start, row_stop):
     """Rows of ``x`` float32 [T, H] -> tokens_q of the job."""
     job = record_at(job_address)
@@ -77,6 +79,7 @@ def quantise_tokens(job_address, x, row_start, row_stop):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def gate_up(job_address, unit_start, unit_stop):
     """Units of 32 intermediate rows (see the header): writes hidden_q.
 
@@ -134,6 +137,7 @@ def gate_up(job_address, unit_start, unit_stop):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def down(job_address, unit_start, unit_stop):
     """Units of 16 output rows: writes ``output``. Returns the bytes of weights read."""
     job = record_at(job_address)
@@ -169,6 +173,7 @@ def down(job_address, unit_start, unit_stop):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def gate_up_shared(job_address, counter_address, chunk, num_units):
     """``gate_up`` of the chunks that this worker draws from an atomic counter. Returns bytes read."""
     bytes_read = 0
@@ -180,6 +185,7 @@ def gate_up_shared(job_address, counter_address, chunk, num_units):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def down_shared(job_address, counter_address, chunk, num_units):
     """``down`` of the chunks that this worker draws from an atomic counter. Returns bytes read."""
     bytes_read = 0

@@ -10,12 +10,13 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
+from moelab.domain.trace import NO_EXPERT
 from moelab.kernels.jit.memory import pointer, record_at
-
-NO_EXPERT = 65535
+from moelab.source_stamp import stamped
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def combine(pair_of_slot, gate_weights, output_address, output_stride, y, token_start, token_stop):
     """``y[token_start:token_stop]`` [T, H] from ``output`` [pairs, output_stride]; y is overwritten."""
     hidden_size = y.shape[1]
@@ -34,6 +35,7 @@ def combine(pair_of_slot, gate_weights, output_address, output_stride, y, token_
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def group_pairs(job_address, expert_ids, address_of_expert, count, pair_of_slot):
     """Fill the job's expert_weights, pair_start, token_of_pair; experts in rising order of id.
 

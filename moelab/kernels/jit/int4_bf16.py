@@ -16,6 +16,7 @@ from numba import carray, njit, types
 from moelab.kernels.jit import ir as v
 from moelab.kernels.jit.memory import fetch_add, intrinsic, pointer, record_at, stack_1k
 from moelab.kernels.jit.quantise import round_bf16, silu
+from moelab.source_stamp import stamped
 
 TILE_BYTES = 576
 
@@ -84,6 +85,7 @@ def dot_4(typingctx, weights, q, offset, stride, row0, row1, row2, row3, num_til
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def scale_group(x, first, count, q_address, offset_address):
     """One group of 32: ``count`` numbers ``x[first:]`` as round_bf16(x) * 2**-bit; offset = -8 * sum."""
     q = carray(pointer(q_address), 32, np.float32)
@@ -99,6 +101,7 @@ def scale_group(x, first, count, q_address, offset_address):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def quantise_tokens(job_address, x, row_start, row_stop):
     """Rows of ``x`` float32 [T, H] -> tokens_q (as ``scale_group``) and tokens_offset of the job."""
     job = record_at(job_address)
@@ -111,6 +114,7 @@ def quantise_tokens(job_address, x, row_start, row_stop):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def gate_up(job_address, unit_start, unit_stop):
     """Units of 32 intermediate rows (see the header): writes hidden_q, hidden_offset.
 
@@ -171,6 +175,7 @@ def gate_up(job_address, unit_start, unit_stop):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def down(job_address, unit_start, unit_stop):
     """Units of 16 output rows: writes ``output``. Returns the bytes of weights read."""
     job = record_at(job_address)
@@ -206,6 +211,7 @@ def down(job_address, unit_start, unit_stop):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def gate_up_shared(job_address, counter_address, chunk, num_units):
     """``gate_up`` of the chunks that this worker draws from an atomic counter. Returns bytes read."""
     bytes_read = 0
@@ -217,6 +223,7 @@ def gate_up_shared(job_address, counter_address, chunk, num_units):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def down_shared(job_address, counter_address, chunk, num_units):
     """``down`` of the chunks that this worker draws from an atomic counter. Returns bytes read."""
     bytes_read = 0

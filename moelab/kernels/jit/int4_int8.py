@@ -18,6 +18,7 @@ from numba import carray, njit, types
 from moelab.kernels.jit import ir as v
 from moelab.kernels.jit.memory import fetch_add, intrinsic, pointer, record_at, stack_1k
 from moelab.kernels.jit.quantise import quantise_group, quantise_int8, silu
+from moelab.source_stamp import stamped
 
 TILE_BYTES = 576
 
@@ -120,6 +121,7 @@ def dot_4(typingctx, weights, q, scale, offset, stride, row0, row1, row2, row3, 
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def quantise_tokens(job_address, x, row_start, row_stop):
     """Rows of ``x`` float32 [T, H] -> tokens_q, tokens_scale, tokens_offset of the job."""
     job = record_at(job_address)
@@ -129,6 +131,7 @@ def quantise_tokens(job_address, x, row_start, row_stop):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def _finish_group(job_address, dots_address, hidden_address, token, pair, group):
     """silu(gate) * up of one pair and one group of 32 rows, quantised; the last group clears the padding."""
     job = record_at(job_address)
@@ -148,6 +151,7 @@ def _finish_group(job_address, dots_address, hidden_address, token, pair, group)
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def gate_up(job_address, unit_start, unit_stop):
     """Units of 32 intermediate rows (see the header): writes hidden_q, hidden_scale, hidden_offset.
 
@@ -219,6 +223,7 @@ def gate_up(job_address, unit_start, unit_stop):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def down(job_address, unit_start, unit_stop):
     """Units of 16 output rows: writes ``output``. Returns the bytes of weights read."""
     job = record_at(job_address)
@@ -267,6 +272,7 @@ def down(job_address, unit_start, unit_stop):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def gate_up_shared(job_address, counter_address, chunk, num_units):
     """``gate_up`` of the chunks that this worker draws from an atomic counter. Returns bytes read."""
     bytes_read = 0
@@ -278,6 +284,7 @@ def gate_up_shared(job_address, counter_address, chunk, num_units):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def down_shared(job_address, counter_address, chunk, num_units):
     """``down`` of the chunks that this worker draws from an atomic counter. Returns bytes read."""
     bytes_read = 0

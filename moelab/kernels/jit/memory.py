@@ -15,6 +15,7 @@ from numba.extending import intrinsic as numba_intrinsic
 from numba.np.numpy_support import from_dtype
 
 from moelab.kernels.job import MOE_JOB
+from moelab.source_stamp import stamped
 
 JOB = from_dtype(MOE_JOB)
 BYTE = ir.IntType(8)
@@ -86,6 +87,7 @@ def fetch_add(typingctx, address, value):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def zero_bytes(data, start, stop):
     """Clear ``data[start:stop]``."""
     for i in range(start, stop):

@@ -15,6 +15,7 @@ import numpy as np
 from numba import carray, njit
 
 from moelab.kernels.jit.memory import bits_float, float_bits, pointer
+from moelab.source_stamp import stamped
 
 GROUP = 32
 SMALLEST_GROUP = np.float32(2.0**-100)
@@ -26,6 +27,7 @@ ONE = np.float32(1.0)
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def silu(x):
     """x / (1 + exp(-x)): exp by the Cephes polynomial (Moshier 1992), clamped to +-87."""
     t = -x
@@ -46,6 +48,7 @@ def silu(x):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def round_bf16(x):
     """float32 -> the nearest bf16, ties to even, as float32; NaN stays NaN."""
     bits = float_bits(x)
@@ -54,6 +57,7 @@ def round_bf16(x):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def quantise_group(x, first, count, q_address, scale_address, offset_address):
     """One int8 group of 32: ``count`` numbers ``x[first:]``, the rest of the group is zero."""
     q = carray(pointer(q_address), GROUP, np.int8)
@@ -88,6 +92,7 @@ def quantise_group(x, first, count, q_address, scale_address, offset_address):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def quantise_int8(x, row, padded_columns, q_address, scale_address, offset_address):
     """Row ``row`` of ``x`` float32 [rows, C] -> its row of q, scale and offset."""
     num_groups = padded_columns // GROUP
@@ -102,6 +107,7 @@ def quantise_int8(x, row, padded_columns, q_address, scale_address, offset_addre
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def quantise_float(x, row, padded_columns, q_address, rounds):
     """Row ``row`` of ``x`` -> float32 row, rounded to bf16 if ``rounds``; padding is zero."""
     out = carray(pointer(q_address + row * padded_columns * 4), padded_columns, np.float32)

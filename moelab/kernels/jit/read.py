@@ -14,6 +14,7 @@ from numba import carray, njit, types
 
 from moelab.kernels.jit import ir as v
 from moelab.kernels.jit.memory import fetch_add, intrinsic, pointer
+from moelab.source_stamp import stamped
 
 LOOP_NAMES = (
     "1 stream, 4 x 32 B",
@@ -87,6 +88,7 @@ def _read_4(typingctx, data, steps):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def read(loop, address, num_bytes):
     """Sum (mod 2**64) of the int64 words of ``[address, address + num_bytes)``, num_bytes a multiple of 8."""
     steps = num_bytes // STEP_BYTES
@@ -109,6 +111,7 @@ def read(loop, address, num_bytes):
 
 
 @njit(nogil=True, cache=True)
+@stamped
 def read_shared(loop, addresses, num_bytes, block_bytes, counter_address):
     """Read ``num_bytes`` at each address, in blocks that this worker draws from an atomic counter."""
     blocks = (num_bytes + block_bytes - 1) // block_bytes

@@ -279,7 +279,7 @@ class Nano(nn.Module):
         return [layer.mlp for layer in self.model.layers if isinstance(layer.mlp, MoE)]
 
     @torch.no_grad()
-    def init_weights(self, seed: int, embed_std: float = 0.02) -> None:
+    def init_weights(self, seed: int, embed_std: float) -> None:
         generator = torch.Generator().manual_seed(seed)
         for name, p in self.named_parameters():
             if p.dim() == 1:

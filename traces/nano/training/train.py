@@ -40,7 +40,8 @@ NUM_WORKERS, ROWS_PER_WORKER, LENGTH = 2, 8, 256
 STEP_TOKENS = NUM_WORKERS * ROWS_PER_WORKER * LENGTH
 LONG_FRACTION, LONG_LENGTH = 0.90, 512  # from this fraction of the tokens on: rows of 512
 WARMUP_STEPS, DECAY_FRACTION, CLIP = 100, 0.60, 1.0
-LEARNING_RATE = {"expert_and_head": 3e-3, "embed": 3e-3, "router": 1e-3, "norm": 3e-3, "muon": 3e-3}
+EMBED_STD = 0.5  # 0.02 left the experts next to nothing to do: docs/log.md
+LEARNING_RATE = {"expert_and_head": 3e-3, "embed": 1e-2, "router": 1e-3, "norm": 3e-3, "muon": 3e-3}
 BIAS_STEPS = ((0.20, 0.01), (0.70, 0.003), (0.95, 0.0006), (1.01, 0.0))  # (until fraction, step)
 LOAD_EMA = 0.9
 
@@ -77,10 +78,10 @@ class Batches:
         return torch.from_numpy(np.stack([self.row(first + i, length) for i in range(num_rows)]))
 
 
-def schedule(step: int, total_steps: int) -> tuple[float, float, int]:
-    """-> (factor of the learning rates, step of the router bias, row length)."""
+def schedule(step: int, total_steps: int, warm_from: int = 0) -> tuple[float, float, int]:
+    """-> (factor of the learning rates, step of the router bias, row length); warm-up begins at ``warm_from``."""
     fraction = step / total_steps
-    factor = min(1.0, (step + 1) / WARMUP_STEPS, max(0.0, (1 - fraction) / (1 - DECAY_FRACTION)))
+    factor = min(1.0, (step + 1 - warm_from) / WARMUP_STEPS, max(0.0, (1 - fraction) / (1 - DECAY_FRACTION)))
     bias_step = next(value for until, value in BIAS_STEPS if fraction < until)
     return factor, bias_step, LONG_LENGTH if fraction >= LONG_FRACTION else LENGTH
 
@@ -105,6 +106,25 @@ def load_model(path: Path) -> tuple[Nano, dict]:
     return model.eval(), content
 
 
+def read_exported(folder: Path, model: Nano, bias: torch.Tensor) -> int:
+    """Weights of an exported folder into ``model`` (bound already) and ``bias``; returns its number of steps.
+
+    Loses the optimizer state and what int4 rounding takes; both come back in a few hundred steps.
+    """
+    from safetensors import safe_open
+
+    from export import dequantised_state
+
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        steps = int(file.metadata()["trained_steps"])
+        state = dequantised_state({name: file.get_tensor(name) for name in file.keys()}, model.c)
+    with torch.no_grad():
+        model.load_state_dict(state)
+        for row, moe in zip(bias, model.moe_layers):
+            row.copy_(moe.gate.e_score_correction_bias)
+    return steps
+
+
 def newest(folder: Path) -> Path | None:
     return max((folder / "checkpoints").glob("step_*.pt"), default=None)
 
@@ -125,12 +145,11 @@ def work(rank: int, arguments, shared: dict, barrier) -> None:
     optimizer = Optimizer(layout, flat, state, rank, NUM_WORKERS)
     batches, total_steps = Batches(folder, arguments.seed), int(arguments.total_tokens // STEP_TOKENS)
     num_experts, start_step = config.n_routed_experts, shared["step"]
-    rates = {**LEARNING_RATE, "embed": arguments.embed_learning_rate}
     last_step = min(total_steps, arguments.until_step or total_steps)
     saved_s = logged_s = time.monotonic()
     log_loss, log_steps, log_load = 0.0, 0, torch.zeros(len(model.moe_layers), num_experts)
     for step in range(start_step, last_step):
-        factor, bias_step, length = schedule(step, total_steps)
+        factor, bias_step, length = schedule(step, total_steps, shared["warm_from"])
         grads[rank][accumulated].zero_()
         loss = model.loss(batches.batch(step, rank, length))
         loss.backward()
@@ -143,7 +162,7 @@ def work(rank: int, arguments, shared: dict, barrier) -> None:
         barrier.wait()
         grad_norm = float(shared["scalars"][:, 1].sum()) ** 0.5
         ending = bool(shared["scalars"][:, 2].any())
-        optimizer.step(grads[0], grad_norm, CLIP, step + 1, {g: r * factor for g, r in rates.items()})
+        optimizer.step(grads[0], grad_norm, CLIP, step + 1 - shared["warm_from"], {g: r * factor for g, r in LEARNING_RATE.items()})
         if rank == 0:
             load = shared["load"].sum(0)
             shared["load_ema"].mul_(LOAD_EMA).add_(load, alpha=1 - LOAD_EMA)
@@ -168,7 +187,7 @@ def work(rank: int, arguments, shared: dict, barrier) -> None:
         if rank == 0 and (ending or step + 1 == last_step or now_s - saved_s > arguments.checkpoint_every_s):
             save(folder / "checkpoints" / f"step_{step + 1:06d}.pt", step=step + 1, tokens=(step + 1) * STEP_TOKENS,
                  config=asdict(config), flat=flat, state=dict(state), bias=shared["bias"],
-                 load_ema=shared["load_ema"], total_tokens=arguments.total_tokens, seed=arguments.seed)
+                 load_ema=shared["load_ema"], total_tokens=arguments.total_tokens, seed=arguments.seed, warm_from=shared["warm_from"])
             saved_s = now_s
         if ending:
             return
@@ -182,8 +201,7 @@ def main() -> None:
     parser.add_argument("--checkpoint-every-s", type=float, default=300)
     parser.add_argument("--log-every", type=int, default=20)
     parser.add_argument("--until-step", type=int, default=0, help="end here, schedule unchanged (for short tests)")
-    parser.add_argument("--embed-std", type=float, default=0.02, help="initial embedding (untested alternative: 0.5 with rate 2e-2)")
-    parser.add_argument("--embed-learning-rate", type=float, default=LEARNING_RATE["embed"])
+    parser.add_argument("--from-model", type=Path, help="exported folder to go on from where no checkpoint is left; warms up again")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -191,7 +209,7 @@ def main() -> None:
     config = NanoConfig(compute_dtype=resolve_dtype(arguments.compute_dtype))
     model = Nano(config)
     layout, num_moe = FlatLayout(model), len(model.moe_layers)
-    path = newest(arguments.folder)
+    path, warm_from = newest(arguments.folder), 0
     if path:
         old = torch.load(path, weights_only=True)
         # The data order depends on the seed; the total only matters once a schedule has started to decay.
@@ -200,14 +218,16 @@ def main() -> None:
             raise SystemExit(f"{path.name} was trained with --total-tokens {old['total_tokens']:g} --seed {old['seed']} and is past the "
                              f"first change of a schedule: give the same values or another --folder")
         flat, state, step = old["flat"], old["state"], old["step"]
-        bias, load_ema = old["bias"], old["load_ema"]
+        bias, load_ema, warm_from = old["bias"], old["load_ema"], old.get("warm_from", 0)
     else:
         flat, state, step = torch.zeros(layout.num_parameters), Optimizer.new_state(layout), 0
         layout.bind(model, flat, None)
-        model.init_weights(arguments.seed, arguments.embed_std)
+        model.init_weights(arguments.seed, EMBED_STD)
         bias = torch.zeros(num_moe, config.n_routed_experts)
+        if arguments.from_model:
+            step = warm_from = read_exported(arguments.from_model, model, bias)
         load_ema = torch.full_like(bias, STEP_TOKENS * config.num_experts_per_tok / config.n_routed_experts)
-    shared = {"config": config, "step": step, "flat": flat.share_memory_(),
+    shared = {"config": config, "step": step, "warm_from": warm_from, "flat": flat.share_memory_(),
               "grads": [torch.zeros(layout.num_parameters).share_memory_() for _ in range(NUM_WORKERS)],
               "state": {k: v.share_memory_() for k, v in state.items()}, "bias": bias.share_memory_(),
               "load_ema": load_ema.share_memory_(), "scalars": torch.zeros(NUM_WORKERS, 3, dtype=torch.float64).share_memory_(),

@@ -1,0 +1,60 @@
+"""Machine code that Numba keeps on disk is not used after an edit of another file of its room."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "moelab"
+STAMPED_ROOMS = ("kernels", "policies")
+
+# A cached function of contract.py that inlines pool_of of signature.py: which pool does layer 1 take from?
+PROGRAM = """
+import numpy as np
+from moelab.policies.contract import _put_on
+resident, slots = np.zeros((2, 1), np.int8), np.full((1, 2), 5, np.int64)
+_put_on(1, 0, 0, False, resident, np.ones((2, 2), np.int64), slots, slots.copy())
+print(slots.argmin(), sum(_put_on.stats.cache_hits.values()))
+"""
+
+
+def test_edit_of_an_imported_file_is_noticed(tmp_path):
+    (tmp_path / "moelab").mkdir()
+    for name in ("__init__.py", "source_stamp.py"):
+        shutil.copy(PACKAGE / name, tmp_path / "moelab")
+    for room in ("policies", "domain"):
+        shutil.copytree(PACKAGE / room, tmp_path / "moelab" / room, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+
+    def run() -> list[str]:
+        command = [sys.executable, "-B", "-c", PROGRAM]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    assert run() == ["1", "0"]
+    assert run() == ["1", "1"]
+    signature = tmp_path / "moelab" / "policies" / "signature.py"
+    text = signature.read_text()
+    edited = text.replace("return layer if free_slots", "return layer - 1 if free_slots")
+    assert edited != text
+    signature.write_text(edited)
+    assert run() == ["0", "0"]
+
+
+@pytest.mark.parametrize("room", STAMPED_ROOMS)
+def test_every_cached_function_is_stamped(room):
+    num_cached = 0
+    for file in sorted((PACKAGE / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+            if any("cache=True" in decorator for decorator in decorators):
+                num_cached += 1
+                assert decorators[-1] == "stamped", f"{file}:{node.lineno}: put @stamped below @njit(cache=True)"
+    assert num_cached > 0
