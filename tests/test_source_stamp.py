@@ -14,9 +14,12 @@ STAMPED_ROOMS = ("kernels", "policies")
 
 # A cached function of contract.py that inlines pool_of of signature.py: which pool does layer 1 take from?
 PROGRAM = """
+import os
 import numpy as np
+import moelab.policies
 from moelab.policies.contract import _put_on
 resident, slots = np.zeros((2, 1), np.int8), np.full((1, 2), 5, np.int64)
+assert moelab.policies.__file__.startswith(os.getcwd()), moelab.policies.__file__
 _put_on(1, 0, 0, False, resident, np.ones((2, 2), np.int64), slots, slots.copy())
 print(slots.argmin(), sum(_put_on.stats.cache_hits.values()))
 """
@@ -28,10 +31,12 @@ def test_edit_of_an_imported_file_is_noticed(tmp_path):
         shutil.copy(PACKAGE / name, tmp_path / "moelab")
     for room in ("policies", "domain"):
         shutil.copytree(PACKAGE / room, tmp_path / "moelab" / room, ignore=shutil.ignore_patterns("__pycache__"))
-    environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    # -S and our own path: the import hook of an editable install would find the checkout, not the copy.
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    environment = os.environ | {"PYTHONPATH": path, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
 
     def run() -> list[str]:
-        command = [sys.executable, "-B", "-c", PROGRAM]
+        command = [sys.executable, "-S", "-B", "-c", PROGRAM]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return done.stdout.split()

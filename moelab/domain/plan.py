@@ -312,7 +312,7 @@ class Plan(_Document):
             "policy": self.policy.name,
             "keep_home": self.keep_home,
             "upload budget": "none" if self.upload_budget is None else self.upload_budget,
-            **{f"predicted {k}": v for k, v in self.prediction.items()},
+            **{f"predicted {k.removeprefix('predicted_')}": v for k, v in self.prediction.items()},
         }
 
     def __repr__(self) -> str:

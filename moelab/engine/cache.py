@@ -46,6 +46,7 @@ class LatentCache:
         """Forget one sequence; its memory stays for the next."""
         self.lengths[row] = 0
 
+    @torch.inference_mode()  # a cache that grew within a step holds inference tensors, and refuses others
     def move(self, source: int, target: int) -> None:
         """Row `source` becomes row `target`; `source` is free afterwards."""
         if source != target:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import moelab
+from moelab.cli import doctor, main
 from moelab.domain.plan import Plan
 from moelab.domain.trace import TokenTable, Trace, TraceHeader
 from moelab.store import TraceWriter
@@ -121,3 +122,39 @@ def test_plan_and_simulate_write_what_they_say(foreign_trace, tmp_path):
     # A static plan uploads nothing: reads are misses.
     assert document["uploads_per_layer_step"] == 0
     np.testing.assert_allclose(document["reads_per_layer_step"], 2 * (1 - document["hit_rate_per_request"]))
+
+
+def test_record_of_a_wrong_size_leaves_nothing(tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"request": 0, "domain": "code", "prompt": "hello", "max_new_tokens": 2}) + "\n")
+    done = moelab_command("record", "nano", "--prompts", prompts, "--out", tmp_path / "out", "--batch-size", 0)
+    check(done, "batch_size", "expected 1 or more", "got 0")
+    assert list(tmp_path.iterdir()) == [prompts]
+
+
+def test_record_says_what_it_wrote_in_names_with_units(tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"request": 0, "domain": "code", "prompt": "hello", "max_new_tokens": 2}) + "\n")
+    done = moelab_command("record", "nano", "--prompts", prompts, "--out", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    names = {"folder", "requests", "prefill_tokens", "decode_tokens", "domains", "batch_size", "seconds"}
+    assert set(document) == names
+    assert document["requests"] == document["batch_size"] == 1
+
+
+def test_package_that_is_not_installed(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert main(["bench", "parity"]) == 2
+    said = capsys.readouterr().err
+    assert "transformers" in said
+    assert "pip install -e '.[test]'" in said
+
+
+def test_bug_of_ours_keeps_its_traceback(monkeypatch):
+    def broken(options):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(doctor, "run", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["doctor"])

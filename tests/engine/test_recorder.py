@@ -8,6 +8,7 @@ import torch
 
 from moelab.domain.trace import NO_TOKEN_ID, Phase, Trace
 from moelab.engine import load, record
+from moelab.engine.prompts import Prompt
 from moelab.engine.record_prompts import record_prompts
 from moelab.store import open_trace, verify
 from tests.engine.tiny_models import YARN, save_hf, tiny_hf
@@ -156,6 +157,14 @@ def test_folders_and_domains_that_do_not_fit(engine, tmp_path):
         engine.generate(tokens(3), 3, domain="b")
 
 
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"prefill_chunk": 0}])
+def test_wrong_size_leaves_no_folder(engine, tmp_path, wrong):
+    prompts = [Prompt(0, (1, 2, 3), 2)]
+    with pytest.raises(ValueError, match="batch_size, prefill_chunk: expected 1 or more"):
+        record_prompts(engine, prompts, tmp_path / "out", progress=False, **wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_record_prompts(engine, tmp_path):
     rows = [
         {"request": f"r{i}", "domain": "ab"[i % 2], "prompt": tokens(4 + i, i), "max_new_tokens": 5 + i}
@@ -173,7 +182,7 @@ def test_record_prompts(engine, tmp_path):
         assert (own.domain == i % 2).all()
         assert int((own.phase == Phase.DECODE).sum()) == row["max_new_tokens"] - 1
     assert '"batch_size": 2' in trace.header.provenance
-    assert "decode tokens" in repr(capture)
+    assert "decode_tokens: 30" in repr(capture)
     assert len(capture.to_frame()) == 5
 
 
