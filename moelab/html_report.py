@@ -15,6 +15,7 @@ from moelab.domain.trace import Trace
 from moelab.execution.result import ReplayResult
 from moelab.plots import load_map, miss_ratio, replay_times
 
+_CONFIG = {"displayModeBar": False, "responsive": True}
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; padding: 0 1rem;
 color: #1a1a1a }
@@ -30,7 +31,7 @@ def report(result: ReplayResult, trace: Trace, plan: Plan, path: str | Path) -> 
     curve = miss_ratio_curve(trace)
     figures = [replay_times(result), load_map(trace, plan), miss_ratio(curve, slots=slots, top_k=trace.header.top_k)]
     pictures = [
-        figure.to_html(full_html=False, include_plotlyjs=(number == 0), default_height="420px")
+        figure.to_html(full_html=False, include_plotlyjs=(number == 0), default_height="420px", config=_CONFIG)
         for number, figure in enumerate(figures)
     ]
     machine = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in result.machine.items())

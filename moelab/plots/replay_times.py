@@ -13,7 +13,7 @@ def replay_times(result: ReplayResult) -> go.Figure:
     """One panel for each row (their scales differ): ms/token predicted, rescaled and measured."""
     titles = []
     for row in result.rows:
-        name = "own weights" if row.name == "own" else f"{row.expert_shape} expert shape, generated weights"
+        name = "own weights" if row.name == "own" else f"{row.expert_shape} shape"
         limit = "" if row.percent_of_read_limit is None else f": {row.percent_of_read_limit:.0f}% of the read limit"
         titles.append(name + limit)
     figure = make_subplots(rows=1, cols=len(result.rows), subplot_titles=titles, horizontal_spacing=0.12)
@@ -31,5 +31,7 @@ def replay_times(result: ReplayResult) -> go.Figure:
             hovertemplate="%{x}: %{y:.3f} ms/token<extra></extra>",
         )  # fmt: skip
     figure.update_yaxes(title_text="ms/token, routed experts", rangemode="tozero", col=1)
-    figure.update_layout(template=TEMPLATE, title="Routed experts: prediction beside measurement (bars: quartiles)")
+    figure.update_layout(
+        template=TEMPLATE, title="Routed experts: prediction beside measurement (bars: quartiles)", margin={"t": 90}
+    )
     return figure
