@@ -43,6 +43,15 @@ def test_constraints_pin_every_direct_dependency():
     assert "torch==2.13.0" in lines
 
 
+def test_ci_runs_the_lines_of_the_readme():
+    readme, script = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    lines = [line.strip() for line in readme.splitlines() if line.startswith("    pip install -c constraints.txt")]
+    assert len(lines) == 2
+    commands = script.replace("pip install -q", "pip install").splitlines()
+    for part in (part for line in lines for part in line.split(" && ")):
+        assert part in commands, f".ci/run lacks `{part}`"
+
+
 def test_import_is_quick_and_lazy():
     program = "import sys, moelab; print(sorted({'torch', 'numba', 'plotly', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -26,27 +26,38 @@ MIN_HELD_OUT_BYTES = 1_500
 HELP = "usr/share/libreoffice/help/{}/text/**/*.html"
 BOOK = "usr/share/doc/debian-handbook/html/{}/*.html"
 SOURCES = {
-    "english": [("bible-kjv-text", "usr/lib/bible.data", "bible", 0.45),
-                ("dict-jargon", "usr/share/dictd/jargon.dict.dz", "jargon", 0.2),
-                ("libreoffice-help-en-us", HELP.format("en-US"), "prose", 0.35)],
-    "german": [("debian-handbook", BOOK.format("de-DE"), "prose", 0.5),
-               ("libreoffice-help-de", HELP.format("de"), "prose", 1.0)],
-    "french": [("debian-handbook", BOOK.format("fr-FR"), "prose", 0.5),
-               ("libreoffice-help-fr", HELP.format("fr"), "prose", 1.0)],
-    "russian": [("debian-handbook", BOOK.format("ru-RU"), "prose", 0.5),
-                ("libreoffice-help-ru", HELP.format("ru"), "prose", 1.0)],
-    "chinese": [("debian-handbook", BOOK.format("zh-CN"), "prose", 0.5),
-                ("libreoffice-help-zh-cn", HELP.format("zh-CN"), "prose", 1.0)],
+    "english": [
+        ("bible-kjv-text", "usr/lib/bible.data", "bible", 0.45),
+        ("dict-jargon", "usr/share/dictd/jargon.dict.dz", "jargon", 0.2),
+        ("libreoffice-help-en-us", HELP.format("en-US"), "prose", 0.35),
+    ],
+    "german": [
+        ("debian-handbook", BOOK.format("de-DE"), "prose", 0.5),
+        ("libreoffice-help-de", HELP.format("de"), "prose", 1.0),
+    ],
+    "french": [
+        ("debian-handbook", BOOK.format("fr-FR"), "prose", 0.5),
+        ("libreoffice-help-fr", HELP.format("fr"), "prose", 1.0),
+    ],
+    "russian": [
+        ("debian-handbook", BOOK.format("ru-RU"), "prose", 0.5),
+        ("libreoffice-help-ru", HELP.format("ru"), "prose", 1.0),
+    ],
+    "chinese": [
+        ("debian-handbook", BOOK.format("zh-CN"), "prose", 0.5),
+        ("libreoffice-help-zh-cn", HELP.format("zh-CN"), "prose", 1.0),
+    ],
     "python": [("libpython3.11-stdlib", "usr/lib/python3.11/**/*.py", "code", 1.0)],
     "go": [("golang-1.19-src", "usr/share/go-1.19/src/**/*.go", "code", 1.0)],
     "html": [("python3.11-doc", "usr/share/doc/python3.11/html/**/*.html", "markup", 1.0)],
-    "formal": [("libcoq-mathcomp-ssreflect", "**/*.v", "code", 1.0),
-               ("libcoq-mathcomp-fingroup", "**/*.v", "code", 1.0),
-               ("libcoq-mathcomp-algebra", "**/*.v", "code", 1.0)],
+    "formal": [
+        ("libcoq-mathcomp-ssreflect", "**/*.v", "code", 1.0),
+        ("libcoq-mathcomp-fingroup", "**/*.v", "code", 1.0),
+        ("libcoq-mathcomp-algebra", "**/*.v", "code", 1.0),
+    ],
 }
 TRANSLATED = ("german", "french", "russian", "chinese")
-EXTRA_PACKAGES = ["bible-kjv", "libcoq-mathcomp-field", "libcoq-mathcomp-character",
-                  "libcoq-mathcomp-solvable"]
+EXTRA_PACKAGES = ["bible-kjv", "libcoq-mathcomp-field", "libcoq-mathcomp-character", "libcoq-mathcomp-solvable"]
 SOURCES["formal"] += [(p, "**/*.v", "code", 1.0) for p in EXTRA_PACKAGES[1:]]
 
 LICENCE_WORDS = re.compile(r"copyright|licen[cs]e|\(c\)|distributed under|all rights reserved", re.I)
@@ -66,8 +77,12 @@ def fetch(raw: Path) -> None:
 
 def bible(path: Path, raw: Path):
     """Chapters as documents; the `bible` program of bible-kjv decodes the packed text."""
-    out = subprocess.run([raw / "bible-kjv/usr/bin/bible", "-l", "100000", "-p", path.parent,
-                          "-f", "Gen1:1-Rev22:21"], check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(
+        [raw / "bible-kjv/usr/bin/bible", "-l", "100000", "-p", path.parent, "-f", "Gen1:1-Rev22:21"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     chapters: dict[str, list[str]] = {}
     for line in out.splitlines():
         match = re.match(r"(\S+?:?\d*?):?(\d+) (.*)", line)
@@ -117,7 +132,7 @@ def code(path: Path, raw: Path):
     text = re.sub(r"\A(?:#!.*\n)", "", text)
     head = re.match(r"\s*(\(\*.*?\*\)\s*)+|(\s*(//|#)[^\n]*\n)+", text, re.S)
     if head and LICENCE_WORDS.search(head[0]):
-        text = text[head.end():]
+        text = text[head.end() :]
     yield path.stem, text
 
 
@@ -137,7 +152,9 @@ def documents_of(domain: str, raw: Path) -> list[dict]:
                 seen.update(line for line in text.split("\n") if len(line) > 15)
     for package, pattern, cleaner, share in SOURCES[domain]:
         budget = share * TRAIN_BYTES_PER_DOMAIN * 1.5
-        paths = sorted((raw / package).glob(pattern), key=lambda p: hashlib.md5(str(p.relative_to(raw)).encode()).digest())
+        paths = sorted(
+            (raw / package).glob(pattern), key=lambda p: hashlib.md5(str(p.relative_to(raw)).encode()).digest()
+        )
         found = []
         for path in paths:
             if not path.is_file() or path.is_symlink():
@@ -154,7 +171,7 @@ def documents_of(domain: str, raw: Path) -> list[dict]:
                             seen.add(line)
                     text = "\n".join(lines)
                 text = text.strip() + "\n"
-                text = text[:MAX_DOCUMENT_BYTES.get(domain, 60_000)]  # one file must not fill a domain
+                text = text[: MAX_DOCUMENT_BYTES.get(domain, 60_000)]  # one file must not fill a domain
                 digest = hashlib.md5(text.encode()).hexdigest()
                 if len(text.encode()) >= MIN_DOCUMENT_BYTES and digest not in seen:
                     found.append({"id": f"{package}/{path.stem}/{name}", "text": text, "digest": digest})
@@ -189,8 +206,11 @@ def build(folder: Path) -> None:
                 for document in chosen:
                     file.write(json.dumps({"id": document["id"], "text": document["text"]}, ensure_ascii=False) + "\n")
         held_bytes = sum(len(d["text"].encode()) for d in held_out)
-        print(f"{domain:9s} train {len(train):5d} documents {num_bytes / 1e6:6.2f} MB   "
-              f"held-out {len(held_out):3d} documents {held_bytes / 1e6:5.2f} MB", flush=True)
+        print(
+            f"{domain:9s} train {len(train):5d} documents {num_bytes / 1e6:6.2f} MB   "
+            f"held-out {len(held_out):3d} documents {held_bytes / 1e6:5.2f} MB",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-
 from model import Nano, NanoConfig
+from safetensors.torch import load_file, save_file
 from tokenizer import BOS, BOS_ID, EOS, EOS_ID
 from train import load_model, newest
 
@@ -54,25 +53,69 @@ def dequantise(packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 def config_json(c: NanoConfig) -> dict:
     return {
-        "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "dtype": "bfloat16",
-        "vocab_size": c.vocab_size, "hidden_size": c.hidden_size, "intermediate_size": c.intermediate_size,
-        "moe_intermediate_size": c.moe_intermediate_size, "num_hidden_layers": c.num_hidden_layers,
-        "num_attention_heads": c.num_attention_heads, "num_key_value_heads": c.num_attention_heads,
-        "q_lora_rank": c.q_lora_rank, "kv_lora_rank": c.kv_lora_rank, "qk_nope_head_dim": c.qk_nope_head_dim,
-        "qk_rope_head_dim": c.qk_rope_head_dim, "v_head_dim": c.v_head_dim, "n_routed_experts": c.n_routed_experts,
-        "num_experts_per_tok": c.num_experts_per_tok, "n_shared_experts": c.n_shared_experts,
-        "first_k_dense_replace": c.first_k_dense_replace, "moe_layer_freq": 1, "n_group": 1, "topk_group": 1,
-        "topk_method": "noaux_tc", "scoring_func": "sigmoid", "norm_topk_prob": True,
-        "routed_scaling_factor": c.routed_scaling_factor, "hidden_act": "silu", "rms_norm_eps": c.rms_norm_eps,
-        "rope_theta": c.rope_theta, "rope_interleave": True, "rope_scaling": None, "attention_bias": False,
-        "attention_dropout": 0.0, "max_position_embeddings": c.max_position_embeddings, "initializer_range": 0.02,
-        "num_nextn_predict_layers": 0, "num_mtp_layers": 0, "tie_word_embeddings": False, "use_cache": True,
-        "bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": EOS_ID,
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "deepseek_v3",
+        "dtype": "bfloat16",
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.hidden_size,
+        "intermediate_size": c.intermediate_size,
+        "moe_intermediate_size": c.moe_intermediate_size,
+        "num_hidden_layers": c.num_hidden_layers,
+        "num_attention_heads": c.num_attention_heads,
+        "num_key_value_heads": c.num_attention_heads,
+        "q_lora_rank": c.q_lora_rank,
+        "kv_lora_rank": c.kv_lora_rank,
+        "qk_nope_head_dim": c.qk_nope_head_dim,
+        "qk_rope_head_dim": c.qk_rope_head_dim,
+        "v_head_dim": c.v_head_dim,
+        "n_routed_experts": c.n_routed_experts,
+        "num_experts_per_tok": c.num_experts_per_tok,
+        "n_shared_experts": c.n_shared_experts,
+        "first_k_dense_replace": c.first_k_dense_replace,
+        "moe_layer_freq": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+        "norm_topk_prob": True,
+        "routed_scaling_factor": c.routed_scaling_factor,
+        "hidden_act": "silu",
+        "rms_norm_eps": c.rms_norm_eps,
+        "rope_theta": c.rope_theta,
+        "rope_interleave": True,
+        "rope_scaling": None,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "max_position_embeddings": c.max_position_embeddings,
+        "initializer_range": 0.02,
+        "num_nextn_predict_layers": 0,
+        "num_mtp_layers": 0,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
+        "pad_token_id": EOS_ID,
         "quantization_config": {
-            "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
-            "ignore": IGNORE, "config_groups": {"group_0": {"targets": ["Linear"], "weights": {
-                "num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": GROUP,
-                "dynamic": False, "observer": "minmax", "observer_kwargs": {}}}}},
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "quantization_status": "compressed",
+            "ignore": IGNORE,
+            "config_groups": {
+                "group_0": {
+                    "targets": ["Linear"],
+                    "weights": {
+                        "num_bits": 4,
+                        "type": "int",
+                        "symmetric": True,
+                        "strategy": "group",
+                        "group_size": GROUP,
+                        "dynamic": False,
+                        "observer": "minmax",
+                        "observer_kwargs": {},
+                    },
+                }
+            },
+        },
     }
 
 
@@ -99,8 +142,15 @@ def dequantised_state(tensors: dict[str, torch.Tensor], c: NanoConfig) -> dict[s
     state = {k: v.float() for k, v in tensors.items() if ".mlp.experts." not in k}
     for layer in range(c.first_k_dense_replace, c.num_hidden_layers):
         prefix = f"model.layers.{layer}.mlp.experts"
-        full = {p: torch.stack([dequantise(tensors[f"{prefix}.{e}.{p}.weight_packed"], tensors[f"{prefix}.{e}.{p}.weight_scale"])
-                                for e in range(c.n_routed_experts)]) for p in ("gate_proj", "up_proj", "down_proj")}
+        full = {
+            p: torch.stack(
+                [
+                    dequantise(tensors[f"{prefix}.{e}.{p}.weight_packed"], tensors[f"{prefix}.{e}.{p}.weight_scale"])
+                    for e in range(c.n_routed_experts)
+                ]
+            )
+            for p in ("gate_proj", "up_proj", "down_proj")
+        }
         state[f"{prefix}.gate_up_proj"] = torch.cat([full["gate_proj"], full["up_proj"]], 1)
         state[f"{prefix}.down_proj"] = full["down_proj"]
     return state
@@ -121,15 +171,33 @@ def export(folder: Path, checkpoint: Path, target: Path) -> None:
     save_file(tensors, target / "model.safetensors.partial", metadata=metadata)
     (target / "model.safetensors.partial").chmod(0o644)  # safetensors creates it private
     (target / "model.safetensors.partial").replace(target / "model.safetensors")
-    generation = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": EOS_ID, "do_sample": True, "temperature": 0.7, "top_k": 40}
-    tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": BOS, "eos_token": EOS, "pad_token": EOS,
-                        "clean_up_tokenization_spaces": False, "model_max_length": model.c.max_position_embeddings}
-    for name, value in (("config.json", config_json(model.c)), ("generation_config.json", generation),
-                        ("tokenizer_config.json", tokenizer_config)):
+    generation = {
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
+        "pad_token_id": EOS_ID,
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_k": 40,
+    }
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "pad_token": EOS,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": model.c.max_position_embeddings,
+    }
+    for name, value in (
+        ("config.json", config_json(model.c)),
+        ("generation_config.json", generation),
+        ("tokenizer_config.json", tokenizer_config),
+    ):
         (target / name).write_text(json.dumps(value, indent=2) + "\n")
     shutil.copyfile(folder / "tokens" / "tokenizer.json", target / "tokenizer.json")
     num_bytes = sum(f.stat().st_size for f in target.iterdir())
-    print(f"{content['tokens'] / 1e6:.2f} M trained tokens, {len(tensors)} tensors, {num_bytes / 1e6:.1f} MB in {target.name}/")
+    print(
+        f"{content['tokens'] / 1e6:.2f} M trained tokens, {len(tensors)} tensors, {num_bytes / 1e6:.1f} MB in {target.name}/"
+    )
 
 
 def verify(folder: Path, target: Path, num_windows: int = 9) -> None:
@@ -152,13 +220,15 @@ def verify(folder: Path, target: Path, num_windows: int = 9) -> None:
         raise ValueError(f"transformers: missing {report.missing_keys[:5]}, unexpected {report.unexpected_keys[:5]}")
     twin, rows = shipped_twin(c, tensors), []
     for file in sorted((folder / "tokens").glob("*.held_out.npz")):
-        rows += [np.load(file)["tokens"][i * 256:i * 256 + 257].astype(np.int64) for i in range(num_windows // 9 + 1)]
+        rows += [np.load(file)["tokens"][i * 256 : i * 256 + 257].astype(np.int64) for i in range(num_windows // 9 + 1)]
     batch = torch.from_numpy(np.stack(rows))
     with torch.no_grad():
         a, b = twin.logits(batch[:, :-1]), hf(batch[:, :-1]).logits
         loss = [torch.nn.functional.cross_entropy(x.flatten(0, 1), batch[:, 1:].flatten()).item() for x in (a, b)]
-    print(f"compressed-tensors agrees; transformers: no missing or unexpected keys; held-out nats/token "
-          f"nano {loss[0]:.6f} transformers {loss[1]:.6f}; largest difference of a logit {(a - b).abs().max():.2e}")
+    print(
+        f"compressed-tensors agrees; transformers: no missing or unexpected keys; held-out nats/token "
+        f"nano {loss[0]:.6f} transformers {loss[1]:.6f}; largest difference of a logit {(a - b).abs().max():.2e}"
+    )
     if abs(loss[0] - loss[1]) > 1e-4:
         raise ValueError("transformers gives another held-out loss than the training code")
 

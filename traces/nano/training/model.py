@@ -132,14 +132,14 @@ class HeadLoss(torch.autograd.Function):
         d_hidden, weight_c = torch.empty_like(hidden), weight.to(dtype)
         weight.grad.zero_()
         for a in range(0, num_tokens, 512):
-            h, t = hidden[a:a + 512].to(dtype), target[a:a + 512, None]
+            h, t = hidden[a : a + 512].to(dtype), target[a : a + 512, None]
             logits = (h @ weight_c.t()).float()
             log_z = logits.logsumexp(1, keepdim=True)
             loss += float((log_z - logits.gather(1, t)).sum())
             p = logits.sub_(log_z).exp_()
             p.scatter_add_(1, t, torch.full(t.shape, -1.0))
             p = p.mul_(1.0 / num_tokens).to(dtype)
-            d_hidden[a:a + 512] = p @ weight_c
+            d_hidden[a : a + 512] = p @ weight_c
             if dtype == weight.dtype:
                 weight.grad.addmm_(p.t(), h)
             else:
@@ -186,8 +186,12 @@ class Attention(nn.Module):
         heads, nope, rope = c.num_attention_heads, c.qk_nope_head_dim, c.qk_rope_head_dim
         q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))).view(batch, length, heads, nope + rope).transpose(1, 2)
         latent = self.kv_a_proj_with_mqa(x)
-        kv = self.kv_b_proj(self.kv_a_layernorm(latent[..., :c.kv_lora_rank])).view(batch, length, heads, -1).transpose(1, 2)
-        k_rope = rotate(latent[..., c.kv_lora_rank:].unsqueeze(1), cos, sin).to(kv.dtype)
+        kv = (
+            self.kv_b_proj(self.kv_a_layernorm(latent[..., : c.kv_lora_rank]))
+            .view(batch, length, heads, -1)
+            .transpose(1, 2)
+        )
+        k_rope = rotate(latent[..., c.kv_lora_rank :].unsqueeze(1), cos, sin).to(kv.dtype)
         q = torch.cat([q[..., :nope], rotate(q[..., nope:], cos, sin).to(q.dtype)], -1).flatten(0, 1)
         k = torch.cat([kv[..., :nope], k_rope.expand(-1, heads, -1, -1)], -1).flatten(0, 1)
         scores = torch.baddbmm(mask.to(q.dtype), q, k.transpose(1, 2), alpha=(nope + rope) ** -0.5)
@@ -231,7 +235,9 @@ class MoE(nn.Module):
         """x [T, H] -> expert int64 [T, K] and gate weight float32 [T, K]; always in float32."""
         with torch.autocast("cpu", enabled=False):
             scores = F.linear(x.float(), self.gate.weight).sigmoid()
-        expert = (scores.detach() + self.gate.e_score_correction_bias).topk(self.c.num_experts_per_tok, -1, sorted=False)[1]
+        expert = (scores.detach() + self.gate.e_score_correction_bias).topk(
+            self.c.num_experts_per_tok, -1, sorted=False
+        )[1]
         weight = scores.gather(1, expert)
         return expert, weight / (weight.sum(-1, keepdim=True) + 1e-20) * self.c.routed_scaling_factor
 

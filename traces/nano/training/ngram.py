@@ -19,7 +19,9 @@ class NgramModel:
     def __init__(self, streams: list[np.ndarray], order: int, vocab_size: int):
         self.bits = int(vocab_size - 1).bit_length()
         if self.bits * order > 63:
-            raise ValueError(f"order {order} needs {self.bits * order} bits per key, got room for 63: lower the order or the vocabulary")
+            raise ValueError(
+                f"order {order} needs {self.bits * order} bits per key, got room for 63: lower the order or the vocabulary"
+            )
         self.order, self.vocab_size, self.tables = order, vocab_size, []
         for n in range(1, order + 1):
             keys = np.concatenate([self._keys(stream.astype(np.int64), n) for stream in streams])
@@ -29,14 +31,16 @@ class NgramModel:
             keys = keys[starts]
             contexts = keys >> self.bits
             starts = np.flatnonzero(np.concatenate([[True], contexts[1:] != contexts[:-1]]))
-            self.tables.append((keys, counts, contexts[starts], sum_runs(counts, starts), np.diff(np.append(starts, len(keys)))))
+            self.tables.append(
+                (keys, counts, contexts[starts], sum_runs(counts, starts), np.diff(np.append(starts, len(keys))))
+            )
 
     def _keys(self, tokens: np.ndarray, n: int) -> np.ndarray:
         """int64 [len - n + 1]: the n-gram starting at each position, first token in the highest bits."""
         length = max(0, len(tokens) - n + 1)
         keys = np.zeros(length, np.int64)
         for i in range(n):
-            keys = (keys << self.bits) | tokens[i:i + length]
+            keys = (keys << self.bits) | tokens[i : i + length]
         return keys
 
     def nats(self, window: np.ndarray) -> dict[int, np.ndarray]:
@@ -47,7 +51,7 @@ class NgramModel:
         costs = {}
         for n, (keys, counts, contexts, totals, followers) in enumerate(self.tables, 1):
             first = max(0, n - 2)  # targets before it have a shorter history: keep the lower order
-            query = self._keys(window, n)[1 if n == 1 else 0:]
+            query = self._keys(window, n)[1 if n == 1 else 0 :]
             i = np.minimum(np.searchsorted(keys, query), len(keys) - 1)
             count = np.where(keys[i] == query, counts[i], 0)
             j = np.minimum(np.searchsorted(contexts, query >> self.bits), len(contexts) - 1)

@@ -38,7 +38,7 @@ class FlatLayout:
 
     def view(self, flat: torch.Tensor, name: str) -> torch.Tensor:
         offset, shape = self.slices[name]
-        return flat[offset:offset + shape.numel()].view(shape)
+        return flat[offset : offset + shape.numel()].view(shape)
 
     def bind(self, model: torch.nn.Module, flat: torch.Tensor, grad: torch.Tensor | None) -> None:
         for name, p in model.named_parameters():
@@ -62,16 +62,26 @@ def newton_schulz(g: torch.Tensor, num_steps: int = 5) -> torch.Tensor:
 class Optimizer:
     """One worker's share of the update. State tensors are shared, so any worker can save them."""
 
-    def __init__(self, layout: FlatLayout, flat: torch.Tensor, state: dict[str, torch.Tensor],
-                 rank: int, num_workers: int, weight_decay: float = 0.1):
+    def __init__(
+        self,
+        layout: FlatLayout,
+        flat: torch.Tensor,
+        state: dict[str, torch.Tensor],
+        rank: int,
+        num_workers: int,
+        weight_decay: float = 0.1,
+    ):
         self.layout, self.flat, self.state = layout, flat, state
         self.rank, self.num_workers, self.weight_decay = rank, num_workers, weight_decay
 
     @staticmethod
     def new_state(layout: FlatLayout) -> dict[str, torch.Tensor]:
         adam_end = layout.group_ranges["muon"][0]
-        return {"exp_avg": torch.zeros(adam_end), "exp_avg_sq": torch.zeros(adam_end),
-                "momentum": torch.zeros(layout.num_parameters - adam_end)}
+        return {
+            "exp_avg": torch.zeros(adam_end),
+            "exp_avg_sq": torch.zeros(adam_end),
+            "momentum": torch.zeros(layout.num_parameters - adam_end),
+        }
 
     def share(self, begin: int, end: int) -> slice:
         step = -(-(end - begin) // self.num_workers)
@@ -82,24 +92,37 @@ class Optimizer:
         part = self.share(0, self.layout.num_parameters)
         for other in grads[1:]:
             grads[0][part].add_(other[part])
-        return float(grads[0][part].norm()) ** 2 / self.num_workers ** 2
+        return float(grads[0][part].norm()) ** 2 / self.num_workers**2
 
     @torch.no_grad()
-    def step(self, grad_sum: torch.Tensor, grad_norm: float, clip: float, step: int, learning_rate: dict[str, float]) -> None:
+    def step(
+        self, grad_sum: torch.Tensor, grad_norm: float, clip: float, step: int, learning_rate: dict[str, float]
+    ) -> None:
         """`grad_sum` is the complete sum over workers; `step` counts from 1."""
         divisor = self.num_workers * max(1.0, grad_norm / clip)
         for group in GROUPS[:-1]:
             part = self.share(*self.layout.group_ranges[group])
             torch._fused_adamw_(
-                [self.flat[part]], [grad_sum[part]], [self.state["exp_avg"][part]], [self.state["exp_avg_sq"][part]], [],
-                [torch.tensor(float(step))], lr=learning_rate[group], beta1=0.9, beta2=0.95,
-                weight_decay=self.weight_decay if group == "expert_and_head" else 0.0, eps=1e-10, amsgrad=False,
-                maximize=False, grad_scale=torch.tensor(divisor))
+                [self.flat[part]],
+                [grad_sum[part]],
+                [self.state["exp_avg"][part]],
+                [self.state["exp_avg_sq"][part]],
+                [],
+                [torch.tensor(float(step))],
+                lr=learning_rate[group],
+                beta1=0.9,
+                beta2=0.95,
+                weight_decay=self.weight_decay if group == "expert_and_head" else 0.0,
+                eps=1e-10,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=torch.tensor(divisor),
+            )
         muon_begin = self.layout.group_ranges["muon"][0]
-        for name in self.layout.muon_names()[self.rank::self.num_workers]:
+        for name in self.layout.muon_names()[self.rank :: self.num_workers]:
             offset, shape = self.layout.slices[name]
             p, g = self.layout.view(self.flat, name), self.layout.view(grad_sum, name)
-            momentum = self.state["momentum"][offset - muon_begin:offset - muon_begin + shape.numel()].view(shape)
+            momentum = self.state["momentum"][offset - muon_begin : offset - muon_begin + shape.numel()].view(shape)
             momentum.mul_(0.95).add_(g, alpha=1.0 / divisor)
             update = newton_schulz(g / divisor + 0.95 * momentum)
             rate = learning_rate["muon"]

@@ -10,9 +10,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
-
 from tokenizer import domains_of, read_documents
+from tokenizers import Tokenizer
 
 PROMPTS_PER_DOMAIN = 16
 MIN_TOKENS, MAX_TOKENS = 60, 200
@@ -26,7 +25,7 @@ def cut(text: str, num_tokens: int, tokenizer: Tokenizer) -> str:
     for mark in ("\n", " "):
         at = prompt.rfind(mark)
         if at > 0.75 * len(prompt):
-            return prompt[:at + 1] if mark == "\n" else prompt[:at]
+            return prompt[: at + 1] if mark == "\n" else prompt[:at]
     return prompt
 
 
@@ -49,9 +48,15 @@ if __name__ == "__main__":
             begin = text.find("\n", int(rng.integers(len(text) // 2))) + 1 if number % 2 else 0
             if len(tokenizer.encode(text[begin:]).ids) <= wanted:
                 begin = 0
-            lines.append({"request": f"{domain}-{number:02d}", "domain": domain, "document": documents[i]["id"],
-                          "prompt": cut(text[begin:], wanted, tokenizer),
-                          "max_new_tokens": int(rng.integers(MIN_NEW_TOKENS, MAX_NEW_TOKENS + 1))})
+            lines.append(
+                {
+                    "request": f"{domain}-{number:02d}",
+                    "domain": domain,
+                    "document": documents[i]["id"],
+                    "prompt": cut(text[begin:], wanted, tokenizer),
+                    "max_new_tokens": int(rng.integers(MIN_NEW_TOKENS, MAX_NEW_TOKENS + 1)),
+                }
+            )
     with open(arguments.out, "w", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -32,12 +32,19 @@ def domains_of(folder: Path) -> list[str]:
 
 def train_tokenizer(folder: Path) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(PRE_SPLIT), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRE_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=VOCAB_SIZE, special_tokens=[BOS, EOS], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=[BOS, EOS],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
 
     def texts():
         for domain in domains_of(folder):
@@ -60,7 +67,10 @@ def encode_split(tokenizer: Tokenizer, folder: Path, domain: str, split: str) ->
     tokens = np.fromiter((t for ids in encoded for t in ids), dtype=np.uint16, count=starts[-1])
     num_bytes = np.array([len(d["text"].encode()) for d in documents])
     np.savez(folder / "tokens" / f"{domain}.{split}.npz", tokens=tokens, starts=starts, num_bytes=num_bytes)
-    print(f"{domain:9s} {split:8s} {starts[-1] / 1e6:6.3f} M tokens  {num_bytes.sum() / starts[-1]:.2f} bytes/token", flush=True)
+    print(
+        f"{domain:9s} {split:8s} {starts[-1] / 1e6:6.3f} M tokens  {num_bytes.sum() / starts[-1]:.2f} bytes/token",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

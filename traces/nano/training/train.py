@@ -19,20 +19,25 @@ from dataclasses import asdict
 from pathlib import Path
 
 # Large buffers must come from the heap: fresh mmap pages cost a page fault per 4 kB in every step.
-for key, value in {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-                   "MALLOC_MMAP_THRESHOLD_": str(1 << 34), "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
-                   "MALLOC_TOP_PAD_": str(1 << 26)}.items():
+for key, value in {
+    "OMP_WAIT_POLICY": "passive",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 34),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+    "MALLOC_TOP_PAD_": str(1 << 26),
+}.items():
     if key not in os.environ:
         os.environ[key] = value
         os.environ["NANO_REEXEC"] = "1"
 if __name__ == "__main__" and os.environ.pop("NANO_REEXEC", None):
     import sys
+
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 import numpy as np
 import torch
 import torch.multiprocessing as mp
-
 from model import Nano, NanoConfig, resolve_dtype
 from optimizer import FlatLayout, Optimizer
 
@@ -70,7 +75,7 @@ class Batches:
             self.orders[key] = (rng.permutation(num_windows), int(rng.integers(length)))
         order, offset = self.orders[key]
         begin = offset + int(order[position]) * length
-        return stream[begin:begin + length + 1].astype(np.int64)
+        return stream[begin : begin + length + 1].astype(np.int64)
 
     def batch(self, step: int, rank: int, length: int) -> torch.Tensor:
         num_rows = ROWS_PER_WORKER * LENGTH // length
@@ -111,9 +116,8 @@ def read_exported(folder: Path, model: Nano, bias: torch.Tensor) -> int:
 
     Loses the optimizer state and what int4 rounding takes; both come back in a few hundred steps.
     """
-    from safetensors import safe_open
-
     from export import dequantised_state
+    from safetensors import safe_open
 
     with safe_open(folder / "model.safetensors", "pt") as file:
         steps = int(file.metadata()["trained_steps"])
@@ -162,7 +166,9 @@ def work(rank: int, arguments, shared: dict, barrier) -> None:
         barrier.wait()
         grad_norm = float(shared["scalars"][:, 1].sum()) ** 0.5
         ending = bool(shared["scalars"][:, 2].any())
-        optimizer.step(grads[0], grad_norm, CLIP, step + 1 - shared["warm_from"], {g: r * factor for g, r in LEARNING_RATE.items()})
+        optimizer.step(
+            grads[0], grad_norm, CLIP, step + 1 - shared["warm_from"], {g: r * factor for g, r in LEARNING_RATE.items()}
+        )
         if rank == 0:
             load = shared["load"].sum(0)
             shared["load_ema"].mul_(LOAD_EMA).add_(load, alpha=1 - LOAD_EMA)
@@ -175,9 +181,11 @@ def work(rank: int, arguments, shared: dict, barrier) -> None:
             if done % arguments.log_every == 0 or done == last_step:
                 ratio = log_load / log_load.mean(1, keepdim=True)
                 steps, log_steps = log_steps, 0
-                line = (f"step {done} tokens {done * STEP_TOKENS / 1e6:.3f}M loss {log_loss / steps:.4f} "
-                        f"tok/s {steps * STEP_TOKENS / (now_s - logged_s):.0f} lr {factor:.3f} grad {grad_norm:.2f} "
-                        f"max/mean {' '.join(f'{v:.2f}' for v in ratio.amax(1).tolist())} cold {int((ratio < 0.1).sum())}")
+                line = (
+                    f"step {done} tokens {done * STEP_TOKENS / 1e6:.3f}M loss {log_loss / steps:.4f} "
+                    f"tok/s {steps * STEP_TOKENS / (now_s - logged_s):.0f} lr {factor:.3f} grad {grad_norm:.2f} "
+                    f"max/mean {' '.join(f'{v:.2f}' for v in ratio.amax(1).tolist())} cold {int((ratio < 0.1).sum())}"
+                )
                 with open(folder / "train.log", "a", encoding="utf-8") as file:
                     file.write(line + "\n")
                 print(line, flush=True)
@@ -185,9 +193,19 @@ def work(rank: int, arguments, shared: dict, barrier) -> None:
                 log_load.zero_()
         barrier.wait()
         if rank == 0 and (ending or step + 1 == last_step or now_s - saved_s > arguments.checkpoint_every_s):
-            save(folder / "checkpoints" / f"step_{step + 1:06d}.pt", step=step + 1, tokens=(step + 1) * STEP_TOKENS,
-                 config=asdict(config), flat=flat, state=dict(state), bias=shared["bias"],
-                 load_ema=shared["load_ema"], total_tokens=arguments.total_tokens, seed=arguments.seed, warm_from=shared["warm_from"])
+            save(
+                folder / "checkpoints" / f"step_{step + 1:06d}.pt",
+                step=step + 1,
+                tokens=(step + 1) * STEP_TOKENS,
+                config=asdict(config),
+                flat=flat,
+                state=dict(state),
+                bias=shared["bias"],
+                load_ema=shared["load_ema"],
+                total_tokens=arguments.total_tokens,
+                seed=arguments.seed,
+                warm_from=shared["warm_from"],
+            )
             saved_s = now_s
         if ending:
             return
@@ -201,7 +219,9 @@ def main() -> None:
     parser.add_argument("--checkpoint-every-s", type=float, default=300)
     parser.add_argument("--log-every", type=int, default=20)
     parser.add_argument("--until-step", type=int, default=0, help="end here, schedule unchanged (for short tests)")
-    parser.add_argument("--from-model", type=Path, help="exported folder to go on from where no checkpoint is left; warms up again")
+    parser.add_argument(
+        "--from-model", type=Path, help="exported folder to go on from where no checkpoint is left; warms up again"
+    )
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -214,9 +234,13 @@ def main() -> None:
         old = torch.load(path, weights_only=True)
         # The data order depends on the seed; the total only matters once a schedule has started to decay.
         unchanged_tokens = BIAS_STEPS[0][0] * min(old["total_tokens"], arguments.total_tokens)
-        if old["seed"] != arguments.seed or (old["total_tokens"] != arguments.total_tokens and old["tokens"] > unchanged_tokens):
-            raise SystemExit(f"{path.name} was trained with --total-tokens {old['total_tokens']:g} --seed {old['seed']} and is past the "
-                             f"first change of a schedule: give the same values or another --folder")
+        if old["seed"] != arguments.seed or (
+            old["total_tokens"] != arguments.total_tokens and old["tokens"] > unchanged_tokens
+        ):
+            raise SystemExit(
+                f"{path.name} was trained with --total-tokens {old['total_tokens']:g} --seed {old['seed']} and is past the "
+                f"first change of a schedule: give the same values or another --folder"
+            )
         flat, state, step = old["flat"], old["state"], old["step"]
         bias, load_ema, warm_from = old["bias"], old["load_ema"], old.get("warm_from", 0)
     else:
@@ -227,11 +251,18 @@ def main() -> None:
         if arguments.from_model:
             step = warm_from = read_exported(arguments.from_model, model, bias)
         load_ema = torch.full_like(bias, STEP_TOKENS * config.num_experts_per_tok / config.n_routed_experts)
-    shared = {"config": config, "step": step, "warm_from": warm_from, "flat": flat.share_memory_(),
-              "grads": [torch.zeros(layout.num_parameters).share_memory_() for _ in range(NUM_WORKERS)],
-              "state": {k: v.share_memory_() for k, v in state.items()}, "bias": bias.share_memory_(),
-              "load_ema": load_ema.share_memory_(), "scalars": torch.zeros(NUM_WORKERS, 3, dtype=torch.float64).share_memory_(),
-              "load": torch.zeros(NUM_WORKERS, num_moe, config.n_routed_experts).share_memory_()}
+    shared = {
+        "config": config,
+        "step": step,
+        "warm_from": warm_from,
+        "flat": flat.share_memory_(),
+        "grads": [torch.zeros(layout.num_parameters).share_memory_() for _ in range(NUM_WORKERS)],
+        "state": {k: v.share_memory_() for k, v in state.items()},
+        "bias": bias.share_memory_(),
+        "load_ema": load_ema.share_memory_(),
+        "scalars": torch.zeros(NUM_WORKERS, 3, dtype=torch.float64).share_memory_(),
+        "load": torch.zeros(NUM_WORKERS, num_moe, config.n_routed_experts).share_memory_(),
+    }
     print(f"{layout.num_parameters / 1e6:.2f} M parameters, {config.compute_dtype}, from step {step}", flush=True)
     context = mp.get_context("fork")
     barrier = context.Barrier(NUM_WORKERS)
