@@ -1,6 +1,6 @@
 """``moelab bench kernels``: batch-1 expert layers of Kimi K2.6 shape beside a read of as many bytes.
 
-W1 of docs/performance: H 7168, I 2048, top-8, int4 group 32, random experts per step over far more bytes
+The work: H 7168, I 2048, top-8, int4 group 32, random experts per step over far more bytes
 than the last-level cache. Every step runs each ISA and then the best read loop on OTHER random experts, in one
 process with the same workers; a row is the median and the quartiles of the paired ratios of bytes/s. Absolute
 GB/s of a shared machine drift, ratios of neighbours do not. Floor 6, no torch.
