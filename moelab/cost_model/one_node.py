@@ -4,14 +4,13 @@
 
 The read rate is what a pure read loop reaches on this memory, the efficiency what the expert kernels
 reach of it; both are given, never guessed, so that a prediction stands before the measurement and
-only the read limit of the same run may rescale it (``rescaled``). Does not know: compute bounds
+only the read limit of the same run may replace the rate in it. Does not know: compute bounds
 (large prefill batches), overlap with a fast tier, several nodes (the slowest decides there),
 contention by uploads beyond their bytes, attention.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -62,15 +61,3 @@ def predict(
         "efficiency": efficiency,
         "layer_overhead_s": layer_overhead_s,
     }
-
-
-def rescaled(prediction: Mapping[str, float], *, read_gb_per_s: float) -> dict[str, float]:
-    """The same prediction at another read limit: nothing else may change after it was stored."""
-    return predict(
-        read_bytes=prediction["read_bytes_per_token"],
-        num_layer_steps=prediction["layer_steps_per_token"],
-        num_tokens=1,
-        read_gb_per_s=read_gb_per_s,
-        efficiency=prediction["efficiency"],
-        layer_overhead_s=prediction["layer_overhead_s"],
-    )
