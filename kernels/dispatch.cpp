@@ -1,28 +1,52 @@
-/* Which kernels this library has, by ISA, weight format and activation mode: one table. */
+/* Which kernels this library has, by ISA, weight format and activation mode: one table, and what each ISA asks of the CPU. */
 #include <cstring>
 
 #include "moelab_kernels.h"
 
-#define PHASES(isa, name)                                                                            \
-    extern "C" int32_t moelab_##isa##_##name##_gate_up(const moelab_moe_job *, int64_t, int64_t, uint64_t *); \
-    extern "C" int32_t moelab_##isa##_##name##_down(const moelab_moe_job *, int64_t, int64_t, uint64_t *);
-PHASES(generic, float32)
-PHASES(generic, bf16)
-PHASES(generic, int4_bf16)
-PHASES(generic, int4_int8)
+#define PHASES(isa, name)                                                                                        \
+    extern "C" int32_t moelab_##isa##_##name##_gate_up(const moelab_moe_job *, int64_t, int64_t, uint64_t *);    \
+    extern "C" int32_t moelab_##isa##_##name##_down(const moelab_moe_job *, int64_t, int64_t, uint64_t *);       \
+    extern "C" int32_t moelab_##isa##_##name##_linear(const moelab_moe_job *, int64_t, int64_t, uint64_t *);
+#define ALL_PHASES(isa)       \
+    PHASES(isa, float32)      \
+    PHASES(isa, bf16)         \
+    PHASES(isa, int4_bf16)    \
+    PHASES(isa, int4_int8)    \
+    PHASES(isa, int8_bf16)    \
+    PHASES(isa, int8_int8)
+
+ALL_PHASES(generic)
+#ifdef MOELAB_AVX2
+ALL_PHASES(avx2)
+#endif
+#ifdef MOELAB_AVX512
+ALL_PHASES(avx512)
+#endif
 
 struct kernel_row {
     const char *isa;
     int32_t weight_format, activation_mode;
-    moelab_phase_fn gate_up, down;
+    moelab_phase_fn gate_up, down, linear;
 };
 
-#define ROW(isa, format, mode, name) {#isa, format, mode, moelab_##isa##_##name##_gate_up, moelab_##isa##_##name##_down}
+#define ROW(isa, format, mode, name)                                                            \
+    {#isa, format, mode, moelab_##isa##_##name##_gate_up, moelab_##isa##_##name##_down, moelab_##isa##_##name##_linear}
+#define ALL_ROWS(isa)                                           \
+    ROW(isa, MOELAB_FLOAT32, MOELAB_ACT_F32, float32),          \
+    ROW(isa, MOELAB_BF16, MOELAB_ACT_BF16, bf16),               \
+    ROW(isa, MOELAB_INT4_G32, MOELAB_ACT_BF16, int4_bf16),      \
+    ROW(isa, MOELAB_INT4_G32, MOELAB_ACT_INT8, int4_int8),      \
+    ROW(isa, MOELAB_INT8_G32, MOELAB_ACT_BF16, int8_bf16),      \
+    ROW(isa, MOELAB_INT8_G32, MOELAB_ACT_INT8, int8_int8)
+
 static const kernel_row kernel_rows[] = {
-    ROW(generic, MOELAB_FLOAT32, MOELAB_ACT_F32, float32),
-    ROW(generic, MOELAB_BF16, MOELAB_ACT_BF16, bf16),
-    ROW(generic, MOELAB_INT4_G32, MOELAB_ACT_BF16, int4_bf16),
-    ROW(generic, MOELAB_INT4_G32, MOELAB_ACT_INT8, int4_int8),
+    ALL_ROWS(generic),
+#ifdef MOELAB_AVX2
+    ALL_ROWS(avx2),
+#endif
+#ifdef MOELAB_AVX512
+    ALL_ROWS(avx512),
+#endif
 };
 
 extern "C" MOELAB_API uint32_t moelab_abi_version(void) { return MOELAB_ABI_VERSION; }
@@ -33,8 +57,19 @@ extern "C" MOELAB_API int32_t moelab_isa_built(const char *isa) {
     return 0;
 }
 
+/* The compiler's check asks the operating system too (XCR0): without its support of the registers the answer is no. */
 extern "C" MOELAB_API int32_t moelab_isa_supported(const char *isa) {
-    return std::strcmp(isa, "generic") == 0; /* every CPU; others ask the CPU here */
+    if (std::strcmp(isa, "generic") == 0) return 1;
+#ifdef MOELAB_AVX2
+    if (std::strcmp(isa, "avx2") == 0) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+#ifdef MOELAB_AVX512
+    if (std::strcmp(isa, "avx512") == 0)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+#endif
+    return 0;
 }
 
 extern "C" MOELAB_API int32_t moelab_kernels(const char *isa, int32_t weight_format, int32_t activation_mode,
@@ -46,6 +81,7 @@ extern "C" MOELAB_API int32_t moelab_kernels(const char *isa, int32_t weight_for
         if (row.weight_format != weight_format || row.activation_mode != activation_mode) continue;
         table->gate_up = row.gate_up;
         table->down = row.down;
+        table->linear = row.linear;
         return MOELAB_OK;
     }
     return MOELAB_UNSUPPORTED;

@@ -1,4 +1,4 @@
-/* C ABI of the native kernels, version 1: everything that Python (ctypes) or Numba may call.
+/* C ABI of the native kernels, version 2: everything that Python (ctypes) or Numba may call.
  *
  * Knows weight layouts, activation modes and one job: the routed experts of one layer for a set of
  * tokens. Does not know threads (a caller runs a slice of the job on each worker), memory (the
@@ -11,20 +11,23 @@
  *   int4_g32 (576 B): 8 lines of 64 B of q + 8 in nibbles, line j, byte 4 * row + c: low nibble is column
  *       8 * j + c, high nibble is column 8 * j + 4 + c (lines 0..3 are group 0, lines 4..7 group 1 of
  *       32 columns); then the bf16 scales, [2 groups][16 rows]. Padding is q = 0, scale 0.
+ *   int8_g32 (1088 B): 16 lines of 64 B of q + 128, line j, byte 4 * row + c: column 4 * j + c; scales as above.
+ *       Padding is q = 0, scale 0.
  *   bf16 (2048 B): 32 lines of 64 B, line j: [16 rows][2 columns] of columns 2 * j, 2 * j + 1.
  *   float32 (4096 B): 64 lines of 64 B, line j: [16 rows] of column j.
  * An expert is gate_proj, up_proj, down_proj, one after the other, in one block aligned to 64 B.
  *
  * Activation modes: f32 (float32 weights), bf16 (activations rounded to nearest even, float32
- * accumulation; bf16 or int4_g32 weights), int8 (int4_g32 weights): per group of 32 columns
+ * accumulation; bf16, int8_g32 or int4_g32 weights; beside each group of 32 columns its sum in rising order, for kernels
+ * whose nibbles are unsigned), int8 (int8_g32 or int4_g32 weights): per group of 32 columns
  * scale = absmax / 127, q = rint(x * (127 / absmax)), ties to even, offset = -8 * sum(q), which takes back the
- * + 8 of the nibbles; a group whose absmax is below 2^-100 is all zero; one with a NaN or infinity gets q = 0 and
+ * + 8 of the nibbles, and 16 times it the + 128 of int8 weights; a group whose absmax is below 2^-100 is all zero; one with a NaN or infinity gets q = 0 and
  * scale NaN. Integer sums are exact, and the float32 sum over groups runs in rising order as
  * acc += (float(isum) * activation_scale) * weight_scale, without contraction.
  *
  * The hidden vector silu(gate) * up between up_proj and down_proj is treated the same way, by gate_up itself:
  * its unit is one group of 32 intermediate rows, so that nobody has to wait for a neighbour. silu(x) is
- * x / (1 + exp(-x)) with one polynomial exp in a fixed order of operations (kernels/generic/silu.h), so that all
+ * x / (1 + exp(-x)) with one polynomial exp in a fixed order of operations (kernels/silu.h), so that all
  * ISAs give the same bits in int8 mode.
  */
 #ifndef MOELAB_KERNELS_H
@@ -42,9 +45,9 @@
 extern "C" {
 #endif
 
-#define MOELAB_ABI_VERSION 1
+#define MOELAB_ABI_VERSION 2
 
-enum moelab_weight_format { MOELAB_FLOAT32 = 0, MOELAB_BF16 = 1, MOELAB_INT4_G32 = 2 };
+enum moelab_weight_format { MOELAB_FLOAT32 = 0, MOELAB_BF16 = 1, MOELAB_INT4_G32 = 2, MOELAB_INT8_G32 = 3 };
 enum moelab_activation_mode { MOELAB_ACT_F32 = 0, MOELAB_ACT_BF16 = 1, MOELAB_ACT_INT8 = 2 };
 enum moelab_activation_function { MOELAB_SILU = 0 };
 
@@ -75,17 +78,18 @@ typedef struct moelab_moe_job {
     const int64_t *pair_start;     /* [num_experts + 1] */
     const int32_t *token_of_pair;  /* [num_pairs] */
     const void *tokens_q;          /* [T, padded H]: int8, bf16 or float32 by mode */
-    const float *tokens_scale;     /* [T, padded H / 32], int8 mode only */
+    const float *tokens_scale;     /* [T, padded H / 32]: int8 the scale, bf16 the sum of the group */
     const int32_t *tokens_offset;  /* [T, padded H / 32], int8 mode only */
     void *hidden_q;                /* [num_pairs, padded I], as tokens_q: written by gate_up, read by down */
-    float *hidden_scale;           /* [num_pairs, padded I / 32], int8 mode only */
+    float *hidden_scale;           /* [num_pairs, padded I / 32], as tokens_scale */
     int32_t *hidden_offset;        /* [num_pairs, padded I / 32], int8 mode only */
-    float *output;                 /* [num_pairs, padded H (to 16)] float32 */
+    float *output;                 /* [num_pairs, padded H (to 16)] float32; linear: [num_pairs, padded I (to 16)] */
 } moelab_moe_job;
 
 /* Units are counted over the experts of the job. Unit u of gate_up is group u % ceil(I/32) of 32 intermediate
  * rows (two tile rows; the last may be one) of expert u / ceil(I/32), and the last unit of an expert also
- * clears the padding of hidden_q. Unit u of down is tile row u % ceil(H/16) of expert u / ceil(H/16). A call
+ * clears the padding of hidden_q. Unit u of linear, which is a matrix [I, H] alone in the place of an expert (output = W x, no
+ * activation), is tile row u % ceil(I/16) of matrix u / ceil(I/16). Unit u of down is tile row u % ceil(H/16) of expert u / ceil(H/16). A call
  * computes the units [unit_start, unit_stop) and adds the bytes of weights that it read to *bytes_read. Calls with
  * disjoint ranges may run at the same time; all of gate_up comes before any of down. */
 typedef int32_t (*moelab_phase_fn)(const moelab_moe_job *job, int64_t unit_start, int64_t unit_stop,
@@ -96,12 +100,13 @@ typedef struct moelab_kernel_table {
     uint32_t abi_version;
     moelab_phase_fn gate_up;
     moelab_phase_fn down;
+    moelab_phase_fn linear;
 } moelab_kernel_table;
 
 MOELAB_API uint32_t moelab_abi_version(void);
 MOELAB_API int32_t moelab_isa_built(const char *isa);     /* 1, 0 */
 MOELAB_API int32_t moelab_isa_supported(const char *isa); /* by this CPU and operating system */
-/* Fills the table of one ISA ("generic", later "avx2", "avx512", "amx") for a format and mode. */
+/* Fills the table of one ISA ("generic", "avx2", "avx512") for a format and mode. */
 MOELAB_API int32_t moelab_kernels(const char *isa, int32_t weight_format, int32_t activation_mode,
                                   moelab_kernel_table *table);
 

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-WeightFormat = Literal["float32", "bf16", "int4_g32"]
+WeightFormat = Literal["float32", "bf16", "int4_g32", "int8_g32"]
 Activation = Literal["f32", "bf16", "int8"]
 
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
@@ -24,9 +24,10 @@ ACTIVATIONS_OF_FORMAT: dict[WeightFormat, tuple[Activation, ...]] = {
     "float32": ("f32",),
     "bf16": ("bf16",),
     "int4_g32": ("int8", "bf16"),
+    "int8_g32": ("int8", "bf16"),
 }
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 GROUP = 32
 TILE_ROWS = 16
 TILE_COLUMNS = 64

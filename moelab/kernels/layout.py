@@ -8,6 +8,7 @@ one row of tiles is one contiguous stream. Inside a tile:
   nibble that of column 8 * j + c, the high nibble that of column 8 * j + 4 + c. Lines 0..3 are the group
   of columns 0..31, lines 4..7 that of columns 32..63. Then 64 B of bf16 scales, [2 groups][16 rows].
   Padding is q = 0 (nibble 8) with scale 0.
+- ``int8_g32``, 1088 B: 16 lines of 64 B, line j is q + 128 of [16 rows][columns 4 * j .. 4 * j + 3]; scales as above.
 - ``bf16``, 2048 B: 32 lines of 64 B, line j is [16 rows][columns 2 * j, 2 * j + 1].
 - ``float32``, 4096 B: 64 lines of 64 B, line j is [16 rows] of column j.
 
@@ -16,6 +17,7 @@ starts at a multiple of 64 B. bf16 numbers are ``uint16`` bit patterns here (Num
 
 int4 comes as compressed-tensors ``pack-quantized``: ``weight_packed`` int32 [R, ceil(C / 8)], column
 8 * w + i in bits 4 * i of word w as q + 8 (q = -8 is legal), ``weight_scale`` bf16 [R, ceil(C / 32)].
+int8 is int8 [R, C] with the same scales; ``quantise_int8`` makes both from float32.
 
 Does not know files, tensors or memory (see ``arena``). Floor 1: imports NumPy and Numba.
 """
@@ -32,7 +34,7 @@ from numba import njit
 from moelab.kernels.job import GROUP, TILE_COLUMNS, TILE_ROWS, WEIGHT_FORMATS, WeightFormat
 from moelab.source_stamp import stamped
 
-TILE_BYTES: dict[WeightFormat, int] = {"float32": 4096, "bf16": 2048, "int4_g32": 576}
+TILE_BYTES: dict[WeightFormat, int] = {"float32": 4096, "bf16": 2048, "int4_g32": 576, "int8_g32": 1088}
 ALIGNMENT = 64
 
 
@@ -106,8 +108,8 @@ class ExpertLayout:
     def pack_expert(self, out: np.ndarray, gate_proj: Any, up_proj: Any, down_proj: Any) -> None:
         """Write one expert into ``out`` (uint8 [expert_bytes]).
 
-        Each projection is float32 [R, C], bf16 bits uint16 [R, C], or (weight_packed int32, scale uint16),
-        by ``weight_format``.
+        Each projection is float32 [R, C], bf16 bits uint16 [R, C], (weight_packed int32, scale uint16) or
+        (q int8 [R, C], scale uint16), by ``weight_format``.
         """
         if out.shape != (self.expert_bytes,) or out.dtype != np.uint8:
             raise ValueError(f"expert block: expected uint8 [{self.expert_bytes}]; got {out.dtype} {list(out.shape)}")
@@ -115,18 +117,13 @@ class ExpertLayout:
             self.shapes, self.offsets, (gate_proj, up_proj, down_proj), strict=True
         ):
             tiles = out[offset : offset + self.projection_bytes(rows, columns)]
-            if self.weight_format == "int4_g32":
-                pack_int4(tiles, source[0], source[1], rows, columns)
-            elif self.weight_format == "bf16":
-                _check("bf16 weights", source, np.uint16, (rows, columns))
-                pack_bf16(tiles, source)
-            else:
-                _check("float32 weights", source, np.float32, (rows, columns))
-                pack_float32(tiles, source)
+            pack(tiles, source, rows, columns, self.weight_format)
 
     def unpack_expert(self, block: np.ndarray) -> list[Any]:
         """Inverse of ``pack_expert``: the three projections in its input form."""
-        unpack = {"int4_g32": unpack_int4, "bf16": unpack_bf16, "float32": unpack_float32}[self.weight_format]
+        unpack = {
+            "int4_g32": unpack_int4, "int8_g32": unpack_int8, "bf16": unpack_bf16, "float32": unpack_float32,
+        }[self.weight_format]  # fmt: skip
         return [
             unpack(block[offset : offset + self.projection_bytes(rows, columns)], rows, columns)
             for (rows, columns), offset in zip(self.shapes, self.offsets, strict=True)
@@ -159,6 +156,20 @@ def bf16_to_float32(bits: np.ndarray) -> np.ndarray:
 # -- pack: into tiles (uint8, flat) ------------------------------------------------------------------
 
 
+def pack(tiles: np.ndarray, source: Any, rows: int, columns: int, weight_format: WeightFormat) -> None:
+    """One projection [R, C] into its tiles; ``source`` as in ``ExpertLayout.pack_expert``."""
+    if weight_format == "int4_g32":
+        pack_int4(tiles, source[0], source[1], rows, columns)
+    elif weight_format == "int8_g32":
+        pack_int8(tiles, source[0], source[1])
+    elif weight_format == "bf16":
+        _check("bf16 weights", source, np.uint16, (rows, columns))
+        pack_bf16(tiles, source)
+    else:
+        _check("float32 weights", source, np.float32, (rows, columns))
+        pack_float32(tiles, source)
+
+
 def pack_int4(out: np.ndarray, weight_packed: np.ndarray, scale: np.ndarray, rows: int, columns: int) -> None:
     """``weight_packed`` int32 [R, ceil(C / 8)] and ``scale`` bf16 bits uint16 [R, ceil(C / 32)] -> tiles."""
     _check("weight_packed", weight_packed, np.int32, (rows, _tiles(columns, 8)))
@@ -167,16 +178,45 @@ def pack_int4(out: np.ndarray, weight_packed: np.ndarray, scale: np.ndarray, row
     _pack_int4(out.view(np.uint32), out.view(np.uint16), weight_packed.view(np.uint32), scale, columns)
 
 
+def pack_int8(out: np.ndarray, q: np.ndarray, scale: np.ndarray) -> None:
+    """``q`` int8 [R, C] and ``scale`` bf16 bits uint16 [R, ceil(C / 32)] -> tiles."""
+    rows, columns = q.shape
+    _check("int8 weights", q, np.int8, (rows, columns))
+    _check("weight_scale (bf16 bits)", scale, np.uint16, (rows, _tiles(columns, GROUP)))
+    _check_tiles(out, (rows, columns), "int8_g32")
+    _pack_lines(out, q.view(np.uint8) ^ np.uint8(128), 4, TILE_BYTES["int8_g32"], np.uint8(128))
+    blocks = out.view(np.uint16).reshape(_tiles(rows, TILE_ROWS), _tiles(columns, TILE_COLUMNS), -1)
+    padded = np.zeros((blocks.shape[0] * TILE_ROWS, blocks.shape[1] * 2), np.uint16)
+    padded[:rows, : scale.shape[1]] = scale
+    # [n, row, k, group] -> [n, k, group, row]
+    blocks[:, :, 512:] = padded.reshape(len(blocks), 16, -1, 2).transpose(0, 2, 3, 1).reshape(*blocks.shape[:2], 32)
+
+
+def quantise_int8(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [R, C] -> (q int8 [R, C], scale bf16 bits uint16 [R, ceil(C / 32)]): absmax / 127 of each group, nearest."""
+    _check("float32 weights", weights, np.float32, weights.shape)
+    rows, columns = weights.shape
+    num_groups = _tiles(columns, GROUP)
+    padded = np.zeros((rows, num_groups * GROUP), np.float32)
+    padded[:, :columns] = weights
+    groups = padded.reshape(rows, num_groups, GROUP)
+    scale = float32_to_bf16(np.abs(groups).max(axis=2) / np.float32(127))
+    divisor = np.where(scale == 0, np.float32(1), bf16_to_float32(scale))
+    # The scale is rounded to bf16, so that the largest of a group can land just beyond 127.
+    q = np.clip(np.rint(groups / divisor[:, :, None]), -127, 127).astype(np.int8)
+    return np.ascontiguousarray(q.reshape(rows, -1)[:, :columns]), scale
+
+
 def pack_bf16(out: np.ndarray, weights: np.ndarray) -> None:
     """bf16 bits uint16 [R, C] -> tiles."""
     _check_tiles(out, weights.shape, "bf16")
-    _pack_lines(out.view(np.uint16), weights, 2)
+    _pack_lines(out.view(np.uint16), weights, 2, 1024, np.uint16(0))
 
 
 def pack_float32(out: np.ndarray, weights: np.ndarray) -> None:
     """float32 [R, C] -> tiles."""
     _check_tiles(out, weights.shape, "float32")
-    _pack_lines(out.view(np.float32), weights, 1)
+    _pack_lines(out.view(np.float32), weights, 1, 1024, np.float32(0))
 
 
 @njit(nogil=True, cache=True)
@@ -217,20 +257,20 @@ def _pack_int4(words, halves, packed, scale, num_columns):
 
 @njit(nogil=True, cache=True)
 @stamped
-def _pack_lines(out, weights, columns_per_line):
-    """bf16 (two columns per line) and float32 (one): ``out`` is the tiles as elements."""
+def _pack_lines(out, weights, columns_per_line, tile_numbers, zero):
+    """int8 (four columns per line), bf16 (two), float32 (one): ``out`` is the tiles as elements, ``zero`` pads."""
     num_rows, num_columns = weights.shape
     num_tiles = (num_columns + 63) // 64
     for n in range((num_rows + 15) // 16):
         for k in range(num_tiles):
-            base = (n * num_tiles + k) * 1024
+            base = (n * num_tiles + k) * tile_numbers
             for r in range(16):
                 row = n * 16 + r
                 for c in range(64):
                     column = k * 64 + c
                     inside = row < num_rows and column < num_columns
                     at = (c // columns_per_line * 16 + r) * columns_per_line + c % columns_per_line
-                    out[base + at] = weights[row, column] if inside else weights.dtype.type(0)
+                    out[base + at] = weights[row, column] if inside else zero
 
 
 # -- unpack: the inverse, for tests and for showing weights ------------------------------------------
@@ -247,6 +287,15 @@ def unpack_int4(tiles: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray,
     scale = scales.transpose(0, 3, 1, 2).reshape(len(blocks) * 16, -1)
     packed = np.ascontiguousarray(words[:rows, : _tiles(columns, 8)]).view(np.int32)
     return packed, np.ascontiguousarray(scale[:rows, : _tiles(columns, GROUP)])
+
+
+def unpack_int8(tiles: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles -> (q int8 [R, C], scale uint16 [R, ceil(C / 32)])."""
+    blocks = tiles.reshape(_tiles(rows, TILE_ROWS), -1, 1088)
+    q = _unpack_lines(np.ascontiguousarray(blocks[:, :, :1024]), rows, columns, 4) ^ np.uint8(128)
+    scales = blocks[:, :, 1024:].copy().view(np.uint16).reshape(len(blocks), -1, 2, 16)
+    scale = scales.transpose(0, 3, 1, 2).reshape(len(blocks) * 16, -1)
+    return q.view(np.int8), np.ascontiguousarray(scale[:rows, : _tiles(columns, GROUP)])
 
 
 def unpack_bf16(tiles: np.ndarray, rows: int, columns: int) -> np.ndarray:

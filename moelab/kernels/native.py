@@ -29,6 +29,7 @@ class KernelTable(ctypes.Structure):
         ("abi_version", ctypes.c_uint32),
         ("gate_up", PHASE),
         ("down", PHASE),
+        ("linear", PHASE),
     )
 
 

@@ -58,6 +58,11 @@ class _Phases:
 class NumbaPhases(_Phases):
     def __init__(self, layout: ExpertLayout, activation: Activation) -> None:
         super().__init__(layout)
+        if (layout.weight_format, activation) not in _NUMBA_FILE:
+            raise ValueError(
+                f"isa numba: expected weights in {', '.join(sorted({f for f, _ in _NUMBA_FILE}))}; got "
+                f"{layout.weight_format}: choose a native isa (moelab doctor lists them)"
+            )
         self.kernels: Any = importlib.import_module(
             "moelab.kernels.jit." + _NUMBA_FILE[layout.weight_format, activation]
         )

@@ -37,6 +37,8 @@ TOLERANCES: dict[tuple[WeightFormat, Activation], float] = {
     ("bf16", "bf16"): TOLERANCE_BF16,
     ("int4_g32", "bf16"): TOLERANCE_BF16,
     ("int4_g32", "int8"): TOLERANCE_INT8,
+    ("int8_g32", "bf16"): TOLERANCE_BF16,
+    ("int8_g32", "int8"): TOLERANCE_INT8,
 }
 
 # The same against the reference with the mode's quantisation. Seen: 4.1e-7, 2.1e-5, 2.3e-7; the room above is
@@ -49,6 +51,8 @@ KERNEL_TOLERANCES: dict[tuple[WeightFormat, Activation], float] = {
     ("bf16", "bf16"): KERNEL_TOLERANCE_BF16,
     ("int4_g32", "bf16"): KERNEL_TOLERANCE_BF16,
     ("int4_g32", "int8"): KERNEL_TOLERANCE_INT8,
+    ("int8_g32", "bf16"): KERNEL_TOLERANCE_BF16,
+    ("int8_g32", "int8"): KERNEL_TOLERANCE_INT8,
 }
 
 
@@ -72,6 +76,10 @@ def _strip(tiles: np.ndarray, first: int, last: int, columns: int, weight_format
     if weight_format == "bf16":
         halves = tiles.view("<u2")[tile * 1024 + (column // 2) * 32 + row * 2 + column % 2]
         return _bf16_value(halves)
+    if weight_format == "int8_g32":
+        q = tiles[tile * 1088 + (column // 4) * 64 + row * 4 + column % 4].astype(np.float64) - 128
+        halves = tiles.view("<u2")[tile[:, ::32] * 544 + 512 + (column[:, ::32] // 32) * 16 + row]
+        return q * np.repeat(_bf16_value(halves), 32, axis=1)[:, :columns]
     byte = tiles[tile * 576 + (column // 8) * 64 + row * 4 + column % 4]
     nibble = np.where(column % 8 < 4, byte & 15, byte >> 4).astype(np.float64)
     # One scale for each row and group of 32 columns.
@@ -82,7 +90,7 @@ def _strip(tiles: np.ndarray, first: int, last: int, columns: int, weight_format
 def unpack_expert(block: np.ndarray, layout: ExpertLayout) -> Weights:
     """One expert, uint8 -> gate_proj [I, H], up_proj [I, H], down_proj [H, I] as float64."""
     hidden, intermediate, weight_format = layout.hidden_size, layout.intermediate_size, layout.weight_format
-    tile_bytes = {"float32": 4096, "bf16": 2048, "int4_g32": 576}[weight_format]
+    tile_bytes = {"float32": 4096, "bf16": 2048, "int4_g32": 576, "int8_g32": 1088}[weight_format]
     projections, start = [], 0
     for rows, columns in ((intermediate, hidden), (intermediate, hidden), (hidden, intermediate)):
         stop = start + -(-rows // 16) * -(-columns // 64) * tile_bytes

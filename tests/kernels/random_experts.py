@@ -13,6 +13,9 @@ def random_projection(rng: np.random.Generator, shape: tuple[int, int], weight_f
         packed = rng.integers(-(2**31), 2**31, (rows, -(-columns // 8)), dtype=np.int64).astype(np.int32)
         scale = rng.uniform(0.002, 0.02, (rows, -(-columns // 32))).astype(np.float32)
         return packed, float32_to_bf16(scale)
+    if weight_format == "int8_g32":
+        scale = rng.uniform(0.0002, 0.002, (rows, -(-columns // 32))).astype(np.float32)
+        return rng.integers(-128, 128, shape, dtype=np.int8), float32_to_bf16(scale)
     weights = (0.05 * rng.standard_normal(shape)).astype(np.float32)
     return float32_to_bf16(weights) if weight_format == "bf16" else weights
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moelab.kernels import ExpertLayout, bf16_to_float32, float32_to_bf16
-from moelab.kernels.layout import pack_int4
+from moelab.kernels.layout import pack_int4, quantise_int8
 from moelab.kernels.reference import unpack_expert
 from tests.kernels.random_experts import random_projection
 
@@ -20,7 +20,7 @@ def expected_bytes(rows: int, columns: int, tile_bytes: int) -> int:
 
 
 @settings(max_examples=60, deadline=None)
-@given(sizes, st.sampled_from(["float32", "bf16", "int4_g32"]), st.integers(0, 2**32))
+@given(sizes, st.sampled_from(["float32", "bf16", "int4_g32", "int8_g32"]), st.integers(0, 2**32))
 def test_round_trip(shape, weight_format, seed):
     layout = ExpertLayout(*shape, weight_format)
     rng = np.random.default_rng(seed)
@@ -35,6 +35,9 @@ def test_round_trip(shape, weight_format, seed):
                 keep[-1] = (1 << 4 * (columns % 8)) - 1
             expected = (source[0].view(np.uint32) & keep) | (np.uint32(0x88888888) & ~keep)
             np.testing.assert_array_equal(back[0].view(np.uint32), expected)
+            np.testing.assert_array_equal(back[1], source[1])
+        elif weight_format == "int8_g32":
+            np.testing.assert_array_equal(back[0], source[0])
             np.testing.assert_array_equal(back[1], source[1])
         else:
             np.testing.assert_array_equal(back, source)
@@ -72,6 +75,18 @@ def test_reference_reads_what_was_packed(weight_format):
         np.testing.assert_array_equal(weights, bf16_to_float32(source) if weight_format == "bf16" else source)
 
 
+@settings(max_examples=25, deadline=None)
+@given(sizes, st.integers(0, 2**32))
+def test_quantise_int8_is_the_nearest_step(shape, seed):
+    rng = np.random.default_rng(seed)
+    weights = (rng.standard_normal(shape) * rng.choice([0, 1e-3, 1, 1e3], (shape[0], 1))).astype(np.float32)
+    q, scale = quantise_int8(weights)
+    steps = np.repeat(bf16_to_float32(scale).astype(float), 32, axis=1)[:, : shape[1]]
+    # Half a step, and what the rounding of the scale to 8 bits takes from the largest number of a group.
+    assert (np.abs(q * steps - weights) <= steps * (0.5 + 127 * 2.0**-9) + 1e-30).all()
+    assert np.abs(q.astype(int)).max(initial=0) <= 127
+
+
 def test_k2_expert_size():
     layout = ExpertLayout(7168, 2048, "int4_g32")
     assert layout.expert_bytes == 24_772_608
@@ -101,7 +116,7 @@ def test_bf16_rounds_to_even_and_keeps_nan():
 
 
 def test_wrong_input_names_what_was_expected():
-    with pytest.raises(ValueError, match="expected one of float32, bf16, int4_g32; got 'int8'"):
+    with pytest.raises(ValueError, match="expected one of float32, bf16, int4_g32, int8_g32; got 'int8'"):
         ExpertLayout(64, 64, "int8")
     with pytest.raises(ValueError, match="expected positive"):
         ExpertLayout(0, 64, "bf16")

@@ -20,6 +20,9 @@ from tests.kernels.random_experts import random_arena, random_step
 
 ISAS = [row.isa for row in isa_table() if row.supported]
 MODES = [(f, a) for f, activations in ACTIVATIONS_OF_FORMAT.items() for a in activations]
+NATIVE = [isa for isa in ISAS if isa != "numba"]
+# Numba has no int8 weights.
+KERNELS = [(isa, f, a) for isa in ISAS for f, a in MODES if (isa, f) != ("numba", "int8_g32")]
 # hidden_size, intermediate_size, tokens, top_k, experts
 SHAPES = [
     (256, 128, 1, 4, 6),
@@ -39,8 +42,7 @@ def pool():
         yield pool
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize(("weight_format", "activation"), MODES)
+@pytest.mark.parametrize(("isa", "weight_format", "activation"), KERNELS)
 def test_matches_reference(isa, weight_format, activation, pool):
     for number, (hidden, intermediate, num_tokens, top_k, num_experts) in enumerate(SHAPES):
         layout = ExpertLayout(hidden, intermediate, weight_format)
@@ -58,8 +60,7 @@ def test_matches_reference(isa, weight_format, activation, pool):
         assert relative_error(y, modelled) <= few * KERNEL_TOLERANCES[weight_format, activation], (hidden, intermediate)
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize(("weight_format", "activation"), MODES)
+@pytest.mark.parametrize(("isa", "weight_format", "activation"), KERNELS)
 def test_same_bits_for_any_split(isa, weight_format, activation, monkeypatch):
     """Worker counts, chunks and batching change nothing: placement never changes results."""
     layout = ExpertLayout(160, 112, weight_format)
@@ -81,20 +82,20 @@ def test_same_bits_for_any_split(isa, weight_format, activation, monkeypatch):
         np.testing.assert_array_equal(experts.forward(x[row], ids[row], gates[row]), alone[row])
 
 
-def test_numba_equals_generic_in_int8():
-    """The header fixes every operation of int8 mode, so the two give the same bits."""
-    if "generic" not in ISAS:
-        pytest.skip("native kernels are not built")
-    for hidden, intermediate, num_tokens in ((256, 128, 1), (100, 70, 6), (7168, 64, 2)):
-        layout = ExpertLayout(hidden, intermediate, "int4_g32")
+@pytest.mark.parametrize("weight_format", ["int4_g32", "int8_g32"])
+def test_every_isa_gives_the_same_bits_in_int8(weight_format):
+    """The header fixes every operation of int8 mode."""
+    isas = ISAS if weight_format == "int4_g32" else NATIVE
+    for hidden, intermediate, num_tokens in ((256, 128, 1), (100, 70, 6), (7168, 64, 2), (160, 96, 37)):
+        layout = ExpertLayout(hidden, intermediate, weight_format)
         arena = random_arena(layout, 4, seed=hidden)
         x, ids, gates = random_step(np.random.default_rng(5), num_tokens, 2, 4, hidden)
         x *= np.float32(30)
         results = [
-            RoutedExperts(layout, arena.addresses, isa=isa, activation="int8").forward(x, ids, gates)
-            for isa in ("numba", "generic")
+            RoutedExperts(layout, arena.addresses, isa=isa, activation="int8").forward(x, ids, gates) for isa in isas
         ]
-        np.testing.assert_array_equal(*results)
+        for isa, result in zip(isas, results, strict=True):
+            np.testing.assert_array_equal(result, results[0], err_msg=isa)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -117,6 +118,25 @@ def test_extremes_do_not_overflow(isa, nibble):
         del experts
 
 
+@pytest.mark.parametrize("isa", NATIVE)
+@pytest.mark.parametrize("q", [-128, 127])
+def test_extremes_of_int8_weights(isa, q):
+    """The products that saturate where pairs of bytes are multiplied into int16: 2 * 255 * 127 is far beyond it."""
+    layout = ExpertLayout(128, 64, "int8_g32")
+    one = np.uint16(0x3F80)
+    sources = [(np.full(shape, q, np.int8), np.full((shape[0], shape[1] // 32), one)) for shape in layout.shapes]
+    with ExpertArena(layout, 1) as arena:
+        layout.pack_expert(arena[0], *sources)
+        for sign in (1.0, -1.0):
+            x = np.full((1, 128), sign * 127 * 2.0**-16, np.float32)
+            experts = RoutedExperts(layout, arena.addresses, isa=isa, activation="int8")
+            y = experts.forward(x, np.zeros((1, 1), np.uint16), np.ones((1, 1), np.float32))
+            gate = q * 128 * float(x[0, 0])
+            hidden = gate / (1 + np.exp(-gate)) * gate
+            np.testing.assert_allclose(y, q * 64 * hidden, rtol=1e-5)
+        del experts
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_counters_unrouted_and_empty(isa):
     layout = ExpertLayout(64, 32, "float32")
@@ -135,9 +155,8 @@ def test_counters_unrouted_and_empty(isa):
     assert experts.seconds > 0
 
 
-@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize(("weight_format", "activation"), MODES)
+@pytest.mark.parametrize(("isa", "weight_format", "activation"), KERNELS)
 def test_nan_reaches_the_output(isa, bad, weight_format, activation):
     layout = ExpertLayout(64, 32, weight_format)
     arena = random_arena(layout, 2, seed=1)

@@ -1,7 +1,7 @@
 /* x / (1 + exp(-x)) in float32: Cephes polynomial (Moshier 1992), clamped to +-87, in one fixed order of
  * operations, so that every ISA gives the same bits. Needs -ffp-contract=off. */
-#ifndef MOELAB_GENERIC_SILU_H
-#define MOELAB_GENERIC_SILU_H
+#ifndef MOELAB_SILU_H
+#define MOELAB_SILU_H
 
 #include <cstdint>
 #include <cstring>

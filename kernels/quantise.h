@@ -1,6 +1,6 @@
 /* Activations of one group of 32 columns in the three modes (see moelab_kernels.h). */
-#ifndef MOELAB_GENERIC_QUANTISE_H
-#define MOELAB_GENERIC_QUANTISE_H
+#ifndef MOELAB_QUANTISE_H
+#define MOELAB_QUANTISE_H
 
 #include <cstdint>
 #include <cstring>
@@ -60,7 +60,13 @@ static inline void quantise_group(int32_t mode, const float *x, int64_t count, i
     if (mode == MOELAB_ACT_INT8) {
         quantise_group_int8(x, count, (int8_t *)q + g * 32, scale + g, offset + g);
     } else if (mode == MOELAB_ACT_BF16) {
-        for (int64_t c = 0; c < 32; c++) ((uint16_t *)q)[g * 32 + c] = c < count ? float_to_bf16(x[c]) : 0;
+        float total = 0.0f;
+        for (int64_t c = 0; c < 32; c++) {
+            const uint16_t half = c < count ? float_to_bf16(x[c]) : 0;
+            ((uint16_t *)q)[g * 32 + c] = half;
+            total += bf16_to_float(half);
+        }
+        scale[g] = total;
     } else {
         for (int64_t c = 0; c < 32; c++) ((float *)q)[g * 32 + c] = c < count ? x[c] : 0.0f;
     }

@@ -1,0 +1,66 @@
+/* int4_g32 weights x int8 activations. The nibbles are the unsigned operand of vpmaddubsw: a pair is at most 2 * 15 * 127 and
+ * the eight pairs of a group at most 30,480, so the sums of a whole group fit int16 and nothing saturates. */
+#include "vectors.h"
+
+namespace {
+
+struct block {
+    template <int R, int M>
+    static inline void run(const uint8_t *const *rows, int64_t num_tiles, const activations &x, const int64_t *token,
+                           float *out, int stride) {
+        const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+        __m256 sums[R][M][2];
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < M; t++) sums[r][t][0] = sums[r][t][1] = _mm256_setzero_ps();
+        for (int64_t k = 0; k < num_tiles; k++)
+            for (int g = 0; g < 2; g++)
+                for (int r = 0; r < R; r++) {
+                    const uint8_t *tile = rows[r] + k * 576;
+                    __m256i isum[M][2];
+                    for (int t = 0; t < M; t++) isum[t][0] = isum[t][1] = _mm256_setzero_si256();
+                    for (int line = 0; line < 4; line++)
+                        for (int half = 0; half < 2; half++) {
+                            const __m256i bytes = load_half_line(tile + (g * 4 + line) * 64 + half * 32);
+                            const __m256i first = _mm256_and_si256(bytes, low);
+                            const __m256i second = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
+                            for (int t = 0; t < M; t++) {
+                                const int8_t *a =
+                                    (const int8_t *)x.q + ((token[t] * num_tiles + k) * 2 + g) * 32 + line * 8;
+                                const __m256i products =
+                                    _mm256_add_epi16(_mm256_maddubs_epi16(first, broadcast32(a)),
+                                                     _mm256_maddubs_epi16(second, broadcast32(a + 4)));
+                                isum[t][half] = _mm256_add_epi16(isum[t][half], products);
+                            }
+                        }
+                    for (int t = 0; t < M; t++) {
+                        const int64_t group = (token[t] * num_tiles + k) * 2 + g;
+                        for (int half = 0; half < 2; half++) {
+                            const __m256i total = _mm256_add_epi32(_mm256_madd_epi16(isum[t][half], ones),
+                                                                   _mm256_set1_epi32(x.offset[group]));
+                            const __m256 value =
+                                _mm256_mul_ps(_mm256_cvtepi32_ps(total), _mm256_set1_ps(x.scale[group]));
+                            const __m256 scale = load_bf16(tile + 512 + g * 32 + half * 16);
+                            sums[r][t][half] = _mm256_add_ps(sums[r][t][half], _mm256_mul_ps(value, scale));
+                        }
+                    }
+                }
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < M; t++)
+                for (int half = 0; half < 2; half++)
+                    _mm256_storeu_ps(out + (r * stride + t) * 16 + half * 8, sums[r][t][half]);
+    }
+};
+
+struct int4_int8 {
+    static const int32_t format = MOELAB_INT4_G32, mode = MOELAB_ACT_INT8;
+    static const int64_t tile_bytes = 576;
+
+    static void dot(const uint8_t *const *rows, int num_rows, int64_t num_tiles, const activations &x,
+                    const int64_t *token, int num_tokens, float *out) {
+        run_blocks<block>(rows, num_rows, num_tiles, x, token, num_tokens, out);
+    }
+};
+
+}  // namespace
+
+MOELAB_KERNEL(avx2, int4_int8, int4_int8)

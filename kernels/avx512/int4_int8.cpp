@@ -1,0 +1,103 @@
+/* int4_g32 weights x int8 activations with VNNI: the nibbles are the unsigned operand of vpdpbusd, so that q = -8 and any
+ * activation are exact; -8 * sum of activations starts each sum. */
+#include "vectors.h"
+
+namespace {
+
+static inline __m512i low_nibbles(__m512i bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8(15)); }
+static inline __m512i high_nibbles(__m512i bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8((char)0xf0)); }
+
+static inline __m512 scaled(__m512i isum, float activation_scale, __m512 weight_scale) {
+    return _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(isum), _mm512_set1_ps(activation_scale)), weight_scale);
+}
+
+/* One token, bound by memory: weights are streamed, the activations of a tile are loaded once for all rows. High nibbles stay
+ * in place, 16 times their value: their sum is shifted down once, exactly. */
+struct one {
+    template <int R, int M>
+    static inline void run(const uint8_t *const *rows, int64_t num_tiles, const activations &x, const int64_t *token,
+                           float *out, int) {
+        const int8_t *q = (const int8_t *)x.q + token[0] * num_tiles * 64;
+        const float *scale = x.scale + token[0] * num_tiles * 2;
+        const int32_t *offset = x.offset + token[0] * num_tiles * 2;
+        __m512 sums[R];
+        for (int r = 0; r < R; r++) sums[r] = _mm512_setzero_ps();
+        for (int64_t k = 0; k < num_tiles; k++) {
+            __m512i quad[16];
+            for (int i = 0; i < 16; i++) quad[i] = broadcast32(q + k * 64 + 4 * i);
+            for (int r = 0; r < R; r++) {
+                const uint8_t *tile = rows[r] + k * 576;
+                __m512i isum[2];
+                for (int g = 0; g < 2; g++) {
+                    __m512i low = _mm512_set1_epi32(offset[k * 2 + g]), high = _mm512_setzero_si512();
+                    for (int line = g * 4; line < g * 4 + 4; line++) {
+                        const __m512i bytes = stream_line(tile + line * 64);
+                        low = _mm512_dpbusd_epi32(low, low_nibbles(bytes), quad[2 * line]);
+                        high = _mm512_dpbusd_epi32(high, high_nibbles(bytes), quad[2 * line + 1]);
+                    }
+                    isum[g] = _mm512_add_epi32(low, _mm512_srai_epi32(high, 4));
+                }
+                const __m512i scales = stream_line(tile + 512);
+                for (int g = 0; g < 2; g++)
+                    sums[r] = _mm512_add_ps(sums[r], scaled(isum[g], scale[k * 2 + g], scales_of_group(scales, g)));
+            }
+        }
+        for (int r = 0; r < R; r++) _mm512_storeu_ps(out + r * 16, sums[r]);
+    }
+};
+
+/* Several tokens, bound by computing: the weights of a group of R rows are unpacked once and stay in registers, the sums live in
+ * the L1 cache, and the tile after the next is prefetched (which helps here and hurts with one token). */
+template <int R>
+static void run_many(const uint8_t *const *rows, int64_t num_tiles, const activations &x, const int64_t *token,
+                     int num_tokens, float *out) {
+    for (int i = 0; i < R * num_tokens; i++) _mm512_store_ps(out + i * 16, _mm512_setzero_ps());
+    for (int64_t k = 0; k < num_tiles; k++)
+        for (int g = 0; g < 2; g++) {
+            __m512i quad[R][8];
+            __m512 weight_scale[R];
+            for (int r = 0; r < R; r++) {
+                const uint8_t *tile = rows[r] + k * 576;
+                for (int line = g * 5; line < 5 + g * 4; line++) prefetch(tile + 2 * 576 + line * 64);
+                for (int line = 0; line < 4; line++) {
+                    const __m512i bytes = load_line(tile + (g * 4 + line) * 64);
+                    quad[r][2 * line] = low_nibbles(bytes);
+                    quad[r][2 * line + 1] = low_nibbles(_mm512_srli_epi16(bytes, 4));
+                }
+                weight_scale[r] = load_bf16(tile + 512 + g * 32);
+            }
+            for (int t = 0; t < num_tokens; t++) {
+                const int64_t group = (token[t] * num_tiles + k) * 2 + g;
+                const int8_t *a = (const int8_t *)x.q + group * 32;
+                __m512i isum[R];
+                for (int r = 0; r < R; r++) isum[r] = _mm512_set1_epi32(x.offset[group]);
+                for (int i = 0; i < 8; i++) {
+                    const __m512i four = broadcast32(a + 4 * i);
+                    for (int r = 0; r < R; r++) isum[r] = _mm512_dpbusd_epi32(isum[r], quad[r][i], four);
+                }
+                for (int r = 0; r < R; r++) {
+                    float *to = out + (r * num_tokens + t) * 16;
+                    const __m512 value = scaled(isum[r], x.scale[group], weight_scale[r]);
+                    _mm512_store_ps(to, _mm512_add_ps(_mm512_load_ps(to), value));
+                }
+            }
+        }
+}
+
+struct int4_int8 {
+    static const int32_t format = MOELAB_INT4_G32, mode = MOELAB_ACT_INT8;
+    static const int64_t tile_bytes = 576;
+
+    static void dot(const uint8_t *const *rows, int num_rows, int64_t num_tiles, const activations &x,
+                    const int64_t *token, int num_tokens, float *out) {
+        if (num_tokens == 1) return run_block<one, 1>(rows, num_rows, num_tiles, x, token, out, 1);
+        int r = 0;
+        for (; r + 2 <= num_rows; r += 2)
+            run_many<2>(rows + r, num_tiles, x, token, num_tokens, out + r * num_tokens * 16);
+        if (r < num_rows) run_many<1>(rows + r, num_tiles, x, token, num_tokens, out + r * num_tokens * 16);
+    }
+};
+
+}  // namespace
+
+MOELAB_KERNEL(avx512, int4_int8, int4_int8)

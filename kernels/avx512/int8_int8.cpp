@@ -1,0 +1,59 @@
+/* int8_g32 weights x int8 activations with VNNI: the weights are stored as q + 128, the unsigned operand, so that q = -128 is
+ * exact; -128 * sum of activations starts each sum. */
+#include "vectors.h"
+
+namespace {
+
+struct block {
+    template <int R, int M>
+    static inline void run(const uint8_t *const *rows, int64_t num_tiles, const activations &x, const int64_t *token,
+                           float *out, int stride) {
+        __m512 sums[R][M];
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < M; t++) sums[r][t] = _mm512_setzero_ps();
+        for (int64_t k = 0; k < num_tiles; k++)
+            for (int r = 0; r < R; r++) {
+                const uint8_t *tile = rows[r] + k * 1088;
+                __m512i isum[M][2];
+                for (int g = 0; g < 2; g++) {
+                    __m512i even[M], odd[M];
+                    for (int t = 0; t < M; t++) {
+                        even[t] = _mm512_set1_epi32(16 * x.offset[(token[t] * num_tiles + k) * 2 + g]);
+                        odd[t] = _mm512_setzero_si512();
+                    }
+                    for (int line = g * 8; line < g * 8 + 8; line += 2) {
+                        const __m512i first = stream_line(tile + line * 64), second = stream_line(tile + line * 64 + 64);
+                        for (int t = 0; t < M; t++) {
+                            const int8_t *a = (const int8_t *)x.q + (token[t] * num_tiles + k) * 64 + line * 4;
+                            even[t] = _mm512_dpbusd_epi32(even[t], first, broadcast32(a));
+                            odd[t] = _mm512_dpbusd_epi32(odd[t], second, broadcast32(a + 4));
+                        }
+                    }
+                    for (int t = 0; t < M; t++) isum[t][g] = _mm512_add_epi32(even[t], odd[t]);
+                }
+                const __m512i scales = stream_line(tile + 1024);
+                for (int t = 0; t < M; t++)
+                    for (int g = 0; g < 2; g++) {
+                        const float scale = x.scale[(token[t] * num_tiles + k) * 2 + g];
+                        const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(isum[t][g]), _mm512_set1_ps(scale));
+                        sums[r][t] = _mm512_add_ps(sums[r][t], _mm512_mul_ps(value, scales_of_group(scales, g)));
+                    }
+            }
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < M; t++) _mm512_storeu_ps(out + (r * stride + t) * 16, sums[r][t]);
+    }
+};
+
+struct int8_int8 {
+    static const int32_t format = MOELAB_INT8_G32, mode = MOELAB_ACT_INT8;
+    static const int64_t tile_bytes = 1088;
+
+    static void dot(const uint8_t *const *rows, int num_rows, int64_t num_tiles, const activations &x,
+                    const int64_t *token, int num_tokens, float *out) {
+        run_blocks<block>(rows, num_rows, num_tiles, x, token, num_tokens, out);
+    }
+};
+
+}  // namespace
+
+MOELAB_KERNEL(avx512, int8_int8, int8_int8)

@@ -1,0 +1,191 @@
+/* gate_up, down and linear over units, for one kernel K of one ISA, weight format and activation mode:
+ *
+ *   struct K {
+ *       static const int32_t format, mode;
+ *       static const int64_t tile_bytes;
+ *       // out[(row * num_tokens + t) * 16 ..] = the 16 sums of row of tiles `rows[row]` with activation row `token[t]`
+ *       static void dot(const uint8_t *const *rows, int num_rows, int64_t num_tiles, const activations &x,
+ *                       const int64_t *token, int num_tokens, float *out);
+ *   };
+ *
+ * Rows of tiles are given MAX_ROWS at a time and tokens MAX_TOKENS at a time: weights come from memory once for the first
+ * tokens and from the cache for the others, activations are loaded once for all rows. Everything is `static`: each ISA's
+ * file compiles its own copy with its own instructions. Does not know how a dot product is computed. */
+#ifndef MOELAB_PHASES_H
+#define MOELAB_PHASES_H
+
+#include "moelab_kernels.h"
+#include "quantise.h"
+#include "silu.h"
+
+static const int MAX_ROWS = 4, MAX_TOKENS = 32;
+
+/* Quantised rows of activations, [.., num_tiles * 64] numbers and [.., num_tiles * 2] scales and offsets. */
+struct activations {
+    const void *q;
+    const float *scale;
+    const int32_t *offset;
+};
+
+static inline int64_t tiles_of(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static inline int32_t check_job(const moelab_moe_job *job, int32_t format, int32_t mode, int num_projections) {
+    if (job->struct_bytes != sizeof(moelab_moe_job) || job->abi_version != MOELAB_ABI_VERSION) return MOELAB_BAD_STRUCT;
+    for (int i = 0; i < num_projections; i++)
+        if (job->weight_format_of_projection[i] != format) return MOELAB_UNSUPPORTED;
+    if (job->activation_mode != mode || job->activation_function != MOELAB_SILU) return MOELAB_UNSUPPORTED;
+    if (job->hidden_size < 1 || job->intermediate_size < 1) return MOELAB_BAD_SHAPE;
+    return MOELAB_OK;
+}
+
+static inline int64_t activation_bytes(int32_t mode) {
+    return mode == MOELAB_ACT_INT8 ? 1 : mode == MOELAB_ACT_BF16 ? 2 : 4;
+}
+
+/* The hidden numbers [group * 32, + count) of one pair from its sums: silu(gate) * up, quantised. */
+static inline void write_hidden(const moelab_moe_job *job, int64_t expert, int64_t pair, int64_t group, int64_t count,
+                                const float *gates, const float *ups, bool last) {
+    const int64_t padded = tiles_of(job->intermediate_size, 64) * 64;
+    const float *gate_bias = job->expert_biases ? job->expert_biases[expert * 3] : nullptr;
+    const float *up_bias = job->expert_biases ? job->expert_biases[expert * 3 + 1] : nullptr;
+    float hidden[32];
+    for (int64_t r = 0; r < 32; r++) {
+        float gate = gates[r], up = ups[r];
+        if (gate_bias && r < count) gate += gate_bias[group * 32 + r];
+        if (up_bias && r < count) up += up_bias[group * 32 + r];
+        hidden[r] = silu(gate) * up;
+    }
+    uint8_t *q = (uint8_t *)job->hidden_q + pair * padded * activation_bytes(job->activation_mode);
+    float *scale = job->hidden_scale + pair * (padded / 32);
+    int32_t *offset = job->hidden_offset + pair * (padded / 32);
+    quantise_group(job->activation_mode, hidden, count, group, q, scale, offset);
+    if (last && (group + 1) * 32 < padded) quantise_group(job->activation_mode, hidden, 0, group + 1, q, scale, offset);
+}
+
+template <class K>
+static int32_t run_gate_up(const moelab_moe_job *job, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {
+    const int32_t status = check_job(job, K::format, K::mode, 3);
+    if (status) return status;
+    const int64_t size = job->intermediate_size, num_tiles = tiles_of(job->hidden_size, 64);
+    const int64_t num_tile_rows = tiles_of(size, 16), num_units = tiles_of(size, 32);
+    const int64_t row_bytes = num_tiles * K::tile_bytes;
+    const activations x = {job->tokens_q, job->tokens_scale, job->tokens_offset};
+    for (int64_t unit = unit_start; unit < unit_stop; unit++) {
+        const int64_t expert = unit / num_units, group = unit % num_units;
+        const int tile_rows = (int)smaller(num_tile_rows - 2 * group, 2);
+        const int64_t count = smaller(size - group * 32, 32);
+        const uint8_t *gate = (const uint8_t *)job->expert_weights[expert] + 2 * group * row_bytes;
+        const uint8_t *up = gate + num_tile_rows * row_bytes;
+        const int64_t stop = job->pair_start[expert + 1];
+        for (int64_t first = job->pair_start[expert]; first < stop; first += MAX_TOKENS) {
+            const int num_tokens = (int)smaller(stop - first, MAX_TOKENS);
+            int64_t token[MAX_TOKENS];
+            for (int t = 0; t < num_tokens; t++) token[t] = job->token_of_pair[first + t];
+            alignas(64) float sums[MAX_ROWS * MAX_TOKENS * 16];
+            /* Two streams of weights at a time, each of which the next unit goes on with: docs/log.md. */
+            for (int n = 0; n < tile_rows; n++) {
+                const uint8_t *rows[2] = {gate + n * row_bytes, up + n * row_bytes};
+                K::dot(rows, 2, num_tiles, x, token, num_tokens, sums + 2 * n * num_tokens * 16);
+            }
+            for (int t = 0; t < num_tokens; t++) {
+                float gates[32] = {0}, ups[32] = {0};
+                for (int n = 0; n < tile_rows; n++)
+                    for (int r = 0; r < 16; r++) {
+                        gates[n * 16 + r] = sums[(2 * n * num_tokens + t) * 16 + r];
+                        ups[n * 16 + r] = sums[((2 * n + 1) * num_tokens + t) * 16 + r];
+                    }
+                write_hidden(job, expert, first + t, group, count, gates, ups, group == num_units - 1);
+            }
+        }
+        *bytes_read += (uint64_t)(2 * tile_rows * row_bytes);
+    }
+    return MOELAB_OK;
+}
+
+/* The rows of tiles `n[0..num_rows)` of one projection of one expert for all its pairs; `weights` is its first row. With `hidden`
+ * the activation row of a pair is the pair's own. */
+template <class K>
+static void run_rows(const moelab_moe_job *job, const activations &x, bool hidden, int64_t expert, int projection,
+                     const uint8_t *weights, int64_t num_outputs, int64_t num_tiles, const int64_t *n, int num_rows) {
+    const int64_t num_units = tiles_of(num_outputs, 16);
+    const uint8_t *rows[MAX_ROWS];
+    for (int i = 0; i < num_rows; i++) rows[i] = weights + n[i] * num_tiles * K::tile_bytes;
+    const float *bias = job->expert_biases ? job->expert_biases[expert * 3 + projection] : nullptr;
+    const int64_t stop = job->pair_start[expert + 1];
+    for (int64_t first = job->pair_start[expert]; first < stop; first += MAX_TOKENS) {
+        const int num_tokens = (int)smaller(stop - first, MAX_TOKENS);
+        int64_t token[MAX_TOKENS];
+        for (int t = 0; t < num_tokens; t++) token[t] = hidden ? first + t : job->token_of_pair[first + t];
+        alignas(64) float sums[MAX_ROWS * MAX_TOKENS * 16];
+        K::dot(rows, num_rows, num_tiles, x, token, num_tokens, sums);
+        for (int t = 0; t < num_tokens; t++)
+            for (int i = 0; i < num_rows; i++) {
+                float *out = job->output + ((first + t) * num_units + n[i]) * 16;
+                const float *from = sums + (i * num_tokens + t) * 16;
+                for (int r = 0; r < 16; r++) out[r] = from[r];
+                for (int64_t r = 0; bias && r < 16 && n[i] * 16 + r < num_outputs; r++) out[r] += bias[n[i] * 16 + r];
+            }
+    }
+}
+
+/* Units of a projection [num_outputs, num_tiles * 64] that begins at `offset` in the block of each expert. What is asked of one
+ * expert is cut into MAX_ROWS long runs that advance together: prefetchers follow runs, not neighbouring rows. */
+template <class K>
+static void run_units(const moelab_moe_job *job, const activations &x, bool hidden, int projection, int64_t offset,
+                      int64_t num_outputs, int64_t num_tiles, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {
+    const int64_t num_units = tiles_of(num_outputs, 16);
+    while (unit_start < unit_stop) {
+        const int64_t expert = unit_start / num_units, first = unit_start % num_units;
+        const int64_t count = smaller(num_units - first, unit_stop - unit_start), run = count / MAX_ROWS;
+        const uint8_t *weights = (const uint8_t *)job->expert_weights[expert] + offset;
+        int64_t n[MAX_ROWS];
+        for (int64_t j = 0; j < run; j++) {
+            for (int i = 0; i < MAX_ROWS; i++) n[i] = first + i * run + j;
+            run_rows<K>(job, x, hidden, expert, projection, weights, num_outputs, num_tiles, n, MAX_ROWS);
+        }
+        for (int64_t j = run * MAX_ROWS; j < count; j++) {
+            n[0] = first + j;
+            run_rows<K>(job, x, hidden, expert, projection, weights, num_outputs, num_tiles, n, 1);
+        }
+        *bytes_read += (uint64_t)(count * num_tiles * K::tile_bytes);
+        unit_start += count;
+    }
+}
+
+template <class K>
+static int32_t run_down(const moelab_moe_job *job, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {
+    const int32_t status = check_job(job, K::format, K::mode, 3);
+    if (status) return status;
+    const int64_t up_bytes = tiles_of(job->intermediate_size, 16) * tiles_of(job->hidden_size, 64) * K::tile_bytes;
+    const activations x = {job->hidden_q, job->hidden_scale, job->hidden_offset};
+    run_units<K>(job, x, true, 2, 2 * up_bytes, job->hidden_size, tiles_of(job->intermediate_size, 64), unit_start, unit_stop,
+                 bytes_read);
+    return MOELAB_OK;
+}
+
+template <class K>
+static int32_t run_linear(const moelab_moe_job *job, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {
+    const int32_t status = check_job(job, K::format, K::mode, 1);
+    if (status) return status;
+    const activations x = {job->tokens_q, job->tokens_scale, job->tokens_offset};
+    run_units<K>(job, x, false, 0, 0, job->intermediate_size, tiles_of(job->hidden_size, 64), unit_start, unit_stop,
+                 bytes_read);
+    return MOELAB_OK;
+}
+
+#define MOELAB_KERNEL(isa, name, K)                                                                                   \
+    extern "C" int32_t moelab_##isa##_##name##_gate_up(const moelab_moe_job *job, int64_t start, int64_t stop,        \
+                                                       uint64_t *bytes_read) {                                        \
+        return run_gate_up<K>(job, start, stop, bytes_read);                                                          \
+    }                                                                                                                 \
+    extern "C" int32_t moelab_##isa##_##name##_down(const moelab_moe_job *job, int64_t start, int64_t stop,           \
+                                                    uint64_t *bytes_read) {                                           \
+        return run_down<K>(job, start, stop, bytes_read);                                                             \
+    }                                                                                                                 \
+    extern "C" int32_t moelab_##isa##_##name##_linear(const moelab_moe_job *job, int64_t start, int64_t stop,         \
+                                                      uint64_t *bytes_read) {                                         \
+        return run_linear<K>(job, start, stop, bytes_read);                                                           \
+    }
+
+#endif
