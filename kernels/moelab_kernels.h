@@ -1,8 +1,8 @@
 /* C ABI of the native kernels, version 2: everything that Python (ctypes) or Numba may call.
  *
  * Knows weight layouts, activation modes and one job: the routed experts of one layer for a set of
- * tokens. Does not know threads (a caller runs a slice of the job on each worker), memory (the
- * caller owns every buffer), models or placement. No function allocates or keeps state.
+ * tokens. Kernels do not know threads (they compute a slice of the job), memory (the
+ * caller owns every buffer), models or placement, and neither allocate nor keep state; the pool has the threads.
  *
  * Weight layout, the same for every ISA. A projection of R output rows and C columns is cut into
  * tiles of 16 rows x 64 columns, rows padded to 16 and columns to 64 with zero weights; tiles run
@@ -119,9 +119,68 @@ MOELAB_API int32_t moelab_quantise(int32_t activation_mode, int64_t rows, int64_
 MOELAB_API int32_t moelab_combine(int64_t num_tokens, int64_t top_k, int64_t hidden_size, int64_t output_stride,
                                   const int64_t *pair_of_slot, const float *gate_weights, const float *output, float *y);
 
-/* Sum of 64-bit words over [data, data + bytes), by several loops: the read limit is the best of them. */
+/* Fills expert_weights, pair_start, token_of_pair and the counts of the job from expert_ids [T, K] (65535: unrouted), experts by
+ * node (all node 0 where node_of_expert is NULL) and rising id, pairs of an expert by token; pair_of_slot [T, K]; and
+ * expert_stop_of_node [num_nodes], the number of active experts up to each node. `count` [num_experts] is scratch, zero before and
+ * after. Returns the number of active experts, or -1 - t where token t names an expert that does not exist. */
+MOELAB_API int64_t moelab_group(moelab_moe_job *job, const int32_t *expert_ids, int64_t num_tokens, int64_t top_k,
+                                int64_t num_experts, const int64_t *address_of_expert, const int32_t *node_of_expert,
+                                int32_t num_nodes, int64_t *count, int64_t *pair_of_slot, int64_t *expert_stop_of_node);
+
+/* The pool: num_workers workers, of which the caller of a run is worker 0 and the others are threads, pinned to core_of_worker
+ * (NULL or below 0: not). Workers spin for spin_ns after a run and then sleep. One run at a time. In a forked child the pool has
+ * no threads and must neither be run nor destroyed. */
+typedef struct moelab_pool moelab_pool;
+typedef void (*moelab_work_fn)(void *context, int32_t worker, int32_t num_workers);
+
+MOELAB_API moelab_pool *moelab_pool_create(int32_t num_workers, const int32_t *core_of_worker,
+                                           const int32_t *node_of_worker, int64_t spin_ns);
+MOELAB_API int32_t moelab_pool_pinned(const moelab_pool *pool); /* how many threads sit on their core */
+MOELAB_API void moelab_pool_run(moelab_pool *pool, moelab_work_fn work, void *context);
+MOELAB_API void moelab_pool_destroy(moelab_pool *pool);
+
+/* What forward adds to after each call: bytes of weights read, time from the start until the last worker of a node was done,
+ * time between the first and the last worker that was done, and the whole time. */
+#define MOELAB_MAX_NODES 16
+typedef struct moelab_counters {
+    uint64_t bytes_of_node[MOELAB_MAX_NODES];
+    uint64_t ns_of_node[MOELAB_MAX_NODES];
+    uint64_t tail_ns;
+    uint64_t total_ns;
+} moelab_counters;
+
+typedef struct moelab_forward {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
+    const moelab_moe_job *job;
+    const moelab_kernel_table *table;
+    int64_t num_tokens;
+    int64_t top_k;
+    const float *x;                      /* [T, H] */
+    int64_t x_stride;
+    const int64_t *pair_of_slot;         /* [T, K] */
+    const float *gate_weights;           /* [T, K] */
+    float *y;                            /* [T, H] */
+    const int64_t *expert_stop_of_node;  /* [num_nodes] */
+    int32_t num_nodes;
+    int32_t linear;                      /* 1: quantise and linear only, no combine; 0: routed experts */
+    int64_t smallest_up, largest_up;     /* units that a worker draws at once: gate_up or linear */
+    int64_t smallest_down, largest_down;
+    moelab_counters *counters;           /* NULL: nothing is counted */
+} moelab_forward;
+
+/* One layer-step on a pool (NULL: on the caller alone). Workers draw the experts of their own node, with num_nodes 1 all; a node that has experts and
+ * no worker is MOELAB_BAD_SHAPE. The result does not depend on the pool. */
+MOELAB_API int32_t moelab_moe_forward(moelab_pool *pool, const moelab_forward *forward);
+
+/* Read loops: the sum of the 64-bit words of [data, data + bytes), bytes a multiple of 8, by loops of several ISAs and numbers of
+ * streams; only those that this CPU supports are counted. The read limit is the best of them. read_all reads `bytes` at each of
+ * `count` addresses on all workers, which draw blocks of `block` bytes. */
 MOELAB_API int32_t moelab_num_read_loops(void);
+MOELAB_API const char *moelab_read_loop_name(int32_t loop);
 MOELAB_API uint64_t moelab_read(int32_t loop, const void *data, uint64_t bytes);
+MOELAB_API uint64_t moelab_read_all(moelab_pool *pool, int32_t loop, const int64_t *addresses, int64_t count,
+                                    uint64_t bytes, uint64_t block);
 
 #ifdef __cplusplus
 }

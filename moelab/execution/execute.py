@@ -19,16 +19,11 @@ from moelab.execution.folding import Folding
 from moelab.execution.steps import Steps, distinct_experts
 from moelab.execution.weights import ReplayWeights
 from moelab.kernels import Pool, read_limit, read_once
-from moelab.kernels.routed import ALONE_BYTES
+from moelab.kernels.routed import workers_of
 
 _INPUT_VECTORS = 64
 _MIN_STEPS = 4
 _LOOP_STEPS = 4  # steps whose bytes choose the best read loop
-
-
-def readers_of(pool: Pool, layer_step_bytes: int) -> Pool | None:
-    """The workers that the kernels use for so many bytes: a small layer-step runs on the caller alone."""
-    return None if pool.num_workers == 1 or layer_step_bytes < ALONE_BYTES else pool
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,8 @@ def execute(
     ]
     num_steps = len(work.ids)
     kernel_s, read_s, read_bytes = np.zeros(num_steps), np.zeros(num_steps), np.zeros(num_steps)
-    readers = [readers_of(pool, ids.shape[0] * ids.shape[2] * expert_bytes) for ids in work.ids]
+    isa = weights.layers[0].isa.isa
+    readers = [workers_of(pool, isa, ids.shape[0] * ids.shape[2] * expert_bytes) for ids in work.ids]
     best = read_limit(np.concatenate(step_addresses[:_LOOP_STEPS]), expert_bytes, readers[0], rounds=3)
     rng = np.random.default_rng(0)
     sampled = {(int(rng.integers(min(_MIN_STEPS, num_steps))), int(rng.integers(num_layers))) for _ in range(samples)}

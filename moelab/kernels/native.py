@@ -19,6 +19,8 @@ LIBRARY_NAME = "libmoelab_kernels" + _SUFFIX
 STATUS = {-1: "bad struct", -2: "unsupported format and mode", -3: "bad shape"}
 
 PHASE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
+MAX_NODES = 16
 
 
 class KernelTable(ctypes.Structure):
@@ -30,6 +32,43 @@ class KernelTable(ctypes.Structure):
         ("gate_up", PHASE),
         ("down", PHASE),
         ("linear", PHASE),
+    )
+
+
+class Counters(ctypes.Structure):
+    """``moelab_counters``."""
+
+    _fields_ = (
+        ("bytes_of_node", ctypes.c_uint64 * MAX_NODES),
+        ("ns_of_node", ctypes.c_uint64 * MAX_NODES),
+        ("tail_ns", ctypes.c_uint64),
+        ("total_ns", ctypes.c_uint64),
+    )
+
+
+class Forward(ctypes.Structure):
+    """``moelab_forward``."""
+
+    _fields_ = (
+        ("struct_bytes", ctypes.c_uint32),
+        ("abi_version", ctypes.c_uint32),
+        ("job", ctypes.c_void_p),
+        ("table", ctypes.POINTER(KernelTable)),
+        ("num_tokens", ctypes.c_int64),
+        ("top_k", ctypes.c_int64),
+        ("x", ctypes.c_void_p),
+        ("x_stride", ctypes.c_int64),
+        ("pair_of_slot", ctypes.c_void_p),
+        ("gate_weights", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("expert_stop_of_node", ctypes.c_void_p),
+        ("num_nodes", ctypes.c_int32),
+        ("linear", ctypes.c_int32),
+        ("smallest_up", ctypes.c_int64),
+        ("largest_up", ctypes.c_int64),
+        ("smallest_down", ctypes.c_int64),
+        ("largest_down", ctypes.c_int64),
+        ("counters", ctypes.POINTER(Counters)),
     )
 
 
@@ -70,8 +109,24 @@ def library() -> tuple[ctypes.CDLL | None, str]:
     loaded.moelab_kernels.argtypes = [ctypes.c_char_p, i32, i32, ctypes.POINTER(KernelTable)]
     loaded.moelab_quantise.argtypes = [i32, i64, i64, i64, pointer, i64, pointer, pointer, pointer]
     loaded.moelab_combine.argtypes = [i64, i64, i64, i64, pointer, pointer, pointer, pointer]
+    loaded.moelab_group.argtypes = [
+        pointer, pointer, i64, i64, i64, pointer, pointer, i32, pointer, pointer, pointer,
+    ]  # fmt: skip
+    loaded.moelab_group.restype = i64
+    loaded.moelab_pool_create.argtypes = [i32, pointer, pointer, i64]
+    loaded.moelab_pool_create.restype = pointer
+    loaded.moelab_pool_pinned.argtypes = [pointer]
+    loaded.moelab_pool_run.argtypes = [pointer, WORK, pointer]
+    loaded.moelab_pool_run.restype = None
+    loaded.moelab_pool_destroy.argtypes = [pointer]
+    loaded.moelab_pool_destroy.restype = None
+    loaded.moelab_moe_forward.argtypes = [pointer, ctypes.POINTER(Forward)]
+    loaded.moelab_read_loop_name.argtypes = [i32]
+    loaded.moelab_read_loop_name.restype = ctypes.c_char_p
     loaded.moelab_read.argtypes = [i32, pointer, ctypes.c_uint64]
     loaded.moelab_read.restype = ctypes.c_uint64
+    loaded.moelab_read_all.argtypes = [pointer, i32, pointer, i64, ctypes.c_uint64, ctypes.c_uint64]
+    loaded.moelab_read_all.restype = ctypes.c_uint64
     return loaded, ""
 
 

@@ -1,78 +1,65 @@
 """Pool: the only object that creates threads. N workers, of which the caller is worker 0.
 
-Runs one function on all workers and waits. Threads are Python threads: the work must release the GIL
-(Numba ``nogil`` or ctypes). Workers 1.. are pinned to their core where the system allows it, the caller
-never is. Does not know kernels. Floor 1: the standard library and ``domain.machine``.
+Runs one function, or one native layer-step, on all workers and waits. Workers are threads of the native library, or
+Python threads where there is none (the work must release the GIL). Workers 1.. are pinned to their core where the system allows it,
+the caller never is. Does not know kernels. Floor 1.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
-from moelab.domain.machine import allowed_cores
+from moelab.kernels.native import library
+from moelab.kernels.native_workers import NativeWorkers
+from moelab.kernels.places import places
+from moelab.kernels.python_workers import PythonWorkers
 
 
 class Pool:
-    """``num_workers`` defaults to the cores that affinity mask and cgroup quota leave, and is cut to them.
+    """``num_workers`` defaults to the physical cores that affinity mask and cgroup quota leave, and is cut to them.
 
-    ``pinned`` says whether workers 1.. sit on their own core. One ``run`` at a time; a second thread
-    that calls ``run`` waits. After a fork the child has no workers: ``run`` raises there.
+    ``node_of_worker`` are the NUMA nodes, or ``virtual_nodes`` of equal shares of the cores (``virtual`` says so). ``pinned``
+    says whether workers 1.. sit on their own core. One ``run`` at a time; a second thread that calls ``run`` waits. After a
+    fork the child has no workers: ``run`` raises there.
     """
 
-    def __init__(self, num_workers: int | None = None, pin: bool = True) -> None:
-        cores = allowed_cores()
-        if num_workers is not None and num_workers < 1:
-            raise ValueError(f"num_workers: expected 1 or more; got {num_workers}")
+    def __init__(self, num_workers: int | None = None, pin: bool = True, virtual_nodes: int | None = None) -> None:
+        chosen = places(num_workers, virtual_nodes)
         self.requested_workers = num_workers
-        self.num_workers = min(num_workers or len(cores), len(cores))
-        self.pinned = False
+        self.num_workers = len(chosen)
+        self.node_of_worker = [place.node for place in chosen]
+        self.num_nodes = max(self.node_of_worker) + 1
+        self.virtual = virtual_nodes is not None
         self._process = os.getpid()
         self._closed = False
         self._busy = threading.Lock()
         self._owner: int | None = None
-        self._function: Callable[[int, int], object] | None = None
-        self._run_number = 0
-        self._finished = [0] * self.num_workers
-        self._errors: list[BaseException] = []
-        self._start = [threading.Lock() for _ in range(self.num_workers)]
-        self._done = [threading.Lock() for _ in range(self.num_workers)]
-        for lock in self._start + self._done:
-            lock.acquire()
-        self._threads = []
-        for worker in range(1, self.num_workers):
-            core = cores[worker] if pin else None
-            thread = threading.Thread(
-                target=self._work, args=(worker, core), name=f"moelab-worker-{worker}", daemon=True
-            )
-            thread.start()
-            self._threads.append(thread)
-        for worker in range(1, self.num_workers):
-            self._done[worker].acquire()
+        cores = [place.core if pin else None for place in chosen]
+        self._workers: NativeWorkers | PythonWorkers = (
+            PythonWorkers(cores) if library()[0] is None else NativeWorkers(cores, self.node_of_worker)
+        )
 
-    def _work(self, worker: int, core: int | None) -> None:
-        if core is not None and hasattr(os, "sched_setaffinity"):
-            try:
-                os.sched_setaffinity(0, {core})  # of the calling thread only
-                self.pinned = True
-            except OSError:
-                self.pinned = False
-        start, done = self._start[worker], self._done[worker]
-        done.release()
-        while True:
-            start.acquire()
-            if self._function is None:
-                return
-            try:
-                self._function(worker, self.num_workers)
-            except BaseException as error:  # carried to the caller by run
-                self._errors.append(error)
-            run_number = self._run_number
-            done.release()
-            self._finished[worker] = run_number
+    @property
+    def pinned(self) -> bool:
+        return self.num_workers > 1 and self._workers.pinned
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """``function(handle, *arguments)`` of the native library, with the checks of ``run``.
+
+        Raises ``RuntimeError`` as ``run`` does, and where the workers are Python threads.
+        """
+        workers = self._workers
+        if not isinstance(workers, NativeWorkers):
+            raise RuntimeError("pool: its workers are Python threads (no native library): choose isa 'numba'")
+        self._begin()
+        try:
+            return function(workers.handle, *arguments)
+        finally:
+            self._end()
 
     def run(self, function: Callable[[int, int], object]) -> None:
         """Call ``function(worker, num_workers)`` on every worker, here as worker 0, and wait for all.
@@ -80,6 +67,13 @@ class Pool:
         The first exception of any worker is raised after all have finished. Raises ``RuntimeError`` when
         the pool is closed, was created by another process, or is called from inside a run.
         """
+        self._begin()
+        try:
+            self._workers.run(function)
+        finally:
+            self._end()
+
+    def _begin(self) -> None:
         if self._process != os.getpid():
             raise RuntimeError(
                 f"pool belongs to process {self._process}; this is its fork {os.getpid()}: "
@@ -87,38 +81,15 @@ class Pool:
             )
         if self._owner == threading.get_ident():
             raise RuntimeError("pool.run was called from inside a run of the same pool: use one level of run")
-        with self._busy:
-            if self._closed:
-                raise RuntimeError("pool is closed: create a new Pool")
-            self._owner = threading.get_ident()
-            self._function = function
-            self._errors.clear()
-            self._run_number += 1
-            try:
-                for lock in self._start[1:]:
-                    lock.release()
-                try:
-                    function(0, self.num_workers)
-                finally:
-                    self._wait()
-            finally:
-                self._owner = None
-            if self._errors:
-                raise self._errors[0]
+        self._busy.acquire()
+        if self._closed:
+            self._busy.release()
+            raise RuntimeError("pool is closed: create a new Pool")
+        self._owner = threading.get_ident()
 
-    def _wait(self) -> None:
-        """Wait for workers 1..; Ctrl-C is raised only after all have finished, or the next run would race."""
-        interrupt: KeyboardInterrupt | None = None
-        for worker in range(1, self.num_workers):
-            try:
-                self._done[worker].acquire()
-            except KeyboardInterrupt as error:
-                interrupt = error
-                while self._finished[worker] != self._run_number:
-                    time.sleep(1e-4)
-                self._done[worker].acquire(blocking=False)
-        if interrupt is not None:
-            raise interrupt
+    def _end(self) -> None:
+        self._owner = None
+        self._busy.release()
 
     def close(self) -> None:
         """End the workers and wait for them. Twice is harmless; in a fork nothing is waited for."""
@@ -126,14 +97,9 @@ class Pool:
             self._closed = True
             return
         with self._busy:
-            if self._closed:
-                return
-            self._closed = True
-            self._function = None
-            for lock in self._start[1:]:
-                lock.release()
-        for thread in self._threads:
-            thread.join()
+            if not self._closed:
+                self._closed = True
+                self._workers.close()
 
     def __enter__(self) -> Pool:
         return self
@@ -145,4 +111,5 @@ class Pool:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
-        return f"Pool({self.num_workers} workers, {'pinned' if self.pinned else 'not pinned'}, {state})"
+        nodes = f", {self.num_nodes} {'virtual ' if self.virtual else ''}nodes" if self.num_nodes > 1 else ""
+        return f"Pool({self.num_workers} workers{nodes}, {'pinned' if self.pinned else 'not pinned'}, {state})"

@@ -8,17 +8,18 @@ the minute, the ratio of neighbouring steps does not. Floor 1.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from moelab.kernels.jit.read import LOOP_NAMES, read_shared
+from moelab.kernels.native import library
 from moelab.kernels.pool import Pool
 from moelab.kernels.scratch import aligned
 
-# Blocks that a worker reads in one go, in bytes; a second choice of order beside the loops.
-BLOCK_BYTES = 1 << 18
+# Blocks that a worker reads in one go, in bytes: long enough for the prefetchers of four streams.
+BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,38 @@ class ReadLimit:
     num_bytes: int
 
 
-_counter = aligned(64).view(np.int64)
-_COUNTER_ADDRESS = int(_counter.ctypes.data)
+def loop_names() -> tuple[str, ...]:
+    """The read loops of this machine, by number."""
+    native, _ = library()
+    if native is None:
+        from moelab.kernels.jit.read import LOOP_NAMES
+
+        return LOOP_NAMES
+    return tuple(native.moelab_read_loop_name(loop).decode() for loop in range(native.moelab_num_read_loops()))
 
 
 def read_once(addresses: np.ndarray, num_bytes: int, loop: int, pool: Pool | None = None) -> float:
     """Seconds of one pass of ``loop`` over ``num_bytes`` (a multiple of 8) at each address, on all workers."""
     if num_bytes % 8 != 0:
         raise ValueError(f"num_bytes: expected a multiple of 8; got {num_bytes}")
-    _counter[0] = 0
-    work = partial(_work, loop, addresses, num_bytes)
+    native, _ = library()
+    if native is None:
+        return _read_once_numba(addresses, num_bytes, loop, pool)
+    addresses = np.ascontiguousarray(addresses, np.int64)
+    arguments = (loop, addresses.ctypes.data, len(addresses), num_bytes, BLOCK_BYTES)
+    started = time.perf_counter()
+    if pool is None:
+        native.moelab_read_all(None, *arguments)
+    else:
+        pool.call(native.moelab_read_all, *arguments)
+    return time.perf_counter() - started
+
+
+def _read_once_numba(addresses: np.ndarray, num_bytes: int, loop: int, pool: Pool | None) -> float:
+    from moelab.kernels.jit.read import read_shared
+
+    counter = aligned(64).view(np.int64)
+    work = partial(_work, read_shared, loop, addresses, num_bytes, int(counter.ctypes.data))
     started = time.perf_counter()
     if pool is None:
         work(0, 1)
@@ -51,8 +74,11 @@ def read_once(addresses: np.ndarray, num_bytes: int, loop: int, pool: Pool | Non
     return time.perf_counter() - started
 
 
-def _work(loop: int, addresses: np.ndarray, num_bytes: int, worker: int, num_workers: int) -> None:
-    read_shared(loop, addresses, num_bytes, BLOCK_BYTES, _COUNTER_ADDRESS)
+def _work(
+    read_shared: Callable[..., object], loop: int, addresses: np.ndarray, num_bytes: int, counter: int, worker: int,
+    num_workers: int,
+) -> None:  # fmt: skip
+    read_shared(loop, addresses, num_bytes, BLOCK_BYTES, counter)
 
 
 def read_limit(addresses: np.ndarray, num_bytes: int, pool: Pool | None = None, rounds: int = 5) -> ReadLimit:
@@ -65,17 +91,18 @@ def read_limit(addresses: np.ndarray, num_bytes: int, pool: Pool | None = None, 
         raise ValueError(
             f"read_limit: expected addresses, bytes and rounds; got {len(addresses)}, {num_bytes}, {rounds}"
         )
+    names = loop_names()
     read_once(addresses[:1], min(num_bytes, 4096), 0, pool)  # compile before the clock starts
     seconds = np.array(
-        [[read_once(addresses, num_bytes, loop, pool) for loop in range(len(LOOP_NAMES))] for _ in range(rounds)]
+        [[read_once(addresses, num_bytes, loop, pool) for loop in range(len(names))] for _ in range(rounds)]
     )
     rates = len(addresses) * num_bytes / np.median(seconds, axis=0) / 1e9
     best = int(np.argmax(rates))
     return ReadLimit(
         gb_per_s=float(rates[best]),
         loop=best,
-        loop_name=LOOP_NAMES[best],
-        gb_per_s_of_loop={name: float(rate) for name, rate in zip(LOOP_NAMES, rates, strict=True)},
+        loop_name=names[best],
+        gb_per_s_of_loop={name: float(rate) for name, rate in zip(names, rates, strict=True)},
         num_workers=1 if pool is None else pool.num_workers,
         num_bytes=len(addresses) * num_bytes,
     )

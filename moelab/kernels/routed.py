@@ -22,9 +22,16 @@ from moelab.kernels.phases import NativePhases, NumbaPhases
 from moelab.kernels.pool import Pool
 from moelab.kernels.scratch import Scratch
 
-# Below this many bytes of (pairs x expert) the caller alone is faster than two dispatches and their
-# barriers (about 0.1 ms together); measured at H 256, I 128, see docs/log.md.
-ALONE_BYTES = 4_000_000
+# Below this many bytes of (pairs x expert) the caller alone is faster than waking the workers; measured at H 256, I 128, see
+# docs/log.md. Numba workers take a dispatch for each phase, native ones a single one.
+ALONE_BYTES = {"numba": 4_000_000, "native": 400_000}
+
+
+def workers_of(pool: Pool | None, isa: str, num_bytes: int) -> Pool | None:
+    """The pool that serves a layer-step of ``num_bytes`` (pairs x expert), ``None`` for the caller alone."""
+    if pool is None or pool.num_workers == 1 or num_bytes < ALONE_BYTES["numba" if isa == "numba" else "native"]:
+        return None
+    return pool
 
 
 class RoutedExperts:
@@ -33,7 +40,8 @@ class RoutedExperts:
     ``isa`` and ``activation`` default to the fastest available and to the mode of the format (int8 for int4,
     bf16 for bf16, f32 for float32); what was chosen stands in ``isa`` (``IsaChoice``) and ``activation``.
     ``pool`` is not owned; ``None`` runs on the caller. The memory behind the addresses must outlive this object
-    (``owner`` is only held, for example the arena). Not for concurrent calls: one object, one caller.
+    (``owner`` is only held, for example the arena). ``node_of_expert`` [E] says which node of the pool holds an expert: only
+    that node's workers read it; without it every worker reads every expert. Not for concurrent calls: one object, one caller.
 
     Counters: ``bytes_read`` of weights as the kernels counted them, ``seconds`` in ``forward``, ``num_calls``.
     """
@@ -46,6 +54,7 @@ class RoutedExperts:
         activation: Activation | None = None,
         pool: Pool | None = None,
         owner: Any = None,
+        node_of_expert: np.ndarray | None = None,
     ) -> None:
         address_of_expert = np.ascontiguousarray(address_of_expert, np.int64)
         if address_of_expert.ndim != 1 or not 1 <= len(address_of_expert) < NO_EXPERT:
@@ -59,8 +68,17 @@ class RoutedExperts:
             raise ValueError(
                 f"activation for {layout.weight_format} weights: expected one of {', '.join(modes)}; got {activation!r}"
             )
+        if node_of_expert is not None:
+            node_of_expert = np.ascontiguousarray(node_of_expert, np.int32)
+            num_nodes = 1 if pool is None else pool.num_nodes
+            if node_of_expert.shape != address_of_expert.shape or ((node_of_expert < 0) | (node_of_expert >= num_nodes)).any():
+                raise ValueError(
+                    f"node_of_expert: expected [{len(address_of_expert)}] of nodes 0..{num_nodes - 1} of the pool; got "
+                    f"{list(node_of_expert.shape)}, nodes {sorted(set(node_of_expert.tolist()))}"
+                )
         self.layout = layout
         self.address_of_expert = address_of_expert
+        self.node_of_expert = node_of_expert
         self.isa: IsaChoice = choose_isa(isa)
         self.activation: Activation = activation or modes[0]
         self.pool = pool
@@ -117,17 +135,16 @@ class RoutedExperts:
         if self._pair_of_slot.shape != expert_ids.shape:
             self._pair_of_slot = np.zeros((num_tokens, top_k), np.int64)
         phases = self._phases
-        num_active = phases.group(scratch, expert_ids, self.address_of_expert, self._pair_of_slot)
+        pool = workers_of(self.pool, self.isa.isa, num_tokens * top_k * self.layout.expert_bytes)
+        nodes = None if pool is None else self.node_of_expert
+        num_nodes = 1 if pool is None or nodes is None else pool.num_nodes
+        num_active = phases.group(scratch, expert_ids, self.address_of_expert, self._pair_of_slot, nodes, num_nodes)
         if num_active < 0:
             token = -1 - num_active
             raise ValueError(
                 f"expert_ids of token {token}: expected 0..{self.num_experts - 1} or {NO_EXPERT} (unrouted); "
                 f"got {expert_ids[token].tolist()}"
             )
-        num_pairs = num_tokens * top_k
-        pool = self.pool
-        if pool is not None and (pool.num_workers == 1 or num_pairs * self.layout.expert_bytes < ALONE_BYTES):
-            pool = None
         self.bytes_read += phases.run(scratch, pool, num_active, x, gate_weights, self._pair_of_slot, out)
         self.num_calls += 1
         self.seconds += time.perf_counter() - started

@@ -68,7 +68,7 @@ def test_same_bits_for_any_split(isa, weight_format, activation, monkeypatch):
     x, ids, gates = random_step(np.random.default_rng(4), 20, 3, 6, 160)
     num_active = len(set(ids.ravel().tolist()) - {NO_EXPERT})
     alone = RoutedExperts(layout, arena.addresses, isa=isa, activation=activation).forward(x, ids, gates)
-    monkeypatch.setattr(routed, "ALONE_BYTES", 0)
+    monkeypatch.setattr(routed, "ALONE_BYTES", {"numba": 0, "native": 0})
     for num_workers in (1, 2):
         with Pool(num_workers) as pool:
             experts = RoutedExperts(layout, arena.addresses, isa=isa, activation=activation, pool=pool)
