@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 
+#include "group.h"
 #include "phases.h"
 #include "pool.h"
 
@@ -21,6 +22,8 @@ struct alignas(64) unit_counter {
 struct step {
     moelab_pool *pool;
     const moelab_forward *forward;
+    bool linear;
+    int32_t num_nodes;
     std::atomic<int32_t> status{MOELAB_OK};
     unit_counter up[MOELAB_MAX_NODES], down[MOELAB_MAX_NODES];
     int32_t workers_of_node[MOELAB_MAX_NODES] = {0};
@@ -45,8 +48,9 @@ static void run_phase(step *s, moelab_phase_fn phase, unit_counter &units, int32
     uint64_t bytes = 0;
     int64_t start = units.next.load(std::memory_order_relaxed);
     while (start < units.stop) {
-        int64_t count = (units.stop - start) / (2 * s->workers_of_node[node]);
-        count = count < smallest ? smallest : count > largest ? largest : count;
+        const int32_t workers = s->workers_of_node[node];
+        int64_t count = workers == 1 ? units.stop - start : (units.stop - start) / (2 * workers);
+        count = count < smallest ? smallest : count > largest && workers > 1 ? largest : count;
         if (count > units.stop - start) count = units.stop - start;
         if (!units.next.compare_exchange_weak(start, start + count, std::memory_order_relaxed)) continue;
         const int32_t status = phase(s->forward->job, start, start + count, &bytes);
@@ -84,17 +88,17 @@ static void combine_share(const step *s, int32_t worker, int32_t num_workers) {
 }
 
 /* A step that knows one node is everybody's. */
-static int32_t node_of(const moelab_pool *pool, const moelab_forward *forward, int32_t worker) {
-    return pool && forward->num_nodes > 1 ? pool->node_of_worker[worker] : 0;
+static int32_t node_of(const step *s, int32_t worker) {
+    return s->pool && s->num_nodes > 1 ? s->pool->node_of_worker[worker] : 0;
 }
 
 static void work(void *context, int32_t worker, int32_t num_workers) {
     step *s = (step *)context;
     const moelab_forward *f = s->forward;
-    const int32_t node = node_of(s->pool, f, worker);
+    const int32_t node = node_of(s, worker);
     quantise_share(s, worker, num_workers);
     if (s->pool) s->pool->all.arrive();
-    if (f->linear) {
+    if (s->linear) {
         run_phase(s, f->table->linear, s->up[node], node, f->smallest_up, f->largest_up);
     } else {
         run_phase(s, f->table->gate_up, s->up[node], node, f->smallest_up, f->largest_up);
@@ -107,27 +111,42 @@ static void work(void *context, int32_t worker, int32_t num_workers) {
         raise_to(s->last_end_ns, end);
         lower_to(s->first_end_ns, end);
     }
-    if (f->linear) return;
+    if (s->linear) return;
     if (s->pool) s->pool->all.arrive();
     combine_share(s, worker, num_workers);
 }
 
-extern "C" MOELAB_API int32_t moelab_moe_forward(moelab_pool *pool, const moelab_forward *forward) {
+static int32_t run_step(moelab_pool *pool, moelab_forward *forward, bool linear) {
     if (forward->struct_bytes != sizeof(moelab_forward) || forward->abi_version != MOELAB_ABI_VERSION)
         return MOELAB_BAD_STRUCT;
-    const moelab_moe_job *job = forward->job;
-    const int32_t num_nodes = forward->num_nodes;
-    if (num_nodes < 1 || num_nodes > MOELAB_MAX_NODES || (num_nodes > 1 && pool && pool->num_nodes > num_nodes)) return MOELAB_BAD_SHAPE;
-    const int64_t up_units = tiles_of(job->intermediate_size, forward->linear ? 16 : 32);
+    const int64_t start_ns = forward->counters ? now_ns() : 0;
+    const int32_t num_nodes = forward->node_of_expert && pool ? pool->num_nodes : 1;
+    const int32_t num_workers = pool ? pool->num_workers : 1;
+    if (num_nodes > MOELAB_MAX_NODES) return MOELAB_BAD_SHAPE;
+    moelab_moe_job *job = forward->job;
+    int64_t expert_stop_of_node[MOELAB_MAX_NODES] = {1};
+    if (linear) {
+        *(const void **)job->expert_weights = (const void *)forward->address_of_expert[0];
+        job->num_experts = 1;
+        job->num_pairs = job->num_tokens = forward->num_tokens;
+        for (int64_t t = 0; t < forward->num_tokens; t++) ((int32_t *)job->token_of_pair)[t] = (int32_t)t;
+        ((int64_t *)job->pair_start)[0] = 0;
+        ((int64_t *)job->pair_start)[1] = forward->num_tokens;
+    } else {
+        const int32_t status = group_pairs(forward, num_nodes, expert_stop_of_node);
+        if (status) return status;
+    }
+    const int64_t up_units = tiles_of(job->intermediate_size, linear ? 16 : 32);
     const int64_t down_units = tiles_of(job->hidden_size, 16);
     step s;
     s.pool = pool;
     s.forward = forward;
-    for (int32_t w = 0; w < (pool ? pool->num_workers : 1); w++)
-        s.workers_of_node[node_of(pool, forward, w)]++;
+    s.linear = linear;
+    s.num_nodes = num_nodes;
+    for (int32_t w = 0; w < num_workers; w++) s.workers_of_node[node_of(&s, w)]++;
     int64_t expert = 0;
     for (int32_t n = 0; n < num_nodes; n++) {
-        const int64_t stop = forward->expert_stop_of_node ? forward->expert_stop_of_node[n] : job->num_experts;
+        const int64_t stop = expert_stop_of_node[n];
         if (stop > expert && s.workers_of_node[n] == 0) return MOELAB_BAD_SHAPE; /* nobody would compute them */
         s.up[n].next.store(expert * up_units, std::memory_order_relaxed);
         s.up[n].stop = stop * up_units;
@@ -137,8 +156,6 @@ extern "C" MOELAB_API int32_t moelab_moe_forward(moelab_pool *pool, const moelab
         s.end_ns_of_node[n].store(0, std::memory_order_relaxed);
         expert = stop;
     }
-    if (expert != job->num_experts) return MOELAB_BAD_SHAPE;
-    const int64_t start_ns = forward->counters ? now_ns() : 0;
     if (pool)
         pool->run(work, &s);
     else
@@ -151,6 +168,15 @@ extern "C" MOELAB_API int32_t moelab_moe_forward(moelab_pool *pool, const moelab
         }
         forward->counters->tail_ns += (uint64_t)(s.last_end_ns.load() - s.first_end_ns.load());
         forward->counters->total_ns += (uint64_t)(now_ns() - start_ns);
+        forward->counters->num_calls++;
     }
     return s.status.load();
+}
+
+extern "C" MOELAB_API int32_t moelab_moe_forward(moelab_pool *pool, moelab_forward *forward) {
+    return run_step(pool, forward, false);
+}
+
+extern "C" MOELAB_API int32_t moelab_linear_forward(moelab_pool *pool, moelab_forward *forward) {
+    return run_step(pool, forward, true);
 }

@@ -55,7 +55,8 @@ enum moelab_status {
     MOELAB_OK = 0,
     MOELAB_BAD_STRUCT = -1,   /* size or version of the struct is not what this library knows */
     MOELAB_UNSUPPORTED = -2,  /* this ISA has no kernel for the format and mode */
-    MOELAB_BAD_SHAPE = -3
+    MOELAB_BAD_SHAPE = -3,
+    MOELAB_BAD_EXPERT = -4    /* a token names an expert that does not exist */
 };
 
 /* The routed experts of one layer-step. A (expert) has tokens pair_start[a] .. pair_start[a+1]; each
@@ -119,14 +120,6 @@ MOELAB_API int32_t moelab_quantise(int32_t activation_mode, int64_t rows, int64_
 MOELAB_API int32_t moelab_combine(int64_t num_tokens, int64_t top_k, int64_t hidden_size, int64_t output_stride,
                                   const int64_t *pair_of_slot, const float *gate_weights, const float *output, float *y);
 
-/* Fills expert_weights, pair_start, token_of_pair and the counts of the job from expert_ids [T, K] (65535: unrouted), experts by
- * node (all node 0 where node_of_expert is NULL) and rising id, pairs of an expert by token; pair_of_slot [T, K]; and
- * expert_stop_of_node [num_nodes], the number of active experts up to each node. `count` [num_experts] is scratch, zero before and
- * after. Returns the number of active experts, or -1 - t where token t names an expert that does not exist. */
-MOELAB_API int64_t moelab_group(moelab_moe_job *job, const int32_t *expert_ids, int64_t num_tokens, int64_t top_k,
-                                int64_t num_experts, const int64_t *address_of_expert, const int32_t *node_of_expert,
-                                int32_t num_nodes, int64_t *count, int64_t *pair_of_slot, int64_t *expert_stop_of_node);
-
 /* The pool: num_workers workers, of which the caller of a run is worker 0 and the others are threads, pinned to core_of_worker
  * (NULL or below 0: not). Workers spin for spin_ns after a run and then sleep. One run at a time. In a forked child the pool has
  * no threads and must neither be run nor destroyed. */
@@ -147,31 +140,39 @@ typedef struct moelab_counters {
     uint64_t ns_of_node[MOELAB_MAX_NODES];
     uint64_t tail_ns;
     uint64_t total_ns;
+    uint64_t num_calls;
 } moelab_counters;
 
 typedef struct moelab_forward {
     uint32_t struct_bytes;
     uint32_t abi_version;
-    const moelab_moe_job *job;
+    moelab_moe_job *job;                 /* expert_weights, pair_start, token_of_pair and the counts are filled here */
     const moelab_kernel_table *table;
+    const float *x;                      /* [T, H], rows x_stride numbers apart */
+    int64_t x_stride;
     int64_t num_tokens;
     int64_t top_k;
-    const float *x;                      /* [T, H] */
-    int64_t x_stride;
-    const int64_t *pair_of_slot;         /* [T, K] */
+    const int32_t *expert_ids;           /* [T, K]; 65535: unrouted */
     const float *gate_weights;           /* [T, K] */
     float *y;                            /* [T, H] */
-    const int64_t *expert_stop_of_node;  /* [num_nodes] */
-    int32_t num_nodes;
-    int32_t linear;                      /* 1: quantise and linear only, no combine; 0: routed experts */
+    int64_t num_experts;                 /* E */
+    const int64_t *address_of_expert;    /* [E] */
+    const int32_t *node_of_expert;       /* [E]; NULL: every worker reads every expert */
+    int64_t *count_of_expert;            /* [E + 1] scratch, zero before and after */
+    int64_t *pair_of_slot;               /* [T, K] scratch */
     int64_t smallest_up, largest_up;     /* units that a worker draws at once: gate_up or linear */
     int64_t smallest_down, largest_down;
     moelab_counters *counters;           /* NULL: nothing is counted */
+    int64_t bad_token;                   /* set with MOELAB_BAD_EXPERT */
 } moelab_forward;
 
-/* One layer-step on a pool (NULL: on the caller alone). Workers draw the experts of their own node, with num_nodes 1 all; a node that has experts and
- * no worker is MOELAB_BAD_SHAPE. The result does not depend on the pool. */
-MOELAB_API int32_t moelab_moe_forward(moelab_pool *pool, const moelab_forward *forward);
+/* One layer-step on a pool (NULL: on the caller alone): pairs sorted by node, expert and token | quantise | gate_up | down |
+ * combine. With node_of_expert workers draw the experts of their own node; an expert on a node without workers is
+ * MOELAB_BAD_SHAPE. The result does not depend on the pool. */
+MOELAB_API int32_t moelab_moe_forward(moelab_pool *pool, moelab_forward *forward);
+/* y [T, I] = W x for one matrix W [I, H] in the place of an expert (address_of_expert[0]); job->output is the result, rows
+ * I (to 16) numbers apart. Ids, gate weights and y are not used. */
+MOELAB_API int32_t moelab_linear_forward(moelab_pool *pool, moelab_forward *forward);
 
 /* Read loops: the sum of the 64-bit words of [data, data + bytes), bytes a multiple of 8, by loops of several ISAs and numbers of
  * streams; only those that this CPU supports are counted. The read limit is the best of them. read_all reads `bytes` at each of

@@ -45,17 +45,17 @@ static inline int64_t activation_bytes(int32_t mode) {
 
 /* The hidden numbers [group * 32, + count) of one pair from its sums: silu(gate) * up, quantised. */
 static inline void write_hidden(const moelab_moe_job *job, int64_t expert, int64_t pair, int64_t group, int64_t count,
-                                const float *gates, const float *ups, bool last) {
+                                float *gates, float *ups, bool last) {
     const int64_t padded = tiles_of(job->intermediate_size, 64) * 64;
-    const float *gate_bias = job->expert_biases ? job->expert_biases[expert * 3] : nullptr;
-    const float *up_bias = job->expert_biases ? job->expert_biases[expert * 3 + 1] : nullptr;
-    float hidden[32];
-    for (int64_t r = 0; r < 32; r++) {
-        float gate = gates[r], up = ups[r];
-        if (gate_bias && r < count) gate += gate_bias[group * 32 + r];
-        if (up_bias && r < count) up += up_bias[group * 32 + r];
-        hidden[r] = silu(gate) * up;
+    if (job->expert_biases) {
+        const float *gate_bias = job->expert_biases[expert * 3], *up_bias = job->expert_biases[expert * 3 + 1];
+        for (int64_t r = 0; r < count; r++) {
+            gates[r] += gate_bias[group * 32 + r];
+            ups[r] += up_bias[group * 32 + r];
+        }
     }
+    float hidden[32];
+    for (int r = 0; r < 32; r++) hidden[r] = silu(gates[r]) * ups[r];
     uint8_t *q = (uint8_t *)job->hidden_q + pair * padded * activation_bytes(job->activation_mode);
     float *scale = job->hidden_scale + pair * (padded / 32);
     int32_t *offset = job->hidden_offset + pair * (padded / 32);
@@ -63,42 +63,67 @@ static inline void write_hidden(const moelab_moe_job *job, int64_t expert, int64
     if (last && (group + 1) * 32 < padded) quantise_group(job->activation_mode, hidden, 0, group + 1, q, scale, offset);
 }
 
+/* One or two groups of 32 intermediate rows of one expert for all its pairs. */
+template <class K>
+static void run_groups(const moelab_moe_job *job, int64_t expert, const int64_t *groups, int num_groups) {
+    const int64_t size = job->intermediate_size, num_tiles = tiles_of(job->hidden_size, 64);
+    const int64_t num_tile_rows = tiles_of(size, 16), row_bytes = num_tiles * K::tile_bytes;
+    const activations x = {job->tokens_q, job->tokens_scale, job->tokens_offset};
+    const uint8_t *gate = (const uint8_t *)job->expert_weights[expert], *up = gate + num_tile_rows * row_bytes;
+    const int64_t stop = job->pair_start[expert + 1];
+    for (int64_t first = job->pair_start[expert]; first < stop; first += MAX_TOKENS) {
+        const int num_tokens = (int)smaller(stop - first, MAX_TOKENS);
+        int64_t token[MAX_TOKENS];
+        for (int t = 0; t < num_tokens; t++) token[t] = job->token_of_pair[first + t];
+        alignas(64) float sums[2][MAX_ROWS * MAX_TOKENS * 16]; /* [row of tiles of the group][gate, up of each group] */
+        for (int n = 0; n < 2; n++) {
+            const uint8_t *rows[MAX_ROWS];
+            int num_rows = 0;
+            for (int i = 0; i < num_groups; i++) {
+                const int64_t row = 2 * groups[i] + n;
+                if (row >= num_tile_rows) break; /* only the last group can be short, and it is alone */
+                rows[num_rows++] = gate + row * row_bytes;
+                rows[num_rows++] = up + row * row_bytes;
+            }
+            if (num_rows)
+                K::dot(rows, num_rows, num_tiles, x, token, num_tokens, sums[n]);
+            else
+                for (int r = 0; r < 2 * num_tokens * 16; r++) sums[n][r] = 0.0f;
+        }
+        for (int i = 0; i < num_groups; i++)
+            for (int t = 0; t < num_tokens; t++) {
+                float gates[32], ups[32];
+                for (int r = 0; r < 32; r++) {
+                    gates[r] = sums[r / 16][(2 * i * num_tokens + t) * 16 + r % 16];
+                    ups[r] = sums[r / 16][((2 * i + 1) * num_tokens + t) * 16 + r % 16];
+                }
+                write_hidden(job, expert, first + t, groups[i], smaller(size - groups[i] * 32, 32), gates, ups,
+                             (groups[i] + 1) * 32 >= size);
+            }
+    }
+}
+
+/* What is asked of one expert is cut into two long runs of groups that advance together, four streams of weights: prefetchers
+ * follow long runs, not neighbouring rows (docs/log.md). */
 template <class K>
 static int32_t run_gate_up(const moelab_moe_job *job, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {
     const int32_t status = check_job(job, K::format, K::mode, 3);
     if (status) return status;
-    const int64_t size = job->intermediate_size, num_tiles = tiles_of(job->hidden_size, 64);
-    const int64_t num_tile_rows = tiles_of(size, 16), num_units = tiles_of(size, 32);
-    const int64_t row_bytes = num_tiles * K::tile_bytes;
-    const activations x = {job->tokens_q, job->tokens_scale, job->tokens_offset};
-    for (int64_t unit = unit_start; unit < unit_stop; unit++) {
-        const int64_t expert = unit / num_units, group = unit % num_units;
-        const int tile_rows = (int)smaller(num_tile_rows - 2 * group, 2);
-        const int64_t count = smaller(size - group * 32, 32);
-        const uint8_t *gate = (const uint8_t *)job->expert_weights[expert] + 2 * group * row_bytes;
-        const uint8_t *up = gate + num_tile_rows * row_bytes;
-        const int64_t stop = job->pair_start[expert + 1];
-        for (int64_t first = job->pair_start[expert]; first < stop; first += MAX_TOKENS) {
-            const int num_tokens = (int)smaller(stop - first, MAX_TOKENS);
-            int64_t token[MAX_TOKENS];
-            for (int t = 0; t < num_tokens; t++) token[t] = job->token_of_pair[first + t];
-            alignas(64) float sums[MAX_ROWS * MAX_TOKENS * 16];
-            /* Two streams of weights at a time, each of which the next unit goes on with: docs/log.md. */
-            for (int n = 0; n < tile_rows; n++) {
-                const uint8_t *rows[2] = {gate + n * row_bytes, up + n * row_bytes};
-                K::dot(rows, 2, num_tiles, x, token, num_tokens, sums + 2 * n * num_tokens * 16);
-            }
-            for (int t = 0; t < num_tokens; t++) {
-                float gates[32] = {0}, ups[32] = {0};
-                for (int n = 0; n < tile_rows; n++)
-                    for (int r = 0; r < 16; r++) {
-                        gates[n * 16 + r] = sums[(2 * n * num_tokens + t) * 16 + r];
-                        ups[n * 16 + r] = sums[((2 * n + 1) * num_tokens + t) * 16 + r];
-                    }
-                write_hidden(job, expert, first + t, group, count, gates, ups, group == num_units - 1);
-            }
+    const int64_t num_units = tiles_of(job->intermediate_size, 32), num_tile_rows = tiles_of(job->intermediate_size, 16);
+    const int64_t row_bytes = tiles_of(job->hidden_size, 64) * K::tile_bytes;
+    while (unit_start < unit_stop) {
+        const int64_t expert = unit_start / num_units, first = unit_start % num_units;
+        const int64_t count = smaller(num_units - first, unit_stop - unit_start), run = count / 2;
+        for (int64_t j = 0; j < run; j++) {
+            const int64_t groups[2] = {first + j, first + run + j};
+            const bool shorter = (groups[1] + 1) * 2 > num_tile_rows;
+            run_groups<K>(job, expert, groups, shorter ? 1 : 2);
+            if (shorter) run_groups<K>(job, expert, groups + 1, 1);
         }
-        *bytes_read += (uint64_t)(2 * tile_rows * row_bytes);
+        const int64_t last = first + count - 1;
+        if (count % 2) run_groups<K>(job, expert, &last, 1);
+        *bytes_read += (uint64_t)(2 * smaller(2 * count, num_tile_rows - 2 * first) * row_bytes);
+        unit_start += count;
     }
     return MOELAB_OK;
 }
@@ -130,7 +155,7 @@ static void run_rows(const moelab_moe_job *job, const activations &x, bool hidde
 }
 
 /* Units of a projection [num_outputs, num_tiles * 64] that begins at `offset` in the block of each expert. What is asked of one
- * expert is cut into MAX_ROWS long runs that advance together: prefetchers follow runs, not neighbouring rows. */
+ * expert is cut into MAX_ROWS long runs that advance together. */
 template <class K>
 static void run_units(const moelab_moe_job *job, const activations &x, bool hidden, int projection, int64_t offset,
                       int64_t num_outputs, int64_t num_tiles, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {

@@ -17,7 +17,7 @@ struct block {
             for (int line = 0; line < 32; line++)
                 for (int r = 0; r < R; r++)
                     for (int half = 0; half < 2; half++) {
-                        const __m256i two = load_half_line(rows[r] + k * 2048 + line * 64 + half * 32);
+                        const __m256i two = stream_half_line(rows[r] + k * 2048 + line * 64 + half * 32);
                         const __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(two, 16));
                         const __m256 odd = _mm256_castsi256_ps(_mm256_and_si256(two, upper));
                         for (int t = 0; t < M; t++) {

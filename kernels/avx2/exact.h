@@ -18,38 +18,40 @@ struct exact {
         __m256 sums[R][M][2];
         for (int r = 0; r < R; r++)
             for (int t = 0; t < M; t++) sums[r][t][0] = sums[r][t][1] = _mm256_setzero_ps();
-        for (int64_t k = 0; k < num_tiles; k++)
-            for (int g = 0; g < 2; g++) {
-                alignas(32) float wide[M][32];
-                for (int t = 0; t < M; t++)
-                    widen_bf16<32>((const uint16_t *)x.q + ((token[t] * num_tiles + k) * 2 + g) * 32, wide[t]);
-                for (int r = 0; r < R; r++)
-                    for (int half = 0; half < 2; half++) {
-                        const uint8_t *tile = rows[r] + k * W::tile_bytes;
-                        __m256 part[M][2];
-                        for (int t = 0; t < M; t++) {
-                            part[t][0] = _mm256_set1_ps(-(float)W::zero * x.scale[(token[t] * num_tiles + k) * 2 + g]);
-                            part[t][1] = _mm256_setzero_ps();
-                        }
-                        for (int line = 0; line < W::lines; line++) {
-                            const __m256i four = load_half_line(tile + (g * W::lines + line) * 64 + half * 32);
+        for (int64_t k = 0; k < num_tiles; k++) {
+            alignas(32) float wide[M][64];
+            for (int t = 0; t < M; t++)
+                widen_bf16<64>((const uint16_t *)x.q + (token[t] * num_tiles + k) * 64, wide[t]);
+            for (int r = 0; r < R; r++) {
+                const uint8_t *tile = rows[r] + k * W::tile_bytes;
+                __m256 part[M][2][2];
+                for (int g = 0; g < 2; g++) {
+                    for (int t = 0; t < M; t++)
+                        part[t][g][0] = part[t][g][1] =
+                            _mm256_set1_ps(-(float)W::zero * x.scale[(token[t] * num_tiles + k) * 2 + g]);
+                    for (int line = g * W::lines; line < (g + 1) * W::lines; line++)
+                        for (int half = 0; half < 2; half++) {
+                            const __m256i four = stream_half_line(tile + line * 64 + half * 32);
                             for (int p = 0; p < W::parts; p++)
                                 for (int c = 0; c < 4; c++) {
-                                    const __m256i n =
-                                        _mm256_and_si256(_mm256_srli_epi32(four, 8 * c + bits * p), mask);
+                                    const __m256i n = _mm256_and_si256(_mm256_srli_epi32(four, 8 * c + bits * p), mask);
                                     const __m256 w = _mm256_cvtepi32_ps(n);
                                     const int column = line * 4 * W::parts + 4 * p + c;
                                     for (int t = 0; t < M; t++)
-                                        part[t][c % 2] =
-                                            _mm256_fmadd_ps(w, _mm256_set1_ps(wide[t][column]), part[t][c % 2]);
+                                        part[t][g][half] =
+                                            _mm256_fmadd_ps(w, _mm256_set1_ps(wide[t][column]), part[t][g][half]);
                                 }
                         }
-                        const __m256 scale = load_bf16(tile + W::scales + g * 32 + half * 16);
-                        for (int t = 0; t < M; t++)
+                }
+                for (int g = 0; g < 2; g++) {
+                    const __m256i scales = stream_half_line(tile + W::scales + g * 32);
+                    for (int t = 0; t < M; t++)
+                        for (int half = 0; half < 2; half++)
                             sums[r][t][half] =
-                                _mm256_fmadd_ps(_mm256_add_ps(part[t][0], part[t][1]), scale, sums[r][t][half]);
-                    }
+                                _mm256_fmadd_ps(part[t][g][half], scales_of_rows(scales, half), sums[r][t][half]);
+                }
             }
+        }
         for (int r = 0; r < R; r++)
             for (int t = 0; t < M; t++)
                 for (int half = 0; half < 2; half++)

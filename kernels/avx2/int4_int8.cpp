@@ -13,37 +13,40 @@ struct block {
         for (int r = 0; r < R; r++)
             for (int t = 0; t < M; t++) sums[r][t][0] = sums[r][t][1] = _mm256_setzero_ps();
         for (int64_t k = 0; k < num_tiles; k++)
-            for (int g = 0; g < 2; g++)
-                for (int r = 0; r < R; r++) {
-                    const uint8_t *tile = rows[r] + k * 576;
-                    __m256i isum[M][2];
-                    for (int t = 0; t < M; t++) isum[t][0] = isum[t][1] = _mm256_setzero_si256();
-                    for (int line = 0; line < 4; line++)
+            for (int r = 0; r < R; r++) {
+                const uint8_t *tile = rows[r] + k * 576;
+                __m256i isum[M][2][2];
+                for (int g = 0; g < 2; g++) {
+                    for (int t = 0; t < M; t++) isum[t][g][0] = isum[t][g][1] = _mm256_setzero_si256();
+                    for (int line = g * 4; line < g * 4 + 4; line++)
                         for (int half = 0; half < 2; half++) {
-                            const __m256i bytes = load_half_line(tile + (g * 4 + line) * 64 + half * 32);
+                            const __m256i bytes = stream_half_line(tile + line * 64 + half * 32);
                             const __m256i first = _mm256_and_si256(bytes, low);
                             const __m256i second = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
                             for (int t = 0; t < M; t++) {
-                                const int8_t *a =
-                                    (const int8_t *)x.q + ((token[t] * num_tiles + k) * 2 + g) * 32 + line * 8;
+                                const int8_t *a = (const int8_t *)x.q + (token[t] * num_tiles + k) * 64 + line * 8;
                                 const __m256i products =
                                     _mm256_add_epi16(_mm256_maddubs_epi16(first, broadcast32(a)),
                                                      _mm256_maddubs_epi16(second, broadcast32(a + 4)));
-                                isum[t][half] = _mm256_add_epi16(isum[t][half], products);
+                                isum[t][g][half] = _mm256_add_epi16(isum[t][g][half], products);
                             }
                         }
+                }
+                for (int g = 0; g < 2; g++) {
+                    const __m256i scales = stream_half_line(tile + 512 + g * 32);
                     for (int t = 0; t < M; t++) {
                         const int64_t group = (token[t] * num_tiles + k) * 2 + g;
                         for (int half = 0; half < 2; half++) {
-                            const __m256i total = _mm256_add_epi32(_mm256_madd_epi16(isum[t][half], ones),
+                            const __m256i total = _mm256_add_epi32(_mm256_madd_epi16(isum[t][g][half], ones),
                                                                    _mm256_set1_epi32(x.offset[group]));
                             const __m256 value =
                                 _mm256_mul_ps(_mm256_cvtepi32_ps(total), _mm256_set1_ps(x.scale[group]));
-                            const __m256 scale = load_bf16(tile + 512 + g * 32 + half * 16);
-                            sums[r][t][half] = _mm256_add_ps(sums[r][t][half], _mm256_mul_ps(value, scale));
+                            sums[r][t][half] = _mm256_add_ps(sums[r][t][half],
+                                                             _mm256_mul_ps(value, scales_of_rows(scales, half)));
                         }
                     }
                 }
+            }
         for (int r = 0; r < R; r++)
             for (int t = 0; t < M; t++)
                 for (int half = 0; half < 2; half++)

@@ -16,41 +16,50 @@ struct block {
         __m256 sums[R][M][2];
         for (int r = 0; r < R; r++)
             for (int t = 0; t < M; t++) sums[r][t][0] = sums[r][t][1] = _mm256_setzero_ps();
-        for (int64_t k = 0; k < num_tiles; k++)
-            for (int g = 0; g < 2; g++) {
-                alignas(32) int16_t wide[M][32];
-                for (int t = 0; t < M; t++) {
-                    const int8_t *a = (const int8_t *)x.q + ((token[t] * num_tiles + k) * 2 + g) * 32;
-                    for (int i = 0; i < 32; i += 16)
-                        _mm256_store_si256((__m256i *)(wide[t] + i),
-                                           _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(a + i))));
-                }
-                for (int r = 0; r < R; r++) {
-                    const uint8_t *tile = rows[r] + k * 1088;
-                    for (int half = 0; half < 2; half++) {
-                        __m256i isum[M][2];
-                        for (int t = 0; t < M; t++) isum[t][0] = isum[t][1] = _mm256_setzero_si256();
-                        for (int line = 0; line < 8; line++)
-                            for (int quarter = 0; quarter < 2; quarter++) {
-                                const __m128i bytes = _mm_load_si128(
-                                    (const __m128i *)(tile + (g * 8 + line) * 64 + half * 32 + quarter * 16));
-                                const __m256i w = _mm256_cvtepu8_epi16(bytes);
-                                for (int t = 0; t < M; t++)
-                                    isum[t][quarter] = _mm256_add_epi32(
-                                        isum[t][quarter], _mm256_madd_epi16(w, broadcast64(wide[t] + line * 4)));
+        for (int64_t k = 0; k < num_tiles; k++) {
+            alignas(32) int16_t wide[M][64];
+            for (int t = 0; t < M; t++) {
+                const int8_t *a = (const int8_t *)x.q + (token[t] * num_tiles + k) * 64;
+                for (int i = 0; i < 64; i += 16)
+                    _mm256_store_si256((__m256i *)(wide[t] + i),
+                                       _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(a + i))));
+            }
+            for (int r = 0; r < R; r++) {
+                const uint8_t *tile = rows[r] + k * 1088;
+                __m256i total[M][2][2];
+                for (int g = 0; g < 2; g++) {
+                    __m256i isum[M][2][2];
+                    for (int t = 0; t < M; t++)
+                        for (int i = 0; i < 4; i++) isum[t][i / 2][i % 2] = _mm256_setzero_si256();
+                    for (int line = g * 8; line < g * 8 + 8; line++)
+                        for (int half = 0; half < 2; half++) {
+                            const __m256i bytes = stream_half_line(tile + line * 64 + half * 32);
+                            const __m256i first = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(bytes));
+                            const __m256i second = _mm256_cvtepu8_epi16(_mm256_extracti128_si256(bytes, 1));
+                            for (int t = 0; t < M; t++) {
+                                const __m256i four = broadcast64(wide[t] + line * 4);
+                                isum[t][half][0] = _mm256_add_epi32(isum[t][half][0], _mm256_madd_epi16(first, four));
+                                isum[t][half][1] = _mm256_add_epi32(isum[t][half][1], _mm256_madd_epi16(second, four));
                             }
-                        const __m256 scale = load_bf16(tile + 1024 + g * 32 + half * 16);
-                        for (int t = 0; t < M; t++) {
-                            const int64_t group = (token[t] * num_tiles + k) * 2 + g;
-                            const __m256i total = _mm256_add_epi32(sums_by_row(isum[t][0], isum[t][1]),
-                                                                   _mm256_set1_epi32(16 * x.offset[group]));
-                            const __m256 value =
-                                _mm256_mul_ps(_mm256_cvtepi32_ps(total), _mm256_set1_ps(x.scale[group]));
-                            sums[r][t][half] = _mm256_add_ps(sums[r][t][half], _mm256_mul_ps(value, scale));
+                        }
+                    for (int t = 0; t < M; t++)
+                        for (int half = 0; half < 2; half++)
+                            total[t][g][half] = sums_by_row(isum[t][half][0], isum[t][half][1]);
+                }
+                for (int g = 0; g < 2; g++) {
+                    const __m256i scales = stream_half_line(tile + 1024 + g * 32);
+                    for (int t = 0; t < M; t++) {
+                        const int64_t group = (token[t] * num_tiles + k) * 2 + g;
+                        for (int half = 0; half < 2; half++) {
+                            const __m256i sum = _mm256_add_epi32(total[t][g][half], _mm256_set1_epi32(16 * x.offset[group]));
+                            const __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(x.scale[group]));
+                            sums[r][t][half] = _mm256_add_ps(sums[r][t][half],
+                                                             _mm256_mul_ps(value, scales_of_rows(scales, half)));
                         }
                     }
                 }
             }
+        }
         for (int r = 0; r < R; r++)
             for (int t = 0; t < M; t++)
                 for (int half = 0; half < 2; half++)

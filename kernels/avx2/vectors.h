@@ -10,7 +10,15 @@ static inline __m256 load_bf16(const void *from) { /* 8 bf16 -> float32 */
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from)), 16));
 }
 
-static inline __m256i load_half_line(const void *from) { return _mm256_load_si256((const __m256i *)from); }
+/* In the order of the program: hardware prefetchers follow a stream only while its lines come in rising order and once each
+ * (docs/log.md), and compilers move ordinary loads. */
+static inline __m256i stream_half_line(const void *from) { return *(const volatile __m256i *)from; }
+
+/* Of half the last line of an int4 or int8 tile, 16 scales: those of rows 8 * half .. of one group. */
+static inline __m256 scales_of_rows(__m256i scales, int half) {
+    const __m128i eight = half ? _mm256_extracti128_si256(scales, 1) : _mm256_castsi256_si128(scales);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(eight), 16));
+}
 
 static inline __m256i broadcast32(const void *from) {
     int32_t four;

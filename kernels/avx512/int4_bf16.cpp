@@ -1,68 +1,60 @@
 /* int4_g32 weights x bf16 activations with vdpbf16ps, weights exact: a nibble n = q + 8 becomes the bf16 number 16 + n by
  * placing it in the mantissa (0x4180 | n << 3), and each sum starts from -24 * sum of the group's activations.
  *
- * Bytes become halves by vpunpck, which leaves 8 rows x 4 columns in a vector: rows 0, 1, 4, 5, 8, 9, 12, 13 in the low one,
- * rows 2, 3, 6, 7, 10, 11, 14, 15 in the high one, with two sums for each row, of columns 0, 1 and 2, 3 of every quad. */
+ * The four bytes of a row are two halves of four nibbles each. The same nibble of both halves is a pair of columns two apart, so
+ * shifting is all that unpacking takes, and the activations are put into the order 0 2 1 3 within each quad instead. */
 #include "vectors.h"
 
 namespace {
 
-static inline __m512i in_mantissa(__m512i shifted) {
-    const __m512i mantissa = _mm512_set1_epi8(0x78), bottom = _mm512_set1_epi8((char)0x80);
-    return _mm512_ternarylogic_epi32(shifted, mantissa, bottom, 0xea); /* (a & b) | c */
+/* Nibble number i (0..3) of every half of a line as bf16. Pairs of columns: 0: 0, 2; 1: 4, 6; 2: 1, 3; 3: 5, 7. */
+template <int i>
+static inline __m512bh nibble(__m512i line) {
+    const __m512i mantissa = _mm512_set1_epi16(0x78), bottom = _mm512_set1_epi16(0x4180);
+    const __m512i shifted = i == 0 ? _mm512_slli_epi16(line, 3) : _mm512_srli_epi16(line, i == 0 ? 0 : 4 * i - 3);
+    return (__m512bh)_mm512_ternarylogic_epi32(shifted, mantissa, bottom, 0xea); /* (a & b) | c */
 }
-
-struct sums_of_rows {
-    __m512 low, high;
-};
 
 struct block {
     template <int R, int M>
     static inline void run(const uint8_t *const *rows, int64_t num_tiles, const activations &x, const int64_t *token,
                            float *out, int stride) {
-        const __m512i top = _mm512_set1_epi8(0x41);
-        sums_of_rows sums[R][M];
+        __m512 sums[R][M];
         for (int r = 0; r < R; r++)
-            for (int t = 0; t < M; t++) sums[r][t].low = sums[r][t].high = _mm512_setzero_ps();
-        for (int64_t k = 0; k < num_tiles; k++)
+            for (int t = 0; t < M; t++) sums[r][t] = _mm512_setzero_ps();
+        for (int64_t k = 0; k < num_tiles; k++) {
+            alignas(64) uint16_t a[M][64]; /* quads in the order 0 2 1 3 */
+            for (int t = 0; t < M; t++)
+                for (int i = 0; i < 64; i += 32) {
+                    const __m512i v = _mm512_loadu_si512((const uint16_t *)x.q + (token[t] * num_tiles + k) * 64 + i);
+                    _mm512_store_si512(a[t] + i, _mm512_shufflehi_epi16(_mm512_shufflelo_epi16(v, 0xd8), 0xd8));
+                }
             for (int r = 0; r < R; r++) {
                 const uint8_t *tile = rows[r] + k * 576;
-                sums_of_rows part[M][2];
+                __m512 part[M][2];
                 for (int g = 0; g < 2; g++) {
-                    for (int t = 0; t < M; t++) /* half of it in each of the two sums of a row */
-                        part[t][g].low = part[t][g].high =
-                            _mm512_set1_ps(-12.0f * x.scale[(token[t] * num_tiles + k) * 2 + g]);
+                    for (int t = 0; t < M; t++)
+                        part[t][g] = _mm512_set1_ps(-24.0f * x.scale[(token[t] * num_tiles + k) * 2 + g]);
                     for (int line = g * 4; line < g * 4 + 4; line++) {
                         const __m512i bytes = stream_line(tile + line * 64);
-                        const __m512i first = in_mantissa(_mm512_slli_epi16(bytes, 3));
-                        const __m512i second = in_mantissa(_mm512_srli_epi16(bytes, 1));
                         for (int t = 0; t < M; t++) {
-                            const uint16_t *a = (const uint16_t *)x.q + (token[t] * num_tiles + k) * 64 + line * 8;
-                            const __m512bh four = (__m512bh)broadcast64(a), next = (__m512bh)broadcast64(a + 4);
-                            sums_of_rows &p = part[t][g];
-                            p.low = _mm512_dpbf16_ps(p.low, (__m512bh)_mm512_unpacklo_epi8(first, top), four);
-                            p.high = _mm512_dpbf16_ps(p.high, (__m512bh)_mm512_unpackhi_epi8(first, top), four);
-                            p.low = _mm512_dpbf16_ps(p.low, (__m512bh)_mm512_unpacklo_epi8(second, top), next);
-                            p.high = _mm512_dpbf16_ps(p.high, (__m512bh)_mm512_unpackhi_epi8(second, top), next);
+                            const uint16_t *eight = a[t] + line * 8;
+                            __m512 sum = part[t][g];
+                            sum = _mm512_dpbf16_ps(sum, nibble<0>(bytes), (__m512bh)broadcast32(eight));
+                            sum = _mm512_dpbf16_ps(sum, nibble<2>(bytes), (__m512bh)broadcast32(eight + 2));
+                            sum = _mm512_dpbf16_ps(sum, nibble<1>(bytes), (__m512bh)broadcast32(eight + 4));
+                            part[t][g] = _mm512_dpbf16_ps(sum, nibble<3>(bytes), (__m512bh)broadcast32(eight + 6));
                         }
                     }
                 }
                 const __m512i scales = stream_line(tile + 512);
-                for (int g = 0; g < 2; g++) {
-                    const __m512 scale = scales_of_group(scales, g); /* each twice, in the order of the sums */
-                    const __m512 low = _mm512_unpacklo_ps(scale, scale), high = _mm512_unpackhi_ps(scale, scale);
-                    for (int t = 0; t < M; t++) {
-                        sums[r][t].low = _mm512_fmadd_ps(part[t][g].low, low, sums[r][t].low);
-                        sums[r][t].high = _mm512_fmadd_ps(part[t][g].high, high, sums[r][t].high);
-                    }
-                }
+                for (int t = 0; t < M; t++)
+                    for (int g = 0; g < 2; g++)
+                        sums[r][t] = _mm512_fmadd_ps(part[t][g], scales_of_group(scales, g), sums[r][t]);
             }
+        }
         for (int r = 0; r < R; r++)
-            for (int t = 0; t < M; t++) {
-                const __m512 low = sums[r][t].low, high = sums[r][t].high;
-                const __m512 total = _mm512_add_ps(_mm512_shuffle_ps(low, high, 0x88), _mm512_shuffle_ps(low, high, 0xdd));
-                _mm512_storeu_ps(out + (r * stride + t) * 16, total);
-            }
+            for (int t = 0; t < M; t++) _mm512_storeu_ps(out + (r * stride + t) * 16, sums[r][t]);
     }
 };
 

@@ -193,7 +193,7 @@ def pack_routed(opened: Opened, isa: str | None, activation: Activation | None, 
             arena = ExpertArena(layout, tensors.num_experts)
             pool.run(_pack_share(tensors, arena, layout))
             routed.append(RoutedExperts(layout, arena.addresses, choice.isa, chosen, pool, owner=arena))
-            routed[-1].scratch = routed[0].scratch  # layers run one after the other: one scratch serves all
+            routed[-1].share_scratch(routed[0])  # layers run one after the other: one scratch serves all
             bar.update(layer_bytes)
     return routed
 

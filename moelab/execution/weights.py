@@ -72,7 +72,7 @@ def generated(
             pool.run(fill)
         layers = [RoutedExperts(layout, a.addresses, isa, activation, pool, owner=a) for a in arenas]
         for other in layers[1:]:
-            other.scratch = layers[0].scratch  # layers run one after the other
+            other.share_scratch(layers[0])  # layers run one after the other
         return ReplayWeights(layers, arenas, layout, True, arenas[0].huge_pages, stack.pop_all())
 
 

@@ -16,7 +16,7 @@ from moelab.kernels.job import ABI_VERSION, ACTIVATION_CODE, FORMAT_CODE, Activa
 
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 LIBRARY_NAME = "libmoelab_kernels" + _SUFFIX
-STATUS = {-1: "bad struct", -2: "unsupported format and mode", -3: "bad shape"}
+STATUS = {-1: "bad struct", -2: "unsupported format and mode", -3: "bad shape", -4: "no such expert"}
 
 PHASE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
@@ -43,6 +43,7 @@ class Counters(ctypes.Structure):
         ("ns_of_node", ctypes.c_uint64 * MAX_NODES),
         ("tail_ns", ctypes.c_uint64),
         ("total_ns", ctypes.c_uint64),
+        ("num_calls", ctypes.c_uint64),
     )
 
 
@@ -54,21 +55,24 @@ class Forward(ctypes.Structure):
         ("abi_version", ctypes.c_uint32),
         ("job", ctypes.c_void_p),
         ("table", ctypes.POINTER(KernelTable)),
-        ("num_tokens", ctypes.c_int64),
-        ("top_k", ctypes.c_int64),
         ("x", ctypes.c_void_p),
         ("x_stride", ctypes.c_int64),
-        ("pair_of_slot", ctypes.c_void_p),
+        ("num_tokens", ctypes.c_int64),
+        ("top_k", ctypes.c_int64),
+        ("expert_ids", ctypes.c_void_p),
         ("gate_weights", ctypes.c_void_p),
         ("y", ctypes.c_void_p),
-        ("expert_stop_of_node", ctypes.c_void_p),
-        ("num_nodes", ctypes.c_int32),
-        ("linear", ctypes.c_int32),
+        ("num_experts", ctypes.c_int64),
+        ("address_of_expert", ctypes.c_void_p),
+        ("node_of_expert", ctypes.c_void_p),
+        ("count_of_expert", ctypes.c_void_p),
+        ("pair_of_slot", ctypes.c_void_p),
         ("smallest_up", ctypes.c_int64),
         ("largest_up", ctypes.c_int64),
         ("smallest_down", ctypes.c_int64),
         ("largest_down", ctypes.c_int64),
         ("counters", ctypes.POINTER(Counters)),
+        ("bad_token", ctypes.c_int64),
     )
 
 
@@ -109,10 +113,6 @@ def library() -> tuple[ctypes.CDLL | None, str]:
     loaded.moelab_kernels.argtypes = [ctypes.c_char_p, i32, i32, ctypes.POINTER(KernelTable)]
     loaded.moelab_quantise.argtypes = [i32, i64, i64, i64, pointer, i64, pointer, pointer, pointer]
     loaded.moelab_combine.argtypes = [i64, i64, i64, i64, pointer, pointer, pointer, pointer]
-    loaded.moelab_group.argtypes = [
-        pointer, pointer, i64, i64, i64, pointer, pointer, i32, pointer, pointer, pointer,
-    ]  # fmt: skip
-    loaded.moelab_group.restype = i64
     loaded.moelab_pool_create.argtypes = [i32, pointer, pointer, i64]
     loaded.moelab_pool_create.restype = pointer
     loaded.moelab_pool_pinned.argtypes = [pointer]
@@ -120,7 +120,8 @@ def library() -> tuple[ctypes.CDLL | None, str]:
     loaded.moelab_pool_run.restype = None
     loaded.moelab_pool_destroy.argtypes = [pointer]
     loaded.moelab_pool_destroy.restype = None
-    loaded.moelab_moe_forward.argtypes = [pointer, ctypes.POINTER(Forward)]
+    loaded.moelab_moe_forward.argtypes = [pointer, pointer]
+    loaded.moelab_linear_forward.argtypes = [pointer, pointer]
     loaded.moelab_read_loop_name.argtypes = [i32]
     loaded.moelab_read_loop_name.restype = ctypes.c_char_p
     loaded.moelab_read.argtypes = [i32, pointer, ctypes.c_uint64]

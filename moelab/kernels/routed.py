@@ -8,7 +8,6 @@ output rows, so any worker count gives the same bits. A step that reads little r
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,9 @@ from moelab.kernels import native
 from moelab.kernels.isa import IsaChoice, choose_isa
 from moelab.kernels.job import ACTIVATIONS_OF_FORMAT, Activation
 from moelab.kernels.layout import ExpertLayout
-from moelab.kernels.phases import NativePhases, NumbaPhases
+from moelab.kernels.native_phases import NativePhases
+from moelab.kernels.phases import NumbaPhases
 from moelab.kernels.pool import Pool
-from moelab.kernels.scratch import Scratch
 
 # Below this many bytes of (pairs x expert) the caller alone is faster than waking the workers; measured at H 256, I 128, see
 # docs/log.md. Numba workers take a dispatch for each phase, native ones a single one.
@@ -43,7 +42,7 @@ class RoutedExperts:
     (``owner`` is only held, for example the arena). ``node_of_expert`` [E] says which node of the pool holds an expert: only
     that node's workers read it; without it every worker reads every expert. Not for concurrent calls: one object, one caller.
 
-    Counters: ``bytes_read`` of weights as the kernels counted them, ``seconds`` in ``forward``, ``num_calls``.
+    Counters, kept by the kernels: ``bytes_read`` of weights and ``bytes_of_node``, ``seconds``, ``num_calls``.
     """
 
     def __init__(
@@ -83,18 +82,15 @@ class RoutedExperts:
         self.activation: Activation = activation or modes[0]
         self.pool = pool
         self.owner = owner
-        self.bytes_read = 0
-        self.seconds = 0.0
-        self.num_calls = 0
-        self.scratch = Scratch(layout, len(address_of_expert), self.activation, self.isa.isa)
+        name = self.isa.isa
         self._phases: NumbaPhases | NativePhases = (
-            NumbaPhases(layout, self.activation)
-            if self.isa.isa == "numba"
+            NumbaPhases(layout, self.activation, address_of_expert)
+            if name == "numba"
             else NativePhases(
-                layout, self.activation, native.kernel_table(self.isa.isa, layout.weight_format, self.activation)
+                layout, self.activation, address_of_expert, node_of_expert,
+                native.kernel_table(name, layout.weight_format, self.activation),
             )
-        )
-        self._pair_of_slot = np.zeros((0, 0), np.int64)
+        )  # fmt: skip
 
     @property
     def num_experts(self) -> int:
@@ -108,46 +104,62 @@ class RoutedExperts:
         ``out`` (float32 [T, H], C order) is overwritten and returned; without it one is allocated.
         Raises ``ValueError`` for shapes, types or expert ids that do not fit.
         """
-        started = time.perf_counter()
-        num_tokens, top_k = expert_ids.shape
-        if x.shape != (num_tokens, self.layout.hidden_size) or gate_weights.shape != expert_ids.shape:
+        shape = expert_ids.shape
+        if len(shape) != 2 or x.shape != (shape[0], self.layout.hidden_size) or gate_weights.shape != shape:
             raise ValueError(
                 f"forward: expected x [T, {self.layout.hidden_size}], expert_ids [T, K], gate_weights [T, K]; "
-                f"got {list(x.shape)}, {list(expert_ids.shape)}, {list(gate_weights.shape)}"
+                f"got {list(x.shape)}, {list(shape)}, {list(gate_weights.shape)}"
             )
-        if x.dtype != np.float32 or not x.flags.c_contiguous:
-            x = np.ascontiguousarray(x, np.float32)
-        if gate_weights.dtype != np.float32 or not gate_weights.flags.c_contiguous:
-            gate_weights = np.ascontiguousarray(gate_weights, np.float32)
-        if not expert_ids.flags.c_contiguous:
-            expert_ids = np.ascontiguousarray(expert_ids)
         if expert_ids.dtype.kind not in "ui":
             raise ValueError(f"expert_ids: expected integers; got {expert_ids.dtype}")
         if out is None:
-            out = np.empty((num_tokens, self.layout.hidden_size), np.float32)
+            out = np.empty(x.shape, np.float32)
         elif out.shape != x.shape or out.dtype != np.float32 or not out.flags.c_contiguous:
             raise ValueError(f"out: expected float32 {list(x.shape)} in C order; got {out.dtype} {list(out.shape)}")
-        if num_tokens == 0:
+        if shape[0] == 0:
             return out
-        scratch = self.scratch
-        if num_tokens > scratch.num_tokens or num_tokens * top_k > scratch.num_pairs:
-            scratch.reserve(num_tokens, num_tokens * top_k)
-        if self._pair_of_slot.shape != expert_ids.shape:
-            self._pair_of_slot = np.zeros((num_tokens, top_k), np.int64)
-        phases = self._phases
-        pool = workers_of(self.pool, self.isa.isa, num_tokens * top_k * self.layout.expert_bytes)
-        nodes = None if pool is None else self.node_of_expert
-        num_nodes = 1 if pool is None or nodes is None else pool.num_nodes
-        num_active = phases.group(scratch, expert_ids, self.address_of_expert, self._pair_of_slot, nodes, num_nodes)
-        if num_active < 0:
-            token = -1 - num_active
+        pool = workers_of(self.pool, self.isa.isa, shape[0] * shape[1] * self.layout.expert_bytes)
+        bad_token = self._phases.forward(pool, x, expert_ids, gate_weights, out)
+        if bad_token >= 0:
             raise ValueError(
-                f"expert_ids of token {token}: expected 0..{self.num_experts - 1} or {NO_EXPERT} (unrouted); "
-                f"got {expert_ids[token].tolist()}"
+                f"expert_ids of token {bad_token}: expected 0..{self.num_experts - 1} or {NO_EXPERT} (unrouted); "
+                f"got {expert_ids[bad_token].tolist()}"
             )
-        self.bytes_read += phases.run(scratch, pool, num_active, x, gate_weights, self._pair_of_slot, out)
-        self.num_calls += 1
-        self.seconds += time.perf_counter() - started
         return out
 
     __call__ = forward
+
+    def share_scratch(self, other: RoutedExperts) -> None:
+        """Use the buffers of ``other``: layers of one model that run one after the other need only one set.
+
+        Raises ``ValueError`` where layout, mode or kind of ISA differ.
+        """
+        mine, others = self._phases, other._phases
+        if self.layout != other.layout or self.activation != other.activation or self.num_experts > other.num_experts:
+            raise ValueError(f"share_scratch: expected a layer like {self.layout}; got {other.layout}")
+        if isinstance(mine, NativePhases) and isinstance(others, NativePhases):
+            mine.share_scratch(others)
+        elif isinstance(mine, NumbaPhases) and isinstance(others, NumbaPhases):
+            mine.share_scratch(others)
+        else:
+            raise ValueError(f"share_scratch: expected isa {self.isa.isa}; got {other.isa.isa}")
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of weights that the kernels counted as read."""
+        return sum(self._phases.bytes_of_node)
+
+    @property
+    def bytes_of_node(self) -> list[int]:
+        """The same by node of the pool."""
+        num_nodes = 1 if self.pool is None or self.node_of_expert is None else self.pool.num_nodes
+        return self._phases.bytes_of_node[:num_nodes]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in ``forward``."""
+        return self._phases.seconds
+
+    @property
+    def num_calls(self) -> int:
+        return self._phases.num_calls

@@ -1,49 +1,55 @@
 /* The (token, slot) pairs of a layer-step sorted by node, then expert, then token. */
+#ifndef MOELAB_GROUP_H
+#define MOELAB_GROUP_H
+
 #include "moelab_kernels.h"
 
-extern "C" MOELAB_API int64_t moelab_group(moelab_moe_job *job, const int32_t *expert_ids, int64_t num_tokens,
-                                           int64_t top_k, int64_t num_experts, const int64_t *address_of_expert,
-                                           const int32_t *node_of_expert, int32_t num_nodes, int64_t *count,
-                                           int64_t *pair_of_slot, int64_t *expert_stop_of_node) {
+/* Fills the lists of the job and expert_stop_of_node [num_nodes], the number of active experts up to each node. */
+static inline int32_t group_pairs(moelab_forward *f, int32_t num_nodes, int64_t *expert_stop_of_node) {
     const int32_t unrouted = 65535;
-    const int64_t num_slots = num_tokens * top_k;
+    const int64_t num_slots = f->num_tokens * f->top_k, num_experts = f->num_experts;
+    int64_t *count = f->count_of_expert;
     for (int64_t i = 0; i < num_slots; i++) {
-        const int32_t expert = expert_ids[i];
+        const int32_t expert = f->expert_ids[i];
         if (expert == unrouted) continue;
         if (expert < 0 || expert >= num_experts) {
             for (int64_t e = 0; e < num_experts; e++) count[e] = 0;
-            return -1 - i / top_k;
+            f->bad_token = i / f->top_k;
+            return MOELAB_BAD_EXPERT;
         }
         count[expert]++;
     }
+    moelab_moe_job *job = f->job;
     const void **weights = (const void **)job->expert_weights;
     int64_t *pair_start = (int64_t *)job->pair_start, active = 0, total = 0;
     int32_t *token_of_pair = (int32_t *)job->token_of_pair;
     for (int32_t n = 0; n < num_nodes; n++) {
         for (int64_t e = 0; e < num_experts; e++) {
-            if (count[e] == 0 || (node_of_expert && node_of_expert[e] != n)) continue;
-            weights[active] = (const void *)address_of_expert[e];
+            if (count[e] <= 0 || (num_nodes > 1 && f->node_of_expert[e] != n)) continue;
+            weights[active] = (const void *)f->address_of_expert[e];
             pair_start[active++] = total;
             const int64_t following = total + count[e];
-            count[e] = -1 - total; /* negative: seen; from now on the place of its next pair */
+            count[e] = -1 - total; /* negative: placed; from now on it says where the next pair goes */
             total = following;
         }
         expert_stop_of_node[n] = active;
     }
     pair_start[active] = total;
     for (int64_t i = 0; i < num_slots; i++) {
-        const int32_t expert = expert_ids[i];
+        const int32_t expert = f->expert_ids[i];
         if (expert == unrouted) {
-            pair_of_slot[i] = -1;
+            f->pair_of_slot[i] = -1;
             continue;
         }
         const int64_t pair = -1 - count[expert]--;
-        token_of_pair[pair] = (int32_t)(i / top_k);
-        pair_of_slot[i] = pair;
+        token_of_pair[pair] = (int32_t)(i / f->top_k);
+        f->pair_of_slot[i] = pair;
     }
     for (int64_t e = 0; e < num_experts; e++) count[e] = 0;
     job->num_experts = active;
     job->num_pairs = total;
-    job->num_tokens = num_tokens;
-    return active;
+    job->num_tokens = f->num_tokens;
+    return MOELAB_OK;
 }
+
+#endif
