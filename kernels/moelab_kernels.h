@@ -183,6 +183,10 @@ MOELAB_API uint64_t moelab_read(int32_t loop, const void *data, uint64_t bytes);
 MOELAB_API uint64_t moelab_read_all(moelab_pool *pool, int32_t loop, const int64_t *addresses, int64_t count,
                                     uint64_t bytes, uint64_t block);
 
+/* Operations (2 for each product) of `iterations` of a register-only loop of the ISA's dot-product instruction for the mode, on
+ * all workers; 0 where it has none. */
+MOELAB_API uint64_t moelab_peak(moelab_pool *pool, const char *isa, int32_t activation_mode, int64_t iterations);
+
 #ifdef __cplusplus
 }
 #endif

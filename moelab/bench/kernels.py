@@ -1,130 +1,191 @@
-"""``moelab bench kernels``: batch-1 expert layers of Kimi K2.6 shape beside a read of as many bytes.
+"""``moelab bench kernels``: expert layers of Kimi K2.6 shape beside a read of as many bytes, and beside peers.
 
-The work: H 7168, I 2048, top-8, int4 group 32, random experts per step over far more bytes
-than the last-level cache. Every step runs each ISA and then the best read loop on OTHER random experts, in one
-process with the same workers; a row is the median and the quartiles of the paired ratios of bytes/s. Absolute
-GB/s of a shared machine drift, ratios of neighbours do not. Floor 6, no torch.
+The work (W1): H 7168, I 2048, top-8, random experts per step over far more bytes than the last-level cache. Every step
+runs the kernel and then the best read loop on OTHER random experts, in one process with the same workers; a row is the
+median of the paired ratios of bytes/s, with its quartiles. Large batches are bound by computing and stand beside a
+register-only loop of the same instruction as well. Absolute figures of a shared machine drift, ratios of neighbours do
+not. Peers: ``peers``. Floor 6, no torch but in peers.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from moelab.bench.result import BenchResult
-from moelab.kernels import ExpertArena, ExpertLayout, Pool, RoutedExperts, isa_table, read_limit, read_once
+from moelab.kernels import (
+    Activation,
+    ExpertArena,
+    ExpertLayout,
+    Pool,
+    RoutedExperts,
+    WeightFormat,
+    isa_table,
+    peak_gflops,
+    read_limit,
+    read_once,
+)
 from moelab.kernels.generated import fill_expert
-from moelab.kernels.job import Activation
+from moelab.kernels.reference import reference_experts, relative_error
 
 HIDDEN_SIZE, INTERMEDIATE_SIZE, TOP_K = 7168, 2048, 8
-NUM_EXPERTS = 48
+FLOPS_PER_PAIR = 6 * HIDDEN_SIZE * INTERMEDIATE_SIZE
+# Experts of one format: 1.2 to 2.8 GB, many times any last-level cache.
+NUM_EXPERTS: dict[WeightFormat, int] = {"int4_g32": 48, "int8_g32": 32, "bf16": 24, "float32": 16}
+# The rows of the issue's table; "all" threads are the pool's.
+QUICK: tuple[tuple[str, WeightFormat, Activation, int, str], ...] = (
+    ("avx512", "int4_g32", "int8", 1, "all"), ("avx512", "int4_g32", "int8", 1, "one"),
+    ("avx512", "int4_g32", "bf16", 1, "all"), ("avx2", "int4_g32", "int8", 1, "all"),
+    ("avx512", "int4_g32", "int8", 4, "all"), ("avx512", "int4_g32", "int8", 16, "all"),
+    ("avx512", "int4_g32", "int8", 128, "all"),
+)  # fmt: skip
+MORE: tuple[tuple[str, WeightFormat, Activation, int, str], ...] = (
+    ("numba", "int4_g32", "int8", 1, "all"), ("generic", "int4_g32", "int8", 1, "all"),
+    ("avx2", "int4_g32", "bf16", 1, "all"), ("numba", "int4_g32", "bf16", 1, "all"),
+    ("avx512", "int8_g32", "int8", 1, "all"), ("avx512", "int8_g32", "bf16", 1, "all"),
+    ("avx2", "int8_g32", "int8", 1, "all"),
+    ("avx512", "bf16", "bf16", 1, "all"), ("avx2", "bf16", "bf16", 1, "all"),
+    ("avx512", "float32", "f32", 1, "all"), ("avx2", "float32", "f32", 1, "all"),
+)  # fmt: skip
+_ERROR_SIZE = (
+    256  # intermediate size of the expert whose error is taken: the float64 reference of a whole one takes seconds
+)
 
 
 @dataclass(frozen=True)
 class KernelRow:
-    """One ISA and mode: medians over ``num_steps`` paired steps; percent of the read limit with quartiles."""
+    """One case: times of the layer-step in ms, paired percent of the read limit with quartiles, error to float64.
+
+    ``percent_of_peak`` is of a register-only loop of the same instruction, where the ISA has one; ``tail_percent`` the
+    time between the first and the last worker that was done.
+    """
 
     isa: str
+    weights: str
     activation: str
-    num_threads: int
-    num_tokens: int
-    forward_ms: float
+    batch: int
+    threads: int
+    ms_median: float
+    ms_min: float
+    ms_max: float
     gb_per_s: float
-    read_gb_per_s: float
+    read_limit_gb_per_s: float
     read_loop: str
     percent_of_read_limit: float
-    percent_first_quartile: float
-    percent_third_quartile: float
+    percent_quartiles: tuple[float, float]
+    gflops: float
+    percent_of_peak: float | None
+    tail_percent: float | None
+    relative_error: float
     num_steps: int
 
 
-def bench_kernels(
-    seconds: float = 4.0,
-    threads: Sequence[int] | None = None,
-    activations: Sequence[Activation] = ("int8", "bf16"),
-    isas: Sequence[str] | None = None,
-    seed: int = 0,
-) -> list[KernelRow]:
-    """Rows for every thread count (default: 1 and all) x mode x ISA; ``seconds`` of stepping per row.
+@contextmanager
+def generated_experts(weight_format: WeightFormat, num_experts: int | None = None) -> Iterator[ExpertArena]:
+    """K2.6-shaped experts with generated weights."""
+    layout = ExpertLayout(HIDDEN_SIZE, INTERMEDIATE_SIZE, weight_format)
+    with ExpertArena(layout, num_experts or NUM_EXPERTS[weight_format]) as arena, Pool() as pool:
 
-    Needs about 1.2 GB of memory. Raises ``MemoryError`` where the arena is refused.
-    """
-    layout = ExpertLayout(HIDDEN_SIZE, INTERMEDIATE_SIZE, "int4_g32")
-    isas = isas or [row.isa for row in isa_table() if row.supported]
-    rng = np.random.default_rng(seed)
-    rows: list[KernelRow] = []
-    with ExpertArena(layout, NUM_EXPERTS) as arena:
-        for expert in range(NUM_EXPERTS):
-            fill_expert(arena[expert], layout, seed=expert)
-        counts = threads
-        if counts is None:
-            with Pool() as widest:
-                counts = sorted({1, widest.num_workers})
-        for num_threads in counts:
-            with Pool(num_threads) as pool:
-                for activation in activations:
-                    rows += _paired(arena, pool, activation, isas, seconds, rng)
-    return rows
+        def fill(worker: int, num_workers: int) -> None:
+            for expert in range(worker, len(arena), num_workers):
+                fill_expert(arena[expert], layout, seed=expert)
+
+        pool.run(fill)
+        yield arena
 
 
-def _paired(
-    arena: ExpertArena,
-    pool: Pool,
-    activation: Activation,
-    isas: Sequence[str],
-    seconds: float,
-    rng: np.random.Generator,
-) -> list[KernelRow]:
-    layout = arena.layout
-    step_bytes = TOP_K * layout.expert_bytes
-    x = rng.standard_normal((1, layout.hidden_size)).astype(np.float32)
-    gates = np.full((1, TOP_K), 1 / TOP_K, np.float32)
-    out = np.empty_like(x)
-    layers = {isa: RoutedExperts(layout, arena.addresses, isa, activation, pool, owner=arena) for isa in isas}
-    for layer in layers.values():
-        layer.forward(x, np.arange(TOP_K)[None], gates, out)  # compile before the clock starts
-    best = read_limit(arena.addresses[: 2 * TOP_K], layout.expert_bytes, pool, rounds=5)
-    forward_s: dict[str, list[float]] = {isa: [] for isa in isas}
-    read_s: dict[str, list[float]] = {isa: [] for isa in isas}
-    deadline = time.perf_counter() + seconds * len(layers)
-    while time.perf_counter() < deadline:
-        for isa, layer in layers.items():
-            order = rng.permutation(NUM_EXPERTS)
-            ids = order[None, :TOP_K]
-            started = time.perf_counter()
-            layer.forward(x, ids, gates, out)
-            forward_s[isa].append(time.perf_counter() - started)
-            others = arena.addresses[order[TOP_K : 2 * TOP_K]]
-            read_s[isa].append(read_once(others, layout.expert_bytes, best.loop, pool))
+def random_step(
+    rng: np.random.Generator, batch: int, num_experts: int, top_k: int = TOP_K
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x [B, H], expert ids [B, K] (distinct within a token), gate weights [B, K]."""
+    x = rng.standard_normal((batch, HIDDEN_SIZE)).astype(np.float32)
+    ids = np.stack([rng.permutation(num_experts)[:top_k] for _ in range(batch)]).astype(np.int32)
+    return x, ids, np.full(ids.shape, 1 / top_k, np.float32)
+
+
+def bench_case(
+    arena: ExpertArena, pool: Pool, isa: str, activation: Activation, batch: int, seconds: float, seed: int = 0
+) -> KernelRow:
+    """``seconds`` of steps, each paired with a read of other experts."""
+    layout, rng = arena.layout, np.random.default_rng(seed)
+    layer = RoutedExperts(layout, arena.addresses, isa, activation, pool, owner=arena)
+    out = np.empty((batch, HIDDEN_SIZE), np.float32)
+    x, ids, gates = random_step(rng, batch, len(arena))
+    layer.forward(x, ids, gates, out)  # compile before the clock starts
+    best = read_limit(arena.addresses[: 2 * TOP_K], layout.expert_bytes, pool, rounds=3)
+    forward_s: list[float] = []
+    read_s: list[float] = []
+    step_bytes: list[int] = []
+    peaks: list[float] = []
+    tail_before = layer.tail_seconds
+    started, before = time.perf_counter(), layer.seconds
+    while time.perf_counter() - started < seconds or len(forward_s) < 4:
+        x, ids, gates = random_step(rng, batch, len(arena))
+        bytes_before = layer.bytes_read
+        start = time.perf_counter()
+        layer.forward(x, ids, gates, out)
+        forward_s.append(time.perf_counter() - start)
+        step_bytes.append(layer.bytes_read - bytes_before)
+        others = np.setdiff1d(np.arange(len(arena)), ids)[:TOP_K]
+        if len(others) < TOP_K:
+            others = rng.permutation(len(arena))[:TOP_K]
+        read_s.append(read_once(arena.addresses[others], layout.expert_bytes, best.loop, pool) / len(others))
+        if batch > 16:
+            peaks.append(peak_gflops(isa, activation, pool) or np.nan)
+    ratios = 100 * np.array(step_bytes) / layout.expert_bytes * np.array(read_s) / np.array(forward_s)
+    low, middle, high = np.percentile(ratios, (25, 50, 75))
+    flops = batch * TOP_K * FLOPS_PER_PAIR
+    median = float(np.median(forward_s))
+    of_peak = np.median(flops / np.array(forward_s) / 1e9 / np.array(peaks)) if peaks else np.nan
+    tail = layer.tail_seconds
+    return KernelRow(
+        isa=isa, weights=layout.weight_format, activation=activation, batch=batch, threads=pool.num_workers,
+        ms_median=1e3 * median, ms_min=1e3 * min(forward_s), ms_max=1e3 * max(forward_s),
+        gb_per_s=float(np.median(np.array(step_bytes) / np.array(forward_s)) / 1e9),
+        read_limit_gb_per_s=layout.expert_bytes / float(np.median(read_s)) / 1e9, read_loop=best.loop_name,
+        percent_of_read_limit=float(middle), percent_quartiles=(float(low), float(high)),
+        gflops=flops / median / 1e9, percent_of_peak=None if np.isnan(of_peak) else float(100 * of_peak),
+        tail_percent=None if tail is None or tail_before is None
+        else 100 * (tail - tail_before) / (layer.seconds - before),
+        relative_error=error_of(layout.weight_format, isa, activation), num_steps=len(forward_s),
+    )  # fmt: skip
+
+
+@cache
+def error_of(weight_format: WeightFormat, isa: str, activation: Activation) -> float:
+    """||y - y64|| / ||y64|| of four tokens through one expert of W1's hidden size."""
+    layout = ExpertLayout(HIDDEN_SIZE, _ERROR_SIZE, weight_format)
+    rng = np.random.default_rng(1)
+    with ExpertArena(layout, 1) as arena:
+        fill_expert(arena[0], layout, seed=1)
+        x, ids, gates = random_step(rng, 4, 1, 1)
+        y = RoutedExperts(layout, arena.addresses, isa, activation, owner=arena).forward(x, ids, gates)
+        return relative_error(y, reference_experts(x, ids, gates, arena, layout))
+
+
+def bench_kernels(seconds: float, quick: bool = False) -> list[KernelRow]:
+    """All cases that this machine has; ``seconds`` of steps each. Needs up to 3 GB of memory."""
+    supported = {row.isa for row in isa_table() if row.supported}
+    cases = [case for case in (QUICK if quick else QUICK + MORE) if case[0] in supported]
     rows = []
-    for isa in isas:
-        quartiles = np.percentile(100 * np.array(read_s[isa]) / np.array(forward_s[isa]), [25, 50, 75])
-        forward = float(np.median(forward_s[isa]))
-        rows.append(
-            KernelRow(
-                isa=isa,
-                activation=activation,
-                num_threads=pool.num_workers,
-                num_tokens=1,
-                forward_ms=1e3 * forward,
-                gb_per_s=step_bytes / forward / 1e9,
-                read_gb_per_s=step_bytes / float(np.median(read_s[isa])) / 1e9,
-                read_loop=best.loop_name,
-                percent_of_read_limit=float(quartiles[1]),
-                percent_first_quartile=float(quartiles[0]),
-                percent_third_quartile=float(quartiles[2]),
-                num_steps=len(forward_s[isa]),
-            )
-        )
+    with tqdm(total=len(cases), desc="kernels", unit="case") as bar:
+        for weight_format in dict.fromkeys(case[1] for case in cases):
+            with generated_experts(weight_format) as arena:
+                for isa, _, activation, batch, threads in [case for case in cases if case[1] == weight_format]:
+                    with Pool(None if threads == "all" else 1) as pool:
+                        rows.append(bench_case(arena, pool, isa, activation, batch, seconds))
+                    bar.update()
     return rows
 
 
-def run(seconds: float = 4.0) -> BenchResult:
-    """``moelab bench kernels``: ``seconds`` of stepping for each thread count and mode."""
-    rows = bench_kernels(seconds)
-    shape = f"{HIDDEN_SIZE} x {INTERMEDIATE_SIZE}, top-{TOP_K}, int4, batch 1"
-    title = f"expert layers of {shape}, beside a read of as many bytes"
+def run(seconds: float = 10.0, quick: bool = False) -> BenchResult:
+    """``moelab bench kernels``: ``seconds`` of stepping for each case; ``quick``: the main cases, under 40 s in all."""
+    rows = bench_kernels(min(seconds, 2.5) if quick else seconds, quick)
+    title = f"expert layers of {HIDDEN_SIZE} x {INTERMEDIATE_SIZE}, top-{TOP_K}, beside a read of as many bytes"
     return BenchResult(title, [asdict(row) for row in rows])

@@ -31,8 +31,8 @@ from moelab.execution.result import ReplayResult, ReplayRow
 from moelab.execution.steps import take_steps
 from moelab.execution.weights import ReplayWeights, generated, own
 from moelab.kernels import Activation, ExpertLayout, Pool, choose_isa, read_limit
-from moelab.kernels.routed import workers_of
 from moelab.kernels.reference import TOLERANCES
+from moelab.kernels.routed import workers_of
 from moelab.simulator.simulate import SimResult, simulate
 from moelab.store import shipped
 
@@ -295,4 +295,6 @@ def _cache_read_gb_per_s(pool: Pool, weights: ReplayWeights, top_k: int) -> floa
     """GB/s at which the kernels' workers read these very weights, all of them in the cache by then."""
     expert_bytes = weights.layout.expert_bytes
     addresses = np.concatenate([arena.addresses for arena in weights.arenas])
-    return read_limit(addresses, expert_bytes, workers_of(pool, weights.layers[0].isa.isa, top_k * expert_bytes), rounds=5).gb_per_s
+    return read_limit(
+        addresses, expert_bytes, workers_of(pool, weights.layers[0].isa.isa, top_k * expert_bytes), rounds=5
+    ).gb_per_s

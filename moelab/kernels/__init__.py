@@ -10,7 +10,7 @@ from moelab.kernels.isa import IsaChoice, IsaStatus, choose_isa, isa_table
 from moelab.kernels.job import ACTIVATIONS_OF_FORMAT, Activation, WeightFormat
 from moelab.kernels.layout import ExpertLayout, bf16_to_float32, float32_to_bf16
 from moelab.kernels.pool import Pool
-from moelab.kernels.read_limit import ReadLimit, read_limit, read_once
+from moelab.kernels.read_limit import ReadLimit, peak_gflops, read_limit, read_once
 from moelab.kernels.routed import NO_EXPERT, RoutedExperts
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "choose_isa",
     "float32_to_bf16",
     "isa_table",
+    "peak_gflops",
     "read_limit",
     "read_once",
 ]

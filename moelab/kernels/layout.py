@@ -193,7 +193,7 @@ def pack_int8(out: np.ndarray, q: np.ndarray, scale: np.ndarray) -> None:
 
 
 def quantise_int8(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [R, C] -> (q int8 [R, C], scale bf16 bits uint16 [R, ceil(C / 32)]): absmax / 127 of each group, nearest."""
+    """float32 [R, C] -> (q int8 [R, C], scale bf16 bits uint16 [R, ceil(C / 32)]): absmax / 127 of a group."""
     _check("float32 weights", weights, np.float32, weights.shape)
     rows, columns = weights.shape
     num_groups = _tiles(columns, GROUP)

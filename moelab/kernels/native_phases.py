@@ -1,8 +1,8 @@
 """One layer-step as one native call: pairs sorted, quantise | gate_up | down | combine on all workers of a pool.
 
-Inputs are copied into buffers whose addresses never change: after a step of memory-bound kernels nothing of the interpreter
-is in the cache, and every Python operation saved here counts several times. Knows buffers and counters; what the kernels compute
-is kernels/moelab_kernels.h. Floor 1.
+Inputs are copied into buffers whose addresses never change: after a step of memory-bound kernels nothing of the
+interpreter is in the cache, and every Python operation saved here counts several times. Knows buffers and counters;
+what the kernels compute is kernels/moelab_kernels.h. Floor 1.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class StepBuffers:
 
 
 class NativePhases:
-    """``bytes_of_node``, ``seconds_of_node``, ``tail_seconds``, ``seconds`` and ``num_calls`` are counted by the native code."""
+    """``bytes_of_node``, ``seconds_of_node``, ``tail_seconds``, ``seconds``, ``num_calls``: counted by the library."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class NativePhases:
         self._address = ctypes.addressof(self.struct)
 
     def share_scratch(self, other: NativePhases) -> None:
-        """Use the buffers of ``other``, a layer of the same layout and at least as many experts that never runs meanwhile."""
+        """Use the buffers of ``other``, a layer of the same layout, no fewer experts, never run meanwhile."""
         self._buffers, self._version = other._buffers, -1
 
     def _point(self) -> None:

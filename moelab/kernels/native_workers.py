@@ -1,7 +1,7 @@
 """Workers of the native library: threads that spin for a moment after a run and then sleep.
 
-``handle`` is what native calls take; ``run`` calls a Python function on every worker (each takes the GIL for it). Does not
-know forks, owners or nodes (see ``pool``). Floor 1: the standard library.
+``handle`` is what native calls take; ``run`` calls a Python function on every worker (each takes the GIL for it). Does
+not know forks, owners or nodes (see ``pool``). Floor 1: the standard library.
 """
 
 from __future__ import annotations

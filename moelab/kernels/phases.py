@@ -1,4 +1,5 @@
-"""The phases of one layer-step as Numba functions, alone or on a pool, whose workers draw chunks of units from a counter.
+"""The phases of one layer-step as Numba functions, alone or on a pool, whose workers draw chunks of units from a
+counter.
 
 The same bits for any split. Knows how phases follow each other, not what they compute. Its native twin is
 ``native_phases``. Floor 1.
@@ -66,7 +67,7 @@ class NumbaPhases:
         self.down_chunk = max(1, CHUNK_BYTES // down_bytes)
 
     def share_scratch(self, other: NumbaPhases) -> None:
-        """Use the buffers of ``other``, a layer of the same layout and at least as many experts that never runs meanwhile."""
+        """Use the buffers of ``other``, a layer of the same layout, no fewer experts, never run meanwhile."""
         self.scratch = other.scratch
 
     def forward(

@@ -1,13 +1,14 @@
 """Where workers sit: one for each physical core that this process may use, grouped by NUMA node.
 
-Knows the affinity mask, the cgroup quota, SMT siblings and nodes of Linux sysfs; elsewhere every logical core is one place
-of node 0. ``virtual_nodes`` divides the cores of one real node, to try placements on a machine that has no second one. Floor 1:
-the standard library and ``domain.machine``.
+Knows the affinity mask, the cgroup quota, SMT siblings and nodes of Linux sysfs; elsewhere every logical core is one
+place of node 0. ``virtual_nodes`` divides the cores of one real node, to try placements on a machine that has no
+second one. Floor 1: the standard library and ``domain.machine``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from moelab.domain.machine import allowed_cores, parse_core_list
@@ -40,7 +41,7 @@ def places(num_workers: int | None = None, virtual_nodes: int | None = None, sys
         if not 1 <= virtual_nodes <= len(flat):
             raise ValueError(f"virtual_nodes: expected 1 to {len(flat)} (one core each); got {virtual_nodes}")
         bounds = [len(flat) * n // virtual_nodes for n in range(virtual_nodes + 1)]
-        groups = [flat[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+        groups = [flat[start:stop] for start, stop in pairwise(bounds)]
     wanted = min(num_workers or len(cores), len(cores))
     chosen: list[list[int]] = [[] for _ in groups]
     while sum(map(len, chosen)) < wanted:

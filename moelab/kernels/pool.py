@@ -1,8 +1,8 @@
 """Pool: the only object that creates threads. N workers, of which the caller is worker 0.
 
 Runs one function, or one native layer-step, on all workers and waits. Workers are threads of the native library, or
-Python threads where there is none (the work must release the GIL). Workers 1.. are pinned to their core where the system allows it,
-the caller never is. Does not know kernels. Floor 1.
+Python threads where there is none (the work must release the GIL). Workers 1.. are pinned to their core where the
+system allows it, the caller never is. Does not know kernels. Floor 1.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from moelab.kernels.python_workers import PythonWorkers
 class Pool:
     """``num_workers`` defaults to the physical cores that affinity mask and cgroup quota leave, and is cut to them.
 
-    ``node_of_worker`` are the NUMA nodes, or ``virtual_nodes`` of equal shares of the cores (``virtual`` says so). ``pinned``
-    says whether workers 1.. sit on their own core. One ``run`` at a time; a second thread that calls ``run`` waits. After a
-    fork the child has no workers: ``run`` raises there.
+    ``node_of_worker`` are the NUMA nodes, or ``virtual_nodes`` of equal shares of the cores (``virtual`` says so).
+    ``pinned`` says whether workers 1.. sit on their own core. One ``run`` at a time; a second thread that calls
+    ``run`` waits. After a fork the child has no workers: ``run`` raises there.
     """
 
     def __init__(self, num_workers: int | None = None, pin: bool = True, virtual_nodes: int | None = None) -> None:

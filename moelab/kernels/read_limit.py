@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 
+from moelab.kernels.job import ACTIVATION_CODE, Activation
 from moelab.kernels.native import library
 from moelab.kernels.pool import Pool
 from moelab.kernels.scratch import aligned
@@ -106,3 +107,14 @@ def read_limit(addresses: np.ndarray, num_bytes: int, pool: Pool | None = None, 
         num_workers=1 if pool is None else pool.num_workers,
         num_bytes=len(addresses) * num_bytes,
     )
+
+
+def peak_gflops(isa: str, activation: Activation, pool: Pool | None = None) -> float | None:
+    """GFLOP/s (2 a product) of a register-only loop of the ISA's dot-product instruction; ``None`` without one."""
+    native, _ = library()
+    if native is None:
+        return None
+    arguments = (isa.encode(), ACTIVATION_CODE[activation], 4_000_000)
+    started = time.perf_counter()
+    operations = native.moelab_peak(None, *arguments) if pool is None else pool.call(native.moelab_peak, *arguments)
+    return operations / (time.perf_counter() - started) / 1e9 or None

@@ -21,8 +21,8 @@ from moelab.kernels.native_phases import NativePhases
 from moelab.kernels.phases import NumbaPhases
 from moelab.kernels.pool import Pool
 
-# Below this many bytes of (pairs x expert) the caller alone is faster than waking the workers; measured at H 256, I 128, see
-# docs/log.md. Numba workers take a dispatch for each phase, native ones a single one.
+# Below this many bytes of (pairs x expert) the caller alone is faster than waking the workers; measured at H 256, I
+# 128, see docs/log.md. Numba workers take a dispatch for each phase, native ones a single one.
 ALONE_BYTES = {"numba": 4_000_000, "native": 400_000}
 
 
@@ -39,8 +39,9 @@ class RoutedExperts:
     ``isa`` and ``activation`` default to the fastest available and to the mode of the format (int8 for int4,
     bf16 for bf16, f32 for float32); what was chosen stands in ``isa`` (``IsaChoice``) and ``activation``.
     ``pool`` is not owned; ``None`` runs on the caller. The memory behind the addresses must outlive this object
-    (``owner`` is only held, for example the arena). ``node_of_expert`` [E] says which node of the pool holds an expert: only
-    that node's workers read it; without it every worker reads every expert. Not for concurrent calls: one object, one caller.
+    (``owner`` is only held, for example the arena). ``node_of_expert`` [E] says which node of the pool holds an
+    expert: only that node's workers read it; without it every worker reads every expert. Not for concurrent calls: one object, one
+    caller.
 
     Counters, kept by the kernels: ``bytes_read`` of weights and ``bytes_of_node``, ``seconds``, ``num_calls``.
     """
@@ -70,7 +71,10 @@ class RoutedExperts:
         if node_of_expert is not None:
             node_of_expert = np.ascontiguousarray(node_of_expert, np.int32)
             num_nodes = 1 if pool is None else pool.num_nodes
-            if node_of_expert.shape != address_of_expert.shape or ((node_of_expert < 0) | (node_of_expert >= num_nodes)).any():
+            if (
+                node_of_expert.shape != address_of_expert.shape
+                or ((node_of_expert < 0) | (node_of_expert >= num_nodes)).any()
+            ):
                 raise ValueError(
                     f"node_of_expert: expected [{len(address_of_expert)}] of nodes 0..{num_nodes - 1} of the pool; got "
                     f"{list(node_of_expert.shape)}, nodes {sorted(set(node_of_expert.tolist()))}"
@@ -137,12 +141,9 @@ class RoutedExperts:
         mine, others = self._phases, other._phases
         if self.layout != other.layout or self.activation != other.activation or self.num_experts > other.num_experts:
             raise ValueError(f"share_scratch: expected a layer like {self.layout}; got {other.layout}")
-        if isinstance(mine, NativePhases) and isinstance(others, NativePhases):
-            mine.share_scratch(others)
-        elif isinstance(mine, NumbaPhases) and isinstance(others, NumbaPhases):
-            mine.share_scratch(others)
-        else:
+        if type(mine) is not type(others):
             raise ValueError(f"share_scratch: expected isa {self.isa.isa}; got {other.isa.isa}")
+        mine.share_scratch(others)  # type: ignore[arg-type]
 
     @property
     def bytes_read(self) -> int:
@@ -159,6 +160,11 @@ class RoutedExperts:
     def seconds(self) -> float:
         """Time spent in ``forward``."""
         return self._phases.seconds
+
+    @property
+    def tail_seconds(self) -> float | None:
+        """Time between the first and the last worker that was done, summed over calls; ``None`` for Numba."""
+        return self._phases.tail_seconds if isinstance(self._phases, NativePhases) else None
 
     @property
     def num_calls(self) -> int:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import psutil
+import pytest
 
 from moelab.kernels import ExpertArena, ExpertLayout
 from moelab.kernels.generated import bf16_bits, fill_expert
@@ -35,8 +36,9 @@ def test_same_seed_same_bytes():
     assert (blocks[0] != blocks[2]).mean() > 0.5
 
 
-def test_weights_have_about_the_variance_of_a_trained_layer():
-    layout = ExpertLayout(512, 256, "int4_g32")
+@pytest.mark.parametrize("weight_format", ["float32", "bf16", "int4_g32", "int8_g32"])
+def test_weights_have_about_the_variance_of_a_trained_layer(weight_format):
+    layout = ExpertLayout(512, 256, weight_format)
     block = np.zeros(layout.expert_bytes, np.uint8)
     fill_expert(block, layout, seed=1)
     gate, up, down = unpack_expert(block, layout)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -116,6 +118,43 @@ def test_extremes_do_not_overflow(isa, nibble):
             hidden = gate / (1 + np.exp(-gate)) * gate
             np.testing.assert_allclose(y, (nibble - 8) * 64 * hidden, rtol=1e-5)
         del experts
+
+
+@pytest.mark.parametrize("isa", NATIVE)
+def test_virtual_nodes_read_their_own_experts_and_change_nothing(isa, monkeypatch):
+    monkeypatch.setattr(routed, "ALONE_BYTES", {"numba": 0, "native": 0})
+    layout = ExpertLayout(160, 112, "int4_g32")
+    arena = random_arena(layout, 6, seed=3)
+    x, ids, gates = random_step(np.random.default_rng(4), 5, 3, 6, 160)
+    alone = RoutedExperts(layout, arena.addresses, isa=isa).forward(x, ids, gates)
+    node_of_expert = np.array([1, 0, 1, 1, 0, 1])
+    active = np.unique(ids[ids != NO_EXPERT])
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core only")
+    with Pool(2, virtual_nodes=2) as pool:
+        assert (pool.num_nodes, pool.virtual) == (2, True)
+        experts = RoutedExperts(layout, arena.addresses, isa=isa, pool=pool, owner=arena, node_of_expert=node_of_expert)
+        np.testing.assert_array_equal(experts.forward(x, ids, gates), alone)
+        assert experts.bytes_of_node == [layout.expert_bytes * int((node_of_expert[active] == n).sum()) for n in (0, 1)]
+        everyone = RoutedExperts(layout, arena.addresses, isa=isa, pool=pool, owner=arena)
+        np.testing.assert_array_equal(everyone.forward(x, ids, gates), alone)
+        with pytest.raises(ValueError, match=r"nodes 0..1 of the pool; got \[6\], nodes \[0, 2\]"):
+            RoutedExperts(layout, arena.addresses, isa=isa, pool=pool, node_of_expert=np.array([0, 2, 0, 0, 0, 0]))
+
+
+def test_layers_share_scratch_whatever_the_order_of_shapes():
+    layout = ExpertLayout(64, 32, "int4_g32")
+    arenas = [random_arena(layout, 4, seed=seed) for seed in (1, 2)]
+    layers = [RoutedExperts(layout, arena.addresses, owner=arena) for arena in arenas]
+    alone = [RoutedExperts(layout, arena.addresses, owner=arena) for arena in arenas]
+    layers[1].share_scratch(layers[0])
+    rng = np.random.default_rng(0)
+    for num_tokens in (1, 7, 2, 7, 1):
+        x, ids, gates = random_step(rng, num_tokens, 2, 4, 64)
+        for shared, own in zip(layers, alone, strict=True):
+            np.testing.assert_array_equal(shared.forward(x, ids, gates), own.forward(x, ids, gates))
+    with pytest.raises(ValueError, match="expected a layer like"):
+        layers[0].share_scratch(RoutedExperts(ExpertLayout(64, 64, "int4_g32"), arenas[0].addresses))
 
 
 @pytest.mark.parametrize("isa", NATIVE)

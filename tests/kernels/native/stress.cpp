@@ -1,0 +1,148 @@
+/* Random layer-steps on pools of several workers and nodes, compared bit by bit with the caller alone. Built with a sanitizer by
+ * tests/kernels/test_sanitizers.py: stress ISA ROUNDS. Every buffer is a heap block of exactly the bytes that the header gives. */
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "moelab_kernels.h"
+
+template <class T>
+struct block { /* 64-byte aligned; the sanitizer sees both ends, to 64 bytes */
+    explicit block(size_t count) : data((T *)aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64)) {}
+    ~block() { free(data); }
+    block(const block &) = delete;
+    T *data;
+};
+
+static int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
+static const int64_t tile_bytes[] = {4096, 2048, 576, 1088};
+
+static std::vector<float> run(moelab_pool *pool, const char *isa, int format, int mode, uint32_t seed, bool with_nodes,
+                              bool linear) {
+    std::mt19937 draw(seed);
+    const int64_t hidden = 1 + draw() % 150, intermediate = 1 + draw() % 150, num_experts = 1 + draw() % 6;
+    const int64_t num_tokens = 1 + draw() % 40, top_k = 1 + draw() % 3;
+    const int64_t up_bytes = tiles(intermediate, 16) * tiles(hidden, 64) * tile_bytes[format];
+    const int64_t bytes = 2 * up_bytes + tiles(hidden, 16) * tiles(intermediate, 64) * tile_bytes[format];
+    const int64_t number = mode == MOELAB_ACT_INT8 ? 1 : mode == MOELAB_ACT_BF16 ? 2 : 4, slots = num_tokens * top_k;
+    const int64_t padded_h = tiles(hidden, 64) * 64, padded_i = tiles(intermediate, 64) * 64;
+    std::vector<std::unique_ptr<block<uint8_t>>> weights;
+    std::vector<int64_t> addresses;
+    for (int64_t e = 0; e < num_experts; e++) {
+        weights.emplace_back(new block<uint8_t>(linear ? up_bytes : bytes));
+        uint8_t *to = weights.back()->data;
+        for (int64_t i = 0; i < (linear ? up_bytes : bytes); i++) to[i] = (uint8_t)draw();
+        /* Small finite floats: bf16 scales, bf16 or float32 weights. */
+        for (int64_t i = 0; i < (linear ? up_bytes : bytes); i += 2) {
+            const int64_t in_tile = i % tile_bytes[format];
+            const bool scale = format == MOELAB_INT4_G32 ? in_tile >= 512 : format == MOELAB_INT8_G32 ? in_tile >= 1024
+                               : format == MOELAB_BF16 ? true : i % 4 == 2;
+            if (scale) { const uint16_t value = 0x3c00 | (draw() & 0x807f); std::memcpy(to + i, &value, 2); }
+        }
+        addresses.push_back((int64_t)to);
+    }
+    block<const void *> expert_weights(num_experts + 1);
+    block<int64_t> pair_start(num_experts + 2), count(num_experts + 1), pair_of_slot(slots);
+    block<int32_t> token_of_pair(slots > num_tokens ? slots : num_tokens), ids(slots), nodes(num_experts);
+    block<uint8_t> tokens_q(num_tokens * padded_h * number), hidden_q(slots * padded_i * number);
+    block<float> tokens_scale(num_tokens * padded_h / 32), hidden_scale(slots * padded_i / 32);
+    block<int32_t> tokens_offset(num_tokens * padded_h / 32), hidden_offset(slots * padded_i / 32);
+    const int64_t stride = tiles(linear ? intermediate : hidden, 16) * 16;
+    block<float> output((linear ? num_tokens : slots) * stride), x(num_tokens * hidden), gates(slots), y(num_tokens * hidden);
+    std::memset(count.data, 0, (num_experts + 1) * sizeof(int64_t));
+    for (int64_t i = 0; i < num_tokens * hidden; i++) x.data[i] = (float)(int)(draw() % 2001 - 1000) / 500.0f;
+    for (int64_t i = 0; i < slots; i++) {
+        ids.data[i] = draw() % 8 == 0 ? 65535 : (int32_t)(draw() % num_experts);
+        gates.data[i] = (float)(draw() % 100) / 100.0f;
+    }
+    for (int64_t e = 0; e < num_experts; e++) nodes.data[e] = (int32_t)(e % 2);
+    moelab_moe_job job;
+    std::memset(&job, 0, sizeof(job));
+    job.struct_bytes = sizeof(job);
+    job.abi_version = MOELAB_ABI_VERSION;
+    for (int32_t &f : job.weight_format_of_projection) f = format;
+    job.activation_mode = mode;
+    job.hidden_size = hidden;
+    job.intermediate_size = intermediate;
+    job.expert_weights = expert_weights.data;
+    job.pair_start = pair_start.data;
+    job.token_of_pair = token_of_pair.data;
+    job.tokens_q = tokens_q.data;
+    job.tokens_scale = tokens_scale.data;
+    job.tokens_offset = tokens_offset.data;
+    job.hidden_q = hidden_q.data;
+    job.hidden_scale = hidden_scale.data;
+    job.hidden_offset = hidden_offset.data;
+    job.output = output.data;
+    moelab_kernel_table table;
+    table.struct_bytes = sizeof(table);
+    table.abi_version = MOELAB_ABI_VERSION;
+    if (moelab_kernels(isa, format, mode, &table)) std::abort();
+    moelab_counters counters;
+    std::memset(&counters, 0, sizeof(counters));
+    moelab_forward f;
+    std::memset(&f, 0, sizeof(f));
+    f.struct_bytes = sizeof(f);
+    f.abi_version = MOELAB_ABI_VERSION;
+    f.job = &job;
+    f.table = &table;
+    f.x = x.data;
+    f.x_stride = hidden;
+    f.num_tokens = num_tokens;
+    f.top_k = top_k;
+    f.expert_ids = ids.data;
+    f.gate_weights = gates.data;
+    f.y = y.data;
+    f.num_experts = num_experts;
+    f.address_of_expert = addresses.data();
+    f.node_of_expert = with_nodes ? nodes.data : nullptr;
+    f.count_of_expert = count.data;
+    f.pair_of_slot = pair_of_slot.data;
+    f.smallest_up = f.smallest_down = 1;
+    f.largest_up = 2;
+    f.largest_down = 5;
+    f.counters = &counters;
+    const int32_t status = linear ? moelab_linear_forward(pool, &f) : moelab_moe_forward(pool, &f);
+    if (status) { std::printf("status %d\n", status); std::exit(1); }
+    if (linear) {
+        std::vector<float> result;
+        for (int64_t t = 0; t < num_tokens; t++)
+            result.insert(result.end(), output.data + t * stride, output.data + t * stride + intermediate);
+        return result;
+    }
+    return std::vector<float>(y.data, y.data + num_tokens * hidden);
+}
+
+int main(int argc, char **argv) {
+    const char *isa = argc > 1 ? argv[1] : "generic";
+    const int rounds = argc > 2 ? std::atoi(argv[2]) : 50;
+    const int modes[][2] = {{MOELAB_FLOAT32, MOELAB_ACT_F32}, {MOELAB_BF16, MOELAB_ACT_BF16},
+                            {MOELAB_INT4_G32, MOELAB_ACT_BF16}, {MOELAB_INT4_G32, MOELAB_ACT_INT8},
+                            {MOELAB_INT8_G32, MOELAB_ACT_BF16}, {MOELAB_INT8_G32, MOELAB_ACT_INT8}};
+    const int32_t two_nodes[] = {0, 1, 0, 1};
+    for (int workers = 1; workers <= 4; workers++) {
+        const bool nodes = workers % 2 == 0;
+        moelab_pool *pool = moelab_pool_create(workers, nullptr, nodes ? two_nodes : nullptr, workers == 3 ? 0 : 20000);
+        if (!pool) return 2;
+        for (int i = 0; i < rounds; i++) {
+            const int *mode = modes[i % 6];
+            const bool linear = i % 5 == 4;
+            const std::vector<float> alone = run(nullptr, isa, mode[0], mode[1], i, false, linear);
+            const std::vector<float> together = run(pool, isa, mode[0], mode[1], i, nodes && !linear, linear);
+            if (alone.size() != together.size() || std::memcmp(alone.data(), together.data(), alone.size() * 4)) {
+                std::printf("round %d, %d workers: results differ\n", i, workers);
+                return 1;
+            }
+            /* Long enough for the workers to fall asleep now and then. */
+            if (i % 10 == 9) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        }
+        moelab_pool_destroy(pool);
+    }
+    std::printf("ok\n");
+    return 0;
+}

@@ -1,0 +1,51 @@
+"""Where workers sit, on systems made of files: SMT siblings, nodes, requested numbers, virtual nodes."""
+
+from __future__ import annotations
+
+import pytest
+
+from moelab.kernels import places as module
+from moelab.kernels.places import Place, places
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """Two nodes of two physical cores with two threads each: siblings 0,4 1,5 | 2,6 3,7."""
+    for core in range(8):
+        topology = tmp_path / f"cpu/cpu{core}/topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(f"{core % 4},{core % 4 + 4}\n")
+        (tmp_path / f"cpu/cpu{core}/node{core % 4 // 2}").mkdir()
+    monkeypatch.setattr(module, "allowed_cores", lambda: list(range(8)))
+    return tmp_path
+
+
+def test_one_worker_for_each_physical_core_grouped_by_node(system):
+    assert places(system=system) == [Place(0, 0), Place(1, 0), Place(2, 1), Place(3, 1)]
+
+
+def test_fewer_workers_come_from_the_nodes_in_turn(system):
+    assert places(2, system=system) == [Place(0, 0), Place(2, 1)]
+    assert places(3, system=system) == [Place(0, 0), Place(1, 0), Place(2, 1)]
+    assert places(1, system=system) == [Place(0, 0)]
+    assert len(places(100, system=system)) == 4
+
+
+def test_affinity_that_leaves_second_threads_and_one_node(system, monkeypatch):
+    monkeypatch.setattr(module, "allowed_cores", lambda: [6, 7])
+    assert places(system=system) == [Place(6, 0), Place(7, 0)]
+
+
+def test_virtual_nodes_divide_the_cores(system):
+    assert [place.node for place in places(virtual_nodes=4, system=system)] == [0, 1, 2, 3]
+    assert [place.node for place in places(virtual_nodes=1, system=system)] == [0, 0, 0, 0]
+    assert [place.node for place in places(2, virtual_nodes=2, system=system)] == [0, 1]
+    with pytest.raises(ValueError, match=r"virtual_nodes: expected 1 to 4 .*; got 5"):
+        places(virtual_nodes=5, system=system)
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        places(0, system=system)
+
+
+def test_without_sysfs_every_core_is_a_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "allowed_cores", lambda: [0, 1, 2])
+    assert places(system=tmp_path) == [Place(0, 0), Place(1, 0), Place(2, 0)]

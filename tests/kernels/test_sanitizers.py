@@ -1,0 +1,54 @@
+"""The native library under the thread, address and undefined-behaviour sanitizers: real layer-steps, real pools."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from moelab.kernels import isa_table
+
+ROOT = Path(__file__).parents[2]
+STRESS = ROOT / "tests/kernels/native/stress.cpp"
+FLAGS = {
+    "generic": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx512bf16", "-mfma"],
+}
+SUPPORTED = [row.isa for row in isa_table() if row.supported and row.isa in FLAGS]
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+
+
+def build(folder: Path, isas: list[str], *sanitize: str) -> Path:
+    """The library's sources and the stress program in one executable."""
+    common = ["g++", "-std=c++17", "-O1", "-g", "-w", "-ffp-contract=off", f"-I{ROOT}/kernels", *sanitize]
+    defines = [f"-DMOELAB_{isa.upper()}" for isa in isas if isa != "generic"]
+    jobs = [(source, []) for source in [STRESS, *sorted((ROOT / "kernels").glob("*.cpp"))]]
+    jobs += [(source, FLAGS[isa]) for isa in isas for source in sorted((ROOT / "kernels" / isa).glob("*.cpp"))]
+    objects = []
+    for number, (source, flags) in enumerate(jobs):
+        objects.append(folder / f"{number}.o")
+        subprocess.run([*common, *defines, *flags, "-c", source, "-o", objects[-1]], check=True)
+    program = folder / "stress"
+    subprocess.run([*common, *objects, "-o", program, "-lpthread"], check=True)
+    return program
+
+
+def run(program: Path, isa: str, rounds: int) -> None:
+    done = subprocess.run([program, isa, str(rounds)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    assert done.stdout == "ok\n"
+
+
+@needs_compiler
+def test_no_data_race(tmp_path):
+    run(build(tmp_path, ["generic"], "-fsanitize=thread"), "generic", 60)
+
+
+@needs_compiler
+def test_no_access_outside_the_buffers(tmp_path):
+    program = build(tmp_path, SUPPORTED, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+    for isa in SUPPORTED:
+        run(program, isa, 60)
