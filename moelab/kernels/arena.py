@@ -1,21 +1,19 @@
 """Memory for the experts of one layout: own physical pages, 64-byte aligned, huge pages where possible.
 
-One anonymous private mapping; a page becomes physical when it is first written, so untouched experts
-cost nothing and no two experts share bytes. What the operating system granted stands in
-``huge_pages`` (``"advised"`` or ``"unavailable: why"``). Does not know NUMA nodes (first touch decides)
-nor what is stored. Floor 1: NumPy and the standard library.
+One anonymous private mapping, bound to a NUMA node where one is named; a page becomes physical when it is
+first written, so untouched experts cost nothing and no two experts share bytes. What the operating system
+granted stands in ``huge_pages`` and ``binding`` (see ``pages``). Does not know what is stored. Floor 1.
 """
 
 from __future__ import annotations
 
-import mmap
 from types import TracebackType
 
 import numpy as np
 
 from moelab.kernels.layout import ALIGNMENT, ExpertLayout
+from moelab.kernels.pages import huge_bytes, map_pages
 
-HUGE_PAGE_BYTES = 2 << 20
 PAGE_BYTES = 4096
 
 
@@ -27,7 +25,7 @@ class ExpertArena:
     Raises ``ValueError`` for a negative N, ``MemoryError`` where the mapping is refused.
     """
 
-    def __init__(self, layout: ExpertLayout, num_experts: int) -> None:
+    def __init__(self, layout: ExpertLayout, num_experts: int, node: int | None = None) -> None:
         if num_experts < 0:
             raise ValueError(f"num_experts: expected 0 or more; got {num_experts}")
         self.layout = layout
@@ -35,32 +33,19 @@ class ExpertArena:
         unit = PAGE_BYTES if layout.expert_bytes >= PAGE_BYTES else ALIGNMENT
         self.stride = -(-layout.expert_bytes // unit) * unit
         self.num_bytes = self.stride * num_experts
-        flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
         try:
-            self._map: mmap.mmap | None = mmap.mmap(-1, self.num_bytes + HUGE_PAGE_BYTES, **flags)
-        except (OSError, OverflowError) as error:
-            raise MemoryError(
-                f"arena of {num_experts} experts: expected {self.num_bytes / 2**30:.2f} GiB of address space; "
-                f"got {error}: run fewer experts or layers"
-            ) from error
-        self.huge_pages = self._advise_huge_pages()
-        whole = np.frombuffer(self._map, np.uint8)
-        first = -whole.ctypes.data % HUGE_PAGE_BYTES
-        self._bytes: np.ndarray | None = whole[first : first + self.num_bytes]
+            pages = map_pages(self.num_bytes, node)
+        except MemoryError as error:
+            raise MemoryError(f"arena of {num_experts} experts: {error}: run fewer experts or layers") from error
+        self.huge_pages, self.binding = pages.pages, pages.binding
+        self._bytes: np.ndarray | None = pages.memory
         base = self._bytes.ctypes.data if num_experts else 0
         self.addresses = base + self.stride * np.arange(num_experts, dtype=np.int64)
 
-    def _advise_huge_pages(self) -> str:
-        assert self._map is not None
-        if self.num_bytes < HUGE_PAGE_BYTES:
-            return "unavailable: smaller than one huge page"
-        if not hasattr(mmap, "MADV_HUGEPAGE"):
-            return "unavailable: this platform has no MADV_HUGEPAGE"
-        try:
-            self._map.madvise(mmap.MADV_HUGEPAGE)
-        except OSError as error:
-            return f"unavailable: {error}"
-        return "advised"
+    @property
+    def huge_bytes(self) -> int | None:
+        """Bytes that really sit on huge pages now (neighbouring mappings may count); ``None`` where nobody says."""
+        return None if self._bytes is None else huge_bytes(self._bytes)
 
     def __len__(self) -> int:
         return self.num_experts
@@ -77,7 +62,6 @@ class ExpertArena:
     def close(self) -> None:
         """Give the memory back; views that are still held keep it until they die. Twice is harmless."""
         self._bytes = None
-        self._map = None
         self.addresses = np.zeros(0, np.int64)
 
     def __enter__(self) -> ExpertArena:

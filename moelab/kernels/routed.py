@@ -40,8 +40,8 @@ class RoutedExperts:
     bf16 for bf16, f32 for float32); what was chosen stands in ``isa`` (``IsaChoice``) and ``activation``.
     ``pool`` is not owned; ``None`` runs on the caller. The memory behind the addresses must outlive this object
     (``owner`` is only held, for example the arena). ``node_of_expert`` [E] says which node of the pool holds an
-    expert: only that node's workers read it; without it every worker reads every expert. Not for concurrent calls: one object, one
-    caller.
+    expert: only that node's workers read it; without it every worker reads every expert. Not for
+    concurrent calls: one object, one caller.
 
     Counters, kept by the kernels: ``bytes_read`` of weights and ``bytes_of_node``, ``seconds``, ``num_calls``.
     """

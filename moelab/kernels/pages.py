@@ -1,0 +1,111 @@
+"""Anonymous memory on huge pages of one NUMA node, and what the operating system really granted.
+
+Tries reserved pages of 1 GB, then of 2 MB (both only where enough of them are free), then transparent huge pages by
+advice, then plain pages. ``pages`` and ``binding`` say what was asked with success, or why not; ``huge_bytes`` asks the
+system afterwards. Knows Linux; elsewhere plain pages. Does not know experts. Floor 1: NumPy and the standard library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+HUGE_PAGE_BYTES = 2 << 20
+_HUGETLB = Path("/sys/kernel/mm/hugepages")
+_NODES = Path("/sys/devices/system/node")
+_MAP_HUGETLB, _SIZE_SHIFT = 0x40000, 26
+_SYS_MBIND = {"x86_64": 237, "aarch64": 235}
+_MPOL_BIND = 2
+
+
+@dataclass(frozen=True)
+class Pages:
+    """``memory`` uint8 [num_bytes], aligned to 2 MB, physical when first written; the mapping lives as long as it."""
+
+    memory: np.ndarray
+    pages: str
+    binding: str
+
+
+def map_pages(num_bytes: int, node: int | None = None) -> Pages:
+    """Private zeroed memory; ``node`` binds it to that NUMA node. Raises ``MemoryError`` where it is refused."""
+    mapping, said = _map(num_bytes, node)
+    whole = np.frombuffer(mapping, np.uint8)
+    first = -whole.ctypes.data % HUGE_PAGE_BYTES
+    memory = whole[first : first + num_bytes]
+    return Pages(memory, said, _bind(whole, node))
+
+
+def _map(num_bytes: int, node: int | None) -> tuple[mmap.mmap, str]:
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    for page_bytes, name in ((1 << 30, "1 GB"), (2 << 20, "2 MB")):
+        length = -(-num_bytes // page_bytes) * page_bytes
+        # Not for less than half a page: it would take a scarce page for nothing.
+        if num_bytes < page_bytes // 2 or length > free_reserved_bytes(page_bytes, node):
+            continue
+        try:
+            flags = private["flags"] | _MAP_HUGETLB | (page_bytes.bit_length() - 1) << _SIZE_SHIFT
+            return mmap.mmap(-1, length, flags=flags), f"{name}, reserved"
+        except OSError:  # somebody else was faster: the next kind
+            continue
+    try:
+        mapping = mmap.mmap(-1, num_bytes + HUGE_PAGE_BYTES, **private)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"memory: expected {num_bytes / 2**30:.2f} GiB of address space; got {error}") from error
+    if num_bytes < HUGE_PAGE_BYTES:
+        return mapping, "plain: smaller than one huge page"
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return mapping, "plain: this platform has no MADV_HUGEPAGE"
+    try:
+        mapping.madvise(mmap.MADV_HUGEPAGE)
+    except OSError as error:
+        return mapping, f"plain: {error}"
+    return mapping, "2 MB, advised"
+
+
+def free_reserved_bytes(page_bytes: int, node: int | None = None) -> int:
+    """Bytes of reserved huge pages of this size (of ``node``, else of all) that nobody has taken; 0 without any."""
+    folder = _HUGETLB if node is None else _NODES / f"node{node}/hugepages"
+    file = folder / f"hugepages-{page_bytes // 1024}kB/free_hugepages"
+    return int(file.read_text()) * page_bytes if file.is_file() else 0
+
+
+def _bind(mapping: np.ndarray, node: int | None) -> str:
+    """The whole mapping: the kernel refuses parts of huge pages."""
+    if node is None:
+        return "none: the node of the first writer"
+    number = _SYS_MBIND.get(platform.machine())
+    if platform.system() != "Linux" or number is None:
+        return f"unavailable: {platform.system()} {platform.machine()} has no mbind here"
+    mask = np.zeros(16, np.uint64)
+    mask[node // 64] = np.uint64(1) << np.uint64(node % 64)
+    length = -(-len(mapping) // mmap.PAGESIZE) * mmap.PAGESIZE
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    status = libc.syscall(
+        ctypes.c_long(number), ctypes.c_void_p(mapping.ctypes.data), ctypes.c_ulong(length), ctypes.c_int(_MPOL_BIND),
+        ctypes.c_void_p(mask.ctypes.data), ctypes.c_ulong(64 * len(mask)), ctypes.c_uint(0),
+    )  # fmt: skip
+    return f"node{node}" if status == 0 else f"unavailable: {os.strerror(ctypes.get_errno())}"
+
+
+def huge_bytes(memory: np.ndarray) -> int | None:
+    """Bytes of the mappings around ``memory`` that really sit on huge pages now; ``None`` where nobody says."""
+    smaps = Path("/proc/self/smaps")
+    if not smaps.is_file() or len(memory) == 0:
+        return None
+    first, last = memory.ctypes.data, memory.ctypes.data + len(memory)
+    total, inside = 0, False
+    for line in smaps.read_text().splitlines():
+        if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(bounds[1], 16) < last and int(bounds[2], 16) > first
+        elif inside and line.startswith(("AnonHugePages:", "Private_Hugetlb:")):
+            total += int(line.split()[1]) * 1024
+    return total

@@ -1,0 +1,84 @@
+"""Huge pages and binding, as far as this machine has them: what is reported is what /proc says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moelab.kernels import ExpertArena, ExpertLayout
+from moelab.kernels.pages import HUGE_PAGE_BYTES, free_reserved_bytes, huge_bytes, map_pages
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+RESERVED = Path("/proc/sys/vm/nr_hugepages")
+
+
+def test_memory_is_aligned_zeroed_and_writable():
+    for num_bytes in (0, 1, 4096, HUGE_PAGE_BYTES + 1, 5_000_000):
+        pages = map_pages(num_bytes)
+        assert pages.memory.shape == (num_bytes,)
+        assert not pages.memory.any()
+        pages.memory[:] = 7
+        if num_bytes:
+            assert pages.memory.ctypes.data % HUGE_PAGE_BYTES == 0
+        assert pages.binding.startswith("none")
+    assert "smaller than one huge page" in map_pages(4096).pages
+
+
+@linux
+def test_advised_pages_become_huge_where_the_system_allows_it():
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    pages = map_pages(16 * HUGE_PAGE_BYTES)
+    pages.memory[::4096] = 1
+    granted = huge_bytes(pages.memory)
+    if "[never]" in setting:
+        assert granted == 0
+    elif pages.pages == "2 MB, advised":
+        assert granted is not None
+        assert granted >= 8 * HUGE_PAGE_BYTES  # the system may be short of whole pages, but not of most
+
+
+@linux
+def test_reserved_pages_are_taken_and_given_back():
+    try:
+        before = int(RESERVED.read_text())
+        RESERVED.write_text(str(before + 8))
+    except OSError:
+        pytest.skip("no right to reserve huge pages")
+    try:
+        free = free_reserved_bytes(HUGE_PAGE_BYTES)
+        if free < 4 * HUGE_PAGE_BYTES:
+            pytest.skip("no right to reserve huge pages")
+        pages = map_pages(3 * HUGE_PAGE_BYTES + 100, node=0)
+        assert pages.pages == "2 MB, reserved"
+        assert pages.binding == "node0"
+        pages.memory[:] = 1
+        assert huge_bytes(pages.memory) == 4 * HUGE_PAGE_BYTES
+        assert free_reserved_bytes(HUGE_PAGE_BYTES) == free - 4 * HUGE_PAGE_BYTES
+        del pages
+        assert free_reserved_bytes(HUGE_PAGE_BYTES) == free
+        assert map_pages(free + HUGE_PAGE_BYTES).pages != "2 MB, reserved"
+    finally:
+        RESERVED.write_text(str(before))
+
+
+@linux
+def test_binding_is_what_the_kernel_reports():
+    layout = ExpertLayout(1024, 1024, "int4_g32")
+    with ExpertArena(layout, 4, node=0) as arena:
+        assert arena.binding == "node0"
+        for expert in range(4):
+            arena[expert][:] = 1
+        line = next(
+            line
+            for line in Path("/proc/self/numa_maps").read_text().splitlines()
+            if line.split()[1].startswith("bind:0") and "anon=" in line
+        )
+        pages = {part.split("=")[0]: part.split("=")[1] for part in line.split() if "=" in part}
+        assert int(pages["N0"]) == int(pages["anon"]) > 0
+    with ExpertArena(layout, 1, node=700) as nowhere:
+        assert nowhere.binding.startswith("unavailable: ")
+        nowhere[0][:] = 1
+        assert np.count_nonzero(nowhere[0]) == layout.expert_bytes
