@@ -12,9 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
-from moelab.engine.dense import rms_norm
+from moelab.engine.dense import Linear, rms_norm
 from moelab.engine.rope import rotate
 
 LATENT_NORM_EPS = 1e-6
@@ -41,7 +40,10 @@ class StepPositions:
 
 @dataclass(frozen=True)
 class LatentAttention:
-    """Weights of one layer. `a_proj` is q_a_proj (or q_proj) and kv_a_proj_with_mqa, one below the other."""
+    """Weights of one layer. `a_proj` is q_a_proj (or q_proj) and kv_a_proj_with_mqa, one below the other.
+
+    H -> q_lora_rank (or heads * (nope + rope)) + kv_rank + rope.
+    """
 
     num_heads: int
     nope_dim: int
@@ -50,25 +52,23 @@ class LatentAttention:
     kv_rank: int
     softmax_scale: float
     interleave: bool
-    a_proj: torch.Tensor  # [q_lora_rank or heads * (nope + rope), + kv_rank + rope; H]
-    a_bias: torch.Tensor | None
+    a_proj: Linear
     q_norm: torch.Tensor | None  # None: no q_lora, `a_proj` gives the queries
-    q_b_proj: torch.Tensor | None
+    q_b_proj: Linear | None
     kv_norm: torch.Tensor
     key_up: torch.Tensor  # W_UK [heads, nope, kv_rank]
     value_up: torch.Tensor  # W_UV [heads, kv_rank, v]
-    o_proj: torch.Tensor
-    o_bias: torch.Tensor | None
+    o_proj: Linear
 
     def __call__(self, x: torch.Tensor, at: StepPositions, cache: torch.Tensor) -> torch.Tensor:
         """x [B, Q, H] -> [B, Q, H]; writes the new latents into `cache` [rows, capacity, kv_rank + rope]."""
         batch, num_queries, _ = x.shape
-        projected = F.linear(x, self.a_proj, self.a_bias)
+        projected = self.a_proj(x)
         q, latent, k_rope = projected.split(
             (projected.shape[-1] - self.kv_rank - self.rope_dim, self.kv_rank, self.rope_dim), dim=-1
         )
         if self.q_b_proj is not None and self.q_norm is not None:
-            q = F.linear(rms_norm(q, self.q_norm, LATENT_NORM_EPS), self.q_b_proj)
+            q = self.q_b_proj(rms_norm(q, self.q_norm, LATENT_NORM_EPS))
         latent = rms_norm(latent, self.kv_norm, LATENT_NORM_EPS)
         k_rope = rotate(k_rope, at.cos, at.sin, self.interleave).to(x.dtype)
         keys = self._remember(torch.cat((latent, k_rope), dim=-1), at, cache)
@@ -82,7 +82,7 @@ class LatentAttention:
         mixed = self._attend(query, keys, at.mask)  # [B, Q, heads, kv_rank]
         by_head = mixed.reshape(batch * num_queries, self.num_heads, -1).transpose(0, 1)
         values = torch.bmm(by_head, self.value_up).transpose(0, 1)
-        return F.linear(values.reshape(batch, num_queries, -1), self.o_proj, self.o_bias)
+        return self.o_proj(values.reshape(batch, num_queries, -1))
 
     def _remember(self, entry: torch.Tensor, at: StepPositions, cache: torch.Tensor) -> torch.Tensor:
         """Write [B, Q, width] into the cache; return the rows' keys [B, length, width]."""

@@ -1,14 +1,26 @@
-"""The dense pieces that every layer uses: RMSNorm, linear, gated MLP.  Torch, inference only.
+"""The dense pieces that every layer uses: RMSNorm, linear, gated MLP.  Inference only.
 
-It does not know names or files. Floor 2.
+A linear layer is torch's, or packed weights on the kernels of the routed experts (`PACKED_FORMATS`), for machines
+without a GPU. It does not know names or files. Floor 2.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+
+from moelab.kernels.job import WeightFormat
+from moelab.kernels.linear import PackedLinear
+from moelab.kernels.pool import Pool
+
+# What `dense_weights` may ask for, and the format of the kernels that it means.
+PACKED_FORMATS: dict[str, WeightFormat] = {"bf16": "bf16", "int8": "int8_g32", "int4": "int4_g32"}
+
+Linear = Callable[[torch.Tensor], torch.Tensor]
+MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], Linear]
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -20,12 +32,48 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
+class TorchLinear:
+    """weight [R, C], bias [R] or None: x [..., C] -> [..., R] by torch."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.weight.nbytes
+
+
+class KernelLinear:
+    """The same from packed weights by the kernels; x of any float type on the CPU, the result in x's type."""
+
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, weight_format: WeightFormat, isa: str | None, pool: Pool
+    ) -> None:
+        self.packed = PackedLinear(weight.float().numpy(), weight_format, isa, pool=pool)
+        self.bias = None if bias is None else bias.float()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.from_numpy(self.packed.forward(x.reshape(-1, x.shape[-1]).float().numpy()))
+        if self.bias is not None:
+            y = y + self.bias
+        # A copy in any case: the kernel's buffer is used again.
+        return y.to(x.dtype, copy=True).view(*x.shape[:-1], -1)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.packed.num_bytes
+
+
+@dataclass(frozen=True)
 class GatedMLP:
     """down_proj(silu(gate_proj(x)) * up_proj(x)); gate and up rows lie in one matrix [2I, H]."""
 
-    gate_up_proj: torch.Tensor
-    down_proj: torch.Tensor
+    gate_up_proj: Linear
+    down_proj: Linear
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        gate, up = F.linear(x, self.gate_up_proj).chunk(2, dim=-1)
-        return F.linear(F.silu(gate) * up, self.down_proj)
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)

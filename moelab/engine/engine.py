@@ -47,6 +47,7 @@ class Engine:
         self.spec = loaded.spec
         self.device = loaded.device
         self.dense_dtype = loaded.dense_dtype
+        self.dense_weights = loaded.dense_weights
         self.isa = loaded.isa
         self.activation = loaded.activation
         self.weight_format = loaded.weight_format
@@ -260,7 +261,8 @@ class Engine:
         """What `repr` and `_repr_html_` show."""
         return {
             "model": f"{self.name} ({self.spec.label})",
-            "dense path": f"{self.device}, {self.dense_dtype}",
+            "dense path": f"{self.device}, {self.dense_dtype}"
+            + (f", linear layers from {self.dense_weights} weights by the kernels" if self.dense_weights else ""),
             "routed experts": f"{self.weight_format} weights, {self.activation} activations, {self.isa} kernels, "
             f"{self.pool.num_workers} workers",
             "expert memory": f"{len(self.routed) * self.spec.n_routed_experts * self.expert_bytes / 2**30:.2f} GiB",
@@ -286,10 +288,12 @@ def load(
     isa: str | None = None,
     activation: Activation | None = None,
     dense_dtype: str | None = None,
+    dense_weights: str | None = None,
     num_workers: int | None = None,
 ) -> Engine:
     """The engine of a Hugging Face checkpoint directory; see `loader.load_model` for the choices."""
     loaded = load_model(
-        model_dir, device=device, isa=isa, activation=activation, dense_dtype=dense_dtype, num_workers=num_workers
-    )
+        model_dir, device=device, isa=isa, activation=activation, dense_dtype=dense_dtype,
+        dense_weights=dense_weights, num_workers=num_workers,
+    )  # fmt: skip
     return Engine(Path(model_dir), loaded)

@@ -18,6 +18,7 @@ import torch
 from moelab.domain.model import ModelSpec
 from moelab.domain.model_config import text_config_of
 from moelab.engine.checkpoint import Checkpoint, CheckpointError
+from moelab.engine.dense import PACKED_FORMATS, KernelLinear, Linear, TorchLinear
 from moelab.engine.device import choose_dense_dtype, choose_device
 from moelab.engine.expert_tensors import ExpertTensors
 from moelab.engine.names import Names, model_module
@@ -56,6 +57,7 @@ class Loaded:
     routed: list[RoutedExperts]
     device: torch.device
     dense_dtype: str
+    dense_weights: str | None  # packed format of the linear layers; None: torch's, in dense_dtype
     isa: str
     activation: Activation
     weight_format: WeightFormat
@@ -98,13 +100,16 @@ def load_model(
     isa: str | None = None,
     activation: Activation | None = None,
     dense_dtype: str | None = None,
+    dense_weights: str | None = None,
     num_workers: int | None = None,
 ) -> Loaded:
     """Load a checkpoint; every choice is checked before memory is taken, and stands in the result.
 
     `activation` f32 turns experts of any stored format into float32 (exact, up to 8 times the memory);
-    None is the default of the stored format.
+    None is the default of the stored format. `dense_weights` bf16, int8 or int4 (CPU only): projections, shared
+    experts, dense MLPs and the head run from such weights on the kernels of the routed experts.
     """
+    check_dense_weights(dense_weights, device)
     opened = open_model(directory)
     checkpoint, names, spec = opened.checkpoint, opened.names, opened.spec
     chosen_device = choose_device(device)
@@ -122,7 +127,12 @@ def load_model(
             dtype = {"dense": dense, "float32": torch.float32, "exact": tensor.dtype}[kind]
             return tensor.to(device=chosen_device, dtype=dtype, copy=True)
 
-        model = opened.module.Model(spec, opened.text_config, read, routed, chosen_device)
+        def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+            if dense_weights is None:
+                return TorchLinear(weight, bias)
+            return KernelLinear(weight, bias, PACKED_FORMATS[dense_weights], routed[0].isa.isa, pool)
+
+        model = opened.module.Model(spec, opened.text_config, read, routed, chosen_device, linear)
     except BaseException:
         pool.close()
         raise
@@ -137,12 +147,23 @@ def load_model(
         routed=routed,
         device=chosen_device,
         dense_dtype=str(dense).removeprefix("torch."),
+        dense_weights=dense_weights,
         isa=routed[0].isa.isa,
         activation=routed[0].activation,
         weight_format=routed[0].layout.weight_format,
         weights_fingerprint=fingerprint,
         num_skipped_tensors=opened.num_skipped_tensors,
     )
+
+
+def check_dense_weights(asked: str | None, device: str | None) -> None:
+    """ValueError for a format that does not exist, or a device that has no such kernels."""
+    if asked is None:
+        return
+    if asked not in PACKED_FORMATS:
+        raise ValueError(f"dense_weights: expected one of {', '.join(PACKED_FORMATS)}, got {asked!r}; leave it out")
+    if choose_device(device).type != "cpu":
+        raise ValueError(f"dense_weights: expected device cpu, got {choose_device(device)}; leave dense_weights out")
 
 
 def load_routed(

@@ -9,6 +9,7 @@ from moelab.kernels.arena import ExpertArena
 from moelab.kernels.isa import IsaChoice, IsaStatus, choose_isa, isa_table
 from moelab.kernels.job import ACTIVATIONS_OF_FORMAT, Activation, WeightFormat
 from moelab.kernels.layout import ExpertLayout, bf16_to_float32, float32_to_bf16
+from moelab.kernels.linear import PackedLinear
 from moelab.kernels.pool import Pool
 from moelab.kernels.read_limit import ReadLimit, peak_gflops, read_limit, read_once
 from moelab.kernels.routed import NO_EXPERT, RoutedExperts
@@ -21,6 +22,7 @@ __all__ = [
     "ExpertLayout",
     "IsaChoice",
     "IsaStatus",
+    "PackedLinear",
     "Pool",
     "ReadLimit",
     "RoutedExperts",

@@ -1,8 +1,8 @@
 """DeepSeek-V3 and everything built like it (Kimi K2): MLA, sigmoid router, shared and routed experts.
 
 DeepSeek-V3 technical report (2024). Attention is absorbed, the routed experts are somebody else's
-(`routed[layer].forward`), the rest is torch on one device. Multi-token-prediction layers are not run.
-It does not know files, sampling or requests. Floor 2.
+(`routed[layer].forward`), so are the linear layers (`linear`), the rest is torch on one device.
+Multi-token-prediction layers are not run. It does not know files, sampling or requests. Floor 2.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from moelab.domain.model import ModelSpec
 from moelab.engine.attention import LatentAttention, StepPositions
 from moelab.engine.cache import LatentCache
-from moelab.engine.dense import GatedMLP, rms_norm
+from moelab.engine.dense import GatedMLP, MakeLinear, rms_norm
 from moelab.engine.rope import RopeSettings, RotaryTable
 from moelab.engine.router import Router
 
@@ -50,6 +50,7 @@ class Model:
         read: Read,
         routed: Sequence[Routed],
         device: torch.device,
+        linear: MakeLinear,
     ) -> None:
         self.spec = spec
         self.device = device
@@ -62,7 +63,8 @@ class Model:
         self.embed_tokens = read("model.embed_tokens.weight", "exact")
         self.norm = read("model.norm.weight")
         self.dtype = self.norm.dtype
-        self.lm_head = read("model.embed_tokens.weight" if spec.tie_word_embeddings else "lm_head.weight")
+        self.linear = linear
+        self.lm_head = linear(read("model.embed_tokens.weight" if spec.tie_word_embeddings else "lm_head.weight"), None)
         self.routed = list(routed)
         self.layers = [Layer(self, layer, read) for layer in range(spec.num_hidden_layers)]
 
@@ -160,7 +162,7 @@ class Model:
             return None
         if want == "last":
             hidden = hidden[:, -1:]
-        return F.linear(rms_norm(hidden, self.norm, self.eps), self.lm_head).float()
+        return self.lm_head(rms_norm(hidden, self.norm, self.eps)).float()
 
 
 class Layer:
@@ -187,9 +189,9 @@ class Layer:
                 spec.routed_scaling_factor,
             )
             if spec.n_shared_experts:
-                self.mlp = read_mlp(f"{prefix}mlp.shared_experts.", read)
+                self.mlp = read_mlp(model, f"{prefix}mlp.shared_experts.", read)
         else:
-            self.mlp = read_mlp(f"{prefix}mlp.", read)
+            self.mlp = read_mlp(model, f"{prefix}mlp.", read)
 
     def __call__(
         self, hidden: torch.Tensor, at: StepPositions, cache: torch.Tensor, on_routing: OnRouting | None
@@ -220,15 +222,15 @@ def head_sizes(spec: ModelSpec) -> tuple[int, int, int, int]:
     return nope, rope, v_dim, kv_rank
 
 
-def read_mlp(prefix: str, read: Read) -> GatedMLP:
+def read_mlp(model: Model, prefix: str, read: Read) -> GatedMLP:
     """Gated MLP under `prefix`, gate and up joined."""
     gate_up = torch.cat((read(f"{prefix}gate_proj.weight"), read(f"{prefix}up_proj.weight")))
-    return GatedMLP(gate_up, read(f"{prefix}down_proj.weight"))
+    return GatedMLP(model.linear(gate_up, None), model.linear(read(f"{prefix}down_proj.weight"), None))
 
 
 def read_attention(model: Model, prefix: str, read: Read) -> LatentAttention:
     """Latent attention under `prefix`: first projections joined, kv_b_proj split into W_UK and W_UV."""
-    spec = model.spec
+    spec, linear = model.spec, model.linear
     nope, rope, v_dim, kv_rank = head_sizes(spec)
     first = "q_proj" if spec.q_lora_rank is None else "q_a_proj"
     a_bias = None
@@ -246,13 +248,11 @@ def read_attention(model: Model, prefix: str, read: Read) -> LatentAttention:
         kv_rank=kv_rank,
         softmax_scale=model.rope.softmax_scale(nope + rope),
         interleave=model.rope.interleave,
-        a_proj=torch.cat((read(f"{prefix}{first}.weight"), read(f"{prefix}kv_a_proj_with_mqa.weight"))),
-        a_bias=a_bias,
+        a_proj=linear(torch.cat((read(f"{prefix}{first}.weight"), read(f"{prefix}kv_a_proj_with_mqa.weight"))), a_bias),
         q_norm=None if spec.q_lora_rank is None else read(f"{prefix}q_a_layernorm.weight"),
-        q_b_proj=None if spec.q_lora_rank is None else read(f"{prefix}q_b_proj.weight"),
+        q_b_proj=None if spec.q_lora_rank is None else linear(read(f"{prefix}q_b_proj.weight"), None),
         kv_norm=read(f"{prefix}kv_a_layernorm.weight"),
         key_up=kv_b[:, :nope].contiguous(),
         value_up=kv_b[:, nope:].transpose(1, 2).contiguous(),
-        o_proj=read(f"{prefix}o_proj.weight"),
-        o_bias=read(f"{prefix}o_proj.bias") if spec.attention_bias else None,
+        o_proj=linear(read(f"{prefix}o_proj.weight"), read(f"{prefix}o_proj.bias") if spec.attention_bias else None),
     )

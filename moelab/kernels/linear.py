@@ -1,0 +1,155 @@
+"""A matrix on the routed experts' kernels: y = W x from packed weights, on the same pool, native ISAs only.
+
+For projections, shared experts and the head of a machine without a GPU, where the always-active weights of a large
+model are read for every token and should be as small as the experts. Knows one matrix and its buffers; does not know
+models or torch. Floor 1.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+from moelab.kernels.isa import IsaChoice, choose_isa
+from moelab.kernels.job import (
+    ABI_VERSION,
+    ACTIVATION_CODE,
+    ACTIVATIONS_OF_FORMAT,
+    FORMAT_CODE,
+    GROUP,
+    MOE_JOB,
+    SILU,
+    TILE_ROWS,
+    Activation,
+    WeightFormat,
+)
+from moelab.kernels.layout import ExpertLayout, float32_to_bf16, pack, quantise_int4, quantise_int8
+from moelab.kernels.native import Counters, Forward, check_status, kernel_table, require_library
+from moelab.kernels.native_phases import LARGEST_BYTES, SMALLEST_BYTES
+from moelab.kernels.pages import map_pages
+from moelab.kernels.pool import Pool
+from moelab.kernels.scratch import ACTIVATION_BYTES, aligned
+
+# Below this many bytes the caller alone is faster than waking the workers (docs/log.md).
+ALONE_BYTES = 400_000
+
+
+class PackedLinear:
+    """``weights`` float32 [R, C], quantised and packed as ``weight_format``; ``forward`` x [T, C] -> [T, R], float32.
+
+    ``activation`` defaults to the mode of the format. ``pool`` is not owned. Raises ``ValueError`` for a format or mode
+    that does not exist and ``RuntimeError`` without native kernels.
+    """
+
+    def __init__(
+        self,
+        weights: np.ndarray,
+        weight_format: WeightFormat,
+        isa: str | None = None,
+        activation: Activation | None = None,
+        pool: Pool | None = None,
+    ) -> None:
+        if weights.ndim != 2 or 0 in weights.shape:
+            raise ValueError(f"weights: expected float32 [R, C]; got {list(weights.shape)}")
+        modes = ACTIVATIONS_OF_FORMAT[weight_format]
+        if activation is not None and activation not in modes:
+            raise ValueError(f"activation for {weight_format}: expected one of {', '.join(modes)}; got {activation!r}")
+        self.num_rows, self.num_columns = weights.shape
+        self.weight_format: WeightFormat = weight_format
+        self.activation: Activation = activation or modes[0]
+        self.isa: IsaChoice = choose_isa(isa)
+        if self.isa.isa == "numba":
+            raise RuntimeError(f"packed matrices need native kernels; got isa numba ({self.isa.why}): moelab doctor")
+        self.pool = pool
+        layout = ExpertLayout(self.num_columns, self.num_rows, weight_format)
+        self.num_bytes = layout.projection_bytes(self.num_rows, self.num_columns)
+        self._pages = map_pages(self.num_bytes)
+        pack(self._pages.memory, _source(weights, weight_format), self.num_rows, self.num_columns, weight_format)
+        self._layout = layout
+        self._address_of_matrix = np.array([self._pages.memory.ctypes.data], np.int64)
+        self._table = kernel_table(self.isa.isa, weight_format, self.activation)
+        self._function = require_library().moelab_linear_forward
+        self.counters = Counters()
+        self._job = np.zeros(1, MOE_JOB)
+        row_bytes = layout.projection_bytes(TILE_ROWS, self.num_columns)
+        self._struct = Forward(
+            struct_bytes=ctypes.sizeof(Forward),
+            abi_version=ABI_VERSION,
+            job=self._job.ctypes.data,
+            table=ctypes.pointer(self._table),
+            x_stride=self.num_columns,
+            top_k=1,
+            num_experts=1,
+            address_of_expert=self._address_of_matrix.ctypes.data,
+            smallest_up=max(1, SMALLEST_BYTES // row_bytes),
+            largest_up=max(1, LARGEST_BYTES // row_bytes),
+            counters=ctypes.pointer(self.counters),
+        )
+        self._reference = ctypes.addressof(self._struct)
+        self._num_tokens = 0
+
+    def _reshape(self, num_tokens: int) -> None:
+        layout, job = self._layout, self._job[0]
+        groups = num_tokens * layout.padded_hidden_size // GROUP
+        stride = -(-self.num_rows // TILE_ROWS) * TILE_ROWS
+        sizes = {
+            "x": 4 * num_tokens * self.num_columns,
+            "output": 4 * num_tokens * stride,
+            "tokens_q": groups * GROUP * ACTIVATION_BYTES["native"][self.activation],
+            "tokens_scale": 4 * groups,
+            "tokens_offset": 4 * groups,
+            "token_of_pair": 4 * num_tokens,
+            "pair_start": 16,
+            "expert_weights": 8,
+        }
+        self._buffers = {name: aligned(size) for name, size in sizes.items()}
+        job["struct_bytes"], job["abi_version"] = MOE_JOB.itemsize, ABI_VERSION
+        job["weight_format_of_projection"] = FORMAT_CODE[self.weight_format]
+        job["activation_mode"] = ACTIVATION_CODE[self.activation]
+        job["activation_function"] = SILU
+        job["hidden_size"], job["intermediate_size"] = self.num_columns, self.num_rows
+        for name, buffer in self._buffers.items():
+            if name != "x":
+                job[name] = buffer.ctypes.data
+        self._x = self._buffers["x"].view(np.float32).reshape(num_tokens, self.num_columns)
+        self._y = self._buffers["output"].view(np.float32).reshape(num_tokens, stride)[:, : self.num_rows]
+        self._struct.x, self._struct.num_tokens = self._buffers["x"].ctypes.data, num_tokens
+        self._num_tokens = num_tokens
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """x [T, C] -> float32 [T, R], valid until the next call. Raises ``ValueError`` for another shape."""
+        if x.ndim != 2 or x.shape[1] != self.num_columns:
+            raise ValueError(f"forward: expected x [T, {self.num_columns}]; got {list(x.shape)}")
+        if len(x) != self._num_tokens:
+            self._reshape(len(x))
+        if len(x) == 0:
+            return self._y
+        self._x[...] = x
+        pool = self.pool
+        if pool is None or pool.num_workers == 1 or self.num_bytes * len(x) < ALONE_BYTES:
+            status = self._function(None, self._reference)
+        else:
+            status = pool.call(self._function, self._reference)
+        if status != 0:
+            check_status(status, "linear")
+        return self._y
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of weights that the kernels counted as read."""
+        return sum(self.counters.bytes_of_node)
+
+    @property
+    def seconds(self) -> float:
+        return self.counters.total_ns / 1e9
+
+
+def _source(weights: np.ndarray, weight_format: WeightFormat) -> object:
+    """What ``layout.pack`` takes for this format."""
+    weights = np.ascontiguousarray(weights, np.float32)
+    if weight_format == "int8_g32":
+        return quantise_int8(weights)
+    if weight_format == "int4_g32":
+        return quantise_int4(weights)
+    return float32_to_bf16(weights) if weight_format == "bf16" else weights

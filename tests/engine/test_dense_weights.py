@@ -1,0 +1,70 @@
+"""Linear layers on the kernels of the routed experts: the same model within the error of the format."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import moelab
+from moelab.engine.dense import PACKED_FORMATS, KernelLinear, TorchLinear
+from moelab.engine.engine import load
+from moelab.kernels import Pool, isa_table
+
+NATIVE = [row.isa for row in isa_table() if row.supported and row.isa != "numba"]
+pytestmark = pytest.mark.skipif(not NATIVE, reason="native kernels are not built")
+NANO = moelab.shipped("nano/model")
+# Largest mean |difference| of log probabilities over a text against torch's float32: seen 0.009, 0.012, 0.12.
+LIMIT = {"bf16": 0.03, "int8": 0.04, "int4": 0.4}
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    rng = np.random.default_rng(0)
+    return rng.integers(2, 4096, 60).tolist()
+
+
+@pytest.fixture(scope="module")
+def exact(tokens):
+    with load(NANO, activation="f32", dense_dtype="float32") as engine:
+        return engine.forward(tokens).log_softmax(-1)
+
+
+@pytest.mark.parametrize("dense_weights", PACKED_FORMATS)
+def test_same_model_within_the_error_of_the_format(dense_weights, tokens, exact):
+    with load(NANO, activation="f32", dense_dtype="float32", dense_weights=dense_weights) as engine:
+        assert engine.dense_weights == dense_weights
+        assert f"from {dense_weights} weights" in repr(engine)
+        together = engine.forward(tokens).log_softmax(-1)
+        difference = float((together.exp() * (together - exact)).sum(-1).mean())  # KL divergence
+        assert 1e-7 < difference < LIMIT[dense_weights]
+        assert engine.generate(tokens[:5], 4).token_ids
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernel_linear_equals_torch_on_numbers_that_the_format_holds(dtype):
+    rng = np.random.default_rng(1)
+    # Powers of two times small integers: exact in int8 with one group scale, and so are the activations.
+    weight = torch.from_numpy(rng.integers(-127, 128, (70, 64)).astype(np.float32)) / 64
+    weight[:, ::32] = 127 / 64
+    x = torch.from_numpy(rng.integers(-127, 128, (2, 3, 64)).astype(np.float32)).to(dtype)
+    x[..., ::32] = 127
+    bias = torch.arange(70).to(dtype)
+    with Pool() as pool:
+        for b in (None, bias):
+            ours = KernelLinear(weight, b, "int8_g32", None, pool)
+            theirs = TorchLinear(weight, None if b is None else b.float())(x.float())
+            assert ours(x).dtype == dtype
+            torch.testing.assert_close(
+                ours(x).float(), theirs, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-3
+            )
+            first = ours(x[0, 0][None])
+            ours(x[1])
+            torch.testing.assert_close(first, ours(x[0, 0][None]))  # a result stays when the kernel runs again
+
+
+def test_what_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="dense_weights: expected one of bf16, int8, int4, got 'int2'"):
+        load(NANO, dense_weights="int2")
+    with pytest.raises(RuntimeError, match="need native kernels; got isa numba"):
+        load(NANO, dense_weights="int8", isa="numba")
