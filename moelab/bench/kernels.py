@@ -12,8 +12,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -62,28 +63,38 @@ _ERROR_SIZE = (
 class KernelRow:
     """One case: times of the layer-step in ms, paired percent of the read limit with quartiles, error to float64.
 
-    ``percent_of_peak`` is of a register-only loop of the same instruction, where the ISA has one; ``tail_percent`` the
-    time between the first and the last worker that was done.
+    ``percent_of_peak`` is of a register-only loop of the same instruction, where the ISA has one; ``tail_percent``
+    the time between the first and the last worker that was done. In a row of a peer ``isa`` is its name and
+    ``times_ours`` the median of the paired ratios of its time and ours (``relative_error``: to ours); a missing peer has
+    no numbers.
     """
 
     isa: str
-    weights: str
-    activation: str
-    batch: int
-    threads: int
-    ms_median: float
-    ms_min: float
-    ms_max: float
-    gb_per_s: float
-    read_limit_gb_per_s: float
-    read_loop: str
-    percent_of_read_limit: float
-    percent_quartiles: tuple[float, float]
-    gflops: float
+    weights: str | None
+    activation: str | None
+    batch: int | None
+    threads: int | None
+    ms_median: float | None
+    ms_min: float | None
+    ms_max: float | None
+    gb_per_s: float | None
+    read_limit_gb_per_s: float | None
+    read_loop: str | None
+    percent_of_read_limit: float | None
+    percent_quartiles: tuple[float, float] | None
+    gflops: float | None
     percent_of_peak: float | None
     tail_percent: float | None
-    relative_error: float
-    num_steps: int
+    relative_error: float | None
+    num_steps: int | None
+    times_ours: float | None = None
+    times_ours_quartiles: tuple[float, float] | None = None
+
+    @classmethod
+    def absent(cls, name: str, reason: str) -> KernelRow:
+        """The row of a peer that cannot run here."""
+        values: dict[str, Any] = dict.fromkeys(field.name for field in fields(cls))
+        return cls(**{**values, "isa": f"{name}: {reason}"})
 
 
 @contextmanager
@@ -185,7 +196,11 @@ def bench_kernels(seconds: float, quick: bool = False) -> list[KernelRow]:
 
 
 def run(seconds: float = 10.0, quick: bool = False) -> BenchResult:
-    """``moelab bench kernels``: ``seconds`` of stepping for each case; ``quick``: the main cases, under 40 s in all."""
+    """``moelab bench kernels``: ``seconds`` of steps for each case, and peers; ``quick``: the main cases, under 40 s."""
     rows = bench_kernels(min(seconds, 2.5) if quick else seconds, quick)
+    if not quick:
+        from moelab.bench.beside_peers import rows_beside_peers
+
+        rows += rows_beside_peers(seconds)
     title = f"expert layers of {HIDDEN_SIZE} x {INTERMEDIATE_SIZE}, top-{TOP_K}, beside a read of as many bytes"
     return BenchResult(title, [asdict(row) for row in rows])

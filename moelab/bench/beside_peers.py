@@ -1,0 +1,112 @@
+"""Our expert layer and a peer's by turns in one process, each step beside a read: who is faster, by how much.
+
+W1 of ``kernels`` at several batch sizes. The peer gets the numbers of our int4 weights as float32 and quantises them
+as it likes; its pool may spin after a step, so there is a pause before anything else is timed. Floor 6.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from moelab.bench.kernels import (
+    FLOPS_PER_PAIR,
+    HIDDEN_SIZE,
+    INTERMEDIATE_SIZE,
+    TOP_K,
+    KernelRow,
+    generated_experts,
+    random_step,
+)
+from moelab.bench.peers import PEERS
+from moelab.bench.peers.peer import Peer
+from moelab.kernels import ExpertArena, Pool, RoutedExperts, bf16_to_float32, read_limit, read_once
+from moelab.kernels.reference import relative_error
+
+NUM_EXPERTS = 24  # 0.6 GB of int4, 2.1 GB of bf16: many times any last-level cache
+BATCHES = (1, 4, 16, 128)
+PAUSE_S = 0.08  # workers of a peer that spin after their step would take a core from what follows
+
+
+def float_expert(arena: ExpertArena, expert: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """gate, up, down as float32 of one packed int4 expert."""
+    gate, up, down = (
+        _floats(packed, scale, columns)
+        for (packed, scale), (_, columns) in zip(
+            arena.layout.unpack_expert(arena[expert]), arena.layout.shapes, strict=True
+        )
+    )
+    return gate, up, down
+
+
+def _floats(packed: np.ndarray, scale: np.ndarray, columns: int) -> np.ndarray:
+    nibbles = packed.view(np.uint8)  # little endian: byte b of a word has columns 2 b and 2 b + 1
+    numbers = np.empty((len(packed), columns), np.float32)
+    numbers[:, 0::2] = nibbles & 15
+    numbers[:, 1::2] = nibbles >> 4
+    numbers -= 8
+    numbers.reshape(len(packed), -1, 32)[...] *= bf16_to_float32(scale)[:, :, None]
+    return numbers
+
+
+def rows_beside_peers(seconds: float) -> Iterator[KernelRow]:
+    """One row for each peer, thread count and batch; a peer that is not there has one row that says so."""
+    with generated_experts("int4_g32", NUM_EXPERTS) as arena, Pool() as pool:
+        with tqdm(PEERS.items(), desc="peers", unit="peer") as bar:
+            for name, kind in bar:
+                bar.set_postfix_str(name)
+                reason = kind.available()
+                if reason is not None:
+                    yield KernelRow.absent(name, reason)
+                    continue
+                for threads in sorted({1, pool.num_workers}) if name.startswith("kt") else [pool.num_workers]:
+                    peer = kind(
+                        lambda expert: float_expert(arena, expert), NUM_EXPERTS, HIDDEN_SIZE, INTERMEDIATE_SIZE, threads
+                    )
+                    try:
+                        for batch in BATCHES:
+                            yield _row(arena, pool, peer, batch, threads, seconds)
+                    finally:
+                        peer.close()
+
+
+def _row(arena: ExpertArena, pool: Pool, peer: Peer, batch: int, threads: int, seconds: float) -> KernelRow:
+    layout, rng = arena.layout, np.random.default_rng(batch)
+    ours = RoutedExperts(layout, arena.addresses, activation="int8", pool=pool, owner=arena)
+    best = read_limit(arena.addresses[: 2 * TOP_K], layout.expert_bytes, pool, rounds=3)
+    out = np.empty((batch, HIDDEN_SIZE), np.float32)
+    x, ids, gates = random_step(rng, batch, len(arena))
+    error = relative_error(peer.forward(x, ids, gates), ours.forward(x, ids, gates, out))
+    peer_s, our_s, read_s, distinct = [], [], [], []
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds or len(peer_s) < 4:
+        x, ids, gates = random_step(rng, batch, len(arena))
+        start = time.perf_counter()
+        peer.forward(x, ids, gates)
+        peer_s.append(time.perf_counter() - start)
+        time.sleep(PAUSE_S)
+        x, ids, gates = random_step(rng, batch, len(arena))
+        start = time.perf_counter()
+        ours.forward(x, ids, gates, out)
+        our_s.append(time.perf_counter() - start)
+        others = rng.permutation(len(arena))[:TOP_K]
+        read = read_once(arena.addresses[others], layout.expert_bytes, best.loop, pool)
+        read_s.append(read / (TOP_K * layout.expert_bytes))
+        distinct.append(len(np.unique(ids)))
+    seconds_of_peer = np.array(peer_s)
+    ratio = np.percentile(seconds_of_peer / np.array(our_s), (50, 25, 75))
+    percent = 100 * np.array(distinct) * peer.weight_bytes_per_expert * np.array(read_s) / seconds_of_peer
+    low, middle, high = np.percentile(percent, (25, 50, 75))
+    flops, median = batch * TOP_K * FLOPS_PER_PAIR, float(np.median(seconds_of_peer))
+    return KernelRow(
+        isa=f"{peer.name} ({peer.version()})", weights="its own", activation="its own", batch=batch, threads=threads,
+        ms_median=1e3 * median, ms_min=1e3 * min(peer_s), ms_max=1e3 * max(peer_s),
+        gb_per_s=float(np.median(np.array(distinct) * peer.weight_bytes_per_expert / seconds_of_peer) / 1e9),
+        read_limit_gb_per_s=1 / float(np.median(read_s)) / 1e9, read_loop=best.loop_name,
+        percent_of_read_limit=float(middle), percent_quartiles=(float(low), float(high)), gflops=flops / median / 1e9,
+        percent_of_peak=None, tail_percent=None, relative_error=error, num_steps=len(peer_s),
+        times_ours=float(ratio[0]), times_ours_quartiles=(float(ratio[1]), float(ratio[2])),
+    )  # fmt: skip
