@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -54,23 +55,26 @@ def _floats(packed: np.ndarray, scale: np.ndarray, columns: int) -> np.ndarray:
 
 def rows_beside_peers(seconds: float) -> Iterator[KernelRow]:
     """One row for each peer, thread count and batch; a peer that is not there has one row that says so."""
-    with generated_experts("int4_g32", NUM_EXPERTS) as arena, Pool() as pool:
-        with tqdm(PEERS.items(), desc="peers", unit="peer") as bar:
-            for name, kind in bar:
-                bar.set_postfix_str(name)
-                reason = kind.available()
-                if reason is not None:
-                    yield KernelRow.absent(name, reason)
-                    continue
-                for threads in sorted({1, pool.num_workers}) if name.startswith("kt") else [pool.num_workers]:
-                    peer = kind(
-                        lambda expert: float_expert(arena, expert), NUM_EXPERTS, HIDDEN_SIZE, INTERMEDIATE_SIZE, threads
-                    )
-                    try:
-                        for batch in BATCHES:
-                            yield _row(arena, pool, peer, batch, threads, seconds)
-                    finally:
-                        peer.close()
+    with (
+        generated_experts("int4_g32", NUM_EXPERTS) as arena,
+        Pool() as pool,
+        tqdm(PEERS.items(), desc="peers", unit="peer") as bar,
+    ):
+        for name, kind in bar:
+            bar.set_postfix_str(name)
+            reason = kind.available()
+            if reason is not None:
+                yield KernelRow.absent(name, reason)
+                continue
+            # kt-kernel's caller spins beside its workers: fewer of them may be faster.
+            for threads in sorted({1, pool.num_workers}) if name.startswith("kt") else [pool.num_workers]:
+                experts = partial(float_expert, arena)
+                peer = kind(experts, NUM_EXPERTS, HIDDEN_SIZE, INTERMEDIATE_SIZE, threads)
+                try:
+                    for batch in BATCHES:
+                        yield _row(arena, pool, peer, batch, threads, seconds)
+                finally:
+                    peer.close()
 
 
 def _row(arena: ExpertArena, pool: Pool, peer: Peer, batch: int, threads: int, seconds: float) -> KernelRow:
@@ -80,7 +84,10 @@ def _row(arena: ExpertArena, pool: Pool, peer: Peer, batch: int, threads: int, s
     out = np.empty((batch, HIDDEN_SIZE), np.float32)
     x, ids, gates = random_step(rng, batch, len(arena))
     error = relative_error(peer.forward(x, ids, gates), ours.forward(x, ids, gates, out))
-    peer_s, our_s, read_s, distinct = [], [], [], []
+    peer_s: list[float] = []
+    our_s: list[float] = []
+    read_s: list[float] = []
+    distinct: list[int] = []
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(peer_s) < 4:
         x, ids, gates = random_step(rng, batch, len(arena))

@@ -65,8 +65,8 @@ class KernelRow:
 
     ``percent_of_peak`` is of a register-only loop of the same instruction, where the ISA has one; ``tail_percent``
     the time between the first and the last worker that was done. In a row of a peer ``isa`` is its name and
-    ``times_ours`` the median of the paired ratios of its time and ours (``relative_error``: to ours); a missing peer has
-    no numbers.
+    ``times_ours`` the median of the paired ratios of its time and ours (``relative_error``: to ours); a missing peer
+    has no numbers.
     """
 
     isa: str
@@ -196,7 +196,7 @@ def bench_kernels(seconds: float, quick: bool = False) -> list[KernelRow]:
 
 
 def run(seconds: float = 10.0, quick: bool = False) -> BenchResult:
-    """``moelab bench kernels``: ``seconds`` of steps for each case, and peers; ``quick``: the main cases, under 40 s."""
+    """``moelab bench kernels``: ``seconds`` of steps a case, and peers; ``quick``: main cases, under 40 s."""
     rows = bench_kernels(min(seconds, 2.5) if quick else seconds, quick)
     if not quick:
         from moelab.bench.beside_peers import rows_beside_peers

@@ -9,7 +9,10 @@ from moelab.cli.output import print_json
 
 HELP = "measure: ratios of two things interleaved in one process, median and range"
 
-BENCHES = ("kernels", "store", "recording", "parity")
+BENCHES = ("kernels", "engine", "store", "recording", "parity")
+
+# Options that only one bench has.
+BENCH_OF_OPTION = {"quick": "kernels", "expert_shape": "engine", "layers": "engine", "experts": "engine"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,14 +20,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=float, default=10.0, help="time to measure for in each case, about (default: 10)"
     )
-    parser.add_argument("--quick", action="store_true", help="kernels: the main cases only, under 40 seconds")
+    parser.add_argument(
+        "--quick", action="store_true", default=None, help="kernels: the main cases only, under 40 seconds"
+    )
+    parser.add_argument("--expert-shape", metavar="PRESET", help="engine: the model's shapes (default: kimi-k2.6)")
+    parser.add_argument("--layers", type=int, metavar="L", help="engine: MoE layers (default: 2)")
+    parser.add_argument("--experts", type=int, metavar="E", help="engine: routed experts per layer (default: 64)")
 
 
 def run(options: argparse.Namespace) -> None:
-    module = import_module(f"moelab.bench.{options.name}")
-    if options.quick and options.name != "kernels":
-        raise ValueError(f"--quick: expected bench kernels; got {options.name}")
-    result = module.run(seconds=options.seconds, **({"quick": True} if options.quick else {}))
+    given = {name: getattr(options, name) for name in BENCH_OF_OPTION if getattr(options, name) is not None}
+    for name in given:
+        if BENCH_OF_OPTION[name] != options.name:
+            raise ValueError(f"--{name.replace('_', '-')}: expected bench {BENCH_OF_OPTION[name]}; got {options.name}")
+    result = import_module(f"moelab.bench.{options.name}").run(seconds=options.seconds, **given)
     if options.json:
         print_json(result.to_dict())
     else:

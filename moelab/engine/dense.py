@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -46,13 +47,25 @@ class TorchLinear:
         return self.weight.nbytes
 
 
+class _Rows:
+    """Rows of a tensor of any float type as float32, without a float32 copy of the whole."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.weight = weight
+        self.shape = tuple(weight.shape)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        part: np.ndarray = self.weight[rows].float().numpy()
+        return part
+
+
 class KernelLinear:
     """The same from packed weights by the kernels; x of any float type on the CPU, the result in x's type."""
 
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor | None, weight_format: WeightFormat, isa: str | None, pool: Pool
     ) -> None:
-        self.packed = PackedLinear(weight.float().numpy(), weight_format, isa, pool=pool)
+        self.packed = PackedLinear(_Rows(weight), weight_format, isa, pool=pool)
         self.bias = None if bias is None else bias.float()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ models or torch. Floor 1.
 from __future__ import annotations
 
 import ctypes
+from typing import Protocol
 
 import numpy as np
 
@@ -35,6 +36,18 @@ from moelab.kernels.scratch import ACTIVATION_BYTES, aligned
 ALONE_BYTES = 400_000
 
 
+STRIP_ROWS = 2048  # a multiple of the rows of a tile
+
+
+class Rows(Protocol):
+    """A matrix [R, C] whose rows can be had as float32: a NumPy array, or what makes one of a part of a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
 class PackedLinear:
     """``weights`` float32 [R, C], quantised and packed as ``weight_format``; ``forward`` x [T, C] -> [T, R], float32.
 
@@ -44,13 +57,13 @@ class PackedLinear:
 
     def __init__(
         self,
-        weights: np.ndarray,
+        weights: Rows,
         weight_format: WeightFormat,
         isa: str | None = None,
         activation: Activation | None = None,
         pool: Pool | None = None,
     ) -> None:
-        if weights.ndim != 2 or 0 in weights.shape:
+        if len(weights.shape) != 2 or 0 in weights.shape:
             raise ValueError(f"weights: expected float32 [R, C]; got {list(weights.shape)}")
         modes = ACTIVATIONS_OF_FORMAT[weight_format]
         if activation is not None and activation not in modes:
@@ -65,7 +78,7 @@ class PackedLinear:
         layout = ExpertLayout(self.num_columns, self.num_rows, weight_format)
         self.num_bytes = layout.projection_bytes(self.num_rows, self.num_columns)
         self._pages = map_pages(self.num_bytes)
-        pack(self._pages.memory, _source(weights, weight_format), self.num_rows, self.num_columns, weight_format)
+        self._pack(weights, layout)
         self._layout = layout
         self._address_of_matrix = np.array([self._pages.memory.ctypes.data], np.int64)
         self._table = kernel_table(self.isa.isa, weight_format, self.activation)
@@ -88,6 +101,15 @@ class PackedLinear:
         )
         self._reference = ctypes.addressof(self._struct)
         self._num_tokens = 0
+
+    def _pack(self, weights: Rows, layout: ExpertLayout) -> None:
+        """Strip by strip: the head of a large model is gigabytes of float32."""
+        for first in range(0, self.num_rows, STRIP_ROWS):
+            rows = min(STRIP_ROWS, self.num_rows - first)
+            start = layout.projection_bytes(first, self.num_columns)
+            tiles = self._pages.memory[start : start + layout.projection_bytes(rows, self.num_columns)]
+            strip = np.ascontiguousarray(weights[first : first + rows], np.float32)
+            pack(tiles, _source(strip, self.weight_format), rows, self.num_columns, self.weight_format)
 
     def _reshape(self, num_tokens: int) -> None:
         layout, job = self._layout, self._job[0]
@@ -147,7 +169,6 @@ class PackedLinear:
 
 def _source(weights: np.ndarray, weight_format: WeightFormat) -> object:
     """What ``layout.pack`` takes for this format."""
-    weights = np.ascontiguousarray(weights, np.float32)
     if weight_format == "int8_g32":
         return quantise_int8(weights)
     if weight_format == "int4_g32":

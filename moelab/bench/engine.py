@@ -1,0 +1,191 @@
+"""``moelab bench engine``: a decode step of a slice of a large model beside a read of the bytes that it needs.
+
+Real shapes, generated weights: ``layers`` MoE layers with ``experts`` routed experts each, at 1,024 tokens of context,
+embedding, router, attention, shared expert, head and greedy sampling inside; linear layers from packed weights on our
+kernels. The limit is the time in which the best read loop reads as many bytes, taken by turns with the steps. Floor 6.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from moelab.bench.result import BenchResult
+from moelab.domain.model import ModelSpec
+from moelab.domain.trace import Phase
+from moelab.engine.dense import PACKED_FORMATS, KernelLinear, Linear
+from moelab.engine.device import choose_dense_dtype
+from moelab.engine.engine import Engine
+from moelab.engine.loader import Loaded
+from moelab.engine.names import model_module
+from moelab.engine.sampling import Sampling
+from moelab.kernels import ExpertArena, ExpertLayout, Pool, RoutedExperts, choose_isa, read_limit, read_once
+from moelab.kernels.generated import fill_expert
+
+CONTEXT = 1024
+
+
+@dataclass(frozen=True)
+class EngineRow:
+    """Medians over paired steps; ``ratio_to_limit`` is step time over the time of reading ``bytes_per_token``."""
+
+    dense_weights: str
+    head: bool
+    ms_per_token: float
+    bytes_per_token: int
+    read_limit_gb_per_s: float
+    ratio_to_limit: float
+    ratio_quartiles: tuple[float, float]
+    routed_ms: float
+    linear_ms: float
+    other_ms: float
+    num_steps: int
+
+
+class _Slice:
+    """An engine of generated weights and what its steps read."""
+
+    def __init__(self, engine: Engine, linears: list[KernelLinear]) -> None:
+        self.engine, self.linears = engine, linears
+        self.head = linears[0]
+
+    def other_bytes(self) -> int:
+        """Weights that torch reads in a step: routers, absorbed projections, norms; and the latents of the context."""
+        model, total = self.engine.model, 0
+        for layer in model.layers:
+            tensors = (layer.attention.key_up, layer.attention.value_up, layer.router.weight)
+            total += sum(tensor.nbytes for tensor in tensors)
+            total += CONTEXT * model.cache_width * model.norm.element_size()
+        return total
+
+
+@contextmanager
+def slice_of(expert_shape: str, layers: int, experts: int, dense_weights: str) -> Iterator[_Slice]:
+    """``layers`` MoE layers of a preset, generated; nothing is read from disk."""
+    preset = ModelSpec.preset(expert_shape)
+    spec = preset.model_copy(
+        update={"num_hidden_layers": layers, "first_k_dense_replace": 0, "n_routed_experts": experts}
+    )
+    text_config = _text_config(spec)
+    layout = ExpertLayout(spec.hidden_size, spec.moe_intermediate_size, "int4_g32")
+    generator = torch.Generator().manual_seed(0)
+    dtype = choose_dense_dtype(None, torch.bfloat16, torch.device("cpu"))
+    pool = Pool()
+    linears: list[KernelLinear] = []
+    with tempfile.TemporaryDirectory() as folder, pool:
+        routed = []
+        for layer in tqdm(range(layers), desc="experts", unit="layer"):
+            arena = ExpertArena(layout, experts)
+
+            def fill(worker: int, num_workers: int, arena: ExpertArena = arena, layer: int = layer) -> None:
+                for expert in range(worker, experts, num_workers):
+                    fill_expert(arena[expert], layout, seed=layer * experts + expert)
+
+            pool.run(fill)
+            routed.append(RoutedExperts(layout, arena.addresses, activation="int8", pool=pool, owner=arena))
+            routed[-1].share_scratch(routed[0])
+        module = model_module(spec.model_type)
+        shapes = module.Model.dense_shapes(spec)
+
+        def read(name: str, kind: Literal["dense", "exact", "float32"] = "dense") -> torch.Tensor:
+            shape = shapes[name]
+            if len(shape) == 1:
+                return torch.zeros(shape) if "bias" in name else torch.ones(shape, dtype=dtype)
+            weight = torch.empty(shape, dtype=torch.float32 if kind == "float32" else torch.bfloat16)
+            weight.uniform_(-1, 1, generator=generator).mul_((3 / shape[1]) ** 0.5)
+            return weight if kind == "float32" else weight.to(dtype)
+
+        def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+            packed = KernelLinear(weight, bias, PACKED_FORMATS[dense_weights], None, pool)
+            linears.append(packed)
+            return packed
+
+        model = module.Model(spec, text_config, read, routed, torch.device("cpu"), linear)
+        loaded = Loaded(
+            model=model, spec=spec, configs=[text_config], pool=pool, routed=routed, device=torch.device("cpu"),
+            dense_dtype=str(dtype).removeprefix("torch."), dense_weights=dense_weights, isa=choose_isa().isa,
+            activation="int8", weight_format="int4_g32", weights_fingerprint="generated", num_skipped_tensors={},
+        )  # fmt: skip
+        yield _Slice(Engine(Path(folder), loaded), linears)
+
+
+def _text_config(spec: ModelSpec) -> dict[str, Any]:
+    """What the model asks of a config beyond the spec: norms and rope without scaling."""
+    return {"rms_norm_eps": 1e-6, "rope_theta": 50000.0, "max_position_embeddings": 2 * CONTEXT}
+
+
+def bench_engine(
+    seconds: float, expert_shape: str = "kimi-k2.6", layers: int = 2, experts: int = 64, dense_weights: str = "int8"
+) -> list[EngineRow]:
+    """Rows with and without the head."""
+    with slice_of(expert_shape, layers, experts, dense_weights) as part:
+        return [_row(part, dense_weights, head, seconds) for head in (True, False)]
+
+
+def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> EngineRow:
+    engine = part.engine
+    layout, addresses = engine.routed[0].layout, np.concatenate([layer.address_of_expert for layer in engine.routed])
+    best = read_limit(addresses[:16], layout.expert_bytes, engine.pool, rounds=3)
+    rng = np.random.default_rng(0)
+    cache = engine.new_cache(1)
+    cache.reserve(CONTEXT + 1)
+    for memory in cache.layers:
+        memory.normal_()
+    sequence = engine.new_sequence([1], 1, Sampling(), ())
+    linears = part.linears if head else part.linears[1:]
+
+    def step(token: int) -> int:
+        cache.lengths[0] = CONTEXT  # always the same context
+        logits = engine.step(torch.tensor([[token]]), cache, 0, [sequence], Phase.DECODE, "last" if head else "none")
+        return 0 if logits is None else int(logits[0, -1].argmax())
+
+    step_s: list[float] = []
+    read_s: list[float] = []
+    step_bytes: list[int] = []
+    parts: list[tuple[float, float]] = []
+    token = step(1)
+    fixed_bytes = part.other_bytes() + sum(linear.num_bytes for linear in linears)
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds or len(step_s) < 8:
+        before = (
+            engine.counters.bytes_read,
+            engine.counters.routed_s,
+            sum(linear.packed.seconds for linear in linears),
+        )
+        # A random token: what the experts of a constant one read would stay in the cache.
+        start = time.perf_counter()
+        token = step((token + int(rng.integers(1 << 16))) % engine.spec.vocab_size)
+        step_s.append(time.perf_counter() - start)
+        after = engine.counters
+        step_bytes.append(fixed_bytes + after.expert_bytes - before.expert_bytes)
+        linear_s = sum(linear.packed.seconds for linear in linears) - linear_before
+        parts.append((after.expert_s - before.expert_s, linear_s))
+        others = addresses[rng.permutation(len(addresses))[:16]]
+        seconds_of_read = read_once(others, layout.expert_bytes, best.loop, engine.pool)
+        read_s.append(seconds_of_read / (len(others) * layout.expert_bytes))
+    limit = np.array(step_bytes) * np.array(read_s)
+    low, middle, high = np.percentile(np.array(step_s) / limit, (25, 50, 75))
+    routed_s, linear_s = np.median(np.array(parts), axis=0)
+    median = float(np.median(step_s))
+    return EngineRow(
+        dense_weights=dense_weights, head=head, ms_per_token=1e3 * median, bytes_per_token=int(np.median(step_bytes)),
+        read_limit_gb_per_s=1 / float(np.median(read_s)) / 1e9, ratio_to_limit=float(middle),
+        ratio_quartiles=(float(low), float(high)), routed_ms=1e3 * float(routed_s), linear_ms=1e3 * float(linear_s),
+        other_ms=1e3 * (median - float(routed_s) - float(linear_s)), num_steps=len(step_s),
+    )  # fmt: skip
+
+
+def run(seconds: float = 10.0, expert_shape: str = "kimi-k2.6", layers: int = 2, experts: int = 64) -> BenchResult:
+    """``moelab bench engine``: int8 dense weights with and without the head, and bf16 through our kernels."""
+    rows = [row for name in ("int8", "bf16") for row in bench_engine(seconds, expert_shape, layers, experts, name)]
+    title = f"decode step, {layers} layers x {experts} experts of {expert_shape}, context {CONTEXT}, beside a read"
+    return BenchResult(title, [asdict(row) for row in rows])
