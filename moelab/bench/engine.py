@@ -156,19 +156,15 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
     fixed_bytes = part.other_bytes() + sum(linear.num_bytes for linear in linears)
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(step_s) < 8:
-        before = (
-            engine.counters.bytes_read,
-            engine.counters.routed_s,
-            sum(linear.packed.seconds for linear in linears),
-        )
+        before, linear_before = engine.counters, sum(linear.packed.seconds for linear in linears)
         # A random token: what the experts of a constant one read would stay in the cache.
         start = time.perf_counter()
         token = step((token + int(rng.integers(1 << 16))) % engine.spec.vocab_size)
         step_s.append(time.perf_counter() - start)
         after = engine.counters
         step_bytes.append(fixed_bytes + after.expert_bytes - before.expert_bytes)
-        linear_s = sum(linear.packed.seconds for linear in linears) - linear_before
-        parts.append((after.expert_s - before.expert_s, linear_s))
+        linear_now = sum(linear.packed.seconds for linear in linears)
+        parts.append((after.expert_s - before.expert_s, linear_now - linear_before))
         others = addresses[rng.permutation(len(addresses))[:16]]
         seconds_of_read = read_once(others, layout.expert_bytes, best.loop, engine.pool)
         read_s.append(seconds_of_read / (len(others) * layout.expert_bytes))
