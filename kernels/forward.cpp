@@ -125,7 +125,7 @@ static int32_t run_step(moelab_pool *pool, moelab_forward *forward, bool linear)
     if (num_nodes > MOELAB_MAX_NODES) return MOELAB_BAD_SHAPE;
     moelab_moe_job *job = forward->job;
     int64_t expert_stop_of_node[MOELAB_MAX_NODES] = {1};
-    if (linear) {
+    if (linear && !forward->expert_ids) {
         *(const void **)job->expert_weights = (const void *)forward->address_of_expert[0];
         job->num_experts = 1;
         job->num_pairs = job->num_tokens = forward->num_tokens;

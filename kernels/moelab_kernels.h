@@ -170,8 +170,9 @@ typedef struct moelab_forward {
  * combine. With node_of_expert workers draw the experts of their own node; an expert on a node without workers is
  * MOELAB_BAD_SHAPE. The result does not depend on the pool. */
 MOELAB_API int32_t moelab_moe_forward(moelab_pool *pool, moelab_forward *forward);
-/* y [T, I] = W x for one matrix W [I, H] in the place of an expert (address_of_expert[0]); job->output is the result, rows
- * I (to 16) numbers apart. Ids, gate weights and y are not used. */
+/* y [T, I] = W x for matrices W [I, H] in the place of experts; job->output is the result, rows I (to 16) numbers apart.
+ * Without expert_ids there is one matrix, address_of_expert[0], and rows are tokens; with them (top_k 1) each token has its own
+ * matrix and rows are pairs. Gate weights and y are not used. */
 MOELAB_API int32_t moelab_linear_forward(moelab_pool *pool, moelab_forward *forward);
 
 /* Read loops: the sum of the 64-bit words of [data, data + bytes), bytes a multiple of 8, by loops of several ISAs and numbers of

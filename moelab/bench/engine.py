@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from moelab.bench.result import BenchResult
 from moelab.domain.model import ModelSpec
 from moelab.domain.trace import Phase
-from moelab.engine.dense import PACKED_FORMATS, KernelLinear, Linear
+from moelab.engine.dense import PACKED_FORMATS, KernelLinear, KernelLinears
 from moelab.engine.device import choose_dense_dtype
 from moelab.engine.engine import Engine
 from moelab.engine.loader import Loaded
@@ -59,13 +59,10 @@ class _Slice:
         self.head = linears[0]
 
     def other_bytes(self) -> int:
-        """Weights that torch reads in a step: routers, absorbed projections, norms; and the latents of the context."""
-        model, total = self.engine.model, 0
-        for layer in model.layers:
-            tensors = (layer.attention.key_up, layer.attention.value_up, layer.router.weight)
-            total += sum(tensor.nbytes for tensor in tensors)
-            total += CONTEXT * model.cache_width * model.norm.element_size()
-        return total
+        """What torch reads in a step: the routers and the latents of the context."""
+        model = self.engine.model
+        latents = CONTEXT * model.cache_width * model.norm.element_size()
+        return sum(layer.router.weight.nbytes + latents for layer in model.layers)
 
 
 @contextmanager
@@ -80,7 +77,6 @@ def slice_of(expert_shape: str, layers: int, experts: int, dense_weights: str) -
     generator = torch.Generator().manual_seed(0)
     dtype = choose_dense_dtype(None, torch.bfloat16, torch.device("cpu"))
     pool = Pool()
-    linears: list[KernelLinear] = []
     with tempfile.TemporaryDirectory() as folder, pool:
         routed = []
         for layer in tqdm(range(layers), desc="experts", unit="layer"):
@@ -104,18 +100,14 @@ def slice_of(expert_shape: str, layers: int, experts: int, dense_weights: str) -
             weight.uniform_(-1, 1, generator=generator).mul_((3 / shape[1]) ** 0.5)
             return weight if kind == "float32" else weight.to(dtype)
 
-        def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-            packed = KernelLinear(weight, bias, PACKED_FORMATS[dense_weights], None, pool)
-            linears.append(packed)
-            return packed
-
-        model = module.Model(spec, text_config, read, routed, torch.device("cpu"), linear)
+        linears = KernelLinears(PACKED_FORMATS[dense_weights], None, pool)
+        model = module.Model(spec, text_config, read, routed, torch.device("cpu"), linears)
         loaded = Loaded(
             model=model, spec=spec, configs=[text_config], pool=pool, routed=routed, device=torch.device("cpu"),
             dense_dtype=str(dtype).removeprefix("torch."), dense_weights=dense_weights, isa=choose_isa().isa,
             activation="int8", weight_format="int4_g32", weights_fingerprint="generated", num_skipped_tensors={},
         )  # fmt: skip
-        yield _Slice(Engine(Path(folder), loaded), linears)
+        yield _Slice(Engine(Path(folder), loaded), linears.made)
 
 
 def _text_config(spec: ModelSpec) -> dict[str, Any]:

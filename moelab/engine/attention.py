@@ -56,8 +56,8 @@ class LatentAttention:
     q_norm: torch.Tensor | None  # None: no q_lora, `a_proj` gives the queries
     q_b_proj: Linear | None
     kv_norm: torch.Tensor
-    key_up: torch.Tensor  # W_UK [heads, nope, kv_rank]
-    value_up: torch.Tensor  # W_UV [heads, kv_rank, v]
+    key_up: Linear  # W_UK, [heads, T, nope] -> [heads, T, kv_rank]
+    value_up: Linear  # W_UV, [heads, T, kv_rank] -> [heads, T, v]
     o_proj: Linear
 
     def __call__(self, x: torch.Tensor, at: StepPositions, cache: torch.Tensor) -> torch.Tensor:
@@ -76,12 +76,12 @@ class LatentAttention:
         q_nope, q_rope = q.view(batch * num_queries, self.num_heads, -1).split((self.nope_dim, self.rope_dim), dim=-1)
         cos, sin = at.cos.flatten(0, 1)[:, None], at.sin.flatten(0, 1)[:, None]
         q_rope = rotate(q_rope, cos, sin, self.interleave).to(x.dtype)
-        q_latent = torch.bmm(q_nope.transpose(0, 1), self.key_up).transpose(0, 1)
+        q_latent = self.key_up(q_nope.transpose(0, 1)).transpose(0, 1)
         query = torch.cat((q_latent, q_rope), dim=-1).view(batch, num_queries, self.num_heads, -1)
 
         mixed = self._attend(query, keys, at.mask)  # [B, Q, heads, kv_rank]
         by_head = mixed.reshape(batch * num_queries, self.num_heads, -1).transpose(0, 1)
-        values = torch.bmm(by_head, self.value_up).transpose(0, 1)
+        values = self.value_up(by_head).transpose(0, 1)
         return self.o_proj(values.reshape(batch, num_queries, -1))
 
     def _remember(self, entry: torch.Tensor, at: StepPositions, cache: torch.Tensor) -> torch.Tensor:

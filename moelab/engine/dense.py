@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,7 +22,16 @@ from moelab.kernels.pool import Pool
 PACKED_FORMATS: dict[str, WeightFormat] = {"bf16": "bf16", "int8": "int8_g32", "int4": "int4_g32"}
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
-MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], Linear]
+
+
+class Linears(Protocol):
+    """Makes the linear layers of a model."""
+
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+        """weight [R, C], bias [R]: x [..., C] -> [..., R]."""
+
+    def heads(self, weight: torch.Tensor) -> Linear:
+        """weight [heads, R, C]: x [heads, T, C] -> [heads, T, R]."""
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -47,6 +57,32 @@ class TorchLinear:
         return self.weight.nbytes
 
 
+class TorchLinears:
+    """Linear layers by torch, as they were read."""
+
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+        return TorchLinear(weight, bias)
+
+    def heads(self, weight: torch.Tensor) -> Linear:
+        by_column = weight.transpose(1, 2).contiguous()
+        return lambda x: torch.bmm(x, by_column)
+
+
+class KernelLinears:
+    """Linear layers from packed weights by the kernels; `made` has them in the order of making."""
+
+    def __init__(self, weight_format: WeightFormat, isa: str | None, pool: Pool) -> None:
+        self.weight_format, self.isa, self.pool = weight_format, isa, pool
+        self.made: list[KernelLinear] = []
+
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+        self.made.append(KernelLinear(weight, bias, self.weight_format, self.isa, self.pool))
+        return self.made[-1]
+
+    def heads(self, weight: torch.Tensor) -> Linear:
+        return self.linear(weight)
+
+
 class _Rows:
     """Rows of a tensor of any float type as float32, without a float32 copy of the whole."""
 
@@ -54,13 +90,16 @@ class _Rows:
         self.weight = weight
         self.shape = tuple(weight.shape)
 
-    def __getitem__(self, rows: slice) -> np.ndarray:
+    def __getitem__(self, rows: int | slice) -> np.ndarray:
         part: np.ndarray = self.weight[rows].float().numpy()
         return part
 
 
 class KernelLinear:
-    """The same from packed weights by the kernels; x of any float type on the CPU, the result in x's type."""
+    """The same from packed weights by the kernels; x of any float type on the CPU, the result in x's type.
+
+    weight [M, R, C] is M matrices with inputs of their own, x [M, T, C].
+    """
 
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor | None, weight_format: WeightFormat, isa: str | None, pool: Pool
@@ -69,11 +108,12 @@ class KernelLinear:
         self.bias = None if bias is None else bias.float()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.from_numpy(self.packed.forward(x.reshape(-1, x.shape[-1]).float().numpy()))
+        by_matrix = x if self.packed.num_matrices is not None else x.reshape(-1, x.shape[-1])
+        y = torch.from_numpy(self.packed.forward(by_matrix.float().numpy()))
         if self.bias is not None:
             y = y + self.bias
         # A copy in any case: the kernel's buffer is used again.
-        return y.to(x.dtype, copy=True).view(*x.shape[:-1], -1)
+        return y.to(x.dtype, copy=True).reshape(*x.shape[:-1], -1)
 
     @property
     def num_bytes(self) -> int:

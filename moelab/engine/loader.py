@@ -18,7 +18,7 @@ import torch
 from moelab.domain.model import ModelSpec
 from moelab.domain.model_config import text_config_of
 from moelab.engine.checkpoint import Checkpoint, CheckpointError
-from moelab.engine.dense import PACKED_FORMATS, KernelLinear, Linear, TorchLinear
+from moelab.engine.dense import PACKED_FORMATS, KernelLinears, TorchLinears
 from moelab.engine.device import choose_dense_dtype, choose_device
 from moelab.engine.expert_tensors import ExpertTensors
 from moelab.engine.names import Names, model_module
@@ -127,12 +127,12 @@ def load_model(
             dtype = {"dense": dense, "float32": torch.float32, "exact": tensor.dtype}[kind]
             return tensor.to(device=chosen_device, dtype=dtype, copy=True)
 
-        def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-            if dense_weights is None:
-                return TorchLinear(weight, bias)
-            return KernelLinear(weight, bias, PACKED_FORMATS[dense_weights], routed[0].isa.isa, pool)
-
-        model = opened.module.Model(spec, opened.text_config, read, routed, chosen_device, linear)
+        linears = (
+            TorchLinears()
+            if dense_weights is None
+            else KernelLinears(PACKED_FORMATS[dense_weights], routed[0].isa.isa, pool)
+        )
+        model = opened.module.Model(spec, opened.text_config, read, routed, chosen_device, linears)
     except BaseException:
         pool.close()
         raise

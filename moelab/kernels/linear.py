@@ -1,14 +1,14 @@
-"""A matrix on the routed experts' kernels: y = W x from packed weights, on the same pool, native ISAs only.
+"""Matrices on the routed experts' kernels: y = W x from packed weights, on the same pool, native ISAs only.
 
 For projections, shared experts and the head of a machine without a GPU, where the always-active weights of a large
-model are read for every token and should be as small as the experts. Knows one matrix and its buffers; does not know
+model are read for every token and should be as small as the experts. Knows matrices and buffers; does not know
 models or torch. Floor 1.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,11 +45,13 @@ class Rows(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
-    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
 
 
 class PackedLinear:
     """``weights`` float32 [R, C], quantised and packed as ``weight_format``; ``forward`` x [T, C] -> [T, R], float32.
+
+    Or M matrices of one shape, [M, R, C], each with its own inputs: x [M, T, C] -> [M, T, R].
 
     ``activation`` defaults to the mode of the format. ``pool`` is not owned. Raises ``ValueError`` for a format or mode
     that does not exist and ``RuntimeError`` without native kernels.
@@ -63,12 +65,13 @@ class PackedLinear:
         activation: Activation | None = None,
         pool: Pool | None = None,
     ) -> None:
-        if len(weights.shape) != 2 or 0 in weights.shape:
-            raise ValueError(f"weights: expected float32 [R, C]; got {list(weights.shape)}")
+        if len(weights.shape) not in (2, 3) or 0 in weights.shape:
+            raise ValueError(f"weights: expected float32 [R, C] or [M, R, C]; got {list(weights.shape)}")
         modes = ACTIVATIONS_OF_FORMAT[weight_format]
         if activation is not None and activation not in modes:
             raise ValueError(f"activation for {weight_format}: expected one of {', '.join(modes)}; got {activation!r}")
-        self.num_rows, self.num_columns = weights.shape
+        self.num_matrices = None if len(weights.shape) == 2 else weights.shape[0]
+        self.num_rows, self.num_columns = weights.shape[-2:]
         self.weight_format: WeightFormat = weight_format
         self.activation: Activation = activation or modes[0]
         self.isa: IsaChoice = choose_isa(isa)
@@ -76,11 +79,15 @@ class PackedLinear:
             raise RuntimeError(f"packed matrices need native kernels; got isa numba ({self.isa.why}): moelab doctor")
         self.pool = pool
         layout = ExpertLayout(self.num_columns, self.num_rows, weight_format)
-        self.num_bytes = layout.projection_bytes(self.num_rows, self.num_columns)
+        count, matrix_bytes = self.num_matrices or 1, layout.projection_bytes(self.num_rows, self.num_columns)
+        self.num_bytes = count * matrix_bytes
         self._pages = map_pages(self.num_bytes)
-        self._pack(weights, layout)
+        for number in range(count):
+            memory = self._pages.memory[number * matrix_bytes : (number + 1) * matrix_bytes]
+            self._pack(memory, weights if self.num_matrices is None else weights[number], layout)
         self._layout = layout
-        self._address_of_matrix = np.array([self._pages.memory.ctypes.data], np.int64)
+        self._address_of_matrix = self._pages.memory.ctypes.data + matrix_bytes * np.arange(count, dtype=np.int64)
+        self._count = np.zeros(count + 1, np.int64)
         self._table = kernel_table(self.isa.isa, weight_format, self.activation)
         self._function = require_library().moelab_linear_forward
         self.counters = Counters()
@@ -93,26 +100,28 @@ class PackedLinear:
             table=ctypes.pointer(self._table),
             x_stride=self.num_columns,
             top_k=1,
-            num_experts=1,
+            num_experts=count,
+            count_of_expert=self._count.ctypes.data,
             address_of_expert=self._address_of_matrix.ctypes.data,
             smallest_up=max(1, SMALLEST_BYTES // row_bytes),
             largest_up=max(1, LARGEST_BYTES // row_bytes),
             counters=ctypes.pointer(self.counters),
         )
         self._reference = ctypes.addressof(self._struct)
-        self._num_tokens = 0
+        self._tokens_each = -1
 
-    def _pack(self, weights: Rows, layout: ExpertLayout) -> None:
+    def _pack(self, memory: np.ndarray, weights: Rows, layout: ExpertLayout) -> None:
         """Strip by strip: the head of a large model is gigabytes of float32."""
         for first in range(0, self.num_rows, STRIP_ROWS):
             rows = min(STRIP_ROWS, self.num_rows - first)
             start = layout.projection_bytes(first, self.num_columns)
-            tiles = self._pages.memory[start : start + layout.projection_bytes(rows, self.num_columns)]
+            tiles = memory[start : start + layout.projection_bytes(rows, self.num_columns)]
             strip = np.ascontiguousarray(weights[first : first + rows], np.float32)
             pack(tiles, _source(strip, self.weight_format), rows, self.num_columns, self.weight_format)
 
-    def _reshape(self, num_tokens: int) -> None:
-        layout, job = self._layout, self._job[0]
+    def _reshape(self, tokens_each: int) -> None:
+        layout, job, count = self._layout, self._job[0], self.num_matrices or 1
+        num_tokens = tokens_each * count
         groups = num_tokens * layout.padded_hidden_size // GROUP
         stride = -(-self.num_rows // TILE_ROWS) * TILE_ROWS
         sizes = {
@@ -122,8 +131,10 @@ class PackedLinear:
             "tokens_scale": 4 * groups,
             "tokens_offset": 4 * groups,
             "token_of_pair": 4 * num_tokens,
-            "pair_start": 16,
-            "expert_weights": 8,
+            "pair_start": 8 * (count + 1),
+            "expert_weights": 8 * count,
+            "ids": 4 * num_tokens,
+            "pair_of_slot": 8 * num_tokens,
         }
         self._buffers = {name: aligned(size) for name, size in sizes.items()}
         job["struct_bytes"], job["abi_version"] = MOE_JOB.itemsize, ABI_VERSION
@@ -132,24 +143,35 @@ class PackedLinear:
         job["activation_function"] = SILU
         job["hidden_size"], job["intermediate_size"] = self.num_columns, self.num_rows
         for name, buffer in self._buffers.items():
-            if name != "x":
+            if name not in ("x", "ids", "pair_of_slot"):
                 job[name] = buffer.ctypes.data
-        self._x = self._buffers["x"].view(np.float32).reshape(num_tokens, self.num_columns)
-        self._y = self._buffers["output"].view(np.float32).reshape(num_tokens, stride)[:, : self.num_rows]
+        self._x: np.ndarray = self._buffers["x"].view(np.float32).reshape(num_tokens, self.num_columns)
+        output = self._buffers["output"].view(np.float32)
+        self._y: np.ndarray = output.reshape(num_tokens, stride)[:, : self.num_rows]
         self._struct.x, self._struct.num_tokens = self._buffers["x"].ctypes.data, num_tokens
-        self._num_tokens = num_tokens
+        if self.num_matrices is not None:
+            # Rows come matrix by matrix, so that pairs are rows.
+            self._buffers["ids"].view(np.int32)[:] = np.repeat(np.arange(count, dtype=np.int32), tokens_each)
+            self._struct.expert_ids = self._buffers["ids"].ctypes.data
+            self._struct.pair_of_slot = self._buffers["pair_of_slot"].ctypes.data
+            self._x = self._x.reshape(count, tokens_each, self.num_columns)
+            self._y = output.reshape(count, tokens_each, stride)[..., : self.num_rows]
+        self._tokens_each = tokens_each
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        """x [T, C] -> float32 [T, R], valid until the next call. Raises ``ValueError`` for another shape."""
-        if x.ndim != 2 or x.shape[1] != self.num_columns:
-            raise ValueError(f"forward: expected x [T, {self.num_columns}]; got {list(x.shape)}")
-        if len(x) != self._num_tokens:
-            self._reshape(len(x))
-        if len(x) == 0:
+        """x [T, C] or [M, T, C] -> float32 [.., R], valid until the next call. ``ValueError`` for another shape."""
+        leading = () if self.num_matrices is None else (self.num_matrices,)
+        if x.ndim != 2 + len(leading) or x.shape[:-2] != leading or x.shape[-1] != self.num_columns:
+            expected = ", ".join([*map(str, leading), "T", str(self.num_columns)])
+            raise ValueError(f"forward: expected x [{expected}]; got {list(x.shape)}")
+        tokens_each = x.shape[-2]
+        if tokens_each != self._tokens_each:
+            self._reshape(tokens_each)
+        if tokens_each == 0:
             return self._y
         self._x[...] = x
         pool = self.pool
-        if pool is None or pool.num_workers == 1 or self.num_bytes * len(x) < ALONE_BYTES:
+        if pool is None or pool.num_workers == 1 or self.num_bytes * tokens_each < ALONE_BYTES:
             status = self._function(None, self._reference)
         else:
             status = pool.call(self._function, self._reference)

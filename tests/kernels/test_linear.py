@@ -51,6 +51,21 @@ def test_matches_float64(isa, weight_format, activation, monkeypatch):
             assert packed.forward(x[:0]).shape == (0, rows)
 
 
+@pytest.mark.parametrize("isa", NATIVE)
+def test_several_matrices_with_their_own_inputs(isa, monkeypatch):
+    monkeypatch.setattr(module, "ALONE_BYTES", 0)
+    rng = np.random.default_rng(5)
+    weights = rng.standard_normal((7, 40, 96)).astype(np.float32)
+    with Pool() as pool:
+        together = PackedLinear(weights, "int8_g32", isa, pool=pool)
+        for num_tokens in (1, 5, 1):
+            x = rng.standard_normal((7, num_tokens, 96)).astype(np.float32)
+            each = [PackedLinear(w, "int8_g32", isa).forward(rows).copy() for w, rows in zip(weights, x, strict=True)]
+            np.testing.assert_array_equal(together.forward(x), np.stack(each))
+        with pytest.raises(ValueError, match=r"expected x \[7, T, 96\]; got \[6, 1, 96\]"):
+            together.forward(x[:6])
+
+
 def test_int4_uses_all_steps_and_the_nearest():
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((20, 100)).astype(np.float32)
@@ -71,7 +86,7 @@ def test_int4_uses_all_steps_and_the_nearest():
 
 def test_wrong_input_names_what_was_expected():
     weights = np.ones((4, 64), np.float32)
-    with pytest.raises(ValueError, match=r"expected float32 \[R, C\]; got \[4\]"):
+    with pytest.raises(ValueError, match=r"expected float32 \[R, C\] or \[M, R, C\]; got \[4\]"):
         PackedLinear(weights[:, 0], "int8_g32")
     with pytest.raises(ValueError, match="expected one of int8, bf16; got 'f32'"):
         PackedLinear(weights, "int8_g32", activation="f32")

@@ -1,7 +1,7 @@
 """DeepSeek-V3 and everything built like it (Kimi K2): MLA, sigmoid router, shared and routed experts.
 
 DeepSeek-V3 technical report (2024). Attention is absorbed, the routed experts are somebody else's
-(`routed[layer].forward`), so are the linear layers (`linear`), the rest is torch on one device.
+(`routed[layer].forward`), so are the linear layers (`linears`), the rest is torch on one device.
 Multi-token-prediction layers are not run. It does not know files, sampling or requests. Floor 2.
 """
 
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from moelab.domain.model import ModelSpec
 from moelab.engine.attention import LatentAttention, StepPositions
 from moelab.engine.cache import LatentCache
-from moelab.engine.dense import GatedMLP, MakeLinear, rms_norm
+from moelab.engine.dense import GatedMLP, Linears, rms_norm
 from moelab.engine.rope import RopeSettings, RotaryTable
 from moelab.engine.router import Router
 
@@ -50,7 +50,7 @@ class Model:
         read: Read,
         routed: Sequence[Routed],
         device: torch.device,
-        linear: MakeLinear,
+        linears: Linears,
     ) -> None:
         self.spec = spec
         self.device = device
@@ -63,8 +63,10 @@ class Model:
         self.embed_tokens = read("model.embed_tokens.weight", "exact")
         self.norm = read("model.norm.weight")
         self.dtype = self.norm.dtype
-        self.linear = linear
-        self.lm_head = linear(read("model.embed_tokens.weight" if spec.tie_word_embeddings else "lm_head.weight"), None)
+        self.linears = linears
+        self.lm_head = linears.linear(
+            read("model.embed_tokens.weight" if spec.tie_word_embeddings else "lm_head.weight")
+        )
         self.routed = list(routed)
         self.layers = [Layer(self, layer, read) for layer in range(spec.num_hidden_layers)]
 
@@ -225,12 +227,12 @@ def head_sizes(spec: ModelSpec) -> tuple[int, int, int, int]:
 def read_mlp(model: Model, prefix: str, read: Read) -> GatedMLP:
     """Gated MLP under `prefix`, gate and up joined."""
     gate_up = torch.cat((read(f"{prefix}gate_proj.weight"), read(f"{prefix}up_proj.weight")))
-    return GatedMLP(model.linear(gate_up, None), model.linear(read(f"{prefix}down_proj.weight"), None))
+    return GatedMLP(model.linears.linear(gate_up), model.linears.linear(read(f"{prefix}down_proj.weight")))
 
 
 def read_attention(model: Model, prefix: str, read: Read) -> LatentAttention:
     """Latent attention under `prefix`: first projections joined, kv_b_proj split into W_UK and W_UV."""
-    spec, linear = model.spec, model.linear
+    spec, linear = model.spec, model.linears.linear
     nope, rope, v_dim, kv_rank = head_sizes(spec)
     first = "q_proj" if spec.q_lora_rank is None else "q_a_proj"
     a_bias = None
@@ -250,9 +252,9 @@ def read_attention(model: Model, prefix: str, read: Read) -> LatentAttention:
         interleave=model.rope.interleave,
         a_proj=linear(torch.cat((read(f"{prefix}{first}.weight"), read(f"{prefix}kv_a_proj_with_mqa.weight"))), a_bias),
         q_norm=None if spec.q_lora_rank is None else read(f"{prefix}q_a_layernorm.weight"),
-        q_b_proj=None if spec.q_lora_rank is None else linear(read(f"{prefix}q_b_proj.weight"), None),
+        q_b_proj=None if spec.q_lora_rank is None else linear(read(f"{prefix}q_b_proj.weight")),
         kv_norm=read(f"{prefix}kv_a_layernorm.weight"),
-        key_up=kv_b[:, :nope].contiguous(),
-        value_up=kv_b[:, nope:].transpose(1, 2).contiguous(),
+        key_up=model.linears.heads(kv_b[:, :nope].transpose(1, 2)),
+        value_up=model.linears.heads(kv_b[:, nope:]),
         o_proj=linear(read(f"{prefix}o_proj.weight"), read(f"{prefix}o_proj.bias") if spec.attention_bias else None),
     )
