@@ -184,7 +184,7 @@ def missing(torch: dict[str, str]) -> dict[str, str]:
         found["native kernels"] = f"{rows['generic'].why}: {fix}; Numba runs instead"
     for isa in ("avx2", "avx512", "amx"):
         if not rows[isa].built:
-            found[isa] = "not in this version: Numba runs instead"
+            found[isa] = "not in this build: the others run"
         elif not rows[isa].supported:
             found[isa] = rows[isa].why
     if "torch device" not in torch:

@@ -1,0 +1,88 @@
+"""The benches at small sizes: every case runs, rows have the promised keys, peers that are missing say so. No times."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from moelab.bench import beside_peers, kernels
+from moelab.cli import main
+from moelab.domain.model import ModelSpec
+from moelab.kernels import isa_table
+from moelab.store import shipped
+
+KEYS = "isa weights activation batch threads ms_median ms_min ms_max percent_of_read_limit gflops relative_error"
+AVAILABLE = [row.isa for row in isa_table() if row.supported]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """256 x 128 instead of K2.6's shape."""
+    for module in (kernels, beside_peers):
+        monkeypatch.setattr(module, "HIDDEN_SIZE", 256)
+        monkeypatch.setattr(module, "INTERMEDIATE_SIZE", 128)
+    monkeypatch.setattr(kernels, "_ERROR_SIZE", 128)
+    kernels.error_of.cache_clear()
+    yield
+    kernels.error_of.cache_clear()
+
+
+def test_every_case_of_this_machine_is_a_row(small):
+    rows = [asdict(row) for row in kernels.bench_kernels(0.01)]
+    expected = [case for case in kernels.QUICK + kernels.MORE if case[0] in AVAILABLE]
+    assert len(rows) == len(expected)
+    assert {(row["isa"], row["weights"], row["activation"], row["batch"]) for row in rows} == {c[:4] for c in expected}
+    for row in rows:
+        assert set(KEYS.split()) <= set(row)
+        assert row["ms_min"] <= row["ms_median"] <= row["ms_max"]
+        assert row["percent_of_read_limit"] > 0
+        assert row["relative_error"] < 0.03
+
+
+def test_missing_peer_is_a_row(small, monkeypatch):
+    class Missing:
+        @staticmethod
+        def available():
+            return "not installed"
+
+    monkeypatch.setattr(beside_peers, "PEERS", {"somebody": Missing})
+    (row,) = beside_peers.rows_beside_peers(0.01)
+    assert row.isa == "somebody: not installed"
+    assert row.ms_median is None
+
+
+def test_peer_runs_by_turns_with_ours(small, monkeypatch):
+    monkeypatch.setattr(beside_peers, "PEERS", {"torch bf16 linear": beside_peers.PEERS["torch bf16 linear"]})
+    monkeypatch.setattr(beside_peers, "BATCHES", (1, 3))
+    monkeypatch.setattr(beside_peers, "PAUSE_S", 0)
+    rows = list(beside_peers.rows_beside_peers(0.01))
+    assert [row.batch for row in rows] == [1, 3]
+    for row in rows:
+        assert row.times_ours > 0
+        assert row.relative_error < 0.03  # to ours, which has int8 activations
+
+
+@pytest.mark.skipif(AVAILABLE == ["numba"], reason="native kernels are not built")
+def test_engine_slice(monkeypatch, capsys):
+    tiny = ModelSpec.from_hf_config(json.loads((shipped("nano/model") / "config.json").read_text()))
+    monkeypatch.setattr(ModelSpec, "preset", classmethod(lambda cls, name: tiny))
+    assert main(["bench", "engine", "--layers", "2", "--experts", "8", "--seconds", "0.01", "--json"]) in (0, None)
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["dense_weights"], row["head"]) for row in rows] == [
+        ("int8", True), ("int8", False), ("bf16", True), ("bf16", False),
+    ]  # fmt: skip
+    for with_head, without in (rows[:2], rows[2:]):
+        head_bytes = with_head["bytes_per_token"] - without["bytes_per_token"]
+        assert head_bytes == tiny.vocab_size * tiny.hidden_size * (
+            17 / 16 if with_head["dense_weights"] == "int8" else 2
+        )
+        assert with_head["ratio_to_limit"] > 0
+        expert_bytes = tiny.num_experts_per_tok * 2 * 3 * tiny.hidden_size * tiny.moe_intermediate_size * 4.5 / 8
+        assert without["bytes_per_token"] > expert_bytes
+
+
+def test_options_of_another_bench_are_refused(capsys):
+    assert main(["bench", "store", "--layers", "2"]) == 2
+    assert "--layers: expected bench engine; got store" in capsys.readouterr().err
