@@ -32,6 +32,38 @@ def test_caller_is_worker_0_and_is_not_pinned():
     assert before is None or os.sched_getaffinity(0) == before
 
 
+def test_idle_workers_sleep():
+    """CPU time of the process, not wall time: workers that went on spinning would burn all of it."""
+    with Pool() as pool:
+        pool.run(lambda worker, n: None)
+        time.sleep(0.05)
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.1 * pool.num_workers
+        seen: list[int] = []
+        pool.run(lambda worker, n: seen.append(worker))  # and wake up again
+        assert sorted(seen) == list(range(pool.num_workers))
+
+
+def test_two_threads_take_turns():
+    """A second thread that runs on the same pool waits; each run is whole."""
+    with Pool(2) as pool:
+        counts = [0, 0]
+
+        def use(index: int) -> None:
+            for _ in range(100):
+                seen: list[int] = []
+                pool.run(lambda worker, n, seen=seen: seen.append(worker))
+                counts[index] += len(seen) == pool.num_workers
+
+        threads = [threading.Thread(target=use, args=(index,)) for index in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert counts == [100, 100]
+
+
 @pytest.mark.parametrize("failing", [0, 1])
 def test_exception_of_a_worker_reaches_the_caller(failing):
     def work(worker, num_workers):
