@@ -26,7 +26,8 @@ static std::vector<float> run(moelab_pool *pool, const char *isa, int format, in
                               bool linear) {
     std::mt19937 draw(seed);
     const int64_t hidden = 1 + draw() % 150, intermediate = 1 + draw() % 150, num_experts = 1 + draw() % 6;
-    const int64_t num_tokens = 1 + draw() % 40, top_k = 1 + draw() % 3;
+    const bool grouped = linear && seed % 2; /* each token has its own matrix, instead of one for all */
+    const int64_t num_tokens = 1 + draw() % 40, top_k = linear ? 1 : 1 + draw() % 3;
     const int64_t up_bytes = tiles(intermediate, 16) * tiles(hidden, 64) * tile_bytes[format];
     const int64_t bytes = 2 * up_bytes + tiles(hidden, 16) * tiles(intermediate, 64) * tile_bytes[format];
     const int64_t number = mode == MOELAB_ACT_INT8 ? 1 : mode == MOELAB_ACT_BF16 ? 2 : 4, slots = num_tokens * top_k;
@@ -57,7 +58,7 @@ static std::vector<float> run(moelab_pool *pool, const char *isa, int format, in
     std::memset(count.data, 0, (num_experts + 1) * sizeof(int64_t));
     for (int64_t i = 0; i < num_tokens * hidden; i++) x.data[i] = (float)(int)(draw() % 2001 - 1000) / 500.0f;
     for (int64_t i = 0; i < slots; i++) {
-        ids.data[i] = draw() % 8 == 0 ? 65535 : (int32_t)(draw() % num_experts);
+        ids.data[i] = draw() % 8 == 0 && !linear ? 65535 : (int32_t)(draw() % num_experts);
         gates.data[i] = (float)(draw() % 100) / 100.0f;
     }
     for (int64_t e = 0; e < num_experts; e++) nodes.data[e] = (int32_t)(e % 2);
@@ -95,7 +96,7 @@ static std::vector<float> run(moelab_pool *pool, const char *isa, int format, in
     f.x_stride = hidden;
     f.num_tokens = num_tokens;
     f.top_k = top_k;
-    f.expert_ids = ids.data;
+    f.expert_ids = linear && !grouped ? nullptr : ids.data;
     f.gate_weights = gates.data;
     f.y = y.data;
     f.num_experts = num_experts;
