@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 
+#include "combine.h"
 #include "group.h"
 #include "phases.h"
 #include "pool.h"
@@ -81,8 +82,8 @@ static void combine_share(const step *s, int32_t worker, int32_t num_workers) {
     const int64_t stop = total * (worker + 1) / num_workers;
     while (i < stop) { /* the part of one token that is this worker's */
         const int64_t t = i / size, h = i % size, count = smaller(size - h, stop - i);
-        moelab_combine(1, f->top_k, count, stride, f->pair_of_slot + t * f->top_k, f->gate_weights + t * f->top_k,
-                       f->job->output + h, f->y + i);
+        combine_slots(f->top_k, count, stride, f->pair_of_slot + t * f->top_k, f->gate_weights + t * f->top_k,
+                      f->job->output + h, f->y + i);
         i += count;
     }
 }

@@ -34,6 +34,11 @@ static inline int32_t group_pairs(moelab_forward *f, int32_t num_nodes, int64_t 
         }
         expert_stop_of_node[n] = active;
     }
+    for (int64_t e = 0; num_nodes > 1 && e < num_experts; e++)
+        if (count[e] > 0) { /* on a node that does not exist */
+            for (int64_t i = 0; i < num_experts; i++) count[i] = 0;
+            return MOELAB_BAD_SHAPE;
+        }
     pair_start[active] = total;
     for (int64_t i = 0; i < num_slots; i++) {
         const int32_t expert = f->expert_ids[i];

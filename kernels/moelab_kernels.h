@@ -61,7 +61,7 @@ enum moelab_status {
 
 /* The routed experts of one layer-step. A (expert) has tokens pair_start[a] .. pair_start[a+1]; each
  * pair is one token of one expert. Output of a pair is written, not added: experts are summed in
- * slot order by moelab_combine, the only place where they meet. */
+ * slot order by the last phase of forward, the only place where they meet. */
 typedef struct moelab_moe_job {
     uint32_t struct_bytes;
     uint32_t abi_version;
@@ -110,15 +110,6 @@ MOELAB_API int32_t moelab_isa_supported(const char *isa); /* by this CPU and ope
 /* Fills the table of one ISA ("generic", "avx2", "avx512") for a format and mode. */
 MOELAB_API int32_t moelab_kernels(const char *isa, int32_t weight_format, int32_t activation_mode,
                                   moelab_kernel_table *table);
-
-/* x [rows, columns] float32 -> q [rows, padded_columns] and, int8 only, scale and offset
- * [rows, padded_columns / 32]. padded_columns is a multiple of 64. */
-MOELAB_API int32_t moelab_quantise(int32_t activation_mode, int64_t rows, int64_t columns, int64_t padded_columns,
-                                   const float *x, int64_t x_stride, void *q, float *scale, int32_t *offset);
-/* y [T, H] = sum over slots k in rising order of gate_weight[t, k] * output[pair_of_slot[t, k]];
- * pair_of_slot < 0 is an unrouted slot. */
-MOELAB_API int32_t moelab_combine(int64_t num_tokens, int64_t top_k, int64_t hidden_size, int64_t output_stride,
-                                  const int64_t *pair_of_slot, const float *gate_weights, const float *output, float *y);
 
 /* The pool: num_workers workers, of which the caller of a run is worker 0 and the others are threads, pinned to core_of_worker
  * (NULL or below 0: not). Workers spin for spin_ns after a run and then sleep. One run at a time. In a forked child the pool has

@@ -76,6 +76,8 @@ void moelab_pool::run(moelab_work_fn function, void *of) {
 extern "C" MOELAB_API moelab_pool *moelab_pool_create(int32_t num_workers, const int32_t *core_of_worker,
                                                       const int32_t *node_of_worker, int64_t spin_ns) {
     if (num_workers < 1 || spin_ns < 0) return nullptr;
+    for (int32_t w = 0; node_of_worker && w < num_workers; w++)
+        if (node_of_worker[w] < 0 || node_of_worker[w] >= MOELAB_MAX_NODES) return nullptr;
     moelab_pool *pool = new (std::nothrow) moelab_pool;
     if (!pool) return nullptr;
     pool->num_workers = num_workers;

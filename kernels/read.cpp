@@ -36,18 +36,27 @@ static const read_row read_rows[] = {
 #endif
 };
 
+/* Row number `loop` of those that this CPU supports, or NULL. */
+static const read_row *supported_row(int32_t loop) {
+    for (const read_row &row : read_rows)
+        if (moelab_isa_supported(row.isa) && loop-- == 0) return &row;
+    return nullptr;
+}
+
 extern "C" MOELAB_API int32_t moelab_num_read_loops(void) {
-    int32_t num = 0; /* rows are in the order of the ISAs: supported ones come first */
-    for (const read_row &row : read_rows) num += moelab_isa_supported(row.isa) ? 1 : 0;
+    int32_t num = 0;
+    while (supported_row(num)) num++;
     return num;
 }
 
 extern "C" MOELAB_API const char *moelab_read_loop_name(int32_t loop) {
-    return loop < 0 || loop >= moelab_num_read_loops() ? "" : read_rows[loop].name;
+    const read_row *row = supported_row(loop);
+    return row ? row->name : "";
 }
 
 extern "C" MOELAB_API uint64_t moelab_read(int32_t loop, const void *data, uint64_t bytes) {
-    return loop < 0 || loop >= moelab_num_read_loops() ? 0 : read_rows[loop].read(data, bytes);
+    const read_row *row = supported_row(loop);
+    return row ? row->read(data, bytes) : 0;
 }
 
 struct read_pass {
@@ -73,9 +82,10 @@ static void read_blocks(void *context, int32_t, int32_t) {
 
 extern "C" MOELAB_API uint64_t moelab_read_all(moelab_pool *pool, int32_t loop, const int64_t *addresses, int64_t count,
                                                uint64_t bytes, uint64_t block) {
-    if (loop < 0 || loop >= moelab_num_read_loops() || block == 0 || bytes == 0) return 0;
+    const read_row *row = supported_row(loop);
+    if (!row || block == 0 || bytes == 0) return 0;
     read_pass pass;
-    pass.read = read_rows[loop].read;
+    pass.read = row->read;
     pass.addresses = addresses;
     pass.bytes = bytes;
     pass.block = block;

@@ -52,10 +52,6 @@ class TorchLinear:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.weight, self.bias)
 
-    @property
-    def num_bytes(self) -> int:
-        return self.weight.nbytes
-
 
 class TorchLinears:
     """Linear layers by torch, as they were read."""
@@ -113,7 +109,7 @@ class KernelLinear:
         if self.bias is not None:
             y = y + self.bias
         # A copy in any case: the kernel's buffer is used again.
-        return y.to(x.dtype, copy=True).reshape(*x.shape[:-1], -1)
+        return y.to(x.dtype, copy=True).reshape(*x.shape[:-1], self.packed.num_rows)
 
     @property
     def num_bytes(self) -> int:

@@ -109,7 +109,7 @@ def load_model(
     None is the default of the stored format. `dense_weights` bf16, int8 or int4 (CPU only): projections, shared
     experts, dense MLPs and the head run from such weights on the kernels of the routed experts.
     """
-    check_dense_weights(dense_weights, device)
+    check_dense_weights(dense_weights, device, isa)
     opened = open_model(directory)
     checkpoint, names, spec = opened.checkpoint, opened.names, opened.spec
     chosen_device = choose_device(device)
@@ -156,14 +156,17 @@ def load_model(
     )
 
 
-def check_dense_weights(asked: str | None, device: str | None) -> None:
-    """ValueError for a format that does not exist, or a device that has no such kernels."""
+def check_dense_weights(asked: str | None, device: str | None, isa: str | None) -> None:
+    """ValueError for a format that does not exist, or a device or ISA that has no such kernels."""
     if asked is None:
         return
     if asked not in PACKED_FORMATS:
         raise ValueError(f"dense_weights: expected one of {', '.join(PACKED_FORMATS)}, got {asked!r}; leave it out")
     if choose_device(device).type != "cpu":
         raise ValueError(f"dense_weights: expected device cpu, got {choose_device(device)}; leave dense_weights out")
+    choice = choose_isa(isa)
+    if choice.isa == "numba":
+        raise ValueError(f"dense_weights: expected a native isa, got numba ({choice.why}); leave dense_weights out")
 
 
 def load_routed(

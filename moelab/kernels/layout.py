@@ -17,7 +17,7 @@ starts at a multiple of 64 B. bf16 numbers are ``uint16`` bit patterns here (Num
 
 int4 comes as compressed-tensors ``pack-quantized``: ``weight_packed`` int32 [R, ceil(C / 8)], column
 8 * w + i in bits 4 * i of word w as q + 8 (q = -8 is legal), ``weight_scale`` bf16 [R, ceil(C / 32)].
-int8 is int8 [R, C] with the same scales; ``quantise_int8`` makes both from float32.
+int8 is int8 [R, C] with the same scales; ``quantise`` makes both from float32.
 
 Does not know files, tensors or memory (see ``arena``). Floor 1: imports NumPy and Numba.
 """
@@ -190,42 +190,6 @@ def pack_int8(out: np.ndarray, q: np.ndarray, scale: np.ndarray) -> None:
     padded[:rows, : scale.shape[1]] = scale
     # [n, row, k, group] -> [n, k, group, row]
     blocks[:, :, 512:] = padded.reshape(len(blocks), 16, -1, 2).transpose(0, 2, 3, 1).reshape(*blocks.shape[:2], 32)
-
-
-def _groups(weights: np.ndarray) -> np.ndarray:
-    """float32 [R, C] -> [R, groups, 32], padded with zeros."""
-    _check("float32 weights", weights, np.float32, weights.shape)
-    rows, columns = weights.shape
-    padded = np.zeros((rows, _tiles(columns, GROUP) * GROUP), np.float32)
-    padded[:, :columns] = weights
-    return padded.reshape(rows, -1, GROUP)
-
-
-def _rounded(groups: np.ndarray, scale: np.ndarray, smallest: int, largest: int) -> np.ndarray:
-    divisor = np.where(scale & 0x7FFF == 0, np.float32(1), bf16_to_float32(scale))
-    # The scale is rounded to bf16, so that the largest of a group can land just beyond the last step.
-    return np.clip(np.rint(groups / divisor[:, :, None]), smallest, largest).astype(np.int8)
-
-
-def quantise_int8(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [R, C] -> (q int8 [R, C], scale bf16 bits uint16 [R, ceil(C / 32)]): absmax / 127 of a group."""
-    groups = _groups(weights)
-    scale = float32_to_bf16(np.abs(groups).max(axis=2) / np.float32(127))
-    q = _rounded(groups, scale, -127, 127)
-    return np.ascontiguousarray(q.reshape(len(q), -1)[:, : weights.shape[1]]), scale
-
-
-def quantise_int4(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [R, C] -> (weight_packed int32 [R, ceil(C / 8)], scale bf16 bits): the largest of a group becomes -8.
-
-    The scale carries the sign of that number, so that all 16 steps are used.
-    """
-    groups = _groups(weights)
-    largest = np.take_along_axis(groups, np.abs(groups).argmax(axis=2)[:, :, None], axis=2)[:, :, 0]
-    scale = float32_to_bf16(largest / np.float32(-8))
-    nibbles = (_rounded(groups, scale, -8, 7) + 8).astype(np.uint32).reshape(len(groups), -1, 8)
-    words = (nibbles << (4 * np.arange(8, dtype=np.uint32))).sum(axis=2, dtype=np.uint32)
-    return np.ascontiguousarray(words[:, : _tiles(weights.shape[1], 8)]).view(np.int32), scale
 
 
 def pack_bf16(out: np.ndarray, weights: np.ndarray) -> None:

@@ -25,15 +25,17 @@ from moelab.kernels.job import (
     Activation,
     WeightFormat,
 )
-from moelab.kernels.layout import ExpertLayout, float32_to_bf16, pack, quantise_int4, quantise_int8
+from moelab.kernels.layout import ExpertLayout, float32_to_bf16, pack
 from moelab.kernels.native import Counters, Forward, check_status, kernel_table, require_library
 from moelab.kernels.native_phases import LARGEST_BYTES, SMALLEST_BYTES
 from moelab.kernels.pages import map_pages
 from moelab.kernels.pool import Pool
+from moelab.kernels.quantise import quantise_int4, quantise_int8
+from moelab.kernels.routed import ALONE_BYTES
 from moelab.kernels.scratch import ACTIVATION_BYTES, aligned
 
-# Below this many bytes the caller alone is faster than waking the workers (docs/log.md).
-ALONE_BYTES = 400_000
+# Buffers of larger steps are given back at once: every matrix of a model has its own.
+KEEP_TOKENS = 16
 
 
 STRIP_ROWS = 2048  # a multiple of the rows of a tile
@@ -171,13 +173,17 @@ class PackedLinear:
             return self._y
         self._x[...] = x
         pool = self.pool
-        if pool is None or pool.num_workers == 1 or self.num_bytes * tokens_each < ALONE_BYTES:
+        if pool is None or pool.num_workers == 1 or self.num_bytes * tokens_each < ALONE_BYTES["native"]:
             status = self._function(None, self._reference)
         else:
             status = pool.call(self._function, self._reference)
         if status != 0:
             check_status(status, "linear")
-        return self._y
+        y = self._y
+        if tokens_each > KEEP_TOKENS:
+            self._tokens_each, self._buffers = -1, {}
+            self._x = self._y = np.zeros((0, 0), np.float32)
+        return y
 
     @property
     def bytes_read(self) -> int:

@@ -111,8 +111,6 @@ def library() -> tuple[ctypes.CDLL | None, str]:
     loaded.moelab_isa_built.argtypes = [ctypes.c_char_p]
     loaded.moelab_isa_supported.argtypes = [ctypes.c_char_p]
     loaded.moelab_kernels.argtypes = [ctypes.c_char_p, i32, i32, ctypes.POINTER(KernelTable)]
-    loaded.moelab_quantise.argtypes = [i32, i64, i64, i64, pointer, i64, pointer, pointer, pointer]
-    loaded.moelab_combine.argtypes = [i64, i64, i64, i64, pointer, pointer, pointer, pointer]
     loaded.moelab_pool_create.argtypes = [i32, pointer, pointer, i64]
     loaded.moelab_pool_create.restype = pointer
     loaded.moelab_pool_pinned.argtypes = [pointer]

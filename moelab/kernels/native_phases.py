@@ -43,6 +43,7 @@ class StepBuffers:
         starts = np.concatenate([[0], np.cumsum([-(-size // 64) * 64 for size in sizes])])
         if starts[-1] > len(self._block):
             self._block = aligned(int(starts[-1]))
+            self.version += 1  # at once: other layers hold the old addresses
         parts = [self._block[start : start + size] for start, size in zip(starts[:-1], sizes, strict=True)]
         self.addresses = [part.ctypes.data for part in parts]
         self.x = parts[0].view(np.float32).reshape(num_tokens, hidden)

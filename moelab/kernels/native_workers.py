@@ -7,6 +7,8 @@ not know forks, owners or nodes (see ``pool``). Floor 1: the standard library.
 from __future__ import annotations
 
 import ctypes
+import os
+import weakref
 from collections.abc import Callable
 
 from moelab.kernels.native import WORK, require_library
@@ -26,6 +28,8 @@ class NativeWorkers:
         self.handle: int | None = self._library.moelab_pool_create(len(cores), core_array, node_array, SPIN_NS)
         if not self.handle:
             raise RuntimeError(f"pool: expected {len(cores)} threads; the system gave fewer: ask for fewer workers")
+        # A pool that is dropped without close ends its threads too; in a forked child there are none to end.
+        self._finalizer = weakref.finalize(self, _destroy, os.getpid(), self.handle)
         self.pinned = self._library.moelab_pool_pinned(self.handle) == len(cores) - 1
 
     def run(self, function: Callable[[int, int], object]) -> None:
@@ -44,5 +48,10 @@ class NativeWorkers:
 
     def close(self) -> None:
         """End the workers and wait for them."""
-        self._library.moelab_pool_destroy(self.handle)
+        self._finalizer()
         self.handle = None
+
+
+def _destroy(process: int, handle: int) -> None:
+    if process == os.getpid():
+        require_library().moelab_pool_destroy(handle)

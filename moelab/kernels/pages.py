@@ -1,8 +1,9 @@
 """Anonymous memory on huge pages of one NUMA node, and what the operating system really granted.
 
-Tries reserved pages of 1 GB, then of 2 MB (both only where enough of them are free), then transparent huge pages by
-advice, then plain pages. ``pages`` and ``binding`` say what was asked with success, or why not; ``huge_bytes`` asks the
-system afterwards. Knows Linux; elsewhere plain pages. Does not know experts. Floor 1: NumPy and the standard library.
+Tries reserved pages of 1 GB, then of 2 MB (both only where enough of them are free, and not for one node of several,
+whose own reserve the system does not guarantee), then transparent huge pages by advice, then plain pages. ``pages`` and
+``binding`` say what was asked with success, or why not; ``huge_bytes`` asks the system afterwards. Knows Linux;
+elsewhere plain pages. Does not know experts. Floor 1: NumPy and the standard library.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ def _map(num_bytes: int, node: int | None) -> tuple[mmap.mmap, str]:
         # Not for less than half a page: it would take a scarce page for nothing.
         if num_bytes < page_bytes // 2 or length > free_reserved_bytes(page_bytes, node):
             continue
+        if node is not None and several_nodes():
+            continue  # pages are reserved from all nodes together: a bound mapping could run dry and die when written
         try:
             flags = private["flags"] | _MAP_HUGETLB | (page_bytes.bit_length() - 1) << _SIZE_SHIFT
             return mmap.mmap(-1, length, flags=flags), f"{name}, reserved"
@@ -68,6 +71,11 @@ def _map(num_bytes: int, node: int | None) -> tuple[mmap.mmap, str]:
     except OSError as error:
         return mapping, f"plain: {error}"
     return mapping, "2 MB, advised"
+
+
+def several_nodes() -> bool:
+    """Has this machine more than one NUMA node with memory?"""
+    return len(list(_NODES.glob("node[0-9]*"))) > 1
 
 
 def free_reserved_bytes(page_bytes: int, node: int | None = None) -> int:

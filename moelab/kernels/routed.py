@@ -1,7 +1,7 @@
 """The routed experts of one layer: y[t] = sum over slots of gate weight * expert(x[t]).
 
-Phases: pairs are grouped by expert and x is quantised (caller), gate_up over units of 32 intermediate
-rows, a barrier, down over units of 16 output rows, a barrier, combine in slot order. Units are whole
+Phases: pairs are grouped by expert (caller), x is quantised, gate_up over units of 32 intermediate
+rows, down over units of 16 output rows, combine in slot order, a barrier between each two. Units are whole
 output rows, so any worker count gives the same bits. A step that reads little runs on the caller alone
 (``ALONE_BYTES``). Does not know models, tiers or who loads the weights. Floor 1.
 """
@@ -68,8 +68,13 @@ class RoutedExperts:
             raise ValueError(
                 f"activation for {layout.weight_format} weights: expected one of {', '.join(modes)}; got {activation!r}"
             )
+        self.isa: IsaChoice = choose_isa(isa)
         if node_of_expert is not None:
-            node_of_expert = np.ascontiguousarray(node_of_expert, np.int32)
+            if self.isa.isa == "numba":
+                raise ValueError("node_of_expert: expected a native isa; got numba, whose workers know no nodes")
+            node_of_expert = np.asarray(node_of_expert)
+            if node_of_expert.dtype.kind not in "iu":
+                raise ValueError(f"node_of_expert: expected integers; got {node_of_expert.dtype}")
             num_nodes = 1 if pool is None else pool.num_nodes
             if (
                 node_of_expert.shape != address_of_expert.shape
@@ -81,8 +86,9 @@ class RoutedExperts:
                 )
         self.layout = layout
         self.address_of_expert = address_of_expert
+        if node_of_expert is not None:
+            node_of_expert = np.ascontiguousarray(node_of_expert, np.int32)
         self.node_of_expert = node_of_expert
-        self.isa: IsaChoice = choose_isa(isa)
         self.activation: Activation = activation or modes[0]
         self.pool = pool
         self.owner = owner
@@ -152,13 +158,13 @@ class RoutedExperts:
 
     @property
     def bytes_of_node(self) -> list[int]:
-        """The same by node of the pool."""
+        """The same by node of the pool; steps that run on the caller alone count as node 0."""
         num_nodes = 1 if self.pool is None or self.node_of_expert is None else self.pool.num_nodes
         return self._phases.bytes_of_node[:num_nodes]
 
     @property
     def seconds(self) -> float:
-        """Time spent in ``forward``."""
+        """Time spent in the kernels: native ones count the library call, without the copies of inputs and output."""
         return self._phases.seconds
 
     @property

@@ -70,20 +70,21 @@ class Scratch:
     def reserve(self, num_tokens: int, num_pairs: int) -> None:
         """Room for this many tokens and pairs; nothing happens when there is."""
         layout = self.layout
+        # Sizes count as reached only when all buffers are there: an allocation may fail half way.
         if num_tokens > self.num_tokens:
-            self.num_tokens = num_tokens
             groups = num_tokens * layout.padded_hidden_size // GROUP
             self._point("tokens_q", groups * GROUP * self.bytes_of_activation)
             self._point("tokens_scale", groups * 4)
             self._point("tokens_offset", groups * 4)
+            self.num_tokens = num_tokens
         if num_pairs > self.num_pairs:
-            self.num_pairs = num_pairs
             groups = num_pairs * layout.padded_intermediate_size // GROUP
             self._point("token_of_pair", num_pairs * 4)
             self._point("hidden_q", groups * GROUP * self.bytes_of_activation)
             self._point("hidden_scale", groups * 4)
             self._point("hidden_offset", groups * 4)
             self._point("output", num_pairs * layout.output_stride * 4)
+            self.num_pairs = num_pairs
 
     @property
     def output_address(self) -> int:

@@ -14,8 +14,8 @@ from moelab.kernels import Pool, isa_table
 NATIVE = [row.isa for row in isa_table() if row.supported and row.isa != "numba"]
 pytestmark = pytest.mark.skipif(not NATIVE, reason="native kernels are not built")
 NANO = moelab.shipped("nano/model")
-# Largest mean |difference| of log probabilities over a text against torch's float32: seen 0.009, 0.012, 0.12.
-LIMIT = {"bf16": 0.03, "int8": 0.04, "int4": 0.4}
+# Largest mean KL divergence (nats) over 60 random tokens against torch's float32: seen 0.00014, 0.029, 0.20.
+LIMIT = {"bf16": 0.001, "int8": 0.06, "int4": 0.4}
 
 
 @pytest.fixture(scope="module")
@@ -66,5 +66,5 @@ def test_kernel_linear_equals_torch_on_numbers_that_the_format_holds(dtype):
 def test_what_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="dense_weights: expected one of bf16, int8, int4, got 'int2'"):
         load(NANO, dense_weights="int2")
-    with pytest.raises(RuntimeError, match="need native kernels; got isa numba"):
+    with pytest.raises(ValueError, match="dense_weights: expected a native isa, got numba"):
         load(NANO, dense_weights="int8", isa="numba")

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moelab.kernels import ExpertLayout, bf16_to_float32, float32_to_bf16
-from moelab.kernels.layout import pack_int4, quantise_int8
+from moelab.kernels.layout import pack_int4
+from moelab.kernels.quantise import quantise_int8
 from moelab.kernels.reference import unpack_expert
 from tests.kernels.random_experts import random_projection
 

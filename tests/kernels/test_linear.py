@@ -7,7 +7,8 @@ import pytest
 
 from moelab.kernels import ACTIVATIONS_OF_FORMAT, PackedLinear, Pool, bf16_to_float32, isa_table
 from moelab.kernels import linear as module
-from moelab.kernels.layout import quantise_int4, quantise_int8, unpack_int4
+from moelab.kernels.layout import unpack_int4
+from moelab.kernels.quantise import quantise_int4, quantise_int8
 from moelab.kernels.reference import reference_activations, relative_error
 
 NATIVE = [row.isa for row in isa_table() if row.supported and row.isa != "numba"]
@@ -34,7 +35,7 @@ def real_weights(weights, weight_format):
 @pytest.mark.parametrize("isa", NATIVE)
 @pytest.mark.parametrize(("weight_format", "activation"), MODES)
 def test_matches_float64(isa, weight_format, activation, monkeypatch):
-    monkeypatch.setattr(module, "ALONE_BYTES", 0)
+    monkeypatch.setattr(module, "ALONE_BYTES", {"native": 0})
     rng = np.random.default_rng(3)
     with Pool() as pool:
         for rows, columns, num_tokens in ((1, 1, 1), (70, 33, 3), (256, 320, 1), (33, 500, 40), (16, 64, 2)):
@@ -53,7 +54,7 @@ def test_matches_float64(isa, weight_format, activation, monkeypatch):
 
 @pytest.mark.parametrize("isa", NATIVE)
 def test_several_matrices_with_their_own_inputs(isa, monkeypatch):
-    monkeypatch.setattr(module, "ALONE_BYTES", 0)
+    monkeypatch.setattr(module, "ALONE_BYTES", {"native": 0})
     rng = np.random.default_rng(5)
     weights = rng.standard_normal((7, 40, 96)).astype(np.float32)
     with Pool() as pool:
