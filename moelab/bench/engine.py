@@ -72,7 +72,7 @@ def slice_of(expert_shape: str, layers: int, experts: int, dense_weights: str) -
     spec = preset.model_copy(
         update={"num_hidden_layers": layers, "first_k_dense_replace": 0, "n_routed_experts": experts}
     )
-    text_config = _text_config(spec)
+    text_config = _text_config()
     layout = ExpertLayout(spec.hidden_size, spec.moe_intermediate_size, "int4_g32")
     generator = torch.Generator().manual_seed(0)
     dtype = choose_dense_dtype(None, torch.bfloat16, torch.device("cpu"))
@@ -110,7 +110,7 @@ def slice_of(expert_shape: str, layers: int, experts: int, dense_weights: str) -
         yield _Slice(Engine(Path(folder), loaded), linears.made)
 
 
-def _text_config(spec: ModelSpec) -> dict[str, Any]:
+def _text_config() -> dict[str, Any]:
     """What the model asks of a config beyond the spec: norms and rope without scaling."""
     return {"rms_norm_eps": 1e-6, "rope_theta": 50000.0, "max_position_embeddings": 2 * CONTEXT}
 
