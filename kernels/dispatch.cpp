@@ -13,7 +13,9 @@
     PHASES(isa, int4_bf16)    \
     PHASES(isa, int4_int8)    \
     PHASES(isa, int8_bf16)    \
-    PHASES(isa, int8_int8)
+    PHASES(isa, int8_int8)    \
+    extern "C" void moelab_##isa##_attend_float32(const moelab_attention *, int64_t, int64_t, int64_t, int64_t);     \
+    extern "C" void moelab_##isa##_attend_bf16(const moelab_attention *, int64_t, int64_t, int64_t, int64_t);
 
 ALL_PHASES(generic)
 #ifdef MOELAB_AVX2
@@ -85,4 +87,18 @@ extern "C" MOELAB_API int32_t moelab_kernels(const char *isa, int32_t weight_for
         return MOELAB_OK;
     }
     return MOELAB_UNSUPPORTED;
+}
+
+extern "C" MOELAB_API void *moelab_attend(const char *isa, int32_t cache_bf16) {
+#define ATTEND(name)              \
+    if (std::strcmp(isa, #name) == 0) \
+        return (void *)(cache_bf16 ? moelab_##name##_attend_bf16 : moelab_##name##_attend_float32);
+    ATTEND(generic)
+#ifdef MOELAB_AVX2
+    ATTEND(avx2)
+#endif
+#ifdef MOELAB_AVX512
+    ATTEND(avx512)
+#endif
+    return nullptr;
 }

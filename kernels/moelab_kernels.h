@@ -179,6 +179,110 @@ MOELAB_API uint64_t moelab_read_all(moelab_pool *pool, int32_t loop, const int64
  * all workers; 0 where it has none. */
 MOELAB_API uint64_t moelab_peak(moelab_pool *pool, const char *isa, int32_t activation_mode, int64_t iterations);
 
+/* --- A decode step: many small operations and steps in one run of the pool ---------------------------------------------------
+ *
+ * A call of Python between two steps costs more than the operation itself, because nothing of the interpreter is in the cache after
+ * the weights of a layer have passed through it (docs/log.md). All numbers are float32 unless said; T tokens of one or more
+ * sequences. */
+
+/* y[t] = weight * x[t] / sqrt(mean(x[t]^2) + eps), `size` numbers. */
+typedef struct moelab_norm {
+    const float *x;
+    int64_t x_stride;
+    const float *weight;
+    float *y;
+    int64_t y_stride, num_tokens, size;
+    float eps;
+} moelab_norm;
+
+/* Latent attention (DeepSeek-V2, 2024, section 2.1.2), absorbed: `a` [T, a_stride] is the latent (kv_rank numbers) and the key's rotated
+ * part (rope_dim), whose norm and rotation are written into the cache [rows, row_numbers] at row_of_token and position_of_token; `q`
+ * [T, heads * (nope_dim + rope_dim)] becomes query_nope [heads * T, nope_dim] and query_rope [heads * T, rope_dim] (row head * T + t);
+ * `query` [heads * T, query_stride] is query_nope times W_UK. Attention of a token over the positions 0 .. position of its row gives
+ * mixed [heads * T, mixed_stride], weighted sums of latents. A context is cut into moelab_attention_chunks parts, whose number
+ * depends on its length only, so that no result depends on the workers. */
+typedef struct moelab_attention {
+    int64_t num_tokens, num_heads, kv_rank, nope_dim, rope_dim;
+    const float *a;
+    int64_t a_stride;
+    const float *kv_norm; /* [kv_rank] */
+    float eps, softmax_scale;
+    const float *cos, *sin; /* [positions, rope_dim / 2] */
+    int32_t interleave;     /* pairs (0, 1), (2, 3).. instead of halves; members are stored as halves */
+    int32_t cache_bf16;     /* the cache holds bf16 instead of float32 */
+    void *cache;
+    int64_t row_numbers; /* numbers from one row of the cache to the next */
+    const int64_t *row_of_token, *position_of_token;
+    const float *q;
+    int64_t q_stride;
+    float *query_nope, *query_rope;
+    const float *query;
+    int64_t query_stride;
+    float *partial; /* [T, max_chunks, heads, kv_rank + 2]: largest score, sum of weights, weighted sum of latents */
+    int64_t max_chunks;
+    float *mixed;
+    int64_t mixed_stride;
+    void (*attend)(const struct moelab_attention *attention, int64_t token, int64_t chunk, int64_t head_start, int64_t head_stop);
+} moelab_attention;
+
+/* to [T, matrices * size] from rows [matrices * T, from_stride] (row matrix * T + t). */
+typedef struct moelab_gather {
+    const float *from;
+    int64_t from_stride, num_tokens, num_matrices, size;
+    float *to;
+} moelab_gather;
+
+/* Router of DeepSeek-V3 (2024, section 2.1.2) from logits [T, logits_stride]: sigmoid, bias for the choice only, the best topk_group of
+ * n_group groups by their two best, top_k in rank order with the lower id first among equals, gate weights normalised (if asked)
+ * and scaled. */
+typedef struct moelab_route {
+    const float *logits;
+    int64_t logits_stride;
+    const float *bias; /* [E] */
+    int64_t num_tokens, num_experts, top_k, n_group, topk_group;
+    int32_t normalise;
+    float scaling_factor;
+    float *choice;       /* [E] scratch */
+    int32_t *expert_ids; /* [T, K] */
+    float *gate_weights; /* [T, K] */
+} moelab_route;
+
+/* sum[t] += a[t] (+ b[t]); size numbers each, rows of sum and b size numbers apart. */
+typedef struct moelab_add {
+    float *sum;
+    const float *a;
+    int64_t a_stride;
+    const float *b; /* NULL: none */
+    int64_t num_tokens, size;
+} moelab_add;
+
+enum moelab_op_kind {
+    MOELAB_OP_NORM = 0,
+    MOELAB_OP_LINEAR = 1,  /* moelab_forward */
+    MOELAB_OP_EXPERTS = 2, /* moelab_forward */
+    MOELAB_OP_LATENT = 3,  /* moelab_attention: a -> cache */
+    MOELAB_OP_QUERY = 4,   /* moelab_attention: q -> query_nope, query_rope */
+    MOELAB_OP_ATTEND = 5,  /* moelab_attention: query -> partial */
+    MOELAB_OP_MERGE = 6,   /* moelab_attention: partial -> mixed */
+    MOELAB_OP_GATHER = 7,
+    MOELAB_OP_ROUTE = 8,
+    MOELAB_OP_ADD = 9,
+    MOELAB_NUM_OPS = 10
+};
+
+typedef struct moelab_op {
+    int64_t kind;
+    void *arguments; /* of the kind */
+    uint64_t ns;     /* added to: time of the operation, with the meeting at its end, as the caller sees it */
+} moelab_op;
+
+/* Runs the operations one after the other on a pool (NULL: on the caller alone), all workers meeting after each. The first status
+ * that is not MOELAB_OK ends the run. */
+MOELAB_API int32_t moelab_run_ops(moelab_pool *pool, moelab_op *ops, int64_t num_ops);
+MOELAB_API int64_t moelab_attention_chunks(int64_t length);
+/* The attend function of an ISA; NULL where it has none. */
+MOELAB_API void *moelab_attend(const char *isa, int32_t cache_bf16);
+
 #ifdef __cplusplus
 }
 #endif

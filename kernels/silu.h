@@ -1,4 +1,4 @@
-/* x / (1 + exp(-x)) in float32: Cephes polynomial (Moshier 1992), clamped to +-87, in one fixed order of
+/* exp(x) and x / (1 + exp(-x)) in float32: Cephes polynomial (Moshier 1992), clamped to +-87, in one fixed order of
  * operations, so that every ISA gives the same bits. Needs -ffp-contract=off. */
 #ifndef MOELAB_SILU_H
 #define MOELAB_SILU_H
@@ -6,10 +6,9 @@
 #include <cstdint>
 #include <cstring>
 
-static inline float silu(float x) {
+static inline float clamped_exp(float t) {
     const float rounding = 12582912.0f; /* 1.5 * 2^23: adding and subtracting rounds to nearest even */
-    float t = -x;
-    t = t > -87.0f ? t : -87.0f; /* a NaN lands here and comes back through x */
+    t = t > -87.0f ? t : -87.0f; /* a NaN lands here */
     t = t < 87.0f ? t : 87.0f;
     const float n = (t * 1.4426950408889634f + rounding) - rounding;
     float r = t - n * 0.693359375f;
@@ -24,7 +23,10 @@ static inline float silu(float x) {
     const int32_t bits = ((int32_t)n + 127) << 23;
     float power;
     std::memcpy(&power, &bits, 4);
-    return x / (1.0f + p * power);
+    return p * power;
 }
+
+/* A NaN comes back through x. */
+static inline float silu(float x) { return x / (1.0f + clamped_exp(-x)); }
 
 #endif

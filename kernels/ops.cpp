@@ -1,0 +1,129 @@
+/* A list of operations in one run of the pool. */
+#include <cstring>
+
+#include "attend.h"
+#include "small_ops.h"
+#include "step.h"
+
+extern "C" MOELAB_API int64_t moelab_attention_chunks(int64_t length) {
+    const int64_t chunk = chunk_of_length(length);
+    return (length + chunk - 1) / chunk;
+}
+
+/* Heads of a chunk that one worker takes at once: enough for the block of positions in its cache to pay, few enough for all
+ * workers to have some. */
+static const int64_t HEADS_AT_ONCE = 16;
+
+static void attend_share(const moelab_attention *a, int32_t worker, int32_t num_workers) {
+    const int64_t groups = tiles_of(a->num_heads, HEADS_AT_ONCE);
+    int64_t total = 0;
+    for (int64_t t = 0; t < a->num_tokens; t++) total += moelab_attention_chunks(a->position_of_token[t] + 1) * groups;
+    const share part(total, worker, num_workers);
+    int64_t first = 0; /* of the token */
+    for (int64_t t = 0; t < a->num_tokens; t++) {
+        const int64_t stop = first + moelab_attention_chunks(a->position_of_token[t] + 1) * groups;
+        for (int64_t i = first > part.start ? first : part.start; i < (stop < part.stop ? stop : part.stop); i++) {
+            const int64_t head = (i - first) % groups * HEADS_AT_ONCE;
+            a->attend(a, t, (i - first) / groups, head, smaller(head + HEADS_AT_ONCE, a->num_heads));
+        }
+        first = stop;
+    }
+}
+
+static void merge_share(const moelab_attention *a, int32_t worker, int32_t num_workers) {
+    const share rows(a->num_heads * a->num_tokens, worker, num_workers);
+    const int64_t state_size = a->kv_rank + 2;
+    for (int64_t row = rows.start; row < rows.stop; row++) {
+        const int64_t head = row / a->num_tokens, token = row % a->num_tokens;
+        const int64_t chunks = moelab_attention_chunks(a->position_of_token[token] + 1);
+        const float *states = a->partial + (token * a->max_chunks * a->num_heads + head) * state_size;
+        const int64_t stride = a->num_heads * state_size; /* from chunk to chunk */
+        float largest = states[0], total = 0.0f, factor[ATTEND_CHUNKS];
+        for (int64_t c = 1; c < chunks; c++) largest = states[c * stride] > largest ? states[c * stride] : largest;
+        for (int64_t c = 0; c < chunks; c++) {
+            factor[c] = clamped_exp(states[c * stride] - largest);
+            total += factor[c] * states[c * stride + 1];
+        }
+        float *mixed = a->mixed + row * a->mixed_stride;
+        for (int64_t i = 0; i < a->kv_rank; i++) mixed[i] = 0.0f;
+        for (int64_t c = 0; c < chunks; c++) {
+            const float weight = factor[c] / total, *sum = states + c * stride + 2;
+            for (int64_t i = 0; i < a->kv_rank; i++) mixed[i] += weight * sum[i];
+        }
+    }
+}
+
+struct op_run {
+    moelab_pool *pool;
+    moelab_op *ops;
+    int64_t num_ops;
+    step steps[2]; /* the next one is prepared while others may still be in this one */
+    int32_t status; /* written by worker 0 before a meeting, read by all after it */
+    int32_t failed; /* of the last step; worker 0's own */
+    int64_t start_ns;
+};
+
+static bool is_step(const moelab_op &op) { return op.kind == MOELAB_OP_LINEAR || op.kind == MOELAB_OP_EXPERTS; }
+
+static int32_t prepare(op_run *run, int64_t i) {
+    moelab_op &op = run->ops[i];
+    if (op.kind < 0 || op.kind >= MOELAB_NUM_OPS) return MOELAB_UNSUPPORTED;
+    if (op.kind == MOELAB_OP_LATENT || op.kind == MOELAB_OP_QUERY)
+        return ((const moelab_attention *)op.arguments)->rope_dim <= MAX_ROPE_DIM ? MOELAB_OK : MOELAB_BAD_SHAPE;
+    if (op.kind == MOELAB_OP_ROUTE)
+        return ((const moelab_route *)op.arguments)->n_group <= MAX_GROUPS ? MOELAB_OK : MOELAB_BAD_SHAPE;
+    if (!is_step(op)) return MOELAB_OK;
+    return prepare_step(&run->steps[i % 2], run->pool, (moelab_forward *)op.arguments, op.kind == MOELAB_OP_LINEAR);
+}
+
+static void op_share(op_run *run, int64_t i, int32_t worker, int32_t num_workers) {
+    const void *arguments = run->ops[i].arguments;
+    switch (run->ops[i].kind) {
+    case MOELAB_OP_NORM: return norm_share((const moelab_norm *)arguments, worker, num_workers);
+    case MOELAB_OP_LINEAR:
+    case MOELAB_OP_EXPERTS: return run_share(&run->steps[i % 2], worker, num_workers);
+    case MOELAB_OP_LATENT: return latent_share((const moelab_attention *)arguments, worker, num_workers);
+    case MOELAB_OP_QUERY: return query_share((const moelab_attention *)arguments, worker, num_workers);
+    case MOELAB_OP_ATTEND: return attend_share((const moelab_attention *)arguments, worker, num_workers);
+    case MOELAB_OP_MERGE: return merge_share((const moelab_attention *)arguments, worker, num_workers);
+    case MOELAB_OP_GATHER: return gather_share((const moelab_gather *)arguments, worker, num_workers);
+    case MOELAB_OP_ADD: return add_share((const moelab_add *)arguments, worker, num_workers);
+    default:
+        if (worker == 0) route_tokens((const moelab_route *)arguments);
+    }
+}
+
+static void work(void *context, int32_t worker, int32_t num_workers) {
+    op_run *run = (op_run *)context;
+    for (int64_t i = 0; i < run->num_ops; i++) {
+        op_share(run, i, worker, num_workers);
+        /* Worker 0 alone prepares: what the next list is made from (a router's choice) is its own doing. */
+        if (worker == 0) run->status = run->failed;
+        if (worker == 0 && !run->failed && i + 1 < run->num_ops) run->status = prepare(run, i + 1);
+        if (run->pool) run->pool->all.arrive();
+        if (worker == 0) {
+            if (is_step(run->ops[i])) run->failed = finish_step(&run->steps[i % 2]);
+            const int64_t now = now_ns();
+            run->ops[i].ns += (uint64_t)(now - run->start_ns);
+            run->start_ns = now;
+        }
+        if (run->status) return;
+    }
+}
+
+extern "C" MOELAB_API int32_t moelab_run_ops(moelab_pool *pool, moelab_op *ops, int64_t num_ops) {
+    if (num_ops < 1) return MOELAB_OK;
+    op_run run;
+    run.pool = pool;
+    run.ops = ops;
+    run.num_ops = num_ops;
+    run.start_ns = now_ns();
+    run.failed = MOELAB_OK;
+    run.status = prepare(&run, 0);
+    if (run.status) return run.status;
+    if (pool)
+        pool->run(work, &run);
+    else
+        work(&run, 0, 1);
+    return run.status ? run.status : run.failed;
+}

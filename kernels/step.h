@@ -1,0 +1,188 @@
+/* One layer-step of a set of matrices: quantise | gate_up | down | combine, or quantise | linear, cut into shares of workers.
+ *
+ * A worker draws units of its own node's experts only. Chunks are a share of what is left, so that they are long runs of
+ * memory at first and short at the end, when the last worker would otherwise be waited for. Who calls the shares, and what comes
+ * before and after them, is forward.cpp's (one step) and ops.cpp's (many in a row). */
+#ifndef MOELAB_STEP_H
+#define MOELAB_STEP_H
+
+#include <atomic>
+#include <chrono>
+
+#include "combine.h"
+#include "group.h"
+#include "phases.h"
+#include "pool.h"
+
+static inline int64_t now_ns() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+}
+
+struct alignas(64) unit_counter {
+    std::atomic<int64_t> next{0};
+    int64_t stop = 0;
+};
+
+struct step {
+    moelab_pool *pool;
+    const moelab_forward *forward;
+    bool linear;
+    int32_t num_nodes;
+    int64_t start_ns;
+    std::atomic<int32_t> status;
+    unit_counter up[MOELAB_MAX_NODES], down[MOELAB_MAX_NODES];
+    int32_t workers_of_node[MOELAB_MAX_NODES];
+    std::atomic<uint64_t> bytes_of_node[MOELAB_MAX_NODES];
+    std::atomic<int64_t> end_ns_of_node[MOELAB_MAX_NODES];
+    std::atomic<int64_t> first_end_ns, last_end_ns;
+};
+
+static inline void raise_to(std::atomic<int64_t> &value, int64_t to) {
+    int64_t old = value.load(std::memory_order_relaxed);
+    while (old < to && !value.compare_exchange_weak(old, to, std::memory_order_relaxed)) {
+    }
+}
+
+static inline void lower_to(std::atomic<int64_t> &value, int64_t to) {
+    int64_t old = value.load(std::memory_order_relaxed);
+    while (old > to && !value.compare_exchange_weak(old, to, std::memory_order_relaxed)) {
+    }
+}
+
+/* A step that knows one node is everybody's. */
+static inline int32_t node_of(const step *s, int32_t worker) {
+    return s->pool && s->num_nodes > 1 ? s->pool->node_of_worker[worker] : 0;
+}
+
+/* Sorts the pairs and sets the counters; by one thread, before any share. */
+static inline int32_t prepare_step(step *s, moelab_pool *pool, moelab_forward *forward, bool linear) {
+    if (forward->struct_bytes != sizeof(moelab_forward) || forward->abi_version != MOELAB_ABI_VERSION)
+        return MOELAB_BAD_STRUCT;
+    s->start_ns = forward->counters ? now_ns() : 0;
+    s->pool = pool;
+    s->forward = forward;
+    s->linear = linear;
+    s->num_nodes = forward->node_of_expert && pool ? pool->num_nodes : 1;
+    if (s->num_nodes > MOELAB_MAX_NODES) return MOELAB_BAD_SHAPE;
+    moelab_moe_job *job = forward->job;
+    int64_t expert_stop_of_node[MOELAB_MAX_NODES] = {1};
+    if (linear && !forward->expert_ids) {
+        *(const void **)job->expert_weights = (const void *)forward->address_of_expert[0];
+        job->num_experts = 1;
+        job->num_pairs = job->num_tokens = forward->num_tokens;
+        for (int64_t t = 0; t < forward->num_tokens; t++) ((int32_t *)job->token_of_pair)[t] = (int32_t)t;
+        ((int64_t *)job->pair_start)[0] = 0;
+        ((int64_t *)job->pair_start)[1] = forward->num_tokens;
+    } else {
+        const int32_t status = group_pairs(forward, s->num_nodes, expert_stop_of_node);
+        if (status) return status;
+    }
+    const int64_t up_units = tiles_of(job->intermediate_size, linear ? 16 : 32);
+    const int64_t down_units = tiles_of(job->hidden_size, 16);
+    const int32_t num_workers = pool ? pool->num_workers : 1;
+    for (int32_t n = 0; n < s->num_nodes; n++) s->workers_of_node[n] = 0;
+    for (int32_t w = 0; w < num_workers; w++) s->workers_of_node[node_of(s, w)]++;
+    int64_t expert = 0;
+    for (int32_t n = 0; n < s->num_nodes; n++) {
+        const int64_t stop = expert_stop_of_node[n];
+        if (stop > expert && s->workers_of_node[n] == 0) return MOELAB_BAD_SHAPE; /* nobody would compute them */
+        s->up[n].next.store(expert * up_units, std::memory_order_relaxed);
+        s->up[n].stop = stop * up_units;
+        s->down[n].next.store(expert * down_units, std::memory_order_relaxed);
+        s->down[n].stop = stop * down_units;
+        s->bytes_of_node[n].store(0, std::memory_order_relaxed);
+        s->end_ns_of_node[n].store(0, std::memory_order_relaxed);
+        expert = stop;
+    }
+    s->status.store(MOELAB_OK, std::memory_order_relaxed);
+    s->first_end_ns.store(INT64_MAX, std::memory_order_relaxed);
+    s->last_end_ns.store(0, std::memory_order_relaxed);
+    return MOELAB_OK;
+}
+
+static inline void run_phase(step *s, moelab_phase_fn phase, unit_counter &units, int32_t node, int64_t smallest,
+                             int64_t largest) {
+    uint64_t bytes = 0;
+    int64_t start = units.next.load(std::memory_order_relaxed);
+    while (start < units.stop) {
+        const int32_t workers = s->workers_of_node[node];
+        int64_t count = workers == 1 ? units.stop - start : (units.stop - start) / (2 * workers);
+        count = count < smallest ? smallest : count > largest && workers > 1 ? largest : count;
+        if (count > units.stop - start) count = units.stop - start;
+        if (!units.next.compare_exchange_weak(start, start + count, std::memory_order_relaxed)) continue;
+        const int32_t status = phase(s->forward->job, start, start + count, &bytes);
+        if (status) s->status.store(status, std::memory_order_relaxed);
+        start = units.next.load(std::memory_order_relaxed);
+    }
+    s->bytes_of_node[node].fetch_add(bytes, std::memory_order_relaxed);
+}
+
+static inline void quantise_share(const step *s, int32_t worker, int32_t num_workers) {
+    const moelab_forward *f = s->forward;
+    const moelab_moe_job *job = f->job;
+    const int64_t padded = tiles_of(job->hidden_size, 64) * 64, groups = padded / 32, total = f->num_tokens * groups;
+    const int64_t number_bytes = activation_bytes(job->activation_mode);
+    for (int64_t i = total * worker / num_workers; i < total * (worker + 1) / num_workers; i++) {
+        const int64_t t = i / groups, g = i % groups, left = job->hidden_size - g * 32;
+        const int64_t count = left < 0 ? 0 : smaller(left, 32);
+        uint8_t *q = (uint8_t *)job->tokens_q + t * padded * number_bytes;
+        quantise_group(job->activation_mode, f->x + t * f->x_stride + g * 32, count, g, q,
+                       (float *)job->tokens_scale + t * groups, (int32_t *)job->tokens_offset + t * groups);
+    }
+}
+
+static inline void combine_share(const step *s, int32_t worker, int32_t num_workers) {
+    const moelab_forward *f = s->forward;
+    const int64_t size = f->job->hidden_size, stride = tiles_of(size, 16) * 16, total = f->num_tokens * size;
+    int64_t i = total * worker / num_workers;
+    const int64_t stop = total * (worker + 1) / num_workers;
+    while (i < stop) { /* the part of one token that is this worker's */
+        const int64_t t = i / size, h = i % size, count = smaller(size - h, stop - i);
+        combine_slots(f->top_k, count, stride, f->pair_of_slot + t * f->top_k, f->gate_weights + t * f->top_k,
+                      f->job->output + h, f->y + i);
+        i += count;
+    }
+}
+
+/* The share of one worker; all workers of the pool meet inside. */
+static inline void run_share(step *s, int32_t worker, int32_t num_workers) {
+    const moelab_forward *f = s->forward;
+    const int32_t node = node_of(s, worker);
+    quantise_share(s, worker, num_workers);
+    if (s->pool) s->pool->all.arrive();
+    if (s->linear) {
+        run_phase(s, f->table->linear, s->up[node], node, f->smallest_up, f->largest_up);
+    } else {
+        run_phase(s, f->table->gate_up, s->up[node], node, f->smallest_up, f->largest_up);
+        if (s->pool) s->pool->all.arrive();
+        run_phase(s, f->table->down, s->down[node], node, f->smallest_down, f->largest_down);
+    }
+    if (f->counters) {
+        const int64_t end = now_ns();
+        raise_to(s->end_ns_of_node[node], end);
+        raise_to(s->last_end_ns, end);
+        lower_to(s->first_end_ns, end);
+    }
+    if (s->linear) return;
+    if (s->pool) s->pool->all.arrive();
+    combine_share(s, worker, num_workers);
+}
+
+/* Adds the step to its counters; by one thread, after all shares. */
+static inline int32_t finish_step(const step *s) {
+    moelab_counters *counters = s->forward->counters;
+    if (counters) {
+        for (int32_t n = 0; n < s->num_nodes; n++) {
+            const int64_t end = s->end_ns_of_node[n].load(std::memory_order_relaxed);
+            counters->bytes_of_node[n] += s->bytes_of_node[n].load(std::memory_order_relaxed);
+            if (end) counters->ns_of_node[n] += (uint64_t)(end - s->start_ns);
+        }
+        counters->tail_ns += (uint64_t)(s->last_end_ns.load() - s->first_end_ns.load());
+        counters->total_ns += (uint64_t)(now_ns() - s->start_ns);
+        counters->num_calls++;
+    }
+    return s->status.load();
+}
+
+#endif
