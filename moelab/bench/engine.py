@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from moelab.bench.result import BenchResult
 from moelab.domain.model import ModelSpec
 from moelab.domain.trace import Phase
-from moelab.engine.dense import PACKED_FORMATS, KernelLinear, KernelLinears
+from moelab.engine.dense import PACKED_FORMATS, KernelLinear, KernelLinears, KernelMLP
 from moelab.engine.device import choose_dense_dtype
 from moelab.engine.engine import Engine
 from moelab.engine.loader import Loaded
@@ -54,15 +54,14 @@ class EngineRow:
 class _Slice:
     """An engine of generated weights and what its steps read."""
 
-    def __init__(self, engine: Engine, linears: list[KernelLinear]) -> None:
+    def __init__(self, engine: Engine, linears: list[KernelLinear | KernelMLP]) -> None:
         self.engine, self.linears = engine, linears
         self.head = linears[0]
 
     def other_bytes(self) -> int:
-        """What torch reads in a step: the routers and the latents of the context."""
+        """What a step reads besides matrices: the latents of the context."""
         model = self.engine.model
-        latents = CONTEXT * model.cache_width * model.norm.element_size()
-        return sum(layer.router.weight.nbytes + latents for layer in model.layers)
+        return len(model.layers) * CONTEXT * model.cache_width * int(model.norm.element_size())
 
 
 @contextmanager
@@ -148,14 +147,14 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
     fixed_bytes = part.other_bytes() + sum(linear.num_bytes for linear in linears)
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(step_s) < 8:
-        before, linear_before = engine.counters, sum(linear.packed.seconds for linear in linears)
+        before, linear_before = engine.counters, sum(linear.seconds for linear in linears)
         # A random token: what the experts of a constant one read would stay in the cache.
         start = time.perf_counter()
         token = step((token + int(rng.integers(1 << 16))) % engine.spec.vocab_size)
         step_s.append(time.perf_counter() - start)
         after = engine.counters
         step_bytes.append(fixed_bytes + after.expert_bytes - before.expert_bytes)
-        linear_now = sum(linear.packed.seconds for linear in linears)
+        linear_now = sum(linear.seconds for linear in linears)
         parts.append((after.expert_s - before.expert_s, linear_now - linear_before))
         others = addresses[rng.permutation(len(addresses))[:16]]
         seconds_of_read = read_once(others, layout.expert_bytes, best.loop, engine.pool)

@@ -14,12 +14,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from moelab.kernels.arena import ExpertArena
 from moelab.kernels.job import WeightFormat
-from moelab.kernels.linear import PackedLinear
+from moelab.kernels.layout import ExpertLayout
+from moelab.kernels.linear import PackedLinear, pack_rows
 from moelab.kernels.pool import Pool
+from moelab.kernels.routed import RoutedExperts
 
 # What `dense_weights` may ask for, and the format of the kernels that it means.
-PACKED_FORMATS: dict[str, WeightFormat] = {"bf16": "bf16", "int8": "int8_g32", "int4": "int4_g32"}
+PACKED_FORMATS: dict[str, WeightFormat] = {
+    "float32": "float32", "bf16": "bf16", "int8": "int8_g32", "int4": "int4_g32",
+}  # fmt: skip
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
 
@@ -30,8 +35,14 @@ class Linears(Protocol):
     def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
         """weight [R, C], bias [R]: x [..., C] -> [..., R]."""
 
+    def exact(self, weight: torch.Tensor) -> Linear:
+        """weight float32 [R, C], never rounded: x [..., C] -> float32 [..., R]."""
+
     def heads(self, weight: torch.Tensor) -> Linear:
         """weight [heads, R, C]: x [heads, T, C] -> [heads, T, R]."""
+
+    def mlp(self, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> Linear:
+        """gate_proj, up_proj [I, H], down_proj [H, I]: x [..., H] -> [..., H]."""
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -59,6 +70,12 @@ class TorchLinears:
     def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
         return TorchLinear(weight, bias)
 
+    def exact(self, weight: torch.Tensor) -> Linear:
+        return lambda x: F.linear(x.float(), weight)
+
+    def mlp(self, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> Linear:
+        return GatedMLP(TorchLinear(torch.cat((gate, up))), TorchLinear(down))
+
     def heads(self, weight: torch.Tensor) -> Linear:
         by_column = weight.transpose(1, 2).contiguous()
         return lambda x: torch.bmm(x, by_column)
@@ -69,14 +86,25 @@ class KernelLinears:
 
     def __init__(self, weight_format: WeightFormat, isa: str | None, pool: Pool) -> None:
         self.weight_format, self.isa, self.pool = weight_format, isa, pool
-        self.made: list[KernelLinear] = []
+        self.made: list[KernelLinear | KernelMLP] = []
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
-        self.made.append(KernelLinear(weight, bias, self.weight_format, self.isa, self.pool))
-        return self.made[-1]
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> KernelLinear:
+        return self._keep(KernelLinear(weight, bias, self.weight_format, self.isa, self.pool))
 
-    def heads(self, weight: torch.Tensor) -> Linear:
+    def exact(self, weight: torch.Tensor) -> KernelLinear:
+        return self._keep(KernelLinear(weight, None, "float32", self.isa, self.pool))
+
+    def heads(self, weight: torch.Tensor) -> KernelLinear:
         return self.linear(weight)
+
+    def mlp(self, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> KernelMLP:
+        mlp = KernelMLP(gate, up, down, self.weight_format, self.isa, self.pool)
+        self.made.append(mlp)
+        return mlp
+
+    def _keep(self, linear: KernelLinear) -> KernelLinear:
+        self.made.append(linear)
+        return linear
 
 
 class _Rows:
@@ -114,6 +142,38 @@ class KernelLinear:
     @property
     def num_bytes(self) -> int:
         return self.packed.num_bytes
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in the kernels."""
+        return self.packed.seconds
+
+
+class KernelMLP:
+    """A gated MLP as one expert that every token uses: gate_proj, up_proj [I, H], down_proj [H, I], packed."""
+
+    def __init__(
+        self, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, weight_format: WeightFormat, isa: str | None,
+        pool: Pool,
+    ) -> None:  # fmt: skip
+        size, hidden = gate.shape
+        layout = ExpertLayout(hidden, size, weight_format)
+        arena = ExpertArena(layout, 1)
+        for weight, offset in zip((gate, up, down), layout.offsets, strict=True):
+            num_bytes = layout.projection_bytes(*weight.shape)
+            pack_rows(arena[0][offset : offset + num_bytes], _Rows(weight), weight_format)
+        self.expert = RoutedExperts(layout, arena.addresses, isa, pool=pool, owner=arena)
+        self.num_bytes = layout.expert_bytes
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1]).float().numpy()
+        y = self.expert.forward(rows, np.zeros((len(rows), 1), np.int32), np.ones((len(rows), 1), np.float32))
+        return torch.from_numpy(y).to(x.dtype).reshape(x.shape)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in the kernels."""
+        return self.expert.seconds
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+
+from moelab.engine.dense import Linear
 
 
 def ranked(scores: torch.Tensor, k: int) -> torch.Tensor:
@@ -24,9 +25,9 @@ def ranked(scores: torch.Tensor, k: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Router:
-    """weight float32 [E, H], bias float32 [E] (`e_score_correction_bias`)."""
+    """`logits` float32 [T, H] -> [T, E], bias float32 [E] (`e_score_correction_bias`)."""
 
-    weight: torch.Tensor
+    logits: Linear
     bias: torch.Tensor
     top_k: int
     n_group: int
@@ -36,7 +37,7 @@ class Router:
 
     def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x [T, H] -> expert ids int64 [T, K] in rank order, gate weights float32 [T, K]."""
-        scores = F.linear(x.float(), self.weight).sigmoid()
+        scores = self.logits(x.float()).sigmoid()
         choice = scores + self.bias
         if self.n_group > 1:
             choice = self._within_best_groups(choice)

@@ -8,6 +8,7 @@ models or torch. Floor 1.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from moelab.kernels.job import (
     GROUP,
     MOE_JOB,
     SILU,
+    TILE_COLUMNS,
     TILE_ROWS,
     Activation,
     WeightFormat,
@@ -86,78 +88,54 @@ class PackedLinear:
         self._pages = map_pages(self.num_bytes)
         for number in range(count):
             memory = self._pages.memory[number * matrix_bytes : (number + 1) * matrix_bytes]
-            self._pack(memory, weights if self.num_matrices is None else weights[number], layout)
+            pack_rows(memory, weights if self.num_matrices is None else weights[number], weight_format)
         self._layout = layout
         self._address_of_matrix = self._pages.memory.ctypes.data + matrix_bytes * np.arange(count, dtype=np.int64)
         self._count = np.zeros(count + 1, np.int64)
         self._table = kernel_table(self.isa.isa, weight_format, self.activation)
         self._function = require_library().moelab_linear_forward
         self.counters = Counters()
-        self._job = np.zeros(1, MOE_JOB)
-        row_bytes = layout.projection_bytes(TILE_ROWS, self.num_columns)
-        self._struct = Forward(
+        self._struct: Forward | None = None
+        self._tokens_each = -1
+
+    def forward_struct(
+        self, job: np.ndarray, buffers: dict[str, np.ndarray], x_address: int, x_stride: int, num_rows: int
+    ) -> Forward:
+        """``moelab_forward`` of this matrix over ``num_rows`` rows at ``x_address``; the rest as ``linear_job``."""
+        several = self.num_matrices is not None
+        row_bytes = self._layout.projection_bytes(TILE_ROWS, self.num_columns)
+        return Forward(
             struct_bytes=ctypes.sizeof(Forward),
             abi_version=ABI_VERSION,
-            job=self._job.ctypes.data,
+            job=job.ctypes.data,
             table=ctypes.pointer(self._table),
-            x_stride=self.num_columns,
+            x=x_address,
+            x_stride=x_stride,
+            num_tokens=num_rows,
             top_k=1,
-            num_experts=count,
+            expert_ids=buffers["ids"].ctypes.data if several else None,
+            pair_of_slot=buffers["pair_of_slot"].ctypes.data if several else None,
+            num_experts=len(self._address_of_matrix),
             count_of_expert=self._count.ctypes.data,
             address_of_expert=self._address_of_matrix.ctypes.data,
             smallest_up=max(1, SMALLEST_BYTES // row_bytes),
             largest_up=max(1, LARGEST_BYTES // row_bytes),
             counters=ctypes.pointer(self.counters),
         )
-        self._reference = ctypes.addressof(self._struct)
-        self._tokens_each = -1
-
-    def _pack(self, memory: np.ndarray, weights: Rows, layout: ExpertLayout) -> None:
-        """Strip by strip: the head of a large model is gigabytes of float32."""
-        for first in range(0, self.num_rows, STRIP_ROWS):
-            rows = min(STRIP_ROWS, self.num_rows - first)
-            start = layout.projection_bytes(first, self.num_columns)
-            tiles = memory[start : start + layout.projection_bytes(rows, self.num_columns)]
-            strip = np.ascontiguousarray(weights[first : first + rows], np.float32)
-            pack(tiles, _source(strip, self.weight_format), rows, self.num_columns, self.weight_format)
 
     def _reshape(self, tokens_each: int) -> None:
-        layout, job, count = self._layout, self._job[0], self.num_matrices or 1
-        num_tokens = tokens_each * count
-        groups = num_tokens * layout.padded_hidden_size // GROUP
-        stride = -(-self.num_rows // TILE_ROWS) * TILE_ROWS
-        sizes = {
-            "x": 4 * num_tokens * self.num_columns,
-            "output": 4 * num_tokens * stride,
-            "tokens_q": groups * GROUP * ACTIVATION_BYTES["native"][self.activation],
-            "tokens_scale": 4 * groups,
-            "tokens_offset": 4 * groups,
-            "token_of_pair": 4 * num_tokens,
-            "pair_start": 8 * (count + 1),
-            "expert_weights": 8 * count,
-            "ids": 4 * num_tokens,
-            "pair_of_slot": 8 * num_tokens,
-        }
-        self._buffers = {name: aligned(size) for name, size in sizes.items()}
-        job["struct_bytes"], job["abi_version"] = MOE_JOB.itemsize, ABI_VERSION
-        job["weight_format_of_projection"] = FORMAT_CODE[self.weight_format]
-        job["activation_mode"] = ACTIVATION_CODE[self.activation]
-        job["activation_function"] = SILU
-        job["hidden_size"], job["intermediate_size"] = self.num_columns, self.num_rows
-        for name, buffer in self._buffers.items():
-            if name not in ("x", "ids", "pair_of_slot"):
-                job[name] = buffer.ctypes.data
-        self._x: np.ndarray = self._buffers["x"].view(np.float32).reshape(num_tokens, self.num_columns)
-        output = self._buffers["output"].view(np.float32)
-        self._y: np.ndarray = output.reshape(num_tokens, stride)[:, : self.num_rows]
-        self._struct.x, self._struct.num_tokens = self._buffers["x"].ctypes.data, num_tokens
+        count = self.num_matrices or 1
+        rows = tokens_each * count
+        self._job, buffers, output = linear_job(self, tokens_each, lambda _, size: aligned(size))
+        x = aligned(4 * rows * self.num_columns)
+        self._struct = self.forward_struct(self._job, buffers, x.ctypes.data, self.num_columns, rows)
+        self._reference = ctypes.addressof(self._struct)
+        self._buffers = buffers
+        self._x: np.ndarray = x.view(np.float32).reshape(rows, self.num_columns)
+        self._y: np.ndarray = output[:, : self.num_rows]
         if self.num_matrices is not None:
-            # Rows come matrix by matrix, so that pairs are rows.
-            self._buffers["ids"].view(np.int32)[:] = np.repeat(np.arange(count, dtype=np.int32), tokens_each)
-            self._struct.expert_ids = self._buffers["ids"].ctypes.data
-            self._struct.pair_of_slot = self._buffers["pair_of_slot"].ctypes.data
             self._x = self._x.reshape(count, tokens_each, self.num_columns)
-            self._y = output.reshape(count, tokens_each, stride)[..., : self.num_rows]
+            self._y = output.reshape(count, tokens_each, output.shape[1])[..., : self.num_rows]
         self._tokens_each = tokens_each
 
     def forward(self, x: np.ndarray) -> np.ndarray:
@@ -181,7 +159,7 @@ class PackedLinear:
             check_status(status, "linear")
         y = self._y
         if tokens_each > KEEP_TOKENS:
-            self._tokens_each, self._buffers = -1, {}
+            self._tokens_each, self._buffers, self._job = -1, {}, np.zeros(0, MOE_JOB)
             self._x = self._y = np.zeros((0, 0), np.float32)
         return y
 
@@ -193,6 +171,56 @@ class PackedLinear:
     @property
     def seconds(self) -> float:
         return self.counters.total_ns / 1e9
+
+
+def pack_rows(memory: np.ndarray, weights: Rows, weight_format: WeightFormat) -> None:
+    """A matrix [R, C] quantised and packed into its tiles, strip by strip: a head is gigabytes of float32."""
+    num_rows, num_columns = weights.shape
+    layout = ExpertLayout(num_columns, num_rows, weight_format)
+    for first in range(0, num_rows, STRIP_ROWS):
+        rows = min(STRIP_ROWS, num_rows - first)
+        start = layout.projection_bytes(first, num_columns)
+        tiles = memory[start : start + layout.projection_bytes(rows, num_columns)]
+        strip = np.ascontiguousarray(weights[first : first + rows], np.float32)
+        pack(tiles, _source(strip, weight_format), rows, num_columns, weight_format)
+
+
+def linear_job(
+    packed: PackedLinear, tokens_each: int, allocate: Callable[[str, int], np.ndarray]
+) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """(job record, its buffers, output float32 [rows, R to 16]) for ``tokens_each`` rows of each matrix.
+
+    ``allocate(name, num_bytes)`` gives uint8 memory at a multiple of 64 B.
+    """
+    count = packed.num_matrices or 1
+    rows = tokens_each * count
+    groups = rows * -(-packed.num_columns // TILE_COLUMNS) * (TILE_COLUMNS // GROUP)
+    stride = -(-packed.num_rows // TILE_ROWS) * TILE_ROWS
+    sizes = {
+        "output": 4 * rows * stride,
+        "tokens_q": groups * GROUP * ACTIVATION_BYTES["native"][packed.activation],
+        "tokens_scale": 4 * groups,
+        "tokens_offset": 4 * groups,
+        "token_of_pair": 4 * rows,
+        "pair_start": 8 * (count + 1),
+        "expert_weights": 8 * count,
+        "ids": 4 * rows,
+        "pair_of_slot": 8 * rows,
+    }
+    buffers = {name: allocate(name, size) for name, size in sizes.items()}
+    job = np.zeros(1, MOE_JOB)
+    record = job[0]
+    record["struct_bytes"], record["abi_version"] = MOE_JOB.itemsize, ABI_VERSION
+    record["weight_format_of_projection"] = FORMAT_CODE[packed.weight_format]
+    record["activation_mode"] = ACTIVATION_CODE[packed.activation]
+    record["activation_function"] = SILU
+    record["hidden_size"], record["intermediate_size"] = packed.num_columns, packed.num_rows
+    for name, buffer in buffers.items():
+        if name not in ("ids", "pair_of_slot"):
+            record[name] = buffer.ctypes.data
+    # Rows come matrix by matrix, so that pairs are rows.
+    buffers["ids"].view(np.int32)[:] = np.repeat(np.arange(count, dtype=np.int32), tokens_each)
+    return job, buffers, buffers["output"].view(np.float32).reshape(rows, stride)
 
 
 def _source(weights: np.ndarray, weight_format: WeightFormat) -> object:

@@ -120,6 +120,11 @@ def library() -> tuple[ctypes.CDLL | None, str]:
     loaded.moelab_pool_destroy.restype = None
     loaded.moelab_moe_forward.argtypes = [pointer, pointer]
     loaded.moelab_linear_forward.argtypes = [pointer, pointer]
+    loaded.moelab_run_ops.argtypes = [pointer, pointer, i64]
+    loaded.moelab_attention_chunks.argtypes = [i64]
+    loaded.moelab_attention_chunks.restype = i64
+    loaded.moelab_attend.argtypes = [ctypes.c_char_p, i32]
+    loaded.moelab_attend.restype = pointer
     loaded.moelab_read_loop_name.argtypes = [i32]
     loaded.moelab_read_loop_name.restype = ctypes.c_char_p
     loaded.moelab_read.argtypes = [i32, pointer, ctypes.c_uint64]

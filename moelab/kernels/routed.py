@@ -152,6 +152,13 @@ class RoutedExperts:
         mine.share_scratch(others)  # type: ignore[arg-type]
 
     @property
+    def native_struct(self) -> native.Forward:
+        """``moelab_forward`` of this layer without inputs and buffers. Raises ``ValueError`` for Numba."""
+        if not isinstance(self._phases, NativePhases):
+            raise ValueError(f"native struct: expected a native isa; got {self.isa.isa}")
+        return self._phases.struct
+
+    @property
     def bytes_read(self) -> int:
         """Bytes of weights that the kernels counted as read."""
         return sum(self._phases.bytes_of_node)

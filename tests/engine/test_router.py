@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from moelab.engine.dense import TorchLinears
 from moelab.engine.router import Router, ranked
+from moelab.kernels import isa_table
+from moelab.kernels.ops import Ops
 
 
 def naive(logits, bias, k, n_group, topk_group):
@@ -22,7 +25,7 @@ def test_routes_as_the_naive_twin(n_group, topk_group):
     draw = np.random.default_rng(n_group)
     # Few distinct, exactly representable scores, so ties are everywhere: logits 0 and bias in quarters.
     bias = draw.integers(-4, 5, 16).astype(np.float32) / 4
-    router = Router(torch.zeros(16, 8), torch.from_numpy(bias), 4, n_group, topk_group, True, 2.0)
+    router = Router(TorchLinears().exact(torch.zeros(16, 8)), torch.from_numpy(bias), 4, n_group, topk_group, True, 2.0)
     ids, weights = router(torch.randn(5, 8))
     expected = naive(np.zeros(16), bias, 4, n_group, topk_group)
     assert ids.tolist() == [expected] * 5
@@ -36,6 +39,32 @@ def test_ties_go_to_the_lower_id_in_rows_of_any_length():
 
 def test_bias_chooses_but_does_not_weigh():
     bias = torch.tensor([0.0, 0.0, 5.0, 4.0])
-    ids, weights = Router(torch.eye(4), bias, 2, 1, 1, False, 1.0)(torch.tensor([[3.0, 2.0, -1.0, 1.0]]))
+    router = Router(TorchLinears().exact(torch.eye(4)), bias, 2, 1, 1, False, 1.0)
+    ids, weights = router(torch.tensor([[3.0, 2.0, -1.0, 1.0]]))
     assert ids.tolist() == [[2, 3]]
     torch.testing.assert_close(weights, torch.tensor([[-1.0, 1.0]]).sigmoid())
+
+
+NATIVE = any(row.built for row in isa_table() if row.isa != "numba")
+
+
+@pytest.mark.skipif(not NATIVE, reason="native kernels are not built")
+@pytest.mark.parametrize("seed", range(20))
+def test_the_native_router_is_the_same(seed):
+    """Ties everywhere in half of the draws; gate weights as torch computes them."""
+    draw = np.random.default_rng(seed)
+    n_group = int(draw.integers(1, 5))
+    num_experts, num_tokens = n_group * int(draw.integers(4, 9)), int(draw.integers(1, 6))
+    k, topk_group = int(draw.integers(1, 5)), int(draw.integers(1, n_group + 1))
+    logits = draw.standard_normal((num_tokens, num_experts)).astype(np.float32)
+    bias = (draw.standard_normal(num_experts) / 10).astype(np.float32)
+    if seed % 2:
+        logits, bias = np.zeros_like(logits), np.round(40 * bias).astype(np.float32) / 4
+    router = Router(lambda x: x, torch.from_numpy(bias), k, n_group, topk_group, bool(seed % 3), 1.7)
+    expected_ids, expected_weights = router(torch.from_numpy(logits))
+    ops = Ops(num_tokens, "generic")
+    ids, weights = ops.route(logits, bias, k, n_group, topk_group, bool(seed % 3), 1.7)
+    ops.run(None)
+    np.testing.assert_array_equal(ids, expected_ids.numpy())
+    np.testing.assert_allclose(weights, expected_weights.numpy(), rtol=1e-6)
+    assert ids[0].tolist() == naive(logits[0], bias, k, n_group, topk_group)

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from moelab.domain.model import ModelSpec
 from moelab.engine.attention import LatentAttention, StepPositions
 from moelab.engine.cache import LatentCache
-from moelab.engine.dense import GatedMLP, Linears, rms_norm
+from moelab.engine.decode_program import NATIVE_TOKENS, DecodeProgram
+from moelab.engine.dense import KernelLinears, Linear, Linears, rms_norm
 from moelab.engine.rope import RopeSettings, RotaryTable
 from moelab.engine.router import Router
 
@@ -69,6 +70,7 @@ class Model:
         )
         self.routed = list(routed)
         self.layers = [Layer(self, layer, read) for layer in range(spec.num_hidden_layers)]
+        self._programs: dict[int, DecodeProgram] = {}
 
     @staticmethod
     def check(text_config: Mapping[str, Any]) -> None:
@@ -157,6 +159,9 @@ class Model:
         want: Want = "all",
     ) -> torch.Tensor | None:
         """token_ids [B, Q] -> logits float32 [B, Q or 1, vocab], or None. The caller moves `cache.lengths`."""
+        batch, num_queries = token_ids.shape
+        if isinstance(self.linears, KernelLinears) and num_queries == 1 and batch <= NATIVE_TOKENS:
+            return self.program(batch).run(token_ids, at, cache, on_routing, want != "none")
         hidden = F.embedding(token_ids, self.embed_tokens).to(self.dtype)
         for layer, memory in zip(self.layers, cache.layers, strict=True):
             hidden = layer(hidden, at, memory, on_routing)
@@ -165,6 +170,13 @@ class Model:
         if want == "last":
             hidden = hidden[:, -1:]
         return self.lm_head(rms_norm(hidden, self.norm, self.eps)).float()
+
+
+    def program(self, num_tokens: int) -> DecodeProgram:
+        """The decode step of `num_tokens` sequences as one native list of operations; kept for the next one."""
+        if num_tokens not in self._programs:
+            self._programs[num_tokens] = DecodeProgram(self, num_tokens)
+        return self._programs[num_tokens]
 
 
 class Layer:
@@ -177,12 +189,12 @@ class Layer:
         self.post_attention_layernorm = read(f"{prefix}post_attention_layernorm.weight")
         self.attention = read_attention(model, f"{prefix}self_attn.", read)
         self.moe_layer: int | None = None
-        self.mlp: GatedMLP | None = None
+        self.mlp: Linear | None = None
         if layer in spec.model_layer_of_layer:
             self.moe_layer = spec.model_layer_of_layer.index(layer)
             self.routed = model.routed[self.moe_layer]
             self.router = Router(
-                read(f"{prefix}mlp.gate.weight", "float32"),
+                model.linears.exact(read(f"{prefix}mlp.gate.weight", "float32")),
                 read(f"{prefix}mlp.gate.e_score_correction_bias", "float32"),
                 spec.num_experts_per_tok,
                 spec.n_group,
@@ -224,10 +236,9 @@ def head_sizes(spec: ModelSpec) -> tuple[int, int, int, int]:
     return nope, rope, v_dim, kv_rank
 
 
-def read_mlp(model: Model, prefix: str, read: Read) -> GatedMLP:
-    """Gated MLP under `prefix`, gate and up joined."""
-    gate_up = torch.cat((read(f"{prefix}gate_proj.weight"), read(f"{prefix}up_proj.weight")))
-    return GatedMLP(model.linears.linear(gate_up), model.linears.linear(read(f"{prefix}down_proj.weight")))
+def read_mlp(model: Model, prefix: str, read: Read) -> Linear:
+    """Gated MLP under `prefix`."""
+    return model.linears.mlp(*(read(f"{prefix}{name}_proj.weight") for name in ("gate", "up", "down")))
 
 
 def read_attention(model: Model, prefix: str, read: Read) -> LatentAttention:

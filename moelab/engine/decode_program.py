@@ -1,0 +1,166 @@
+"""DecodeProgram: a decode step of a model with latent attention as one native list of operations.
+
+Between embedding and logits no tensor of torch is touched, and without observers no Python runs: a decode step is one
+call of the library. Activations are float32 throughout; weights, routers and experts are the model's own packed ones. The
+same model by torch calls is `models/deepseek_v3.py`, which prefill and machines without native kernels use. It does not
+know requests or sampling. Floor 2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from moelab.engine.attention import LATENT_NORM_EPS, LatentAttention, StepPositions
+from moelab.engine.cache import LatentCache
+from moelab.engine.dense import KernelLinear, KernelLinears, KernelMLP
+from moelab.kernels import RoutedExperts
+from moelab.kernels.ops import Attention, Ops, attend_address, attention_chunks
+
+if TYPE_CHECKING:
+    from moelab.engine.models.deepseek_v3 import Layer, Model, OnRouting
+
+NATIVE_TOKENS = 64  # sequences that decode together at most; more go through torch
+ALONE_BYTES = 4_000_000  # a step that reads fewer weights is faster on the caller alone (docs/log.md)
+
+
+class DecodeProgram:
+    """One new token of each of `num_tokens` sequences. Made from a model whose linear layers are packed."""
+
+    def __init__(self, model: Model, num_tokens: int) -> None:
+        spec, linears, routed = model.spec, model.linears, model.routed
+        assert isinstance(linears, KernelLinears)
+        assert isinstance(model.lm_head, KernelLinear)
+        self.model = model
+        self.num_tokens = num_tokens
+        isa = model.lm_head.packed.isa.isa
+        self.ops = Ops(num_tokens, isa)
+        self._attend = {kind: attend_address(isa, kind) for kind in (False, True)}
+        self.hidden = self.ops.array("hidden", num_tokens, spec.hidden_size)
+        self.row_of_token = self.ops.constant(np.zeros(num_tokens), np.int64)
+        self.position_of_token = self.ops.constant(np.zeros(num_tokens), np.int64)
+        self._attentions: list[Attention] = []
+        self._stops: list[int] = []  # where each layer ends
+        self._routing: list[tuple[int, np.ndarray, np.ndarray] | None] = []
+        self._partial = np.zeros(0, np.float32)
+        for layer in model.layers:
+            self._layer(layer)
+            self._stops.append(len(self.ops))
+        normed = self.ops.norm("final norm", self.hidden, _numpy(model.norm), model.eps)
+        self.logits = self._linear("lm_head", model.lm_head, normed)
+        expert_bytes = sum(layer.layout.expert_bytes for layer in routed if isinstance(layer, RoutedExperts))
+        step_bytes = sum(made.num_bytes for made in linears.made) + expert_bytes * spec.num_experts_per_tok * num_tokens
+        self.pool = linears.pool if step_bytes >= ALONE_BYTES else None
+
+    def _linear(self, name: str, linear: Any, x: np.ndarray) -> np.ndarray:
+        assert isinstance(linear, KernelLinear)
+        return self.ops.linear(name, linear.packed, x, None if linear.bias is None else _numpy(linear.bias))
+
+    def _mlp(self, name: str, mlp: Any, x: np.ndarray) -> np.ndarray:
+        assert isinstance(mlp, KernelMLP)
+        ids = self.ops.constant(np.zeros((len(x), 1)), np.int32)
+        return self.ops.experts(name, mlp.expert, x, ids, self.ops.constant(np.ones((len(x), 1))))
+
+    def _layer(self, layer: Layer) -> None:
+        ops, hidden = self.ops, self.hidden
+        x = ops.norm("input norm", hidden, _numpy(layer.input_layernorm), layer.eps)
+        ops.add(hidden, self._attention(layer.attention, x))
+        x = ops.norm("post norm", hidden, _numpy(layer.post_attention_layernorm), layer.eps)
+        if layer.moe_layer is None:
+            ops.add(hidden, self._mlp("mlp", layer.mlp, x))
+            self._routing.append(None)
+            return
+        router = layer.router
+        logits = self._linear("router", router.logits, x)
+        ids, gates = ops.route(
+            logits, _numpy(router.bias), router.top_k, router.n_group, router.topk_group, router.normalise,
+            router.scaling_factor,
+        )  # fmt: skip
+        assert isinstance(layer.routed, RoutedExperts)
+        routed = ops.experts("routed", layer.routed, x, ids, gates)
+        shared = None if layer.mlp is None else self._mlp("shared", layer.mlp, x)
+        ops.add(hidden, routed, shared)
+        self._routing.append((layer.moe_layer, ids, gates))
+
+    def _attention(self, weights: LatentAttention, x: np.ndarray) -> np.ndarray:
+        ops, heads, rows = self.ops, weights.num_heads, weights.num_heads * len(x)
+        a = self._linear("a_proj", weights.a_proj, x)
+        q = a[:, : a.shape[1] - weights.kv_rank - weights.rope_dim]
+        latent = a[:, q.shape[1] :]
+        if weights.q_b_proj is not None and weights.q_norm is not None:
+            normed = ops.norm("q norm", q, _numpy(weights.q_norm), LATENT_NORM_EPS)
+            q = self._linear("q_b_proj", weights.q_b_proj, normed)
+        kv_norm = ops.constant(_numpy(weights.kv_norm))
+        query_nope = ops.array("query_nope", rows, weights.nope_dim)
+        query_rope = ops.array("query_rope", rows, weights.rope_dim)
+        mixed = ops.array("mixed", rows, weights.kv_rank)
+        attention = Attention(
+            num_tokens=len(x), num_heads=heads, kv_rank=weights.kv_rank, nope_dim=weights.nope_dim,
+            rope_dim=weights.rope_dim, a=latent.ctypes.data, a_stride=latent.strides[0] // 4,
+            kv_norm=kv_norm.ctypes.data, eps=LATENT_NORM_EPS, softmax_scale=weights.softmax_scale,
+            interleave=weights.interleave, row_of_token=self.row_of_token.ctypes.data,
+            position_of_token=self.position_of_token.ctypes.data, q=q.ctypes.data, q_stride=q.strides[0] // 4,
+            query_nope=query_nope.ctypes.data, query_rope=query_rope.ctypes.data, mixed=mixed.ctypes.data,
+            mixed_stride=weights.kv_rank,
+        )  # fmt: skip
+        self._attentions.append(attention)
+        ops.attention(attention, part="latent")
+        ops.attention(attention, part="query")
+        query = self._linear("key_up", weights.key_up, query_nope)
+        attention.query, attention.query_stride = query.ctypes.data, query.strides[0] // 4
+        ops.attention(attention, part="attend")
+        ops.attention(attention, part="merge")
+        values = ops.gather("values", self._linear("value_up", weights.value_up, mixed), heads)
+        return self._linear("o_proj", weights.o_proj, values)
+
+    def _point(self, at: StepPositions, cache: LatentCache) -> None:
+        """Addresses and positions of this step."""
+        self.row_of_token[:] = np.arange(at.row, at.row + self.num_tokens)
+        self.position_of_token[:] = at.positions[:, 0].numpy()
+        weights = self.model.layers[0].attention
+        chunks = attention_chunks(at.length)
+        size = self.num_tokens * chunks * weights.num_heads * (weights.kv_rank + 2)
+        if size > len(self._partial):
+            self._partial = np.zeros(size, np.float32)
+        cos, sin = self.model.rotary.upto(at.length)
+        bf16 = cache.layers[0].dtype == torch.bfloat16
+        shared = (cos.data_ptr(), sin.data_ptr(), bf16, self._attend[bf16], self._partial.ctypes.data, chunks)
+        for attention, memory in zip(self._attentions, cache.layers, strict=True):
+            attention.cache, attention.row_numbers = memory.data_ptr(), memory.stride(0)
+            (
+                attention.cos, attention.sin, attention.cache_bf16, attention.attend, attention.partial,
+                attention.max_chunks,
+            ) = shared  # fmt: skip
+
+    def run(
+        self,
+        token_ids: torch.Tensor,
+        at: StepPositions,
+        cache: LatentCache,
+        on_routing: OnRouting | None,
+        with_logits: bool,
+    ) -> torch.Tensor | None:
+        """token_ids [B, 1] -> logits float32 [B, 1, vocab], or None; writes the latents of the step into `cache`."""
+        self._point(at, cache)
+        self.hidden[:] = F.embedding(token_ids[:, 0], self.model.embed_tokens).float().numpy()
+        end = len(self.ops) if with_logits else self._stops[-1]
+        if on_routing is None:
+            self.ops.run(self.pool, 0, end)
+        else:
+            start = 0
+            for stop, routing in zip(self._stops, self._routing, strict=True):
+                self.ops.run(self.pool, start, stop)
+                if routing is not None:
+                    on_routing(routing[0], routing[1].astype(np.int64), routing[2])
+                start = stop
+            if with_logits:
+                self.ops.run(self.pool, start, end)
+        return torch.from_numpy(self.logits.copy())[:, None] if with_logits else None
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.float().numpy()
+    return array
