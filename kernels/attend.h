@@ -52,35 +52,40 @@ template <class V, class N, int HEADS>
 static inline void score_block(const float *const *query, const N *key, int64_t key_stride, int num_keys, int64_t size,
                                float (*out)[ATTEND_BLOCK]) {
     int j = 0;
-    for (; j + 2 <= num_keys; j += 2)
-        add_scores<V, N, HEADS, 2>(query, key + j * key_stride, key_stride, size, (float(*)[ATTEND_BLOCK])(out[0] + j));
-    if (j < num_keys)
+    for (; j + 3 <= num_keys; j += 3) /* 12 sums: the latency of two multiply-adds a cycle is covered */
+        add_scores<V, N, HEADS, 3>(query, key + j * key_stride, key_stride, size, (float(*)[ATTEND_BLOCK])(out[0] + j));
+    for (; j < num_keys; j++)
         add_scores<V, N, HEADS, 1>(query, key + j * key_stride, key_stride, size, (float(*)[ATTEND_BLOCK])(out[0] + j));
 }
 
-/* sum[h] = sum[h] * keep[h] + weights[h] x latents. */
+/* The numbers [i, i + VECTORS * width) of: sum[h] = sum[h] * keep[h] + weights[h] x latents. */
+template <class V, class N, int HEADS, int VECTORS>
+static inline void mix_columns(const float (*weights)[ATTEND_BLOCK], const float *keep, const N *key, int64_t key_stride,
+                               int num_keys, int64_t i, float *const *sum) {
+    typename V::type sums[HEADS][VECTORS];
+    for (int h = 0; h < HEADS; h++)
+        for (int v = 0; v < VECTORS; v++)
+            sums[h][v] = V::fma(V::load((const float *)sum[h] + i + v * V::width), V::set(keep[h]), V::zero());
+    for (int j = 0; j < num_keys; j++) {
+        typename V::type k[VECTORS];
+        for (int v = 0; v < VECTORS; v++) k[v] = V::load(key + j * key_stride + i + v * V::width);
+        for (int h = 0; h < HEADS; h++) {
+            const typename V::type weight = V::set(weights[h][j]);
+            for (int v = 0; v < VECTORS; v++) sums[h][v] = V::fma(weight, k[v], sums[h][v]);
+        }
+    }
+    for (int h = 0; h < HEADS; h++)
+        for (int v = 0; v < VECTORS; v++) V::store(sum[h] + i + v * V::width, sums[h][v]);
+}
+
 template <class V, class N, int HEADS>
 static inline void mix_block(const float (*weights)[ATTEND_BLOCK], const float *keep, const N *key, int64_t key_stride,
                              int num_keys, int64_t size, float *const *sum) {
-    const int64_t two = 2 * V::width;
     int64_t i = 0;
-    for (; i + two <= size; i += two) {
-        typename V::type sums[HEADS][2];
-        for (int h = 0; h < HEADS; h++)
-            for (int v = 0; v < 2; v++)
-                sums[h][v] = V::fma(V::load((const float *)sum[h] + i + v * V::width), V::set(keep[h]), V::zero());
-        for (int j = 0; j < num_keys; j++) {
-            const typename V::type first = V::load(key + j * key_stride + i);
-            const typename V::type second = V::load(key + j * key_stride + i + V::width);
-            for (int h = 0; h < HEADS; h++) {
-                const typename V::type weight = V::set(weights[h][j]);
-                sums[h][0] = V::fma(weight, first, sums[h][0]);
-                sums[h][1] = V::fma(weight, second, sums[h][1]);
-            }
-        }
-        for (int h = 0; h < HEADS; h++)
-            for (int v = 0; v < 2; v++) V::store(sum[h] + i + v * V::width, sums[h][v]);
-    }
+    for (; i + 3 * V::width <= size; i += 3 * V::width)
+        mix_columns<V, N, HEADS, 3>(weights, keep, key, key_stride, num_keys, i, sum);
+    for (; i + V::width <= size; i += V::width)
+        mix_columns<V, N, HEADS, 1>(weights, keep, key, key_stride, num_keys, i, sum);
     for (; i < size; i++)
         for (int h = 0; h < HEADS; h++) {
             float total = sum[h][i] * keep[h];

@@ -14,15 +14,13 @@ extern "C" MOELAB_API int64_t moelab_attention_chunks(int64_t length) {
  * workers to have some. */
 static const int64_t HEADS_AT_ONCE = 16;
 
-static void attend_share(const moelab_attention *a, int32_t worker, int32_t num_workers) {
+/* Workers draw: chunks are not of one length. */
+static void attend_share(const moelab_attention *a, std::atomic<int64_t> &next) {
     const int64_t groups = tiles_of(a->num_heads, HEADS_AT_ONCE);
-    int64_t total = 0;
-    for (int64_t t = 0; t < a->num_tokens; t++) total += moelab_attention_chunks(a->position_of_token[t] + 1) * groups;
-    const share part(total, worker, num_workers);
-    int64_t first = 0; /* of the token */
+    int64_t first = 0, i = next.fetch_add(1, std::memory_order_relaxed); /* first: of the token */
     for (int64_t t = 0; t < a->num_tokens; t++) {
         const int64_t stop = first + moelab_attention_chunks(a->position_of_token[t] + 1) * groups;
-        for (int64_t i = first > part.start ? first : part.start; i < (stop < part.stop ? stop : part.stop); i++) {
+        for (; i < stop; i = next.fetch_add(1, std::memory_order_relaxed)) {
             const int64_t head = (i - first) % groups * HEADS_AT_ONCE;
             a->attend(a, t, (i - first) / groups, head, smaller(head + HEADS_AT_ONCE, a->num_heads));
         }
@@ -58,6 +56,7 @@ struct op_run {
     moelab_op *ops;
     int64_t num_ops;
     step steps[2]; /* the next one is prepared while others may still be in this one */
+    std::atomic<int64_t> next[2]; /* of attention, alike */
     int32_t status; /* written by worker 0 before a meeting, read by all after it */
     int32_t failed; /* of the last step; worker 0's own */
     int64_t start_ns;
@@ -72,6 +71,7 @@ static int32_t prepare(op_run *run, int64_t i) {
         return ((const moelab_attention *)op.arguments)->rope_dim <= MAX_ROPE_DIM ? MOELAB_OK : MOELAB_BAD_SHAPE;
     if (op.kind == MOELAB_OP_ROUTE)
         return ((const moelab_route *)op.arguments)->n_group <= MAX_GROUPS ? MOELAB_OK : MOELAB_BAD_SHAPE;
+    run->next[i % 2].store(0, std::memory_order_relaxed);
     if (!is_step(op)) return MOELAB_OK;
     return prepare_step(&run->steps[i % 2], run->pool, (moelab_forward *)op.arguments, op.kind == MOELAB_OP_LINEAR);
 }
@@ -84,7 +84,7 @@ static void op_share(op_run *run, int64_t i, int32_t worker, int32_t num_workers
     case MOELAB_OP_EXPERTS: return run_share(&run->steps[i % 2], worker, num_workers);
     case MOELAB_OP_LATENT: return latent_share((const moelab_attention *)arguments, worker, num_workers);
     case MOELAB_OP_QUERY: return query_share((const moelab_attention *)arguments, worker, num_workers);
-    case MOELAB_OP_ATTEND: return attend_share((const moelab_attention *)arguments, worker, num_workers);
+    case MOELAB_OP_ATTEND: return attend_share((const moelab_attention *)arguments, run->next[i % 2]);
     case MOELAB_OP_MERGE: return merge_share((const moelab_attention *)arguments, worker, num_workers);
     case MOELAB_OP_GATHER: return gather_share((const moelab_gather *)arguments, worker, num_workers);
     case MOELAB_OP_ADD: return add_share((const moelab_add *)arguments, worker, num_workers);

@@ -1,7 +1,7 @@
 """DecodeProgram: a decode step of a model with latent attention as one native list of operations.
 
 Between embedding and logits no tensor of torch is touched, and without observers no Python runs: a decode step is one
-call of the library. Activations are float32 throughout; weights, routers and experts are the model's own packed ones. The
+call of the library. Activations are float32 throughout; weights, routers and experts are the model's packed ones. The
 same model by torch calls is `models/deepseek_v3.py`, which prefill and machines without native kernels use. It does not
 know requests or sampling. Floor 2.
 """
