@@ -19,6 +19,7 @@
 #include "silu.h"
 
 static const int MAX_ROWS = 4, MAX_TOKENS = 32;
+static const int64_t SMALL_BYTES = 256000; /* of a matrix; docs/log.md */
 
 /* Quantised rows of activations, [.., num_tiles * 64] numbers and [.., num_tiles * 2] scales and offsets. */
 struct activations {
@@ -160,9 +161,11 @@ template <class K>
 static void run_units(const moelab_moe_job *job, const activations &x, bool hidden, int projection, int64_t offset,
                       int64_t num_outputs, int64_t num_tiles, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {
     const int64_t num_units = tiles_of(num_outputs, 16);
+    /* Many small matrices one after the other, as the heads of an attention, are one long run already. */
+    const bool in_runs = hidden || job->num_experts == 1 || num_units * num_tiles * K::tile_bytes > SMALL_BYTES;
     while (unit_start < unit_stop) {
         const int64_t expert = unit_start / num_units, first = unit_start % num_units;
-        const int64_t count = smaller(num_units - first, unit_stop - unit_start), run = count / MAX_ROWS;
+        const int64_t count = smaller(num_units - first, unit_stop - unit_start), run = in_runs ? count / MAX_ROWS : 0;
         const uint8_t *weights = (const uint8_t *)job->expert_weights[expert] + offset;
         int64_t n[MAX_ROWS];
         for (int64_t j = 0; j < run; j++) {

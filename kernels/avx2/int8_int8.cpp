@@ -1,6 +1,7 @@
 /* int8_g32 weights x int8 activations. vpmaddubsw would saturate (2 * 255 * 127), so a byte is taken as two nibbles, as in
  * int4_int8.cpp: the eight lines of a group stay below 30,480 in each of the two sums, which meet in int32. Unrolled by hand:
- * compilers leave the loop of eight lines, at twice the time (docs/log.md). */
+ * compilers leave the loop of eight lines, at twice the time. Rows take turns after each group: streams that stand still for
+ * a whole tile are read more slowly (docs/log.md has both figures). */
 #include "vectors.h"
 
 namespace {
@@ -13,12 +14,12 @@ struct block {
         __m256 sums[R][M][2];
         for (int r = 0; r < R; r++)
             for (int t = 0; t < M; t++) sums[r][t][0] = sums[r][t][1] = _mm256_setzero_ps();
-        for (int64_t k = 0; k < num_tiles; k++)
-            for (int r = 0; r < R; r++) {
-                const uint8_t *tile = rows[r] + k * 1088;
-                __m256i total[M][2][2];
+        for (int64_t k = 0; k < num_tiles; k++) {
+            __m256i total[R][M][2][2];
 #pragma GCC unroll 2
-                for (int g = 0; g < 2; g++) {
+            for (int g = 0; g < 2; g++)
+                for (int r = 0; r < R; r++) {
+                    const uint8_t *tile = rows[r] + k * 1088;
                     __m256i low[M][2], high[M][2];
                     for (int t = 0; t < M; t++) low[t][0] = low[t][1] = high[t][0] = high[t][1] = _mm256_setzero_si256();
 #pragma GCC unroll 8
@@ -36,22 +37,24 @@ struct block {
                         }
                     for (int t = 0; t < M; t++)
                         for (int half = 0; half < 2; half++)
-                            total[t][g][half] = _mm256_add_epi32(_mm256_madd_epi16(low[t][half], ones),
+                            total[r][t][g][half] = _mm256_add_epi32(_mm256_madd_epi16(low[t][half], ones),
                                                                  _mm256_madd_epi16(high[t][half], sixteens));
-                }
-                for (int g = 0; g < 2; g++) {
-                    const __m256i scales = stream_half_line(tile + 1024 + g * 32);
-                    for (int t = 0; t < M; t++) {
-                        const int64_t group = (token[t] * num_tiles + k) * 2 + g;
-                        for (int half = 0; half < 2; half++) {
-                            const __m256i sum = _mm256_add_epi32(total[t][g][half], _mm256_set1_epi32(16 * x.offset[group]));
-                            const __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(x.scale[group]));
-                            sums[r][t][half] = _mm256_add_ps(sums[r][t][half],
-                                                             _mm256_mul_ps(value, scales_of_rows(scales, half)));
+                    if (g == 0) continue;
+                    for (int h = 0; h < 2; h++) { /* the scales are the last line of a tile */
+                        const __m256i scales = stream_half_line(tile + 1024 + h * 32);
+                        for (int t = 0; t < M; t++) {
+                            const int64_t group = (token[t] * num_tiles + k) * 2 + h;
+                            const __m256i offset = _mm256_set1_epi32(16 * x.offset[group]);
+                            for (int half = 0; half < 2; half++) {
+                                const __m256i sum = _mm256_add_epi32(total[r][t][h][half], offset);
+                                const __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(x.scale[group]));
+                                sums[r][t][half] = _mm256_add_ps(sums[r][t][half],
+                                                                 _mm256_mul_ps(value, scales_of_rows(scales, half)));
+                            }
                         }
                     }
                 }
-            }
+        }
         for (int r = 0; r < R; r++)
             for (int t = 0; t < M; t++)
                 for (int half = 0; half < 2; half++)
