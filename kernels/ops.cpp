@@ -57,7 +57,7 @@ struct op_run {
     int64_t num_ops;
     step steps[2]; /* the next one is prepared while others may still be in this one */
     std::atomic<int64_t> next[2]; /* of attention, alike */
-    int32_t status; /* written by worker 0 before a meeting, read by all after it */
+    int32_t status[2]; /* of the next operation: written by worker 0 before a meeting, read by all after it */
     int32_t failed; /* of the last step; worker 0's own */
     int64_t start_ns;
 };
@@ -98,8 +98,8 @@ static void work(void *context, int32_t worker, int32_t num_workers) {
     for (int64_t i = 0; i < run->num_ops; i++) {
         op_share(run, i, worker, num_workers);
         /* Worker 0 alone prepares: what the next list is made from (a router's choice) is its own doing. */
-        if (worker == 0) run->status = run->failed;
-        if (worker == 0 && !run->failed && i + 1 < run->num_ops) run->status = prepare(run, i + 1);
+        if (worker == 0)
+            run->status[i % 2] = run->failed || i + 1 == run->num_ops ? run->failed : prepare(run, i + 1);
         if (run->pool) run->pool->all.arrive();
         if (worker == 0) {
             if (is_step(run->ops[i])) run->failed = finish_step(&run->steps[i % 2]);
@@ -107,7 +107,7 @@ static void work(void *context, int32_t worker, int32_t num_workers) {
             run->ops[i].ns += (uint64_t)(now - run->start_ns);
             run->start_ns = now;
         }
-        if (run->status) return;
+        if (run->status[i % 2]) return;
     }
 }
 
@@ -119,11 +119,12 @@ extern "C" MOELAB_API int32_t moelab_run_ops(moelab_pool *pool, moelab_op *ops, 
     run.num_ops = num_ops;
     run.start_ns = now_ns();
     run.failed = MOELAB_OK;
-    run.status = prepare(&run, 0);
-    if (run.status) return run.status;
+    const int32_t status = prepare(&run, 0);
+    if (status) return status;
+    run.status[0] = run.status[1] = MOELAB_OK;
     if (pool)
         pool->run(work, &run);
     else
         work(&run, 0, 1);
-    return run.status ? run.status : run.failed;
+    return run.failed ? run.failed : run.status[0] ? run.status[0] : run.status[1];
 }

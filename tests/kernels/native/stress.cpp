@@ -1,5 +1,6 @@
 /* Random layer-steps on pools of several workers and nodes, compared bit by bit with the caller alone. Built with a sanitizer by
  * tests/kernels/test_sanitizers.py: stress ISA ROUNDS. Every buffer is a heap block of exactly the bytes that the header gives. */
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -23,7 +24,7 @@ static int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / ti
 static const int64_t tile_bytes[] = {4096, 2048, 576, 1088};
 
 static std::vector<float> run(moelab_pool *pool, const char *isa, int format, int mode, uint32_t seed, bool with_nodes,
-                              bool linear) {
+                              bool linear, bool as_op) {
     std::mt19937 draw(seed);
     const int64_t hidden = 1 + draw() % 150, intermediate = 1 + draw() % 150, num_experts = 1 + draw() % 6;
     const bool grouped = linear && seed % 2; /* each token has its own matrix, instead of one for all */
@@ -108,7 +109,15 @@ static std::vector<float> run(moelab_pool *pool, const char *isa, int format, in
     f.largest_up = 2;
     f.largest_down = 5;
     f.counters = &counters;
-    const int32_t status = linear ? moelab_linear_forward(pool, &f) : moelab_moe_forward(pool, &f);
+    moelab_op op[2];
+    std::memset(op, 0, sizeof(op));
+    for (moelab_op &o : op) {
+        o.kind = linear ? MOELAB_OP_LINEAR : MOELAB_OP_EXPERTS;
+        o.arguments = &f;
+    }
+    const int32_t status = as_op    ? moelab_run_ops(pool, op, 1)
+                           : linear ? moelab_linear_forward(pool, &f)
+                                    : moelab_moe_forward(pool, &f);
     if (status) { std::printf("status %d\n", status); std::exit(1); }
     if (linear) {
         std::vector<float> result;
@@ -117,6 +126,66 @@ static std::vector<float> run(moelab_pool *pool, const char *isa, int format, in
         return result;
     }
     return std::vector<float>(y.data, y.data + num_tokens * hidden);
+}
+
+/* norm | latent | query | attend | merge | gather | add | route over random sizes; the output of all in one vector. */
+static std::vector<float> run_ops(moelab_pool *pool, const char *isa, bool bf16, uint32_t seed) {
+    std::mt19937 draw(seed);
+    moelab_attention a;
+    std::memset(&a, 0, sizeof(a));
+    const int64_t tokens = a.num_tokens = 1 + draw() % 3, heads = a.num_heads = 1 + draw() % 21;
+    const int64_t rank = a.kv_rank = 1 + draw() % 70, nope = a.nope_dim = 1 + draw() % 9, rope = a.rope_dim = 2 * (1 + draw() % 9);
+    const int64_t capacity = 1 + draw() % (seed % 5 ? 80 : 600), width = rank + rope, rows = heads * tokens;
+    block<float> x(tokens * width), normed(tokens * width), weight(width), q(tokens * heads * (nope + rope));
+    block<float> cos(capacity * rope / 2), sin(capacity * rope / 2), query(rows * rank), query_nope(rows * nope);
+    block<float> query_rope(rows * rope), mixed(rows * rank), gathered(rows * rank);
+    block<uint8_t> cache(tokens * capacity * width * (bf16 ? 2 : 4));
+    block<int64_t> row(tokens), position(tokens);
+    const auto fill = [&](float *to, int64_t count) {
+        for (int64_t i = 0; i < count; i++) to[i] = (float)(int)(draw() % 2001 - 1000) / 500.0f;
+    };
+    fill(x.data, tokens * width), fill(weight.data, width), fill(q.data, tokens * heads * (nope + rope));
+    fill(cos.data, capacity * rope / 2), fill(sin.data, capacity * rope / 2), fill(query.data, rows * rank);
+    for (int64_t i = 0; i < tokens * capacity * width; i++) {
+        const float value = (float)(int)(draw() % 2001 - 1000) / 500.0f;
+        if (bf16)
+            std::memcpy(cache.data + 2 * i, (const char *)&value + 2, 2);
+        else
+            std::memcpy(cache.data + 4 * i, &value, 4);
+    }
+    for (int64_t t = 0; t < tokens; t++) row.data[t] = t, position.data[t] = draw() % capacity;
+    int64_t chunks = 1;
+    for (int64_t t = 0; t < tokens; t++) chunks = std::max(chunks, moelab_attention_chunks(position.data[t] + 1));
+    block<float> partial(tokens * chunks * heads * (rank + 2));
+    a.a = normed.data, a.a_stride = width, a.kv_norm = weight.data, a.eps = 1e-6f, a.softmax_scale = 0.3f;
+    a.cos = cos.data, a.sin = sin.data, a.interleave = draw() % 2, a.cache_bf16 = bf16, a.cache = cache.data;
+    a.row_numbers = capacity * width, a.row_of_token = row.data, a.position_of_token = position.data;
+    a.q = q.data, a.q_stride = heads * (nope + rope), a.query_nope = query_nope.data, a.query_rope = query_rope.data;
+    a.query = query.data, a.query_stride = rank, a.partial = partial.data, a.max_chunks = chunks;
+    a.mixed = mixed.data, a.mixed_stride = rank;
+    *(void **)&a.attend = moelab_attend(isa, bf16);
+    const int64_t experts = 4 * (1 + draw() % 9), top_k = 1 + draw() % 4;
+    block<float> logits(tokens * experts), bias(experts), choice(experts), gates(tokens * top_k);
+    block<int32_t> ids(tokens * top_k);
+    fill(logits.data, tokens * experts), fill(bias.data, experts);
+    moelab_norm norm = {x.data, width, weight.data, normed.data, width, tokens, width, 1e-6f};
+    moelab_gather gather = {mixed.data, rank, tokens, heads, rank, gathered.data};
+    moelab_add add = {x.data, normed.data, width, nullptr, tokens, width};
+    moelab_route route = {logits.data, experts, bias.data, tokens, experts, top_k, 4, 2, 1, 2.0f, choice.data, ids.data, gates.data};
+    moelab_op ops[] = {{MOELAB_OP_NORM, &norm, 0},   {MOELAB_OP_LATENT, &a, 0}, {MOELAB_OP_QUERY, &a, 0},
+                       {MOELAB_OP_ATTEND, &a, 0},    {MOELAB_OP_MERGE, &a, 0},  {MOELAB_OP_GATHER, &gather, 0},
+                       {MOELAB_OP_ADD, &add, 0},     {MOELAB_OP_ROUTE, &route, 0}};
+    if (moelab_run_ops(pool, ops, 8)) std::exit(1);
+    std::vector<float> result(gathered.data, gathered.data + rows * rank);
+    result.insert(result.end(), query_nope.data, query_nope.data + rows * nope);
+    result.insert(result.end(), x.data, x.data + tokens * width);
+    result.insert(result.end(), gates.data, gates.data + tokens * top_k);
+    for (int64_t i = 0; i < tokens * top_k; i++) result.push_back((float)ids.data[i]);
+    return result;
+}
+
+static bool same(const std::vector<float> &a, const std::vector<float> &b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * 4) == 0;
 }
 
 int main(int argc, char **argv) {
@@ -133,9 +202,9 @@ int main(int argc, char **argv) {
         for (int i = 0; i < rounds; i++) {
             const int *mode = modes[i % 6];
             const bool linear = i % 5 == 4;
-            const std::vector<float> alone = run(nullptr, isa, mode[0], mode[1], i, false, linear);
-            const std::vector<float> together = run(pool, isa, mode[0], mode[1], i, nodes && !linear, linear);
-            if (alone.size() != together.size() || std::memcmp(alone.data(), together.data(), alone.size() * 4)) {
+            const std::vector<float> alone = run(nullptr, isa, mode[0], mode[1], i, false, linear, false);
+            const std::vector<float> together = run(pool, isa, mode[0], mode[1], i, nodes && !linear, linear, i % 3 == 0);
+            if (!same(alone, together) || !same(run_ops(nullptr, isa, i % 2, i), run_ops(pool, isa, i % 2, i))) {
                 std::printf("round %d, %d workers: results differ\n", i, workers);
                 return 1;
             }
