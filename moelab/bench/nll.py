@@ -22,9 +22,10 @@ from moelab.kernels.job import Activation
 from moelab.store import shipped
 
 # (activations of the routed experts, type of the dense path, packed linear layers)
-MODES: tuple[tuple[Activation, str, str | None], ...] = (
-    ("f32", "float32", None), ("bf16", "float32", None), ("int8", "float32", None), ("int8", "bfloat16", None),
-    ("int8", "float32", "bf16"), ("int8", "float32", "int8"), ("int8", "float32", "int4"),
+MODES: tuple[tuple[Activation, str, str], ...] = (
+    ("f32", "float32", "torch"), ("bf16", "float32", "torch"), ("int8", "float32", "torch"),
+    ("int8", "bfloat16", "torch"),
+    ("int8", "float32", "float32"), ("int8", "float32", "bf16"), ("int8", "float32", "int8"), ("int8", "float32", "int4"),
 )  # fmt: skip
 _BOOTSTRAP = 2000
 
@@ -35,7 +36,7 @@ class NllRow:
 
     activation: str
     dense_dtype: str
-    dense_weights: str | None
+    dense_weights: str
     nll: float
     cost: float
     cost_interval: tuple[float, float]
@@ -45,7 +46,7 @@ class NllRow:
 def bench_nll() -> list[NllRow]:
     """All modes that this machine has, over all prompts."""
     native = any(row.supported and row.isa != "numba" for row in isa_table())
-    modes = [mode for mode in MODES if native or mode[2] is None]
+    modes = [mode for mode in MODES if native or mode[2] == "torch"]
     with open(shipped("nano/prompts.jsonl"), encoding="utf-8") as file:
         prompts = [json.loads(line)["prompt"] for line in file]
     rows: list[NllRow] = []

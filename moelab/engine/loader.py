@@ -106,8 +106,10 @@ def load_model(
     """Load a checkpoint; every choice is checked before memory is taken, and stands in the result.
 
     `activation` f32 turns experts of any stored format into float32 (exact, up to 8 times the memory);
-    None is the default of the stored format. `dense_weights` bf16, int8 or int4 (CPU only): projections, shared
-    experts, dense MLPs and the head run from such weights on the kernels of the routed experts.
+    None is the default of the stored format. `dense_weights` float32, bf16, int8 or int4 (CPU only): projections,
+    shared experts, dense MLPs and the head run from such weights on the kernels of the routed experts, and a decode
+    step is one native call; torch: they are torch's, in `dense_dtype`. None is `dense_dtype` or else the stored type
+    by the kernels, torch on a GPU and where native kernels are missing.
     """
     check_dense_weights(dense_weights, device, isa)
     opened = open_model(directory)
@@ -117,7 +119,9 @@ def load_model(
     sample = checkpoint.entries[sample_name]
     if sample.dtype not in DTYPE_OF_STORED:
         raise CheckpointError(sample.file, f"{sample_name} as BF16, F32 or F16", sample.dtype, "convert the checkpoint")
-    dense = choose_dense_dtype(dense_dtype, DTYPE_OF_STORED[sample.dtype], chosen_device)
+    stored = DTYPE_OF_STORED[sample.dtype]
+    dense = choose_dense_dtype(dense_dtype, stored, chosen_device)
+    packed = choose_packed(dense_weights, stored if dense_dtype is None else dense, chosen_device, isa)
     pool = Pool(num_workers)
     try:
         routed = pack_routed(opened, isa, activation, pool)
@@ -129,8 +133,8 @@ def load_model(
 
         linears = (
             TorchLinears()
-            if dense_weights is None
-            else KernelLinears(PACKED_FORMATS[dense_weights], routed[0].isa.isa, pool)
+            if packed is None
+            else KernelLinears(PACKED_FORMATS[packed], routed[0].isa.isa, pool)
         )
         model = opened.module.Model(spec, opened.text_config, read, routed, chosen_device, linears)
     except BaseException:
@@ -147,7 +151,7 @@ def load_model(
         routed=routed,
         device=chosen_device,
         dense_dtype=str(dense).removeprefix("torch."),
-        dense_weights=dense_weights,
+        dense_weights=packed,
         isa=routed[0].isa.isa,
         activation=routed[0].activation,
         weight_format=routed[0].layout.weight_format,
@@ -158,15 +162,25 @@ def load_model(
 
 def check_dense_weights(asked: str | None, device: str | None, isa: str | None) -> None:
     """ValueError for a format that does not exist, or a device or ISA that has no such kernels."""
-    if asked is None:
+    if asked in (None, "torch"):
         return
     if asked not in PACKED_FORMATS:
-        raise ValueError(f"dense_weights: expected one of {', '.join(PACKED_FORMATS)}, got {asked!r}; leave it out")
+        known = ", ".join(("torch", *PACKED_FORMATS))
+        raise ValueError(f"dense_weights: expected one of {known}, got {asked!r}; leave it out")
     if choose_device(device).type != "cpu":
         raise ValueError(f"dense_weights: expected device cpu, got {choose_device(device)}; leave dense_weights out")
     choice = choose_isa(isa)
     if choice.isa == "numba":
         raise ValueError(f"dense_weights: expected a native isa, got numba ({choice.why}); leave dense_weights out")
+
+
+def choose_packed(asked: str | None, dtype: torch.dtype, device: torch.device, isa: str | None) -> str | None:
+    """A key of PACKED_FORMATS, or None where torch computes the linear layers."""
+    if asked is not None:
+        return None if asked == "torch" else asked
+    if device.type != "cpu" or choose_isa(isa).isa == "numba":
+        return None
+    return "bf16" if dtype is torch.bfloat16 else "float32"
 
 
 def load_routed(

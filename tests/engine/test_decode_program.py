@@ -92,7 +92,7 @@ def test_same_text_and_routing_as_by_torch(dense_dtype):
     nano = moelab.shipped("nano/model")
     seen = {}
     texts = {}
-    for dense_weights in (None, "float32"):
+    for dense_weights in ("torch", "float32"):
         with load(nano, dense_dtype=dense_dtype, dense_weights=dense_weights, activation="f32") as engine:
             routing = seen.setdefault(dense_weights, [])
             quiet = engine.generate("The people of the city", 24)
@@ -104,11 +104,11 @@ def test_same_text_and_routing_as_by_torch(dense_dtype):
             watched = engine.generate("The people of the city", 24)
             assert quiet.token_ids == watched.token_ids
             texts[dense_weights] = watched.token_ids
-    assert len(seen[None]) == len(seen["float32"])
+    assert len(seen["torch"]) == len(seen["float32"])
     if dense_dtype == "bfloat16":  # torch rounds every activation, the native step only the latents
         return
-    assert texts[None] == texts["float32"]
-    for (layer, ids, gates), (their_layer, their_ids, their_gates) in zip(seen["float32"], seen[None], strict=True):
+    assert texts["torch"] == texts["float32"]
+    for (layer, ids, gates), (their_layer, their_ids, their_gates) in zip(seen["float32"], seen["torch"], strict=True):
         assert layer == their_layer
         assert ids.dtype == np.int64
         np.testing.assert_array_equal(ids, their_ids)

@@ -26,7 +26,7 @@ def tokens():
 
 @pytest.fixture(scope="module")
 def exact(tokens):
-    with load(NANO, activation="f32", dense_dtype="float32") as engine:
+    with load(NANO, activation="f32", dense_dtype="float32", dense_weights="torch") as engine:
         return engine.forward(tokens).log_softmax(-1)
 
 
@@ -64,8 +64,16 @@ def test_kernel_linear_equals_torch_on_numbers_that_the_format_holds(dtype):
             torch.testing.assert_close(first, ours(x[0, 0][None]))  # a result stays when the kernel runs again
 
 
+@pytest.mark.parametrize(("dense_dtype", "chosen"), [(None, "bf16"), ("float32", "float32"), ("bfloat16", "bf16")])
+def test_the_kernels_are_chosen_on_a_cpu(dense_dtype, chosen):
+    with load(NANO, device="cpu", dense_dtype=dense_dtype) as engine:
+        assert engine.dense_weights == chosen
+    with load(NANO, device="cpu", isa="numba", dense_dtype=dense_dtype) as engine:
+        assert engine.dense_weights is None
+
+
 def test_what_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match="dense_weights: expected one of float32, bf16, int8, int4, got 'int2'"):
+    with pytest.raises(ValueError, match="dense_weights: expected one of torch, float32, bf16, int8, int4, got 'int2'"):
         load(NANO, dense_weights="int2")
     with pytest.raises(ValueError, match="dense_weights: expected a native isa, got numba"):
         load(NANO, dense_weights="int8", isa="numba")
