@@ -1,10 +1,10 @@
 """``moelab bench decode``: nano's decode steps beside those of transformers, by turns in one process.
 
-Greedy decode of one sequence and of eight from the same prompts. Ours: the engine as it loads, with int8 linear layers, and
-throughout in float32, which is what transformers computes (float32, dequantised weights). Transformers: every expert backend that it has, each as it
-is and with ``torch.compile``d forward passes over a static cache, at one and at all threads; the best of them is the
-peer of the ratio. It does not know text: both decode the same number of tokens. Floor 6; extra ``[test]`` (transformers,
-compressed-tensors).
+Greedy decode of one sequence and of eight from the same prompts. Ours: the engine as it loads, with int8 linear layers,
+and throughout in float32, which is what transformers computes (float32, dequantised weights). Transformers: every expert
+backend that it has on a CPU, each as it is and with ``torch.compile``d forward passes over a static cache, at one and at
+all threads; the two best of a short trial are measured, the better one is the peer of the ratio. It does not know text:
+both decode the same number of tokens. Floor 6; extra ``[test]`` (transformers, compressed-tensors).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from moelab.engine.engine import Engine, load
 from moelab.store import shipped
 
 BATCHES = (1, 8)
-PROMPT_TOKENS, NEW_TOKENS = 16, 48
+PROMPT_TOKENS, NEW_TOKENS, TRIAL_TOKENS = 16, 48, 12
 # Who computes the experts: names of transformers' backends for the CPU, and of our engine's settings.
 BACKENDS = ("eager", "batched_mm", "grouped_mm")
 OURS: dict[str, dict[str, Any]] = {
@@ -47,14 +47,14 @@ class DecodeRow:
     best_peer: str
 
 
-Decode = Callable[[np.ndarray], float]  # prompts [B, T] -> seconds of the decode steps alone
+Decode = Callable[[np.ndarray, int], float]  # prompts [B, T], new tokens -> seconds of the decode steps alone
 
 
 def ours(engine: Engine) -> Decode:
     """The engine's own generation."""
 
-    def decode(prompts: np.ndarray) -> float:
-        results = engine.generate(prompts.tolist(), NEW_TOKENS, stop=())
+    def decode(prompts: np.ndarray, num_tokens: int) -> float:
+        results = engine.generate(prompts.tolist(), num_tokens, stop=())
         return float(max(result.decode_s for result in results))
 
     return decode
@@ -64,10 +64,11 @@ def theirs(model: Any, backend: str, compiled: bool, num_threads: int) -> Decode
     """Greedy decode over a static cache, one forward pass a token."""
     from transformers import StaticCache
 
+    torch._dynamo.config.recompile_limit = 64  # one for each layer and backend; the default of 8 gives up half way
     forward = torch.compile(model.forward, dynamic=False) if compiled else model.forward
 
     @torch.no_grad()
-    def decode(prompts: np.ndarray) -> float:
+    def decode(prompts: np.ndarray, num_tokens: int) -> float:
         model.set_experts_implementation(backend)
         torch.set_num_threads(num_threads)
         try:
@@ -75,7 +76,7 @@ def theirs(model: Any, backend: str, compiled: bool, num_threads: int) -> Decode
             tokens = torch.from_numpy(prompts)
             logits = model(tokens, past_key_values=cache, use_cache=True).logits[:, -1]
             started = time.perf_counter()
-            for step in range(NEW_TOKENS - 1):
+            for step in range(num_tokens - 1):
                 following = logits.argmax(-1)[:, None]
                 position = torch.tensor([PROMPT_TOKENS + step])
                 output = forward(
@@ -114,7 +115,7 @@ def bench_decode(seconds: float) -> list[DecodeRow]:
         usable: dict[str, float] = {}
         for name, decode in (bar := tqdm(candidates.items(), desc=f"peers, batch {batch}", unit="way")):
             try:
-                usable[name] = min(decode(prompts[0]) for _ in range(3))
+                usable[name] = min(decode(prompts[0], TRIAL_TOKENS) for _ in range(3))
             except (RuntimeError, ValueError, ImportError, TypeError) as error:
                 bar.write(f"{name}: {type(error).__name__}: {str(error).splitlines()[0][:80]}")
         best = sorted(usable, key=usable.__getitem__)[:2]
@@ -123,7 +124,7 @@ def bench_decode(seconds: float) -> list[DecodeRow]:
         started = time.perf_counter()
         while time.perf_counter() - started < seconds or len(taken[best[0]]) < 5:
             for name in rng.permutation(list(runners)):
-                taken[name].append(runners[name](prompts[len(taken[name]) % 4]))
+                taken[name].append(runners[name](prompts[len(taken[name]) % 4], NEW_TOKENS))
         peer = min(best, key=lambda name: float(np.median(taken[name])))
         rows += [_row(name, batch, taken, peer) for name in runners]
     for engine in engines.values():

@@ -25,7 +25,8 @@ from moelab.store import shipped
 MODES: tuple[tuple[Activation, str, str], ...] = (
     ("f32", "float32", "torch"), ("bf16", "float32", "torch"), ("int8", "float32", "torch"),
     ("int8", "bfloat16", "torch"),
-    ("int8", "float32", "float32"), ("int8", "float32", "bf16"), ("int8", "float32", "int8"), ("int8", "float32", "int4"),
+    ("int8", "float32", "float32"), ("int8", "float32", "bf16"), ("int8", "float32", "int8"),
+    ("int8", "float32", "int4"),
 )  # fmt: skip
 _BOOTSTRAP = 2000
 
