@@ -1,8 +1,8 @@
 """``moelab bench decode``: nano's decode steps beside those of transformers, by turns in one process.
 
 Greedy decode of one sequence and of eight from the same prompts. Ours: the engine as it loads, with int8 linear layers,
-and throughout in float32, which is what transformers computes (float32, dequantised weights). Transformers: every expert
-backend that it has on a CPU, each as it is and with ``torch.compile``d forward passes over a static cache, at one and at
+and throughout in float32, which is what transformers computes (with dequantised weights). Transformers: every expert
+backend that it has on a CPU, as it is and with ``torch.compile``d forward passes over a static cache, at one and at
 all threads; the two best of a short trial are measured, the better one is the peer of the ratio. It does not know text:
 both decode the same number of tokens. Floor 6; extra ``[test]`` (transformers, compressed-tensors).
 """

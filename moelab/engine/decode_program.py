@@ -1,9 +1,9 @@
 """DecodeProgram: a decode step of a model with latent attention as one native list of operations.
 
-Between embedding and logits no tensor of torch is touched, and without observers no Python runs: a decode step is one
-call of the library. Activations are float32 throughout; weights, routers and experts are the model's packed ones. The
-same model by torch calls is `models/deepseek_v3.py`, which prefill and machines without native kernels use. It does not
-know requests or sampling. Floor 2.
+Between embedding and logits no tensor of torch is touched and no Python runs: a decode step is one call of the library.
+Activations are float32 throughout; weights, routers and experts are the model's packed ones. The same model by torch
+calls is `models/deepseek_v3.py`, which prefill and machines without native kernels use. It does not know requests or
+sampling. Floor 2.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from moelab.engine.attention import LATENT_NORM_EPS, LatentAttention, StepPositions
 from moelab.engine.cache import LatentCache
 from moelab.engine.dense import KernelLinear, KernelLinears, KernelMLP
+from moelab.engine.step_routing import StepRouting
 from moelab.kernels import RoutedExperts
 from moelab.kernels.ops import Attention, Ops, attend_address, attention_chunks
 
 if TYPE_CHECKING:
-    from moelab.engine.models.deepseek_v3 import Layer, Model, OnRouting
+    from moelab.engine.models.deepseek_v3 import Layer, Model
 
 NATIVE_TOKENS = 64  # sequences that decode together at most; more go through torch
 ALONE_BYTES = 4_000_000  # a step that reads fewer weights is faster on the caller alone (docs/log.md)
@@ -43,12 +44,13 @@ class DecodeProgram:
         self.row_of_token = self.ops.constant(np.zeros(num_tokens), np.int64)
         self.position_of_token = self.ops.constant(np.zeros(num_tokens), np.int64)
         self._attentions: list[Attention] = []
-        self._stops: list[int] = []  # where each layer ends
-        self._routing: list[tuple[int, np.ndarray, np.ndarray] | None] = []
+        shape = (len(model.routed), num_tokens, spec.num_experts_per_tok)
+        self.expert_ids = self.ops.constant(np.zeros(shape), np.int32)
+        self.gate_weights = self.ops.constant(np.zeros(shape))
         self._partial = np.zeros(0, np.float32)
         for layer in model.layers:
             self._layer(layer)
-            self._stops.append(len(self.ops))
+        self._stop = len(self.ops)  # without norm and head
         normed = self.ops.norm("final norm", self.hidden, _numpy(model.norm), model.eps)
         self.logits = self._linear("lm_head", model.lm_head, normed)
         expert_bytes = sum(layer.layout.expert_bytes for layer in routed if isinstance(layer, RoutedExperts))
@@ -71,19 +73,18 @@ class DecodeProgram:
         x = ops.norm("post norm", hidden, _numpy(layer.post_attention_layernorm), layer.eps)
         if layer.moe_layer is None:
             ops.add(hidden, self._mlp("mlp", layer.mlp, x))
-            self._routing.append(None)
             return
         router = layer.router
         logits = self._linear("router", router.logits, x)
-        ids, gates = ops.route(
-            logits, _numpy(router.bias), router.top_k, router.n_group, router.topk_group, router.normalise,
+        ids, gates = self.expert_ids[layer.moe_layer], self.gate_weights[layer.moe_layer]
+        ops.route(
+            logits, _numpy(router.bias), ids, gates, router.n_group, router.topk_group, router.normalise,
             router.scaling_factor,
         )  # fmt: skip
         assert isinstance(layer.routed, RoutedExperts)
         routed = ops.experts("routed", layer.routed, x, ids, gates)
         shared = None if layer.mlp is None else self._mlp("shared", layer.mlp, x)
         ops.add(hidden, routed, shared)
-        self._routing.append((layer.moe_layer, ids, gates))
 
     def _attention(self, weights: LatentAttention, x: np.ndarray) -> np.ndarray:
         ops, heads, rows = self.ops, weights.num_heads, weights.num_heads * len(x)
@@ -140,24 +141,15 @@ class DecodeProgram:
         token_ids: torch.Tensor,
         at: StepPositions,
         cache: LatentCache,
-        on_routing: OnRouting | None,
+        routing: StepRouting | None,
         with_logits: bool,
     ) -> torch.Tensor | None:
         """token_ids [B, 1] -> logits float32 [B, 1, vocab], or None; writes the latents of the step into `cache`."""
         self._point(at, cache)
         self.hidden[:] = F.embedding(token_ids[:, 0], self.model.embed_tokens).float().numpy()
-        end = len(self.ops) if with_logits else self._stops[-1]
-        if on_routing is None:
-            self.ops.run(self.pool, 0, end)
-        else:
-            start = 0
-            for stop, routing in zip(self._stops, self._routing, strict=True):
-                self.ops.run(self.pool, start, stop)
-                if routing is not None:
-                    on_routing(routing[0], routing[1].astype(np.int64), routing[2])
-                start = stop
-            if with_logits:
-                self.ops.run(self.pool, start, end)
+        self.ops.run(self.pool, 0, len(self.ops) if with_logits else self._stop)
+        if routing is not None:
+            routing.expert_ids[:], routing.gate_weights[:] = self.expert_ids, self.gate_weights
         return torch.from_numpy(self.logits.copy())[:, None] if with_logits else None
 
 

@@ -26,20 +26,21 @@ from moelab.engine.generate import PREFILL_CHUNK, Sequence, run
 from moelab.engine.generation import Generation
 from moelab.engine.loader import Loaded, load_model
 from moelab.engine.sampling import Sampling
+from moelab.engine.step_routing import StepRouting
 from moelab.engine.text import TextCodec, TextStream, stop_token_ids
 from moelab.engine.token_rows import TokenRows
 from moelab.kernels.job import Activation
 
-Observer = Callable[[int, int, TokenRows, np.ndarray, np.ndarray], None]
+Observer = Callable[[int, TokenRows, np.ndarray, np.ndarray], None]
 PREFILL_THREADS_FROM = 1024  # hidden_size
 
 
 class Engine:
     """A model that runs. Made by `load`; one caller at a time.
 
-    `observers` are called as `observer(moe_layer, step, rows, expert_ids, gate_weights)` for every MoE
-    layer of every step: `expert_ids` int64 [T, K] in rank order, `gate_weights` float32 [T, K]; the
-    arrays are valid during the call only. An empty list costs nothing.
+    `observers` are called after every step as `observer(step, rows, expert_ids, gate_weights)`: `expert_ids` int32
+    [L, T, K] over the MoE layers, in rank order, `gate_weights` float32 [L, T, K]; the arrays are theirs to keep.
+    An empty list costs nothing; a step that fails is not seen.
     """
 
     def __init__(self, directory: Path, loaded: Loaded) -> None:
@@ -214,15 +215,19 @@ class Engine:
         if threads is not None:
             torch.set_num_threads(threads)
         try:
-            on_routing = None
-            if self.observers:
-                starts = cache.lengths[row : row + batch]
-                on_routing = self._watch(token_ids.numpy(), starts, sequences, phase)
+            routing = self._routing_of(batch * num_queries) if self.observers else None
             at = self.model.positions(cache, row, batch, num_queries)
-            logits: torch.Tensor | None = self.model.forward(token_ids.to(self.device), at, cache, on_routing, want)
+            logits: torch.Tensor | None = self.model.forward(token_ids.to(self.device), at, cache, routing, want)
         finally:
             if threads is not None:
                 torch.set_num_threads(threads_before)
+        if routing is not None:
+            starts = cache.lengths[row : row + batch]
+            rows = TokenRows(
+                [s.request for s in sequences], starts, [s.domain for s in sequences], token_ids.numpy(), phase
+            )
+            for observer in list(self.observers):
+                observer(self.num_steps, rows, routing.expert_ids, routing.gate_weights)
         for index in range(row, row + batch):
             cache.lengths[index] += num_queries
         self.num_steps += 1
@@ -230,20 +235,8 @@ class Engine:
         self._step_s += time.perf_counter() - started
         return logits
 
-    def _watch(
-        self, token_ids: np.ndarray, starts: list[int], sequences: SequenceOf[Sequence], phase: Phase
-    ) -> Callable[[int, np.ndarray, np.ndarray], None]:
-        rows = TokenRows([s.request for s in sequences], starts, [s.domain for s in sequences], token_ids, phase)
-        step, observers = self.num_steps, list(self.observers)
-        if len(observers) == 1:
-            only = observers[0]
-            return lambda moe_layer, expert_ids, gate_weights: only(moe_layer, step, rows, expert_ids, gate_weights)
-
-        def on_routing(moe_layer: int, expert_ids: np.ndarray, gate_weights: np.ndarray) -> None:
-            for observer in observers:
-                observer(moe_layer, step, rows, expert_ids, gate_weights)
-
-        return on_routing
+    def _routing_of(self, num_tokens: int) -> StepRouting:
+        return StepRouting(len(self.routed), num_tokens, self.spec.num_experts_per_tok)
 
     # --- life and display ---
 

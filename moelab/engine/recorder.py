@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FIRST_CAPACITY = 1024
 FLUSH_TOKENS = 512  # tokens that a kill may cost; the log is written once per so many
+PENDING_STEPS = 256  # copied at once: the cost of a NumPy call, not the copy, is what a step would feel
 
 
 @contextmanager
@@ -100,23 +101,22 @@ def gate_weight_kind(normalised: bool, scaling_factor: float) -> GateWeightKind:
 
 
 class Recorder:
-    """The observer: copies ids and weights of each layer into its buffers, one block of rows per step."""
+    """The observer: copies ids and weights of each step into its buffers, one block of rows."""
 
     def __init__(self, header: TraceHeader, keep_text: bool, writer: TraceWriter | None) -> None:
         self._header = header
         self._keep_text = keep_text
         self._writer = writer
-        self._last_layer = header.num_layers - 1
         self._index_of_domain: dict[str | None, int] = {None: -1} | {n: i for i, n in enumerate(header.domains)}
         self._first_step: int | None = None
         self._num_tokens = 0
+        self._pending: list[tuple[int, TokenRows, np.ndarray, np.ndarray]] = []
         self._allocate(FIRST_CAPACITY)
 
     def _allocate(self, capacity: int) -> None:
         shape = (capacity, self._header.num_layers, self._header.top_k)
         self._experts, self._gate_weights = np.empty(shape, np.uint16), np.empty(shape, np.float16)
         self._table = {name: np.empty(capacity, dtype) for name, dtype in TOKEN_COLUMNS.items()}
-        self._step_experts, self._step_gate_weights = self._experts[:0], self._gate_weights[:0]
 
     def _grow(self, capacity: int) -> None:
         experts, gate_weights, tokens = self._batch()
@@ -126,47 +126,41 @@ class Recorder:
         for name, column in self._table.items():
             column[:count] = getattr(tokens, name)
 
-    def observe(
-        self, moe_layer: int, step: int, rows: TokenRows, expert_ids: np.ndarray, gate_weights: np.ndarray
-    ) -> None:
-        """Called by the engine for each layer of each step."""
-        if moe_layer == 0:
-            start = self._num_tokens
-            stop = start + len(expert_ids)
-            if stop > len(self._experts):
-                self._grow(max(stop, 2 * len(self._experts)))
-            # Views of the rows of this step: a step that fails half-way is overwritten by the next one.
-            self._step_experts = self._experts[start:stop]
-            self._step_gate_weights = self._gate_weights[start:stop]
-        self._step_experts[:, moe_layer] = expert_ids
-        self._step_gate_weights[:, moe_layer] = gate_weights
-        if moe_layer == self._last_layer:
-            self._end_step(step, rows)
-
-    def _end_step(self, step: int, rows: TokenRows) -> None:
+    def observe(self, step: int, rows: TokenRows, expert_ids: np.ndarray, gate_weights: np.ndarray) -> None:
+        """Called by the engine after each step; what it gives is only kept, and copied for many steps at once."""
         if self._first_step is None:
             self._first_step = step
+        self._pending.append((step, rows, expert_ids, gate_weights))
+        if len(self._pending) >= PENDING_STEPS or len(rows) >= PENDING_STEPS:
+            self._drain()
+            if self._writer is not None and self._num_tokens >= FLUSH_TOKENS:
+                self._flush()
+
+    def _drain(self) -> None:
+        """Pending steps into the arrays."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        steps, rows, expert_ids, gate_weights = zip(*pending, strict=True)
+        counts = [len(each) for each in rows]
         start = self._num_tokens
-        stop = start + len(self._step_experts)
-        table = self._table
-        domains = [self._domain(name) for name in rows.domains]
-        if stop - start == 1:  # decode of one sequence: no arrays for a single number
-            table["step"][start] = step - self._first_step
-            table["request"][start] = rows.requests[0]
-            table["position"][start] = rows.starts[0]
-            table["phase"][start] = rows.phase
-            table["domain"][start] = domains[0]
-            table["token_id"][start] = rows.token_ids[0, 0] if self._keep_text else NO_TOKEN_ID
-        else:
-            table["step"][start:stop] = step - self._first_step
-            table["request"][start:stop] = rows.request
-            table["position"][start:stop] = rows.position
-            table["phase"][start:stop] = rows.phase
-            table["domain"][start:stop] = rows.of_sequences(np.array(domains, np.int16))
-            table["token_id"][start:stop] = rows.token_id if self._keep_text else NO_TOKEN_ID
+        stop = start + sum(counts)
+        if stop > len(self._experts):
+            self._grow(max(stop, 2 * len(self._experts)))
+        self._experts[start:stop] = np.concatenate(expert_ids, axis=1).transpose(1, 0, 2)
+        self._gate_weights[start:stop] = np.concatenate(gate_weights, axis=1).transpose(1, 0, 2)
+        domains = [np.array([self._domain(name) for name in each.domains], np.int16) for each in rows]
+        columns = {
+            "step": np.repeat(np.array(steps) - self._first_step, counts),
+            "request": np.concatenate([each.request for each in rows]),
+            "position": np.concatenate([each.position for each in rows]),
+            "phase": np.repeat([each.phase for each in rows], counts),
+            "domain": np.concatenate([each.of_sequences(ids) for each, ids in zip(rows, domains, strict=True)]),
+            "token_id": np.concatenate([each.token_id for each in rows]) if self._keep_text else NO_TOKEN_ID,
+        }
+        for name, column in columns.items():
+            self._table[name][start:stop] = column
         self._num_tokens = stop
-        if self._writer is not None and stop >= FLUSH_TOKENS:
-            self._flush()
 
     def _domain(self, name: str | None) -> int:
         if name not in self._index_of_domain:
@@ -190,6 +184,7 @@ class Recorder:
 
     def finish(self) -> Trace:
         """The whole trace; the folder, if any, is complete on disk."""
+        self._drain()
         if self._writer is not None:
             try:
                 self._flush()

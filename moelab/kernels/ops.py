@@ -191,23 +191,20 @@ class Ops:
         return to
 
     def route(
-        self, logits: np.ndarray, bias: np.ndarray, top_k: int, n_group: int, topk_group: int, normalise: bool,
-        scaling_factor: float,
-    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """logits [T, E] -> expert ids int32 [T, K], gate weights float32 [T, K]; one pair of arrays for all layers."""
+        self, logits: np.ndarray, bias: np.ndarray, ids: np.ndarray, gates: np.ndarray, n_group: int, topk_group: int,
+        normalise: bool, scaling_factor: float,
+    ) -> None:  # fmt: skip
+        """logits [T, E] -> into expert ids int32 [T, K] and gate weights float32 [T, K], in C order."""
         tokens, num_experts = logits.shape
         bias = self.constant(bias)
         choice = self.array("choice", 1, num_experts)
-        ids = self._bytes("expert_ids", 4 * tokens * top_k).view(np.int32).reshape(tokens, top_k)
-        gates = self.array("gate_weights", tokens, top_k)
         arguments = Route(
             logits=logits.ctypes.data, logits_stride=_stride(logits), bias=bias.ctypes.data, num_tokens=tokens,
-            num_experts=num_experts, top_k=top_k, n_group=n_group, topk_group=topk_group, normalise=normalise,
+            num_experts=num_experts, top_k=ids.shape[1], n_group=n_group, topk_group=topk_group, normalise=normalise,
             scaling_factor=scaling_factor, choice=choice.ctypes.data, expert_ids=ids.ctypes.data,
             gate_weights=gates.ctypes.data,
         )  # fmt: skip
-        self._append("route", arguments, logits)
-        return ids, gates
+        self._append("route", arguments, logits, ids, gates)
 
     def add(self, total: np.ndarray, a: np.ndarray, b: np.ndarray | None = None) -> None:
         """total += a (+ b), in place."""

@@ -7,7 +7,7 @@ Multi-token-prediction layers are not run. It does not know files, sampling or r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -21,11 +21,11 @@ from moelab.engine.decode_program import NATIVE_TOKENS, DecodeProgram
 from moelab.engine.dense import KernelLinears, Linear, Linears, rms_norm
 from moelab.engine.rope import RopeSettings, RotaryTable
 from moelab.engine.router import Router
+from moelab.engine.step_routing import StepRouting
 
 NAME_FORMS = (("model.", "lm_head."),)
 SKIPPED_PREFIXES: tuple[str, ...] = ()
 
-OnRouting = Callable[[int, np.ndarray, np.ndarray], None]
 Want = Literal["all", "last", "none"]
 
 
@@ -155,16 +155,16 @@ class Model:
         token_ids: torch.Tensor,
         at: StepPositions,
         cache: LatentCache,
-        on_routing: OnRouting | None = None,
+        routing: StepRouting | None = None,
         want: Want = "all",
     ) -> torch.Tensor | None:
         """token_ids [B, Q] -> logits float32 [B, Q or 1, vocab], or None. The caller moves `cache.lengths`."""
         batch, num_queries = token_ids.shape
         if isinstance(self.linears, KernelLinears) and num_queries == 1 and batch <= NATIVE_TOKENS:
-            return self.program(batch).run(token_ids, at, cache, on_routing, want != "none")
+            return self.program(batch).run(token_ids, at, cache, routing, want != "none")
         hidden = F.embedding(token_ids, self.embed_tokens).to(self.dtype)
         for layer, memory in zip(self.layers, cache.layers, strict=True):
-            hidden = layer(hidden, at, memory, on_routing)
+            hidden = layer(hidden, at, memory, routing)
         if want == "none":
             return None
         if want == "last":
@@ -208,23 +208,23 @@ class Layer:
             self.mlp = read_mlp(model, f"{prefix}mlp.", read)
 
     def __call__(
-        self, hidden: torch.Tensor, at: StepPositions, cache: torch.Tensor, on_routing: OnRouting | None
+        self, hidden: torch.Tensor, at: StepPositions, cache: torch.Tensor, routing: StepRouting | None
     ) -> torch.Tensor:
         hidden = hidden + self.attention(rms_norm(hidden, self.input_layernorm, self.eps), at, cache)
         x = rms_norm(hidden, self.post_attention_layernorm, self.eps)
         if self.moe_layer is None:
             assert self.mlp is not None
             return hidden + self.mlp(x)
-        return hidden + self._experts(x.flatten(0, 1), on_routing).view_as(hidden)
+        return hidden + self._experts(x.flatten(0, 1), routing).view_as(hidden)
 
-    def _experts(self, x: torch.Tensor, on_routing: OnRouting | None) -> torch.Tensor:
+    def _experts(self, x: torch.Tensor, routing: StepRouting | None) -> torch.Tensor:
         ids, weights = self.router(x)
         ids_host, weights_host, x_host = ids.cpu().numpy(), weights.cpu().numpy(), x.float().cpu().numpy()
         # On cuda the shared expert is queued first and runs while the CPU computes the routed ones.
         shared = self.mlp(x) if self.mlp is not None else None
-        if on_routing is not None:
+        if routing is not None:
             assert self.moe_layer is not None
-            on_routing(self.moe_layer, ids_host, weights_host)
+            routing.expert_ids[self.moe_layer], routing.gate_weights[self.moe_layer] = ids_host, weights_host
         routed = torch.from_numpy(self.routed.forward(x_host, ids_host, weights_host)).to(x.device, x.dtype)
         return routed if shared is None else routed + shared
 
