@@ -179,6 +179,15 @@ MOELAB_API uint64_t moelab_read_all(moelab_pool *pool, int32_t loop, const int64
  * all workers; 0 where it has none. */
 MOELAB_API uint64_t moelab_peak(moelab_pool *pool, const char *isa, int32_t activation_mode, int64_t iterations);
 
+/* Repacking for loading: a matrix [rows, columns], its rows one after the other, into the tiles of weight_format. `pack` takes the
+ * numbers of that format (int4: words of eight nibbles of q + 8, [rows, ceil(columns / 8)], low nibble first; int8: q) and, for
+ * integers, scale [rows, ceil(columns / 32)] as bf16 bits. `quantise_pack` takes float32 or bf16 (source_format) and rounds to the
+ * nearest. Strips of rows at multiples of 16 may be packed at the same time. */
+MOELAB_API int32_t moelab_pack(int32_t weight_format, void *tiles, const void *source, const uint16_t *scale, int64_t rows,
+                               int64_t columns);
+MOELAB_API int32_t moelab_quantise_pack(int32_t weight_format, void *tiles, int32_t source_format, const void *source,
+                                        int64_t rows, int64_t columns);
+
 #ifdef __cplusplus
 }
 #endif

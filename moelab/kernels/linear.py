@@ -25,12 +25,11 @@ from moelab.kernels.job import (
     Activation,
     WeightFormat,
 )
-from moelab.kernels.layout import ExpertLayout, float32_to_bf16, pack
+from moelab.kernels.layout import ExpertLayout, quantise_pack
 from moelab.kernels.native import Counters, Forward, check_status, kernel_table, require_library
 from moelab.kernels.native_phases import LARGEST_BYTES, SMALLEST_BYTES
 from moelab.kernels.pages import map_pages
 from moelab.kernels.pool import Pool
-from moelab.kernels.quantise import quantise_int4, quantise_int8
 from moelab.kernels.routed import ALONE_BYTES
 from moelab.kernels.scratch import ACTIVATION_BYTES, aligned
 
@@ -38,11 +37,12 @@ from moelab.kernels.scratch import ACTIVATION_BYTES, aligned
 KEEP_TOKENS = 16
 
 
-STRIP_ROWS = 2048  # a multiple of the rows of a tile
+PARALLEL_BYTES = 500_000  # below this one worker packs a matrix before the others are awake
+STRIP_BYTES = 4_000_000  # of tiles, about: what a worker packs at once
 
 
 class Rows(Protocol):
-    """A matrix [R, C] whose rows can be had as float32: a NumPy array, or what makes one of a part of a file."""
+    """A matrix [R, C] or [M, R, C] whose rows can be had as float32 or bf16 bits (uint16): an array, a part of a file."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -50,8 +50,18 @@ class Rows(Protocol):
     def __getitem__(self, rows: Any, /) -> np.ndarray: ...
 
 
+class Tiles(Protocol):
+    """A matrix [R, C] (or [M, R, C]) that is packed already."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def read_tiles(self, memory: np.ndarray, pool: Pool | None) -> None:
+        """Its tiles into ``memory`` (uint8, all of them)."""
+
+
 class PackedLinear:
-    """``weights`` float32 [R, C], quantised and packed as ``weight_format``; ``forward`` x [T, C] -> [T, R], float32.
+    """``weights`` [R, C], rounded to ``weight_format`` and packed (``Tiles``: as they are); float32 x [T, C] -> [T, R].
 
     Or M matrices of one shape, [M, R, C], each with its own inputs: x [M, T, C] -> [M, T, R].
 
@@ -61,7 +71,7 @@ class PackedLinear:
 
     def __init__(
         self,
-        weights: Rows,
+        weights: Rows | Tiles,
         weight_format: WeightFormat,
         isa: str | None = None,
         activation: Activation | None = None,
@@ -84,9 +94,11 @@ class PackedLinear:
         count, matrix_bytes = self.num_matrices or 1, layout.projection_bytes(self.num_rows, self.num_columns)
         self.num_bytes = count * matrix_bytes
         self._pages = map_pages(self.num_bytes)
-        for number in range(count):
-            memory = self._pages.memory[number * matrix_bytes : (number + 1) * matrix_bytes]
-            self._pack(memory, weights if self.num_matrices is None else weights[number], layout)
+        read_tiles = getattr(weights, "read_tiles", None)
+        if read_tiles is not None:
+            read_tiles(self.tiles, pool)
+        else:
+            self._pack(weights, layout, matrix_bytes)
         self._layout = layout
         self._address_of_matrix = self._pages.memory.ctypes.data + matrix_bytes * np.arange(count, dtype=np.int64)
         self._count = np.zeros(count + 1, np.int64)
@@ -112,14 +124,37 @@ class PackedLinear:
         self._reference = ctypes.addressof(self._struct)
         self._tokens_each = -1
 
-    def _pack(self, memory: np.ndarray, weights: Rows, layout: ExpertLayout) -> None:
-        """Strip by strip: the head of a large model is gigabytes of float32."""
-        for first in range(0, self.num_rows, STRIP_ROWS):
-            rows = min(STRIP_ROWS, self.num_rows - first)
-            start = layout.projection_bytes(first, self.num_columns)
-            tiles = memory[start : start + layout.projection_bytes(rows, self.num_columns)]
-            strip = np.ascontiguousarray(weights[first : first + rows], np.float32)
-            pack(tiles, _source(strip, self.weight_format), rows, self.num_columns, self.weight_format)
+    def _pack(self, weights: Any, layout: ExpertLayout, matrix_bytes: int) -> None:
+        """Strips of tile rows, drawn by all workers: a few large matrices keep them as busy as many small ones."""
+        row_bytes = layout.projection_bytes(TILE_ROWS, self.num_columns)
+        workers = 1 if self.pool is None else self.pool.num_workers
+        rows = min(STRIP_BYTES, max(self.num_bytes // (4 * workers), 1)) // row_bytes * TILE_ROWS or TILE_ROWS
+        strips = [
+            (number, first, min(first + rows, self.num_rows))
+            for number in range(self.num_matrices or 1)
+            for first in range(0, self.num_rows, rows)
+        ]
+
+        def pack(strip: int) -> None:
+            number, first, stop = strips[strip]
+            start = number * matrix_bytes + first // TILE_ROWS * row_bytes
+            tiles = self.tiles[start : start + layout.projection_bytes(stop - first, self.num_columns)]
+            matrix = weights if self.num_matrices is None else weights[number]
+            part = matrix[first:stop]
+            quantise_pack(
+                tiles, part if part.dtype == np.uint16 else part.astype(np.float32, copy=False), self.weight_format
+            )
+
+        if self.pool is None or workers == 1 or self.num_bytes < PARALLEL_BYTES:
+            for strip in range(len(strips)):
+                pack(strip)
+        else:
+            self.pool.draw(len(strips), pack)
+
+    @property
+    def tiles(self) -> np.ndarray:
+        """The packed matrices, uint8 [num_bytes], one after the other."""
+        return self._pages.memory
 
     def _reshape(self, tokens_each: int) -> None:
         layout, job, count = self._layout, self._job[0], self.num_matrices or 1
@@ -193,12 +228,3 @@ class PackedLinear:
     @property
     def seconds(self) -> float:
         return self.counters.total_ns / 1e9
-
-
-def _source(weights: np.ndarray, weight_format: WeightFormat) -> object:
-    """What ``layout.pack`` takes for this format."""
-    if weight_format == "int8_g32":
-        return quantise_int8(weights)
-    if weight_format == "int4_g32":
-        return quantise_int4(weights)
-    return float32_to_bf16(weights) if weight_format == "bf16" else weights
