@@ -6,16 +6,16 @@ without a GPU. It does not know names or files. Floor 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from moelab.kernels.job import WeightFormat
-from moelab.kernels.linear import PackedLinear
+from moelab.kernels.linear import PackedLinear, Tiles
 from moelab.kernels.pool import Pool
 
 # What `dense_weights` may ask for, and the format of the kernels that it means.
@@ -25,12 +25,12 @@ Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Linears(Protocol):
-    """Makes the linear layers of a model."""
+    """Makes the linear layers of a model, each with a name of its own; weights may be views of a file, of any float."""
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
-        """weight [R, C], bias [R]: x [..., C] -> [..., R]."""
+    def linear(self, name: str, *weights: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+        """weights [R, C], joined along the rows, bias [R]: x [..., C] -> [..., R]."""
 
-    def heads(self, weight: torch.Tensor) -> Linear:
+    def heads(self, name: str, weight: torch.Tensor) -> Linear:
         """weight [heads, R, C]: x [heads, T, C] -> [heads, T, R]."""
 
 
@@ -54,41 +54,81 @@ class TorchLinear:
 
 
 class TorchLinears:
-    """Linear layers by torch, as they were read."""
+    """Linear layers by torch, in one type on one device."""
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
-        return TorchLinear(weight, bias)
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self.dtype, self.device = dtype, device
 
-    def heads(self, weight: torch.Tensor) -> Linear:
-        by_column = weight.transpose(1, 2).contiguous()
+    def linear(self, name: str, *weights: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+        return TorchLinear(self._joined(weights), bias)
+
+    def heads(self, name: str, weight: torch.Tensor) -> Linear:
+        by_column = self._joined([weight.transpose(1, 2)])
         return lambda x: torch.bmm(x, by_column)
+
+    def _joined(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
+        """A copy of all, made in place: no part of it exists twice."""
+        shape = (sum(len(weight) for weight in weights), *weights[0].shape[1:])
+        joined = torch.empty(shape, dtype=self.dtype, device=self.device)
+        first = 0
+        for weight in weights:
+            joined[first : first + len(weight)].copy_(weight)
+            first += len(weight)
+        return joined
 
 
 class KernelLinears:
-    """Linear layers from packed weights by the kernels; `made` has them in the order of making."""
+    """Linear layers from packed weights by the kernels; `made` has them in the order of making.
 
-    def __init__(self, weight_format: WeightFormat, isa: str | None, pool: Pool) -> None:
-        self.weight_format, self.isa, self.pool = weight_format, isa, pool
+    `saved` gives the tiles of a layer by its name where they were packed before; None packs the weights.
+    """
+
+    def __init__(
+        self, weight_format: WeightFormat, isa: str | None, pool: Pool, saved: Callable[[str], Tiles] | None = None
+    ) -> None:
+        self.weight_format, self.isa, self.pool, self.saved = weight_format, isa, pool, saved
         self.made: list[KernelLinear] = []
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
-        self.made.append(KernelLinear(weight, bias, self.weight_format, self.isa, self.pool))
+    def linear(self, name: str, *weights: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+        rows = Rows(weights)
+        source: Rows | Tiles = rows
+        if self.saved is not None:
+            source = self.saved(name)
+            if tuple(source.shape) != rows.shape:
+                raise ValueError(
+                    f"{name}: expected saved tiles of {list(rows.shape)}, got {list(source.shape)}; pack again"
+                )
+        self.made.append(KernelLinear(source, bias, self.weight_format, self.isa, self.pool, name))
         return self.made[-1]
 
-    def heads(self, weight: torch.Tensor) -> Linear:
-        return self.linear(weight)
+    def heads(self, name: str, weight: torch.Tensor) -> Linear:
+        return self.linear(name, weight)
 
 
-class _Rows:
-    """Rows of a tensor of any float type as float32, without a float32 copy of the whole."""
+class Rows:
+    """Rows of tensors of any float type, one below the other, as the packer takes them, a strip at a time."""
 
-    def __init__(self, weight: torch.Tensor) -> None:
-        self.weight = weight
-        self.shape = tuple(weight.shape)
+    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
+        self.weights = weights
+        self.shape = (sum(len(weight) for weight in weights), *weights[0].shape[1:])
 
-    def __getitem__(self, rows: int | slice) -> np.ndarray:
-        part: np.ndarray = self.weight[rows].float().numpy()
-        return part
+    def __getitem__(self, rows: Any) -> Any:
+        """A matrix of several, or a strip of rows: bf16 bits (uint16) or float32."""
+        if isinstance(rows, int):
+            return Rows([self.weights[0][rows]])
+        strips, first = [], 0
+        for weight in self.weights:
+            strip = weight[max(rows.start - first, 0) : max(rows.stop - first, 0)]
+            if len(strip):
+                strips.append(_numbers(strip))
+            first += len(weight)
+        return strips[0] if len(strips) == 1 else np.concatenate(strips)
+
+
+def _numbers(strip: torch.Tensor) -> np.ndarray:
+    bits = strip.dtype == torch.bfloat16
+    array: np.ndarray = strip.contiguous().view(torch.int16).numpy() if bits else strip.float().numpy()
+    return array.view(np.uint16) if bits else array
 
 
 class KernelLinear:
@@ -98,9 +138,16 @@ class KernelLinear:
     """
 
     def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, weight_format: WeightFormat, isa: str | None, pool: Pool
+        self,
+        weight: Rows | Tiles,
+        bias: torch.Tensor | None,
+        weight_format: WeightFormat,
+        isa: str | None,
+        pool: Pool,
+        name: str = "",
     ) -> None:
-        self.packed = PackedLinear(_Rows(weight), weight_format, isa, pool=pool)
+        self.name = name
+        self.packed = PackedLinear(weight, weight_format, isa, pool=pool)
         self.bias = None if bias is None else bias.float()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

@@ -42,7 +42,7 @@ STRIP_BYTES = 4_000_000  # of tiles, about: what a worker packs at once
 
 
 class Rows(Protocol):
-    """A matrix [R, C] or [M, R, C] whose rows can be had as float32 or bf16 bits (uint16): an array, a part of a file."""
+    """A matrix [R, C] or [M, R, C] whose rows come as float32 or bf16 bits (uint16): an array, a part of a file."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...

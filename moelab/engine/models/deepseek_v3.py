@@ -35,9 +35,9 @@ class Routed(Protocol):
 
 
 class Read(Protocol):
-    """A tensor by canonical name: in the dense type, or `exact` (as stored), or float32."""
+    """A tensor by canonical name: in the dense type, `exact` (as stored), float32, or `mapped` (a view, for linears)."""
 
-    def __call__(self, name: str, kind: Literal["dense", "exact", "float32"] = "dense") -> torch.Tensor: ...
+    def __call__(self, name: str, kind: Literal["dense", "exact", "float32", "mapped"] = "dense") -> torch.Tensor: ...
 
 
 class Model:
@@ -65,7 +65,7 @@ class Model:
         self.dtype = self.norm.dtype
         self.linears = linears
         self.lm_head = linears.linear(
-            read("model.embed_tokens.weight" if spec.tie_word_embeddings else "lm_head.weight")
+            "lm_head", read("model.embed_tokens.weight" if spec.tie_word_embeddings else "lm_head.weight", "mapped")
         )
         self.routed = list(routed)
         self.layers = [Layer(self, layer, read) for layer in range(spec.num_hidden_layers)]
@@ -226,8 +226,12 @@ def head_sizes(spec: ModelSpec) -> tuple[int, int, int, int]:
 
 def read_mlp(model: Model, prefix: str, read: Read) -> GatedMLP:
     """Gated MLP under `prefix`, gate and up joined."""
-    gate_up = torch.cat((read(f"{prefix}gate_proj.weight"), read(f"{prefix}up_proj.weight")))
-    return GatedMLP(model.linears.linear(gate_up), model.linears.linear(read(f"{prefix}down_proj.weight")))
+    linear = model.linears.linear
+    parts = (read(f"{prefix}{name}_proj.weight", "mapped") for name in ("gate", "up"))
+    return GatedMLP(
+        linear(f"{prefix}gate_up_proj", *parts),
+        linear(f"{prefix}down_proj", read(f"{prefix}down_proj.weight", "mapped")),
+    )
 
 
 def read_attention(model: Model, prefix: str, read: Read) -> LatentAttention:
@@ -241,7 +245,7 @@ def read_attention(model: Model, prefix: str, read: Read) -> LatentAttention:
         q_rows = spec.num_attention_heads * (nope + rope)
         q_bias = kv_bias.new_zeros(q_rows) if spec.q_lora_rank is None else read(f"{prefix}q_a_proj.bias")
         a_bias = torch.cat((q_bias, kv_bias))
-    kv_b = read(f"{prefix}kv_b_proj.weight").view(spec.num_attention_heads, nope + v_dim, kv_rank)
+    kv_b = read(f"{prefix}kv_b_proj.weight", "mapped").view(spec.num_attention_heads, nope + v_dim, kv_rank)
     return LatentAttention(
         num_heads=spec.num_attention_heads,
         nope_dim=nope,
@@ -250,11 +254,22 @@ def read_attention(model: Model, prefix: str, read: Read) -> LatentAttention:
         kv_rank=kv_rank,
         softmax_scale=model.rope.softmax_scale(nope + rope),
         interleave=model.rope.interleave,
-        a_proj=linear(torch.cat((read(f"{prefix}{first}.weight"), read(f"{prefix}kv_a_proj_with_mqa.weight"))), a_bias),
+        a_proj=linear(
+            f"{prefix}a_proj",
+            read(f"{prefix}{first}.weight", "mapped"),
+            read(f"{prefix}kv_a_proj_with_mqa.weight", "mapped"),
+            bias=a_bias,
+        ),
         q_norm=None if spec.q_lora_rank is None else read(f"{prefix}q_a_layernorm.weight"),
-        q_b_proj=None if spec.q_lora_rank is None else linear(read(f"{prefix}q_b_proj.weight")),
+        q_b_proj=None
+        if spec.q_lora_rank is None
+        else linear(f"{prefix}q_b_proj", read(f"{prefix}q_b_proj.weight", "mapped")),
         kv_norm=read(f"{prefix}kv_a_layernorm.weight"),
-        key_up=model.linears.heads(kv_b[:, :nope].transpose(1, 2)),
-        value_up=model.linears.heads(kv_b[:, nope:]),
-        o_proj=linear(read(f"{prefix}o_proj.weight"), read(f"{prefix}o_proj.bias") if spec.attention_bias else None),
+        key_up=model.linears.heads(f"{prefix}key_up", kv_b[:, :nope].transpose(1, 2)),
+        value_up=model.linears.heads(f"{prefix}value_up", kv_b[:, nope:]),
+        o_proj=linear(
+            f"{prefix}o_proj",
+            read(f"{prefix}o_proj.weight", "mapped"),
+            bias=read(f"{prefix}o_proj.bias") if spec.attention_bias else None,
+        ),
     )
