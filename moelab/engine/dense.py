@@ -58,6 +58,7 @@ class TorchLinears:
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
+        self.num_bytes = 0
 
     def linear(self, name: str, *weights: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
         return TorchLinear(self._joined(weights), bias)
@@ -70,6 +71,7 @@ class TorchLinears:
         """A copy of all, made in place: no part of it exists twice."""
         shape = (sum(len(weight) for weight in weights), *weights[0].shape[1:])
         joined = torch.empty(shape, dtype=self.dtype, device=self.device)
+        self.num_bytes += joined.nbytes
         first = 0
         for weight in weights:
             joined[first : first + len(weight)].copy_(weight)
@@ -88,6 +90,10 @@ class KernelLinears:
     ) -> None:
         self.weight_format, self.isa, self.pool, self.saved = weight_format, isa, pool, saved
         self.made: list[KernelLinear] = []
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(linear.num_bytes for linear in self.made)
 
     def linear(self, name: str, *weights: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
         rows = Rows(weights)

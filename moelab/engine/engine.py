@@ -55,6 +55,7 @@ class Engine:
         self.num_skipped_tensors = loaded.num_skipped_tensors
         self.load_s = loaded.load_s
         self.loaded_bytes = loaded.loaded_bytes
+        self.weight_bytes = loaded.weight_bytes
         self.packed = loaded.packed
         self.routed = loaded.routed
         self.pool = loaded.pool

@@ -112,7 +112,7 @@ class ExpertTensors:
         return found
 
     def pack(self, strip: Strip, block: np.ndarray, layout: ExpertLayout) -> None:
-        """Write a strip into `block` (uint8 [expert_bytes]) of its expert in the format of `layout`; give its pages back."""
+        """Write a strip into `block` (uint8 [expert_bytes]) of its expert as `layout` says; give its pages back."""
         (rows, columns), projection = self._shape(strip.projection), strip.projection
         start = layout.offsets[projection] + layout.projection_bytes(strip.first, columns)
         tiles = block[start : start + layout.projection_bytes(strip.stop - strip.first, columns)]

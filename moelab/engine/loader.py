@@ -67,6 +67,7 @@ class Loaded:
     num_skipped_tensors: dict[str, int]
     load_s: float = 0.0
     loaded_bytes: int = 0  # read from the checkpoint, and from the packed folder
+    weight_bytes: int = 0  # in memory afterwards: experts, linear layers, the rest of the dense path
     packed: Path | None = None  # the folder that the repacked weights came from
 
 
@@ -169,11 +170,13 @@ def _load(
             arenas = folder.fill_arenas(layout, spec, pool, bar.part(expert_bytes))
         routed = routed_of(arenas, layout, isa, chosen, pool)
         # Linear layers that were packed before: their part of the checkpoint is not even read ahead.
-        saved = folder.tiles if folder is not None and folder.manifest.dense_weights == dense_weights else None
-        mapped_bytes = 0
+        saved = None
+        if folder is not None and dense_weights is not None and folder.manifest.dense_weights == dense_weights:
+            saved = folder.tiles
+        mapped_bytes = read_bytes = kept_bytes = 0
 
         def read(name: str, kind: Literal["dense", "exact", "float32", "mapped"] = "dense") -> torch.Tensor:
-            nonlocal mapped_bytes
+            nonlocal mapped_bytes, read_bytes, kept_bytes
             spelled = names.spell(name)
             tensor = checkpoint.read(spelled)
             mapped_bytes += tensor.nbytes
@@ -182,11 +185,14 @@ def _load(
                 mapped_bytes = tensor.nbytes
             bar.add(tensor.nbytes)
             if kind == "mapped":
-                if saved is None or dense_weights is None:
+                if saved is None:
                     checkpoint.will_need(spelled, tensor)
+                    read_bytes += tensor.nbytes
                 return tensor
             dtype = {"dense": dense, "float32": torch.float32, "exact": tensor.dtype}[kind]
-            return tensor.to(device=device, dtype=dtype, copy=True)
+            kept = tensor.to(device=device, dtype=dtype, copy=True)
+            read_bytes, kept_bytes = read_bytes + tensor.nbytes, kept_bytes + kept.nbytes
+            return kept
 
         linears = (
             TorchLinears(dense, device)
@@ -209,7 +215,8 @@ def _load(
         weight_format=weight_format,
         weights_fingerprint=checkpoint.fingerprint(router_names),
         num_skipped_tensors=opened.num_skipped_tensors,
-        loaded_bytes=expert_bytes + dense_bytes,
+        loaded_bytes=expert_bytes + read_bytes + (0 if saved is None else linears.num_bytes),
+        weight_bytes=sum(arena.num_bytes for arena in arenas) + linears.num_bytes + kept_bytes,
         packed=None if folder is None else folder.path,
     )
 

@@ -35,7 +35,7 @@ class Routed(Protocol):
 
 
 class Read(Protocol):
-    """A tensor by canonical name: in the dense type, `exact` (as stored), float32, or `mapped` (a view, for linears)."""
+    """A tensor by canonical name: in the dense type, `exact` (as stored), float32, or `mapped` (a view for linears)."""
 
     def __call__(self, name: str, kind: Literal["dense", "exact", "float32", "mapped"] = "dense") -> torch.Tensor: ...
 
