@@ -57,7 +57,11 @@ constexpr int together = 4;
 template <class Unit>
 inline void four_rows(uint32_t *lines, const uint32_t *source, int64_t row_words) {
     for (int unit = 0; unit < together; unit++)
-        for (int row = 0; row < 4; row++) lines[unit * 16 + row] = Unit::of(source[row * row_words + unit]);
+        for (int row = 0; row < 4; row++) {
+            uint32_t word;
+            std::memcpy(&word, source + row * row_words + unit, 4);
+            lines[unit * 16 + row] = Unit::of(word);
+        }
 }
 #endif
 
