@@ -37,7 +37,7 @@ from moelab.kernels.layout import pack
 from moelab.kernels.pages import map_pages
 from moelab.kernels.pool import Pool
 
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 2 << 20
 COPY_ROWS, COPY_COLUMNS = 576, 3584  # of bf16: a strip of 4 MB
 MORE_BYTES = 200_000_000
 
@@ -148,16 +148,20 @@ def drop_cached(files: list[Path]) -> None:
 def read_cold(files: list[Path], pool: Pool | None) -> float:
     """Bytes per second of reading files from the disk into buffers, by all workers or (None) by one."""
     drop_cached(files)
-    blocks = [(path, start) for path in files for start in range(0, path.stat().st_size, BLOCK_BYTES)]
+    opened = [path.open("rb", buffering=0) for path in files]
+    sizes = [path.stat().st_size for path in files]
+    blocks = [(file, start) for file, size in zip(opened, sizes, strict=True) for start in range(0, size, BLOCK_BYTES)]
     buffers: dict[int, np.ndarray] = {}
 
     def read(block: int) -> None:
-        path, start = blocks[block]
-        with path.open("rb", buffering=0) as file:
-            file.seek(start)
-            file.readinto(buffers.setdefault(threading.get_ident(), np.zeros(BLOCK_BYTES, np.uint8)).data)
+        file, start = blocks[block]
+        buffer = buffers.setdefault(threading.get_ident(), np.zeros(BLOCK_BYTES, np.uint8))
+        os.preadv(file.fileno(), [buffer.data], start)
 
-    return _rate(files, len(blocks), read, pool)
+    rate = _rate(files, len(blocks), read, pool)
+    for file in opened:
+        file.close()
+    return rate
 
 
 def copy_permuted(files: list[Path], pool: Pool) -> float:

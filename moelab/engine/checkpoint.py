@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ class Checkpoint:
         self.config = config
         self.entries = entries
         self._open_files: dict[Path, MappedFile] = {}
+        self._opening = threading.Lock()
 
     @classmethod
     def open(cls, directory: str | Path) -> Checkpoint:
@@ -85,24 +87,20 @@ class Checkpoint:
             )
         return self._mapped(name).tensor(dtype, entry.shape, entry.offset)
 
-    def will_need(self, name: str, view: torch.Tensor) -> None:
-        """Begin to read this part of a tensor from the disk."""
-        self._mapped(name).will_need(view)
-
-    def give_back(self, name: str, view: torch.Tensor) -> None:
-        """This part of a tensor is done with."""
-        self._mapped(name).give_back(view)
-
-    def give_back_all(self) -> None:
-        """Let go of all pages that were read so far; views stay valid."""
-        for file in list(self._open_files.values()):
-            file.give_back_all()
+    def fetch(self, view: torch.Tensor, stream: int = 0) -> torch.Tensor:
+        """The numbers of a view (or a part of one) that `read` gave, read from the file; see `MappedFile.fetch`."""
+        address = view.data_ptr()
+        for file in self._open_files.values():
+            if file.base <= address < file.base + file.num_bytes:
+                return file.fetch(view, stream)
+        return view
 
     def _mapped(self, name: str) -> MappedFile:
         path = self.entries[name].file
-        if path not in self._open_files:
-            self._open_files.setdefault(path, MappedFile(path))
-        return self._open_files[path]
+        with self._opening:
+            if path not in self._open_files:
+                self._open_files[path] = MappedFile(path)
+            return self._open_files[path]
 
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """Raise one CheckpointError for the first tensor that is missing or of another shape."""
@@ -127,6 +125,8 @@ class Checkpoint:
 
     def close(self) -> None:
         """Drop the memory maps (those that no view holds)."""
+        for file in self._open_files.values():
+            file.close()
         self._open_files.clear()
 
     def fingerprint(self, names_of_content: Iterable[str] = ()) -> str:

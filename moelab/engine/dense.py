@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from moelab.engine.strips import Fetch
 from moelab.kernels.job import WeightFormat
 from moelab.kernels.linear import PackedLinear, Tiles
 from moelab.kernels.pool import Pool
@@ -54,41 +55,39 @@ class TorchLinear:
 
 
 class TorchLinears:
-    """Linear layers by torch, in one type on one device."""
+    """Linear layers by torch, of what `join` makes of their weights (one tensor in the dense type on the device)."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self.dtype, self.device = dtype, device
+    def __init__(self, join: Callable[[Sequence[torch.Tensor]], torch.Tensor]) -> None:
+        self.join = join
         self.num_bytes = 0
 
     def linear(self, name: str, *weights: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
-        return TorchLinear(self._joined(weights), bias)
+        joined = self.join(weights)
+        self.num_bytes += joined.nbytes
+        return TorchLinear(joined, bias)
 
     def heads(self, name: str, weight: torch.Tensor) -> Linear:
-        by_column = self._joined([weight.transpose(1, 2)])
+        by_column = self.join([weight.transpose(1, 2)])
+        self.num_bytes += by_column.nbytes
         return lambda x: torch.bmm(x, by_column)
-
-    def _joined(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
-        """A copy of all, made in place: no part of it exists twice."""
-        shape = (sum(len(weight) for weight in weights), *weights[0].shape[1:])
-        joined = torch.empty(shape, dtype=self.dtype, device=self.device)
-        self.num_bytes += joined.nbytes
-        first = 0
-        for weight in weights:
-            joined[first : first + len(weight)].copy_(weight)
-            first += len(weight)
-        return joined
 
 
 class KernelLinears:
     """Linear layers from packed weights by the kernels; `made` has them in the order of making.
 
-    `saved` gives the tiles of a layer by its name where they were packed before; None packs the weights.
+    `fetch` reads what a view of a file covers (`strips`). `saved` gives the tiles of a layer by its name where they were
+    packed before; None packs the weights.
     """
 
     def __init__(
-        self, weight_format: WeightFormat, isa: str | None, pool: Pool, saved: Callable[[str], Tiles] | None = None
+        self,
+        weight_format: WeightFormat,
+        isa: str | None,
+        pool: Pool,
+        fetch: Fetch = lambda view: view,
+        saved: Callable[[str], Tiles] | None = None,
     ) -> None:
-        self.weight_format, self.isa, self.pool, self.saved = weight_format, isa, pool, saved
+        self.weight_format, self.isa, self.pool, self.fetch, self.saved = weight_format, isa, pool, fetch, saved
         self.made: list[KernelLinear] = []
 
     @property
@@ -96,7 +95,7 @@ class KernelLinears:
         return sum(linear.num_bytes for linear in self.made)
 
     def linear(self, name: str, *weights: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
-        rows = Rows(weights)
+        rows = Rows(weights, self.fetch)
         source: Rows | Tiles = rows
         if self.saved is not None:
             source = self.saved(name)
@@ -114,21 +113,23 @@ class KernelLinears:
 class Rows:
     """Rows of tensors of any float type, one below the other, as the packer takes them, a strip at a time."""
 
-    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
-        self.weights = weights
+    def __init__(self, weights: Sequence[torch.Tensor], fetch: Fetch = lambda view: view) -> None:
+        self.weights, self.fetch = weights, fetch
         self.shape = (sum(len(weight) for weight in weights), *weights[0].shape[1:])
 
     def __getitem__(self, rows: Any) -> Any:
         """A matrix of several, or a strip of rows: bf16 bits (uint16) or float32."""
         if isinstance(rows, int):
-            return Rows([self.weights[0][rows]])
+            return Rows([self.weights[0][rows]], self.fetch)
         strips, first = [], 0
         for weight in self.weights:
             strip = weight[max(rows.start - first, 0) : max(rows.stop - first, 0)]
-            if len(strip):
-                strips.append(_numbers(strip))
             first += len(weight)
-        return strips[0] if len(strips) == 1 else np.concatenate(strips)
+            if len(strip) == rows.stop - rows.start:
+                return _numbers(self.fetch(strip))
+            if len(strip):
+                strips.append(_numbers(strip))  # parts of two tensors: a buffer would not hold both
+        return np.concatenate(strips)
 
 
 def _numbers(strip: torch.Tensor) -> np.ndarray:

@@ -28,8 +28,9 @@ DiskForm = Literal["per_expert", "fused", "packed"]
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows [first, stop) of a projection (0 gate, 1 up, 2 down) of an expert, from a row of tiles on."""
+    """Rows [first, stop) of a projection (0 gate, 1 up, 2 down) of an expert; in the file they lie at `place`."""
 
+    place: tuple[str, int]
     expert: int
     projection: int
     first: int
@@ -98,21 +99,22 @@ class ExpertTensors:
         return FORMAT_OF_DTYPE[entry.dtype]
 
     def strips(self, strip_bytes: int) -> list[Strip]:
-        """Everything to pack, in strips of about `strip_bytes` of the source, in the order of the experts."""
+        """Everything to pack, in strips of about `strip_bytes` of the source."""
         found = []
         for expert in range(self.num_experts):
             for projection in range(len(PROJECTIONS)):
-                rows = self._shape(projection)[0]
-                (entry, *_) = (self.checkpoint.entries[name] for name, _ in self._tensors(expert, projection))
+                name, of_tensor = self._tensors(expert, projection)[0]
+                entry, rows = self.checkpoint.entries[name], self._shape(projection)[0]
                 row_bytes = entry.num_bytes // math.prod(entry.shape[:-1])
+                skipped = (of_tensor.start or 0) + (expert * entry.shape[1] if self.form == "fused" else 0)
                 height = max(strip_bytes // (row_bytes * TILE_ROWS), 1) * TILE_ROWS
-                found += [
-                    Strip(expert, projection, first, min(first + height, rows)) for first in range(0, rows, height)
-                ]
+                for first in range(0, rows, height):
+                    place = (entry.file.name, entry.offset + (skipped + first) * row_bytes)
+                    found.append(Strip(place, expert, projection, first, min(first + height, rows)))
         return found
 
     def pack(self, strip: Strip, block: np.ndarray, layout: ExpertLayout) -> None:
-        """Write a strip into `block` (uint8 [expert_bytes]) of its expert as `layout` says; give its pages back."""
+        """Write a strip into `block` (uint8 [expert_bytes]) of its expert as `layout` says."""
         (rows, columns), projection = self._shape(strip.projection), strip.projection
         start = layout.offsets[projection] + layout.projection_bytes(strip.first, columns)
         tiles = block[start : start + layout.projection_bytes(strip.stop - strip.first, columns)]
@@ -122,13 +124,6 @@ class ExpertTensors:
         else:
             source = _plain(parts[0][1], layout.weight_format)
         pack(tiles, source, strip.stop - strip.first, columns, layout.weight_format)
-        for name, part in parts:
-            self.checkpoint.give_back(name, part)
-
-    def will_need(self, strip: Strip) -> None:
-        """Begin to read the strip from the disk."""
-        for name, part in self._parts(strip):
-            self.checkpoint.will_need(name, part)
 
     def _shape(self, projection: int) -> tuple[int, int]:
         """[R, C] of a projection."""
@@ -148,12 +143,12 @@ class ExpertTensors:
         return [(f"{name}_packed", whole), (f"{name}_scale", whole)]
 
     def _parts(self, strip: Strip) -> list[tuple[str, torch.Tensor]]:
-        """The strip's rows of each of its tensors, views of the file."""
+        """The strip's rows of each of its tensors, read from the file."""
         parts = []
-        for name, rows in self._tensors(strip.expert, strip.projection):
+        for stream, (name, rows) in enumerate(self._tensors(strip.expert, strip.projection)):
             tensor = self.checkpoint.read(name)
             matrix = tensor[strip.expert] if self.form == "fused" else tensor
-            parts.append((name, matrix[rows][strip.first : strip.stop]))
+            parts.append((name, self.checkpoint.fetch(matrix[rows][strip.first : strip.stop], stream)))
         return parts
 
     def _packed(

@@ -25,13 +25,13 @@ from moelab.engine.loading_bar import LoadingBar
 from moelab.engine.names import Names, model_module
 from moelab.engine.packed.read import PackedFolder
 from moelab.engine.routed_arenas import choose_activation, choose_formats, expert_layout, fill_arenas, routed_of
+from moelab.engine.strips import joined_copy
 from moelab.kernels.isa import choose_isa
 from moelab.kernels.job import Activation, WeightFormat
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import RoutedExperts
 
 DTYPE_OF_STORED = {"BF16": torch.bfloat16, "F32": torch.float32, "F16": torch.float32}
-GIVE_BACK_BYTES = 256_000_000  # pages of the dense tensors that are mapped at most
 
 
 @dataclass
@@ -173,31 +173,24 @@ def _load(
         saved = None
         if folder is not None and dense_weights is not None and folder.manifest.dense_weights == dense_weights:
             saved = folder.tiles
-        mapped_bytes = read_bytes = kept_bytes = 0
+        read_bytes = kept_bytes = 0
 
         def read(name: str, kind: Literal["dense", "exact", "float32", "mapped"] = "dense") -> torch.Tensor:
-            nonlocal mapped_bytes, read_bytes, kept_bytes
-            spelled = names.spell(name)
-            tensor = checkpoint.read(spelled)
-            mapped_bytes += tensor.nbytes
-            if mapped_bytes > GIVE_BACK_BYTES:
-                checkpoint.give_back_all()
-                mapped_bytes = tensor.nbytes
+            nonlocal read_bytes, kept_bytes
+            tensor = checkpoint.read(names.spell(name))
             bar.add(tensor.nbytes)
+            read_bytes += tensor.nbytes if kind != "mapped" or saved is None else 0
             if kind == "mapped":
-                if saved is None:
-                    checkpoint.will_need(spelled, tensor)
-                    read_bytes += tensor.nbytes
                 return tensor
             dtype = {"dense": dense, "float32": torch.float32, "exact": tensor.dtype}[kind]
-            kept = tensor.to(device=device, dtype=dtype, copy=True)
-            read_bytes, kept_bytes = read_bytes + tensor.nbytes, kept_bytes + kept.nbytes
+            kept = joined_copy([tensor], dtype, device, pool, checkpoint.fetch)
+            kept_bytes += kept.nbytes
             return kept
 
         linears = (
-            TorchLinears(dense, device)
+            TorchLinears(lambda weights: joined_copy(weights, dense, device, pool, checkpoint.fetch))
             if dense_weights is None
-            else KernelLinears(PACKED_FORMATS[dense_weights], routed[0].isa.isa, pool, saved)
+            else KernelLinears(PACKED_FORMATS[dense_weights], routed[0].isa.isa, pool, checkpoint.fetch, saved)
         )
         model = opened.module.Model(spec, opened.text_config, read, routed, device, linears)
     router_names = [names.spell(f"model.layers.{layer}.mlp.gate.weight") for layer in spec.model_layer_of_layer]

@@ -1,35 +1,41 @@
-"""MappedFile: a file in memory, whose tensors are views of its pages.
+"""MappedFile: a file whose tensors are views of its mapping, to be sliced for nothing and fetched strip by strip.
 
-Pages come from the disk when they are first read, or beforehand by `will_need`, and are given back by `give_back`; so a
-checkpoint of any size is read with next to no memory of its own. It does not know names or formats. Floor 2.
+A view costs no memory and reads nothing until it is touched. `fetch` reads what a view covers into a buffer of the thread:
+plain reads of 2 MB, in the order of the file, keep the disk at work where page faults of a mapping and advice to read
+ahead did not (docs/log.md). It does not know names or formats. Floor 2.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
 import mmap
 import os
+import threading
 from pathlib import Path
 
 import torch
 
 # Private and writable, so that torch takes the memory; nobody writes, and nothing is reserved for it.
 _NO_RESERVE = 0x4000  # MAP_NORESERVE of Linux, which Python names from 3.13 on
+STREAMS = 2  # of reads in one file that each run on: the words of a matrix, and its scales
 
 
 class MappedFile:
     """The bytes of one file; views keep the mapping alive after `MappedFile` is gone."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         with path.open("rb") as file:
             if hasattr(mmap, "MAP_PRIVATE"):
                 flags = mmap.MAP_PRIVATE | (_NO_RESERVE if os.uname().sysname == "Linux" else 0)
                 self._mapping = mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
             else:
                 self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        self._base = torch.frombuffer(self._mapping, dtype=torch.uint8, count=1).data_ptr()
-        self._num_bytes = len(self._mapping)
+        self.base = torch.frombuffer(self._mapping, dtype=torch.uint8, count=1).data_ptr()
+        self.num_bytes = len(self._mapping)
+        # A stream of its own for each keeps the system's own reading ahead undisturbed.
+        self._streams = [path.open("rb", buffering=0) for _ in range(STREAMS)]
+        self._buffers = threading.local()
 
     def tensor(self, dtype: torch.dtype, shape: tuple[int, ...], offset: int) -> torch.Tensor:
         """A view; a copy where the numbers do not lie at multiples of their size."""
@@ -41,27 +47,30 @@ class MappedFile:
             return raw.clone().view(dtype).view(shape)
         return torch.frombuffer(self._mapping, dtype=dtype, count=count, offset=offset).view(shape)
 
-    def will_need(self, tensor: torch.Tensor) -> None:
-        """Begin to read the pages of a contiguous view from the disk, and do not wait."""
-        self._advise(tensor, getattr(mmap, "MADV_WILLNEED", None), outwards=True)
+    def fetch(self, view: torch.Tensor, stream: int = 0) -> torch.Tensor:
+        """The same numbers, read; valid until this thread fetches from the stream again. OSError for a file that shrank.
 
-    def give_back(self, tensor: torch.Tensor) -> None:
-        """Let go of the whole pages of a contiguous view; who looks at them again reads them again."""
-        self._advise(tensor, getattr(mmap, "MADV_DONTNEED", None), outwards=False)
+        A view that is not contiguous, or a copy (see `tensor`), comes back as it is.
+        """
+        offset = view.data_ptr() - self.base
+        inside = 0 <= offset and offset + view.nbytes <= self.num_bytes
+        if not inside or not view.is_contiguous() or view.nbytes == 0 or not hasattr(os, "preadv"):
+            return view
+        buffers = self._buffers.__dict__
+        buffer = buffers.get(stream)
+        if buffer is None or buffer.nbytes < view.nbytes:
+            buffer = buffers[stream] = torch.empty(view.nbytes, dtype=torch.uint8)
+        into, got = buffer[: view.nbytes].numpy().data, 0
+        while got < view.nbytes:
+            count = os.preadv(self._streams[stream].fileno(), [into[got:]], offset + got)
+            if count == 0:
+                raise OSError(
+                    f"{self.path}: expected {self.num_bytes} bytes, got {offset + got}: it changed; load again"
+                )
+            got += count
+        return buffer[: view.nbytes].view(view.dtype).view(view.shape)
 
-    def give_back_all(self) -> None:
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._mapping.madvise(mmap.MADV_DONTNEED)
-
-    def _advise(self, tensor: torch.Tensor, advice: int | None, outwards: bool) -> None:
-        start, stop = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
-        inside = self._base <= start and stop <= self._base + self._num_bytes
-        if advice is None or not inside or not tensor.is_contiguous():
-            return  # a copy (see `tensor`), or a system without advice: nothing to gain
-        page = mmap.PAGESIZE
-        first, last = (start // page * page, -(-stop // page) * page) if outwards else (
-            -(-start // page) * page, stop // page * page
-        )  # fmt: skip
-        if last > first:
-            # Not `mmap.madvise`, which keeps the GIL. Advice that the system refuses changes nothing but time.
-            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), ctypes.c_int(advice))
+    def close(self) -> None:
+        """No more fetching; the mapping goes with its last view."""
+        for stream in self._streams:
+            stream.close()

@@ -1,7 +1,7 @@
 """Routed experts into arenas: one per MoE layer, all filled together by all workers, strip by strip.
 
-The disk reads ahead of the packing, and pages of the file are given back behind it. It knows formats and memory; it
-does not know names or where the strips come from (`expert_tensors`). Floor 2.
+Strips are taken in the order of the files, as the disk likes it. It knows formats and memory; it does not know names or
+where the strips come from (`expert_tensors`). Floor 2.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from collections.abc import Callable
 
 from moelab.domain.model import ModelSpec
 from moelab.engine.expert_tensors import ExpertTensors
+from moelab.engine.strips import STRIP_BYTES
 from moelab.kernels.arena import ExpertArena
 from moelab.kernels.isa import choose_isa
 from moelab.kernels.job import ACTIVATIONS, ACTIVATIONS_OF_FORMAT, Activation, WeightFormat
 from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import RoutedExperts
-
-STRIP_BYTES = 4_000_000  # of the source: what a worker packs at once; milliseconds, and in the caches
-AHEAD_BYTES = 64_000_000  # the disk is asked for so much more than is being packed
 
 Advance = Callable[[float], object]  # told the part (0 to 1) that is done
 
@@ -60,21 +58,13 @@ def fill_arenas(
     # Words of int4 that become float32 are widened by NumPy, which takes 16 times their bytes.
     widened = layout.weight_format == "float32" and experts[0].form == "packed"
     strip_bytes = STRIP_BYTES // 16 if widened else STRIP_BYTES
-    strips = [(layer, strip) for layer in range(len(experts)) for strip in experts[layer].strips(strip_bytes)]
-    ahead = max(AHEAD_BYTES // strip_bytes, 2 * pool.num_workers)
-
-    def will_need(number: int) -> None:
-        if number < len(strips):
-            layer, strip = strips[number]
-            experts[layer].will_need(strip)
+    strips = [(strip, layer) for layer in range(len(experts)) for strip in experts[layer].strips(strip_bytes)]
+    strips.sort(key=lambda pair: pair[0].place)
 
     def pack(number: int) -> None:
-        will_need(number + ahead)
-        layer, strip = strips[number]
+        strip, layer = strips[number]
         experts[layer].pack(strip, arenas[layer][strip.expert], layout)
 
-    for number in range(ahead):
-        will_need(number)
     pool.draw(len(strips), pack, lambda done: advance(done / len(strips)))
     return arenas
 

@@ -17,7 +17,7 @@ MANIFEST = "manifest.json"
 LINEARS = "linears.bin"
 FORMAT = "moelab packed weights"
 VERSION = 1
-CHUNK_BYTES = 8 << 20  # of one CRC-32: what a worker reads and checks at once
+CHUNK_BYTES = 2 << 20  # of one CRC-32: what a worker reads and checks at once
 AGAIN = "remove the folder and run `moelab pack` again"
 
 

@@ -22,8 +22,6 @@ from moelab.kernels.arena import ExpertArena
 from moelab.kernels.layout import LAYOUT_VERSION, ExpertLayout
 from moelab.kernels.pool import Pool
 
-AHEAD_BYTES = 8 * CHUNK_BYTES  # the disk is asked so far ahead of what is copied and checked
-
 
 class PackedFolder:
     """A folder whose manifest is whole and whose files have their sizes; contents are checked as they are read."""
@@ -93,26 +91,30 @@ class PackedFolder:
         chunks = [
             (section, memory, number) for section, memory in wanted for number in range(len(section.crc32_of_chunk))
         ]
+        # One file object for all workers: the system sees one reader that goes on, and reads ahead of it.
+        files = {section.file: (self.path / section.file).open("rb", buffering=0) for section, _ in wanted}
 
         def read(task: int) -> None:
             section, memory, number = chunks[task]
             first = number * CHUNK_BYTES
             part, begin = memory[first : first + CHUNK_BYTES], section.offset + first
             path, expected = self.path / section.file, section.crc32_of_chunk[number]
-            with path.open("rb", buffering=0) as file:
-                ask_ahead(file.fileno(), begin + AHEAD_BYTES)
-                got = read_at(file, part, begin)
+            got = read_at(files[section.file], part, begin)
             what = f"of bytes {begin} to {begin + len(part)} ({section.name})"
             if got != len(part):
                 raise PackedError(path, f"{len(part)} {what}", f"{got}")
             if (found := zlib.crc32(part.data)) != expected:
                 raise PackedError(path, f"CRC-32 {expected:08x} {what}", f"{found:08x}")
 
-        if pool is None:
-            for task in range(len(chunks)):
-                read(task)
-        else:
-            pool.draw(len(chunks), read, lambda done: advance(done / len(chunks)))
+        try:
+            if pool is None:
+                for task in range(len(chunks)):
+                    read(task)
+            else:
+                pool.draw(len(chunks), read, lambda done: advance(done / len(chunks)))
+        finally:
+            for file in files.values():
+                file.close()
 
 
 class SavedTiles:
@@ -135,16 +137,17 @@ class SavedTiles:
         self.folder._read([(self.section, memory)], pool, lambda done: None)
 
 
-def ask_ahead(descriptor: int, offset: int) -> None:
-    """Have the system read one chunk from here on, without waiting; nothing where it takes no advice."""
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, offset, CHUNK_BYTES, os.POSIX_FADV_WILLNEED)
-
-
 def read_at(file: FileIO, memory: np.ndarray, offset: int) -> int:
-    """Fill `memory` from the file; how many bytes there were."""
-    file.seek(offset)
+    """Fill `memory` from the file; how many bytes there were. Several threads may read one file where `preadv` exists."""
     view, got = memory.data, 0
-    while got < len(view) and (count := file.readinto(view[got:])):
+    while got < len(view):
+        if hasattr(os, "preadv"):
+            count = os.preadv(file.fileno(), [view[got:]], offset + got)
+        else:
+            with open(file.name, "rb", buffering=0) as own:
+                own.seek(offset + got)
+                count = own.readinto(view[got:])
+        if not count:
+            break
         got += count
     return got

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from moelab.engine.checkpoint import Checkpoint
 from moelab.engine.loading_bar import LoadingBar
-from moelab.engine.packed.manifest import CHUNK_BYTES, Manifest, PackedError, SourceFile
+from moelab.engine.packed.manifest import Manifest, PackedError, SourceFile
 from moelab.kernels.pool import Pool
 
 NUM_SAMPLES, SAMPLE_BYTES = 64, 4096
-SOURCE_CHUNK_BYTES = 8 * CHUNK_BYTES
+SOURCE_CHUNK_BYTES = 16 << 20
 
 
 def config_sha256(checkpoint: Checkpoint) -> str:

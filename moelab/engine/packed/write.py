@@ -173,7 +173,7 @@ def packed_linears(opened: Opened, dense_weights: str, pool: Pool) -> KernelLine
             tensor if kind == "mapped" else tensor.to(torch.float32 if kind == "float32" else tensor.dtype, copy=True)
         )
 
-    linears = KernelLinears(PACKED_FORMATS[dense_weights], None, pool)
+    linears = KernelLinears(PACKED_FORMATS[dense_weights], None, pool, checkpoint.fetch)
     routed = [None] * len(opened.experts)
     opened.module.Model(opened.spec, opened.text_config, read, routed, torch.device("cpu"), linears)
     return linears
