@@ -1,6 +1,6 @@
 """A generated checkpoint in the disk form of Kimi K2: random weights of any size, written with safetensors.
 
-int4 experts as compressed-tensors packs them, or bf16 or float32 experts, one tensor each or fused; everything else bf16.
+int4 experts as compressed-tensors packs them, or bf16 or float32 experts, one tensor each or fused; the rest is bf16.
 The numbers are near 1 / 64 in size, so that a forward pass stays finite; they mean nothing. Floor 6.
 """
 
@@ -35,9 +35,9 @@ class Sizes:
 
     hidden_size: int = 3584
     moe_intermediate_size: int = 1024
-    num_experts: int = 24
+    num_experts: int = 32
     num_moe_layers: int = 2
-    vocab_size: int = 24_000
+    vocab_size: int = 8_000
     form: str = "int4"  # int4, bf16, float32 (one tensor for each expert), or fused (bf16)
 
     def config(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Peak memory of a load: a fresh process loads, and this one reads its counters from outside, a thousand times a second.
+"""Peak memory of a load: a fresh process loads, and this one reads its counters, up to a thousand times a second.
 
 Anonymous and shared memory (RssAnon + RssShmem of /proc/PID/status) above the level after the imports; pages of mapped
-files, which the system takes back whenever it wants, stand beside it. `VmHWM` would count them too. Linux only. Floor 6.
+files, which the system takes back when it wants, stand beside it. `VmHWM` would count them too. Linux only. Floor 6.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def measure_load_memory(directory: Path, **options: Any) -> LoadMemory:
     """Load in a process of its own, with these options of `moelab.load`. RuntimeError where that process fails."""
     command = [sys.executable, "-c", CHILD, str(directory), json.dumps(options)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdin is not None and child.stdout is not None
+        assert child.stdin is not None
+        assert child.stdout is not None
         if child.stdout.readline() != "imported\n":
             raise RuntimeError(f"load in a process of its own: expected it to import moelab; got exit {child.wait()}")
         before, files_before = _levels(child.pid)

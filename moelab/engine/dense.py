@@ -55,7 +55,7 @@ class TorchLinear:
 
 
 class TorchLinears:
-    """Linear layers by torch, of what `join` makes of their weights (one tensor in the dense type on the device)."""
+    """Linear layers by torch, of what `join` makes of their weights: one tensor in the dense type on the device."""
 
     def __init__(self, join: Callable[[Sequence[torch.Tensor]], torch.Tensor]) -> None:
         self.join = join

@@ -1,8 +1,8 @@
 """MappedFile: a file whose tensors are views of its mapping, to be sliced for nothing and fetched strip by strip.
 
-A view costs no memory and reads nothing until it is touched. `fetch` reads what a view covers into a buffer of the thread:
-plain reads of 2 MB, in the order of the file, keep the disk at work where page faults of a mapping and advice to read
-ahead did not (docs/log.md). It does not know names or formats. Floor 2.
+A view costs no memory and reads nothing until it is touched. `fetch` reads what a view covers into a buffer of the
+thread: plain reads of 2 MB, in the order of the file, keep the disk at work where page faults of a mapping and advice
+to read ahead did not (docs/log.md). It does not know names or formats. Floor 2.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ class MappedFile:
         return torch.frombuffer(self._mapping, dtype=dtype, count=count, offset=offset).view(shape)
 
     def fetch(self, view: torch.Tensor, stream: int = 0) -> torch.Tensor:
-        """The same numbers, read; valid until this thread fetches from the stream again. OSError for a file that shrank.
+        """The same numbers, read; valid until this thread fetches from the stream again. OSError for a shorter file.
 
         A view that is not contiguous, or a copy (see `tensor`), comes back as it is.
         """
         offset = view.data_ptr() - self.base
-        inside = 0 <= offset and offset + view.nbytes <= self.num_bytes
+        inside = offset >= 0 and offset + view.nbytes <= self.num_bytes
         if not inside or not view.is_contiguous() or view.nbytes == 0 or not hasattr(os, "preadv"):
             return view
-        buffers = self._buffers.__dict__
+        buffers: dict[int, torch.Tensor] = self._buffers.__dict__.setdefault("of_stream", {})
         buffer = buffers.get(stream)
         if buffer is None or buffer.nbytes < view.nbytes:
             buffer = buffers[stream] = torch.empty(view.nbytes, dtype=torch.uint8)

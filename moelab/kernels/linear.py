@@ -38,7 +38,7 @@ KEEP_TOKENS = 16
 
 
 PARALLEL_BYTES = 500_000  # below this one worker packs a matrix before the others are awake
-STRIP_BYTES = 4_000_000  # of tiles, about: what a worker packs at once
+STRIP_BYTES = 2_000_000  # of tiles, about: what a worker packs at once
 
 
 class Rows(Protocol):

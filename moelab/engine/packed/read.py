@@ -138,7 +138,7 @@ class SavedTiles:
 
 
 def read_at(file: FileIO, memory: np.ndarray, offset: int) -> int:
-    """Fill `memory` from the file; how many bytes there were. Several threads may read one file where `preadv` exists."""
+    """Fill `memory` from the file; how many bytes there were. Several threads may read one file at a time."""
     view, got = memory.data, 0
     while got < len(view):
         if hasattr(os, "preadv"):
