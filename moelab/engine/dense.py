@@ -75,8 +75,8 @@ class TorchLinears:
 class KernelLinears:
     """Linear layers from packed weights by the kernels; `made` has them in the order of making.
 
-    `fetch` reads what a view of a file covers (`strips`). `saved` gives the tiles of a layer by its name where they were
-    packed before; None packs the weights.
+    `fetch` reads what a view of a file covers (`strips`). `saved` gives the tiles of a layer by its name where they
+    were packed before; None packs the weights.
     """
 
     def __init__(
