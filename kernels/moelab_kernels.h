@@ -283,6 +283,15 @@ MOELAB_API int64_t moelab_attention_chunks(int64_t length);
 /* The attend function of an ISA; NULL where it has none. */
 MOELAB_API void *moelab_attend(const char *isa, int32_t cache_bf16);
 
+/* Repacking for loading: a matrix [rows, columns], its rows one after the other, into the tiles of weight_format. `pack` takes the
+ * numbers of that format (int4: words of eight nibbles of q + 8, [rows, ceil(columns / 8)], low nibble first; int8: q) and, for
+ * integers, scale [rows, ceil(columns / 32)] as bf16 bits. `quantise_pack` takes float32 or bf16 (source_format) and rounds to the
+ * nearest. Strips of rows at multiples of 16 may be packed at the same time. */
+MOELAB_API int32_t moelab_pack(int32_t weight_format, void *tiles, const void *source, const uint16_t *scale, int64_t rows,
+                               int64_t columns);
+MOELAB_API int32_t moelab_quantise_pack(int32_t weight_format, void *tiles, int32_t source_format, const void *source,
+                                        int64_t rows, int64_t columns);
+
 #ifdef __cplusplus
 }
 #endif

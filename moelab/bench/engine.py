@@ -91,7 +91,7 @@ def slice_of(expert_shape: str, layers: int, experts: int, dense_weights: str) -
         module = model_module(spec.model_type)
         shapes = module.Model.dense_shapes(spec)
 
-        def read(name: str, kind: Literal["dense", "exact", "float32"] = "dense") -> torch.Tensor:
+        def read(name: str, kind: Literal["dense", "exact", "float32", "mapped"] = "dense") -> torch.Tensor:
             shape = shapes[name]
             if len(shape) == 1:
                 return torch.zeros(shape) if "bias" in name else torch.ones(shape, dtype=dtype)

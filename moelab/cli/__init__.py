@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = ("replay", "simulate", "plan", "record", "generate", "verify", "doctor", "bench")
+COMMANDS = ("replay", "simulate", "plan", "record", "generate", "pack", "verify", "doctor", "bench")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -28,10 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """--device, --isa, --activation."""
+    """--device, --isa, --activation, --packed."""
     parser.add_argument("--device", help="torch device of the dense path (default: cuda where there is one)")
     parser.add_argument("--isa", help="numba, generic, avx2, avx512 (default: the fastest here)")
     parser.add_argument("--activation", choices=("f32", "bf16", "int8"), help="activation mode of the experts")
+    parser.add_argument("--packed", metavar="FOLDER", help="read the weights that `moelab pack` wrote")
 
 
 def load_engine(options: argparse.Namespace):
@@ -40,7 +41,7 @@ def load_engine(options: argparse.Namespace):
     from moelab.store import shipped
 
     model = shipped("nano/model") if options.model == "nano" else options.model
-    return load(model, device=options.device, isa=options.isa, activation=options.activation)
+    return load(model, packed=options.packed, device=options.device, isa=options.isa, activation=options.activation)
 
 
 def run(options: argparse.Namespace) -> None:

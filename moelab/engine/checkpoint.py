@@ -13,18 +13,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import torch
+
+from moelab.engine.mapped_file import MappedFile
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
+DTYPES = {
+    "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "U8": torch.uint8,
+    "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64, "BOOL": torch.bool,
+}  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -36,12 +43,14 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor lies. `dtype` is the name that safetensors uses (BF16, F32, I32, U8 ...)."""
+    """Where a tensor lies. `dtype` is the name that safetensors uses (BF16, F32, I32 ...), `offset` counts from the
+    start of the file."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
     num_bytes: int
+    offset: int
 
 
 class Checkpoint:
@@ -51,7 +60,8 @@ class Checkpoint:
         self.directory = directory
         self.config = config
         self.entries = entries
-        self._open_files: dict[Path, Any] = {}
+        self._open_files: dict[Path, MappedFile] = {}
+        self._opening = threading.Lock()
 
     @classmethod
     def open(cls, directory: str | Path) -> Checkpoint:
@@ -66,13 +76,31 @@ class Checkpoint:
         return name in self.entries
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor on the CPU, as stored."""
-        from safetensors import safe_open
+        """The tensor on the CPU as stored: a view of the mapped file, to be copied if it is kept and never written."""
+        entry = self.entries[name]
+        dtype = DTYPES.get(entry.dtype)
+        if dtype is None or entry.num_bytes != math.prod(entry.shape) * dtype.itemsize or entry.offset < 8:
+            expected = ", ".join(DTYPES) if dtype is None else f"{math.prod(entry.shape) * dtype.itemsize} bytes"
+            got = entry.dtype if dtype is None else f"{entry.num_bytes} bytes"
+            raise CheckpointError(
+                entry.file, f"{name} {list(entry.shape)} in {expected}", got, "convert the checkpoint"
+            )
+        return self._mapped(name).tensor(dtype, entry.shape, entry.offset)
 
-        file = self.entries[name].file
-        if file not in self._open_files:
-            self._open_files[file] = safe_open(str(file), framework="pt", device="cpu")
-        return self._open_files[file].get_tensor(name)
+    def fetch(self, view: torch.Tensor, stream: int = 0) -> torch.Tensor:
+        """The numbers of a view (or a part of one) that `read` gave, read from the file; see `MappedFile.fetch`."""
+        address = view.data_ptr()
+        for file in self._open_files.values():
+            if file.base <= address < file.base + file.num_bytes:
+                return file.fetch(view, stream)
+        return view
+
+    def _mapped(self, name: str) -> MappedFile:
+        path = self.entries[name].file
+        with self._opening:
+            if path not in self._open_files:
+                self._open_files[path] = MappedFile(path)
+            return self._open_files[path]
 
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """Raise one CheckpointError for the first tensor that is missing or of another shape."""
@@ -96,13 +124,13 @@ class Checkpoint:
                 )
 
     def close(self) -> None:
-        """Drop the memory maps."""
+        """Drop the memory maps (those that no view holds)."""
+        for file in self._open_files.values():
+            file.close()
         self._open_files.clear()
 
     def fingerprint(self, names_of_content: Iterable[str] = ()) -> str:
         """Short sha256 of config, of every name, dtype and shape, and of the content of a few tensors."""
-        import torch
-
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for name in sorted(self.entries):
             entry = self.entries[name]
@@ -175,7 +203,11 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             rows = {name: row for name, row in header.items() if name != "__metadata__"}
             entries = {
                 name: TensorEntry(
-                    path, row["dtype"], tuple(row["shape"]), row["data_offsets"][1] - row["data_offsets"][0]
+                    path,
+                    row["dtype"],
+                    tuple(row["shape"]),
+                    row["data_offsets"][1] - row["data_offsets"][0],
+                    8 + header_bytes + row["data_offsets"][0],
                 )
                 for name, row in rows.items()
             }

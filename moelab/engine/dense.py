@@ -6,18 +6,19 @@ without a GPU. It does not know names or files. Floor 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from moelab.engine.strips import Fetch
 from moelab.kernels.arena import ExpertArena
 from moelab.kernels.job import WeightFormat
 from moelab.kernels.layout import ExpertLayout
-from moelab.kernels.linear import PackedLinear, pack_rows
+from moelab.kernels.linear import PackedLinear, Tiles, pack_matrices
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import RoutedExperts
 
@@ -27,21 +28,22 @@ PACKED_FORMATS: dict[str, WeightFormat] = {
 }  # fmt: skip
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
+Section = tuple[str, tuple[int, ...], np.ndarray]  # packed weights by name: shape of the matrix, tiles (uint8)
 
 
 class Linears(Protocol):
-    """Makes the linear layers of a model."""
+    """Makes the linear layers of a model, each with a name of its own; weights may be views of a file, of any float."""
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
-        """weight [R, C], bias [R]: x [..., C] -> [..., R]."""
+    def linear(self, name: str, *weights: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+        """weights [R, C], joined along the rows, bias [R]: x [..., C] -> [..., R]."""
 
-    def exact(self, weight: torch.Tensor) -> Linear:
-        """weight float32 [R, C], never rounded: x [..., C] -> float32 [..., R]."""
+    def exact(self, name: str, weight: torch.Tensor) -> Linear:
+        """weight [R, C], never rounded: x [..., C] -> float32 [..., R]."""
 
-    def heads(self, weight: torch.Tensor) -> Linear:
+    def heads(self, name: str, weight: torch.Tensor) -> Linear:
         """weight [heads, R, C]: x [heads, T, C] -> [heads, T, R]."""
 
-    def mlp(self, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> Linear:
+    def mlp(self, name: str, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> Linear:
         """gate_proj, up_proj [I, H], down_proj [H, I]: x [..., H] -> [..., H]."""
 
 
@@ -65,58 +67,113 @@ class TorchLinear:
 
 
 class TorchLinears:
-    """Linear layers by torch, as they were read."""
+    """Linear layers by torch, `join` makes one tensor of their weights: on the device, in the dense type or another."""
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
-        return TorchLinear(weight, bias)
+    def __init__(self, join: Callable[[Sequence[torch.Tensor], torch.dtype | None], torch.Tensor]) -> None:
+        self.join = join
+        self.num_bytes = 0
 
-    def exact(self, weight: torch.Tensor) -> Linear:
-        return lambda x: F.linear(x.float(), weight)
+    def linear(self, name: str, *weights: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+        return TorchLinear(self._kept(weights), bias)
 
-    def mlp(self, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> Linear:
-        return GatedMLP(TorchLinear(torch.cat((gate, up))), TorchLinear(down))
+    def exact(self, name: str, weight: torch.Tensor) -> Linear:
+        kept = self._kept([weight], torch.float32)
+        return lambda x: F.linear(x.float(), kept)
 
-    def heads(self, weight: torch.Tensor) -> Linear:
-        by_column = weight.transpose(1, 2).contiguous()
+    def mlp(self, name: str, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> Linear:
+        return GatedMLP(TorchLinear(self._kept([gate, up])), TorchLinear(self._kept([down])))
+
+    def _kept(self, weights: Sequence[torch.Tensor], dtype: torch.dtype | None = None) -> torch.Tensor:
+        joined = self.join(weights, dtype)
+        self.num_bytes += joined.nbytes
+        return joined
+
+    def heads(self, name: str, weight: torch.Tensor) -> Linear:
+        by_column = self._kept([weight.transpose(1, 2)])
         return lambda x: torch.bmm(x, by_column)
 
 
 class KernelLinears:
-    """Linear layers from packed weights by the kernels; `made` has them in the order of making."""
+    """Linear layers from packed weights by the kernels; `made` has them in the order of making.
 
-    def __init__(self, weight_format: WeightFormat, isa: str | None, pool: Pool) -> None:
-        self.weight_format, self.isa, self.pool = weight_format, isa, pool
+    `fetch` reads what a view of a file covers (`strips`). `saved` gives the tiles of a layer by its name where they
+    were packed before; None packs the weights.
+    """
+
+    def __init__(
+        self,
+        weight_format: WeightFormat,
+        isa: str | None,
+        pool: Pool,
+        fetch: Fetch = lambda view: view,
+        saved: Callable[[str], Tiles] | None = None,
+    ) -> None:
+        self.weight_format, self.isa, self.pool, self.fetch, self.saved = weight_format, isa, pool, fetch, saved
         self.made: list[KernelLinear | KernelMLP] = []
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> KernelLinear:
-        return self._keep(KernelLinear(weight, bias, self.weight_format, self.isa, self.pool))
+    @property
+    def num_bytes(self) -> int:
+        return sum(made.num_bytes for made in self.made)
 
-    def exact(self, weight: torch.Tensor) -> KernelLinear:
-        return self._keep(KernelLinear(weight, None, "float32", self.isa, self.pool))
+    def linear(self, name: str, *weights: torch.Tensor, bias: torch.Tensor | None = None) -> KernelLinear:
+        return self._linear(name, weights, bias, self.weight_format)
 
-    def heads(self, weight: torch.Tensor) -> KernelLinear:
-        return self.linear(weight)
+    def exact(self, name: str, weight: torch.Tensor) -> KernelLinear:
+        return self._linear(name, [weight], None, "float32")
 
-    def mlp(self, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> KernelMLP:
-        mlp = KernelMLP(gate, up, down, self.weight_format, self.isa, self.pool)
+    def heads(self, name: str, weight: torch.Tensor) -> KernelLinear:
+        return self.linear(name, weight)
+
+    def mlp(self, name: str, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> KernelMLP:
+        names = [f"{name}{projection}" for projection in ("gate_proj", "up_proj", "down_proj")]
+        sources = [self._source(part, [weight]) for part, weight in zip(names, (gate, up, down), strict=True)]
+        mlp = KernelMLP(names, sources, self.weight_format, self.isa, self.pool)
         self.made.append(mlp)
         return mlp
 
-    def _keep(self, linear: KernelLinear) -> KernelLinear:
+    def _linear(
+        self, name: str, weights: Sequence[torch.Tensor], bias: torch.Tensor | None, weight_format: WeightFormat
+    ) -> KernelLinear:
+        linear = KernelLinear(self._source(name, weights), bias, weight_format, self.isa, self.pool, name)
         self.made.append(linear)
         return linear
 
+    def _source(self, name: str, weights: Sequence[torch.Tensor]) -> Rows | Tiles:
+        rows = Rows(weights, self.fetch)
+        if self.saved is None:
+            return rows
+        saved = self.saved(name)
+        if tuple(saved.shape) != rows.shape:
+            raise ValueError(f"{name}: expected saved tiles of {list(rows.shape)}, got {list(saved.shape)}; pack again")
+        return saved
 
-class _Rows:
-    """Rows of a tensor of any float type as float32, without a float32 copy of the whole."""
 
-    def __init__(self, weight: torch.Tensor) -> None:
-        self.weight = weight
-        self.shape = tuple(weight.shape)
+class Rows:
+    """Rows of tensors of any float type, one below the other, as the packer takes them, a strip at a time."""
 
-    def __getitem__(self, rows: int | slice) -> np.ndarray:
-        part: np.ndarray = self.weight[rows].float().numpy()
-        return part
+    def __init__(self, weights: Sequence[torch.Tensor], fetch: Fetch = lambda view: view) -> None:
+        self.weights, self.fetch = weights, fetch
+        self.shape = (sum(len(weight) for weight in weights), *weights[0].shape[1:])
+
+    def __getitem__(self, rows: Any) -> Any:
+        """A matrix of several, or a strip of rows: bf16 bits (uint16) or float32."""
+        if isinstance(rows, int):
+            return Rows([self.weights[0][rows]], self.fetch)
+        strips, first = [], 0
+        for weight in self.weights:
+            strip = weight[max(rows.start - first, 0) : max(rows.stop - first, 0)]
+            first += len(weight)
+            if len(strip) == rows.stop - rows.start:
+                return _numbers(self.fetch(strip))
+            if len(strip):
+                strips.append(_numbers(strip))  # parts of two tensors: a buffer would not hold both
+        return np.concatenate(strips)
+
+
+def _numbers(strip: torch.Tensor) -> np.ndarray:
+    bits = strip.dtype == torch.bfloat16
+    array: np.ndarray = strip.contiguous().view(torch.int16).numpy() if bits else strip.float().numpy()
+    return array.view(np.uint16) if bits else array
 
 
 class KernelLinear:
@@ -126,9 +183,16 @@ class KernelLinear:
     """
 
     def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, weight_format: WeightFormat, isa: str | None, pool: Pool
+        self,
+        weight: Rows | Tiles,
+        bias: torch.Tensor | None,
+        weight_format: WeightFormat,
+        isa: str | None,
+        pool: Pool,
+        name: str = "",
     ) -> None:
-        self.packed = PackedLinear(_Rows(weight), weight_format, isa, pool=pool)
+        self.name = name
+        self.packed = PackedLinear(weight, weight_format, isa, pool=pool)
         self.bias = None if bias is None else bias.float()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -144,6 +208,12 @@ class KernelLinear:
         return self.packed.num_bytes
 
     @property
+    def sections(self) -> list[Section]:
+        packed = self.packed
+        leading = () if packed.num_matrices is None else (packed.num_matrices,)
+        return [(self.name, (*leading, packed.num_rows, packed.num_columns), packed.tiles)]
+
+    @property
     def seconds(self) -> float:
         """Time spent in the kernels."""
         return self.packed.seconds
@@ -153,17 +223,23 @@ class KernelMLP:
     """A gated MLP as one expert that every token uses: gate_proj, up_proj [I, H], down_proj [H, I], packed."""
 
     def __init__(
-        self, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, weight_format: WeightFormat, isa: str | None,
+        self, names: Sequence[str], sources: Sequence[Rows | Tiles], weight_format: WeightFormat, isa: str | None,
         pool: Pool,
     ) -> None:  # fmt: skip
-        size, hidden = gate.shape
+        size, hidden = sources[0].shape
         layout = ExpertLayout(hidden, size, weight_format)
         arena = ExpertArena(layout, 1)
-        for weight, offset in zip((gate, up, down), layout.offsets, strict=True):
-            num_bytes = layout.projection_bytes(*weight.shape)
-            pack_rows(arena[0][offset : offset + num_bytes], _Rows(weight), weight_format)
+        self._sections: list[Section] = []
+        for name, source, offset in zip(names, sources, layout.offsets, strict=True):
+            tiles = arena[0][offset : offset + layout.projection_bytes(*source.shape)]
+            pack_matrices(tiles, source, weight_format, pool)
+            self._sections.append((name, tuple(source.shape), tiles))
         self.expert = RoutedExperts(layout, arena.addresses, isa, pool=pool, owner=arena)
         self.num_bytes = layout.expert_bytes
+
+    @property
+    def sections(self) -> list[Section]:
+        return self._sections
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1]).float().numpy()

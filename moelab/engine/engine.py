@@ -54,6 +54,10 @@ class Engine:
         self.weight_format = loaded.weight_format
         self.weights_fingerprint = loaded.weights_fingerprint
         self.num_skipped_tensors = loaded.num_skipped_tensors
+        self.load_s = loaded.load_s
+        self.loaded_bytes = loaded.loaded_bytes
+        self.weight_bytes = loaded.weight_bytes
+        self.packed = loaded.packed
         self.routed = loaded.routed
         self.pool = loaded.pool
         self.model = loaded.model
@@ -259,6 +263,9 @@ class Engine:
             "routed experts": f"{self.weight_format} weights, {self.activation} activations, {self.isa} kernels, "
             f"{self.pool.num_workers} workers",
             "expert memory": f"{len(self.routed) * self.spec.n_routed_experts * self.expert_bytes / 2**30:.2f} GiB",
+            "loaded": f"{self.loaded_bytes / 1e9:.2f} GB in {self.load_s:.1f} s "
+            f"({self.loaded_bytes / 1e9 / max(self.load_s, 1e-9):.2f} GB/s), "
+            + ("repacked" if self.packed is None else f"packed before: {self.packed}"),
             "tokenizer": "tokenizer.json" if self.codec.tokenizer is not None else "none: give token ids",
             "skipped tensors": ", ".join(f"{n} {kind}" for kind, n in self.num_skipped_tensors.items()) or "none",
         }
@@ -277,6 +284,7 @@ class Engine:
 def load(
     model_dir: str | Path,
     *,
+    packed: str | Path | None = None,
     device: str | None = None,
     isa: str | None = None,
     activation: Activation | None = None,
@@ -284,9 +292,12 @@ def load(
     dense_weights: str | None = None,
     num_workers: int | None = None,
 ) -> Engine:
-    """The engine of a Hugging Face checkpoint directory; see `loader.load_model` for the choices."""
+    """The engine of a Hugging Face checkpoint directory; see `loader.load_model` for the choices.
+
+    `packed`: a folder that `moelab pack` made of this checkpoint, read instead of repacking.
+    """
     loaded = load_model(
-        model_dir, device=device, isa=isa, activation=activation, dense_dtype=dense_dtype,
+        model_dir, packed=packed, device=device, isa=isa, activation=activation, dense_dtype=dense_dtype,
         dense_weights=dense_weights, num_workers=num_workers,
     )  # fmt: skip
     return Engine(Path(model_dir), loaded)

@@ -10,6 +10,7 @@ It does not know arenas' addresses, kernels or threads. Floor 2.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,12 +18,23 @@ import numpy as np
 import torch
 
 from moelab.engine.checkpoint import Checkpoint, CheckpointError
-from moelab.kernels.job import GROUP, WeightFormat
-from moelab.kernels.layout import ExpertLayout
+from moelab.kernels.job import GROUP, TILE_ROWS, WeightFormat
+from moelab.kernels.layout import ExpertLayout, pack
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 FORMAT_OF_DTYPE: dict[str, WeightFormat] = {"BF16": "bf16", "F32": "float32", "F16": "float32"}
 DiskForm = Literal["per_expert", "fused", "packed"]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Rows [first, stop) of a projection (0 gate, 1 up, 2 down) of an expert; in the file they lie at `place`."""
+
+    place: tuple[str, int]
+    expert: int
+    projection: int
+    first: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -86,41 +98,77 @@ class ExpertTensors:
             )
         return FORMAT_OF_DTYPE[entry.dtype]
 
-    def pack(self, expert: int, block: np.ndarray, layout: ExpertLayout) -> None:
-        """Write one expert into `block` (uint8 [expert_bytes]) in the format of `layout`."""
+    def strips(self, strip_bytes: int) -> list[Strip]:
+        """Everything to pack, in strips of about `strip_bytes` of the source."""
+        found = []
+        for expert in range(self.num_experts):
+            for projection in range(len(PROJECTIONS)):
+                name, of_tensor = self._tensors(expert, projection)[0]
+                entry, rows = self.checkpoint.entries[name], self._shape(projection)[0]
+                row_bytes = entry.num_bytes // math.prod(entry.shape[:-1])
+                skipped = (of_tensor.start or 0) + (expert * entry.shape[1] if self.form == "fused" else 0)
+                height = max(strip_bytes // (row_bytes * TILE_ROWS), 1) * TILE_ROWS
+                for first in range(0, rows, height):
+                    place = (entry.file.name, entry.offset + (skipped + first) * row_bytes)
+                    found.append(Strip(place, expert, projection, first, min(first + height, rows)))
+        return found
+
+    def pack(self, strip: Strip, block: np.ndarray, layout: ExpertLayout) -> None:
+        """Write a strip into `block` (uint8 [expert_bytes]) of its expert as `layout` says."""
+        (rows, columns), projection = self._shape(strip.projection), strip.projection
+        start = layout.offsets[projection] + layout.projection_bytes(strip.first, columns)
+        tiles = block[start : start + layout.projection_bytes(strip.stop - strip.first, columns)]
+        parts = self._parts(strip)
         if self.form == "packed":
-            sources = [self._packed(expert, p, layout.weight_format) for p in PROJECTIONS]
+            source = self._packed(strip, parts, rows, columns, layout.weight_format)
         else:
-            sources = [_plain(matrix, layout.weight_format) for matrix in self._matrices(expert)]
-        layout.pack_expert(block, *sources)
+            source = _plain(parts[0][1], layout.weight_format)
+        pack(tiles, source, strip.stop - strip.first, columns, layout.weight_format)
 
-    def _matrices(self, expert: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        if self.form == "fused":
-            gate_up = self.checkpoint.read(f"{self.prefix}gate_up_proj")[expert]
-            gate, up = gate_up.chunk(2, dim=0)
-            return gate, up, self.checkpoint.read(f"{self.prefix}down_proj")[expert]
-        gate, up, down = (self.checkpoint.read(f"{self.prefix}{expert}.{p}.weight") for p in PROJECTIONS)
-        return gate, up, down
-
-    def _packed(self, expert: int, projection: str, weight_format: WeightFormat) -> Any:
-        name = f"{self.prefix}{expert}.{projection}.weight"
+    def _shape(self, projection: int) -> tuple[int, int]:
+        """[R, C] of a projection."""
         hidden, inter = self.hidden_size, self.intermediate_size
-        rows, columns = (hidden, inter) if projection == "down_proj" else (inter, hidden)
-        file = self.checkpoint.entries[f"{name}_packed"].file
-        stated = self.checkpoint.read(f"{name}_shape").tolist()
-        if stated != [rows, columns]:
+        return (hidden, inter) if PROJECTIONS[projection] == "down_proj" else (inter, hidden)
+
+    def _tensors(self, expert: int, projection: int) -> list[tuple[str, slice]]:
+        """Names of the tensors of a projection, the weights first, and which rows of them (by expert where fused)."""
+        if self.form == "fused":
+            rows = self._shape(projection)[0]
+            if PROJECTIONS[projection] == "down_proj":
+                return [(f"{self.prefix}down_proj", slice(0, rows))]
+            return [(f"{self.prefix}gate_up_proj", slice(projection * rows, (projection + 1) * rows))]
+        name, whole = f"{self.prefix}{expert}.{PROJECTIONS[projection]}.weight", slice(None)
+        if self.form == "per_expert":
+            return [(name, whole)]
+        return [(f"{name}_packed", whole), (f"{name}_scale", whole)]
+
+    def _parts(self, strip: Strip) -> list[tuple[str, torch.Tensor]]:
+        """The strip's rows of each of its tensors, read from the file."""
+        parts = []
+        for stream, (name, rows) in enumerate(self._tensors(strip.expert, strip.projection)):
+            tensor = self.checkpoint.read(name)
+            matrix = tensor[strip.expert] if self.form == "fused" else tensor
+            parts.append((name, self.checkpoint.fetch(matrix[rows][strip.first : strip.stop], stream)))
+        return parts
+
+    def _packed(
+        self, strip: Strip, parts: list[tuple[str, torch.Tensor]], rows: int, columns: int, weight_format: WeightFormat
+    ) -> Any:
+        (name, packed), (scale_name, scale) = parts
+        file = self.checkpoint.entries[name].file
+        shape_name = name.removesuffix("_packed") + "_shape"
+        if strip.first == 0 and (stated := self.checkpoint.read(shape_name).tolist()) != [rows, columns]:
             raise CheckpointError(
-                file, f"{name}_shape {[rows, columns]}", stated, "load the config.json that belongs to this checkpoint"
+                file, f"{shape_name} {[rows, columns]}", stated, "load the config.json that belongs to this checkpoint"
             )
-        words = as_words(self.checkpoint.read(f"{name}_packed"), columns)
-        scale = self.checkpoint.read(f"{name}_scale")
+        words = as_words(packed, columns)
         if weight_format == "float32":
             return dequantise(words, scale.float().numpy(), columns)
         bits = scale.to(torch.bfloat16)
-        if not torch.equal(bits.float(), scale.float()):
+        if scale.dtype != torch.bfloat16 and not torch.equal(bits.float(), scale.float()):
             raise CheckpointError(
                 file,
-                f"{name}_scale that bf16 holds exactly",
+                f"{scale_name} that bf16 holds exactly",
                 f"{scale.dtype} values between bf16 numbers",
                 "load with activation='f32'",
             )

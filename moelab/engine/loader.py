@@ -7,7 +7,7 @@ Code in the directory is never run. It does not know generation or requests. Flo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,16 +21,17 @@ from moelab.engine.checkpoint import Checkpoint, CheckpointError
 from moelab.engine.dense import PACKED_FORMATS, KernelLinears, TorchLinears
 from moelab.engine.device import choose_dense_dtype, choose_device
 from moelab.engine.expert_tensors import ExpertTensors
+from moelab.engine.loading_bar import LoadingBar
 from moelab.engine.names import Names, model_module
-from moelab.kernels.arena import ExpertArena
+from moelab.engine.packed.read import PackedFolder
+from moelab.engine.routed_arenas import choose_activation, choose_formats, expert_layout, fill_arenas, routed_of
+from moelab.engine.strips import joined_copy
 from moelab.kernels.isa import choose_isa
-from moelab.kernels.job import ACTIVATIONS, ACTIVATIONS_OF_FORMAT, Activation, WeightFormat
-from moelab.kernels.layout import ExpertLayout
+from moelab.kernels.job import Activation, WeightFormat
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import RoutedExperts
 
 DTYPE_OF_STORED = {"BF16": torch.bfloat16, "F32": torch.float32, "F16": torch.float32}
-LARGE_BYTES = 256_000_000  # from here on a progress bar
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Opened:
     names: Names
     experts: list[ExpertTensors]
     num_skipped_tensors: dict[str, int]
+    expected: dict[str, tuple[int, ...]]  # every tensor that the model uses
 
 
 @dataclass
@@ -63,6 +65,10 @@ class Loaded:
     weight_format: WeightFormat
     weights_fingerprint: str
     num_skipped_tensors: dict[str, int]
+    load_s: float = 0.0
+    loaded_bytes: int = 0  # read from the checkpoint, and from the packed folder
+    weight_bytes: int = 0  # in memory afterwards: experts, linear layers, the rest of the dense path
+    packed: Path | None = None  # the folder that the repacked weights came from
 
 
 def open_model(directory: str | Path) -> Opened:
@@ -90,12 +96,13 @@ def open_model(directory: str | Path) -> Opened:
         expected |= layer_experts.shapes()
     checkpoint.check(expected)
     skipped = names.count_skipped(expected, spec.num_hidden_layers)
-    return Opened(checkpoint, module, spec, text_config, names, experts, skipped)
+    return Opened(checkpoint, module, spec, text_config, names, experts, skipped, expected)
 
 
 def load_model(
     directory: str | Path,
     *,
+    packed: str | Path | None = None,
     device: str | None = None,
     isa: str | None = None,
     activation: Activation | None = None,
@@ -109,54 +116,105 @@ def load_model(
     None is the default of the stored format. `dense_weights` float32, bf16, int8 or int4 (CPU only): projections,
     shared experts, dense MLPs and the head run from such weights on the kernels of the routed experts, and a decode
     step is one native call; torch: they are torch's, in `dense_dtype`. None is `dense_dtype` or else the stored type
-    by the kernels, torch on a GPU and where native kernels are missing.
+    by the kernels, torch on a GPU and where native kernels are missing. `packed` is a folder that `moelab pack` made of
+    this checkpoint: what is in it, routed experts and perhaps linear layers, is read instead of repacked, and
+    `dense_weights` None then means those of the folder. PackedError where it does not fit.
     """
-    check_dense_weights(dense_weights, device, isa)
+    started = time.perf_counter()
     opened = open_model(directory)
+    folder = None if packed is None else PackedFolder.open(packed, opened.checkpoint)
+    if folder is not None and dense_weights is None:
+        dense_weights = folder.manifest.dense_weights
+    check_dense_weights(dense_weights, device, isa)
+    pool = Pool(num_workers)
+    try:
+        loaded = _load(opened, folder, pool, choose_device(device), isa, activation, dense_dtype, dense_weights)
+    except BaseException:
+        pool.close()
+        raise
+    opened.checkpoint.close()
+    loaded.load_s = time.perf_counter() - started
+    return loaded
+
+
+def _load(
+    opened: Opened,
+    folder: PackedFolder | None,
+    pool: Pool,
+    device: torch.device,
+    isa: str | None,
+    activation: Activation | None,
+    dense_dtype: str | None,
+    dense_weights: str | None,
+) -> Loaded:
     checkpoint, names, spec = opened.checkpoint, opened.names, opened.spec
-    chosen_device = choose_device(device)
     sample_name = names.spell("model.norm.weight")
     sample = checkpoint.entries[sample_name]
     if sample.dtype not in DTYPE_OF_STORED:
         raise CheckpointError(sample.file, f"{sample_name} as BF16, F32 or F16", sample.dtype, "convert the checkpoint")
     stored = DTYPE_OF_STORED[sample.dtype]
-    dense = choose_dense_dtype(dense_dtype, stored, chosen_device)
-    packed = choose_packed(dense_weights, stored if dense_dtype is None else dense, chosen_device, isa)
-    pool = Pool(num_workers)
-    try:
-        routed = pack_routed(opened, isa, activation, pool)
+    dense = choose_dense_dtype(dense_dtype, stored, device)
+    linear_format = choose_packed(dense_weights, stored if dense_dtype is None else dense, device, isa)
+    if folder is not None:
+        folder.check_source(pool)
+    expert_names = set().union(*(layer.shapes() for layer in opened.experts))
+    expert_bytes = sum(checkpoint.entries[name].num_bytes for name in expert_names)
+    dense_bytes = sum(checkpoint.entries[name].num_bytes for name in opened.expected if name not in expert_names)
+    if folder is not None:
+        expert_bytes = folder.expert_bytes
+    with LoadingBar("loading", expert_bytes + dense_bytes) as bar:
+        if folder is None:
+            weight_format, chosen = choose_formats(opened.experts, activation)
+            layout = expert_layout(spec, weight_format)
+            arenas = fill_arenas(opened.experts, layout, pool, bar.part(expert_bytes))
+        else:
+            weight_format = folder.manifest.weight_format
+            chosen = choose_activation(weight_format, activation)
+            layout = expert_layout(spec, weight_format)
+            arenas = folder.fill_arenas(layout, spec, pool, bar.part(expert_bytes))
+        routed = routed_of(arenas, layout, isa, chosen, pool)
+        # Linear layers that were packed before: their part of the checkpoint is not even read ahead.
+        saved = None
+        if folder is not None and linear_format is not None and folder.manifest.dense_weights == linear_format:
+            saved = folder.tiles
+        read_bytes = kept_bytes = 0
 
-        def read(name: str, kind: Literal["dense", "exact", "float32"] = "dense") -> torch.Tensor:
+        def read(name: str, kind: Literal["dense", "exact", "float32", "mapped"] = "dense") -> torch.Tensor:
+            nonlocal read_bytes, kept_bytes
             tensor = checkpoint.read(names.spell(name))
+            bar.add(tensor.nbytes)
+            read_bytes += tensor.nbytes if kind != "mapped" or saved is None else 0
+            if kind == "mapped":
+                return tensor
             dtype = {"dense": dense, "float32": torch.float32, "exact": tensor.dtype}[kind]
-            return tensor.to(device=chosen_device, dtype=dtype, copy=True)
+            kept = joined_copy([tensor], dtype, device, pool, checkpoint.fetch)
+            kept_bytes += kept.nbytes
+            return kept
 
         linears = (
-            TorchLinears()
-            if packed is None
-            else KernelLinears(PACKED_FORMATS[packed], routed[0].isa.isa, pool)
+            TorchLinears(lambda weights, dtype: joined_copy(weights, dtype or dense, device, pool, checkpoint.fetch))
+            if linear_format is None
+            else KernelLinears(PACKED_FORMATS[linear_format], routed[0].isa.isa, pool, checkpoint.fetch, saved)
         )
-        model = opened.module.Model(spec, opened.text_config, read, routed, chosen_device, linears)
-    except BaseException:
-        pool.close()
-        raise
+        model = opened.module.Model(spec, opened.text_config, read, routed, device, linears)
     router_names = [names.spell(f"model.layers.{layer}.mlp.gate.weight") for layer in spec.model_layer_of_layer]
-    fingerprint = checkpoint.fingerprint(router_names)
-    checkpoint.close()
     return Loaded(
         model=model,
         spec=spec,
         configs=[checkpoint.config, opened.text_config],
         pool=pool,
         routed=routed,
-        device=chosen_device,
+        device=device,
         dense_dtype=str(dense).removeprefix("torch."),
-        dense_weights=packed,
+        dense_weights=linear_format,
         isa=routed[0].isa.isa,
-        activation=routed[0].activation,
-        weight_format=routed[0].layout.weight_format,
-        weights_fingerprint=fingerprint,
+        activation=chosen,
+        weight_format=weight_format,
+        weights_fingerprint=checkpoint.fingerprint(router_names),
         num_skipped_tensors=opened.num_skipped_tensors,
+        loaded_bytes=expert_bytes + read_bytes + (0 if saved is None else linears.num_bytes),
+        weight_bytes=sum(arena.num_bytes for arena in arenas) + linears.num_bytes + kept_bytes,
+        packed=None if folder is None else folder.path,
     )
 
 
@@ -188,69 +246,11 @@ def load_routed(
 ) -> list[RoutedExperts]:
     """Only the routed experts of a checkpoint, one per MoE layer; `owner` of each is its arena."""
     opened = open_model(directory)
-    routed = pack_routed(opened, isa, activation, pool)
-    opened.checkpoint.close()
-    return routed
-
-
-def choose_formats(experts: list[ExpertTensors], asked: Activation | None) -> tuple[WeightFormat, Activation]:
-    """Weight format in memory and activation mode, from the stored format and what was asked for."""
-    stored = {layer.stored_format() for layer in experts}
-    if len(stored) != 1:
-        raise ValueError(f"experts: expected one format in all layers, got {sorted(stored)}; convert the checkpoint")
-    weight_format = stored.pop()
-    modes = ACTIVATIONS_OF_FORMAT[weight_format]
-    if asked is None:
-        return weight_format, modes[0]
-    if asked not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {asked!r}; leave it out")
-    if asked == "f32":
-        return "float32", "f32"
-    if asked not in modes:
-        raise ValueError(
-            f"activation for {weight_format} experts: expected one of {', '.join(dict.fromkeys((*modes, 'f32')))}, "
-            f"got {asked!r}; leave it out for {modes[0]}"
-        )
-    return weight_format, asked
-
-
-def pack_routed(opened: Opened, isa: str | None, activation: Activation | None, pool: Pool) -> list[RoutedExperts]:
-    """One arena per MoE layer, filled by all workers; a progress bar when there is much to do."""
-    from tqdm.auto import tqdm
-
-    spec = opened.spec
     weight_format, chosen = choose_formats(opened.experts, activation)
-    choice = choose_isa(isa)
-    layout = ExpertLayout(spec.hidden_size, spec.moe_intermediate_size, weight_format)
-    layer_bytes = spec.n_routed_experts * layout.expert_bytes
-    num_bytes = len(opened.experts) * layer_bytes
-    check_memory(num_bytes)
-    routed: list[RoutedExperts] = []
-    with tqdm(total=num_bytes, unit="B", unit_scale=True, desc="experts", disable=num_bytes < LARGE_BYTES) as bar:
-        for tensors in opened.experts:
-            arena = ExpertArena(layout, tensors.num_experts)
-            pool.run(_pack_share(tensors, arena, layout))
-            routed.append(RoutedExperts(layout, arena.addresses, choice.isa, chosen, pool, owner=arena))
-            routed[-1].share_scratch(routed[0])  # layers run one after the other: one scratch serves all
-            bar.update(layer_bytes)
-    return routed
-
-
-def _pack_share(layer: ExpertTensors, arena: ExpertArena, layout: ExpertLayout) -> Callable[[int, int], None]:
-    def pack(worker: int, num_workers: int) -> None:
-        for expert in range(worker, layer.num_experts, num_workers):
-            layer.pack(expert, arena[expert], layout)
-
-    return pack
-
-
-def check_memory(num_bytes: int) -> None:
-    """MemoryError before the first page is touched."""
-    import psutil
-
-    available = psutil.virtual_memory().available
-    if num_bytes > available:
-        raise MemoryError(
-            f"experts: expected {num_bytes / 2**30:.1f} GiB of free memory, got {available / 2**30:.1f} GiB; "
-            "free memory, load a smaller model, or leave out activation='f32'"
-        )
+    layout = expert_layout(opened.spec, weight_format)
+    names = set().union(*(layer.shapes() for layer in opened.experts))
+    num_bytes = sum(opened.checkpoint.entries[name].num_bytes for name in names)
+    with LoadingBar("experts", num_bytes) as bar:
+        arenas = fill_arenas(opened.experts, layout, pool, bar.part(num_bytes))
+    opened.checkpoint.close()
+    return routed_of(arenas, layout, isa, chosen, pool)

@@ -47,6 +47,13 @@ class ExpertArena:
         """Bytes that really sit on huge pages now (neighbouring mappings may count); ``None`` where nobody says."""
         return None if self._bytes is None else huge_bytes(self._bytes)
 
+    @property
+    def memory(self) -> np.ndarray:
+        """All of it, uint8 [num_bytes]: expert after expert, ``stride`` bytes apart."""
+        if self._bytes is None:
+            raise ValueError("arena is closed: create a new one")
+        return self._bytes
+
     def __len__(self) -> int:
         return self.num_experts
 

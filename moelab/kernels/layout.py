@@ -19,7 +19,7 @@ int4 comes as compressed-tensors ``pack-quantized``: ``weight_packed`` int32 [R,
 8 * w + i in bits 4 * i of word w as q + 8 (q = -8 is legal), ``weight_scale`` bf16 [R, ceil(C / 32)].
 int8 is int8 [R, C] with the same scales; ``quantise`` makes both from float32.
 
-Does not know files, tensors or memory (see ``arena``). Floor 1: imports NumPy and Numba.
+Does not know files, tensors or memory (see ``arena``). Floor 1: NumPy, the native library, Numba where there is none.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from moelab.kernels.job import GROUP, TILE_COLUMNS, TILE_ROWS, WEIGHT_FORMATS, WeightFormat
-from moelab.source_stamp import stamped
+from moelab.kernels import native
+from moelab.kernels.jit.pack import pack_by_numba
+from moelab.kernels.job import FORMAT_CODE, GROUP, TILE_COLUMNS, TILE_ROWS, WEIGHT_FORMATS, WeightFormat
 
+LAYOUT_VERSION = 1  # of the bytes below: what was packed by another version is not read
 TILE_BYTES: dict[WeightFormat, int] = {"float32": 4096, "bf16": 2048, "int4_g32": 576, "int8_g32": 1088}
 ALIGNMENT = 64
 
@@ -157,105 +158,53 @@ def bf16_to_float32(bits: np.ndarray) -> np.ndarray:
 
 
 def pack(tiles: np.ndarray, source: Any, rows: int, columns: int, weight_format: WeightFormat) -> None:
-    """One projection [R, C] into its tiles; ``source`` as in ``ExpertLayout.pack_expert``."""
+    """One projection [R, C], or a strip of its rows, into its tiles; ``source`` as in ``ExpertLayout.pack_expert``.
+
+    By the native library, or by Numba where there is none; the bytes are the same. Releases the GIL.
+    """
+    scale = None
     if weight_format == "int4_g32":
-        pack_int4(tiles, source[0], source[1], rows, columns)
+        numbers, scale = source
+        _check("weight_packed", numbers, np.int32, (rows, _tiles(columns, 8)))
     elif weight_format == "int8_g32":
-        pack_int8(tiles, source[0], source[1])
-    elif weight_format == "bf16":
-        _check("bf16 weights", source, np.uint16, (rows, columns))
-        pack_bf16(tiles, source)
+        numbers, scale = source
+        _check("int8 weights", numbers, np.int8, (rows, columns))
     else:
-        _check("float32 weights", source, np.float32, (rows, columns))
-        pack_float32(tiles, source)
+        numbers = source
+        _check(
+            f"{weight_format} weights", numbers, np.uint16 if weight_format == "bf16" else np.float32, (rows, columns)
+        )
+    if scale is not None:
+        _check("weight_scale (bf16 bits)", scale, np.uint16, (rows, _tiles(columns, GROUP)))
+        scale = np.ascontiguousarray(scale)
+    _check_tiles(tiles, (rows, columns), weight_format)
+    numbers = np.ascontiguousarray(numbers)
+    library = native.library()[0]
+    if library is None:
+        pack_by_numba(tiles, numbers, scale, columns, weight_format)
+        return
+    status = library.moelab_pack(
+        FORMAT_CODE[weight_format], tiles.ctypes.data, numbers.ctypes.data,
+        None if scale is None else scale.ctypes.data, rows, columns,
+    )  # fmt: skip
+    native.check_status(status, f"pack {weight_format}")
 
 
-def pack_int4(out: np.ndarray, weight_packed: np.ndarray, scale: np.ndarray, rows: int, columns: int) -> None:
-    """``weight_packed`` int32 [R, ceil(C / 8)] and ``scale`` bf16 bits uint16 [R, ceil(C / 32)] -> tiles."""
-    _check("weight_packed", weight_packed, np.int32, (rows, _tiles(columns, 8)))
-    _check("weight_scale (bf16 bits)", scale, np.uint16, (rows, _tiles(columns, GROUP)))
-    _check_tiles(out, (rows, columns), "int4_g32")
-    _pack_int4(out.view(np.uint32), out.view(np.uint16), weight_packed.view(np.uint32), scale, columns)
+def quantise_pack(tiles: np.ndarray, weights: np.ndarray, weight_format: WeightFormat) -> None:
+    """``weights`` float32 [R, C], or bf16 bits uint16 [R, C], rounded to the format and packed, in one native pass.
 
-
-def pack_int8(out: np.ndarray, q: np.ndarray, scale: np.ndarray) -> None:
-    """``q`` int8 [R, C] and ``scale`` bf16 bits uint16 [R, ceil(C / 32)] -> tiles."""
-    rows, columns = q.shape
-    _check("int8 weights", q, np.int8, (rows, columns))
-    _check("weight_scale (bf16 bits)", scale, np.uint16, (rows, _tiles(columns, GROUP)))
-    _check_tiles(out, (rows, columns), "int8_g32")
-    _pack_lines(out, q.view(np.uint8) ^ np.uint8(128), 4, TILE_BYTES["int8_g32"], np.uint8(128))
-    blocks = out.view(np.uint16).reshape(_tiles(rows, TILE_ROWS), _tiles(columns, TILE_COLUMNS), -1)
-    padded = np.zeros((blocks.shape[0] * TILE_ROWS, blocks.shape[1] * 2), np.uint16)
-    padded[:rows, : scale.shape[1]] = scale
-    # [n, row, k, group] -> [n, k, group, row]
-    blocks[:, :, 512:] = padded.reshape(len(blocks), 16, -1, 2).transpose(0, 2, 3, 1).reshape(*blocks.shape[:2], 32)
-
-
-def pack_bf16(out: np.ndarray, weights: np.ndarray) -> None:
-    """bf16 bits uint16 [R, C] -> tiles."""
-    _check_tiles(out, weights.shape, "bf16")
-    _pack_lines(out.view(np.uint16), weights, 2, 1024, np.uint16(0))
-
-
-def pack_float32(out: np.ndarray, weights: np.ndarray) -> None:
-    """float32 [R, C] -> tiles."""
-    _check_tiles(out, weights.shape, "float32")
-    _pack_lines(out.view(np.float32), weights, 1, 1024, np.float32(0))
-
-
-@njit(nogil=True, cache=True)
-@stamped
-def _spread(nibbles):
-    """Four nibbles of the low 16 bits -> the low nibbles of four bytes."""
-    x = nibbles & np.uint32(0xFFFF)
-    x = (x | (x << np.uint32(8))) & np.uint32(0x00FF00FF)
-    return (x | (x << np.uint32(4))) & np.uint32(0x0F0F0F0F)
-
-
-@njit(nogil=True, cache=True)
-@stamped
-def _pack_int4(words, halves, packed, scale, num_columns):
-    num_rows, num_words = packed.shape
-    num_groups = scale.shape[1]
-    tail = num_columns % 8
-    keep = np.uint32((1 << (4 * tail)) - 1) if tail else np.uint32(0xFFFFFFFF)
-    zeros = np.uint32(0x88888888)
-    for n in range((num_rows + 15) // 16):
-        for k in range((num_columns + 63) // 64):
-            tile = n * ((num_columns + 63) // 64) + k
-            for r in range(16):
-                row = n * 16 + r
-                for j in range(8):
-                    word = zeros
-                    w = k * 8 + j
-                    if row < num_rows and w < num_words:
-                        word = packed[row, w]
-                        if w == num_words - 1:
-                            word = (word & keep) | (zeros & ~keep)
-                    words[tile * 144 + j * 16 + r] = _spread(word) | (_spread(word >> np.uint32(16)) << np.uint32(4))
-                for g in range(2):
-                    group = k * 2 + g
-                    inside = row < num_rows and group < num_groups
-                    halves[tile * 288 + 256 + g * 16 + r] = scale[row, group] if inside else np.uint16(0)
-
-
-@njit(nogil=True, cache=True)
-@stamped
-def _pack_lines(out, weights, columns_per_line, tile_numbers, zero):
-    """int8 (four columns per line), bf16 (two), float32 (one): ``out`` is the tiles as elements, ``zero`` pads."""
-    num_rows, num_columns = weights.shape
-    num_tiles = (num_columns + 63) // 64
-    for n in range((num_rows + 15) // 16):
-        for k in range(num_tiles):
-            base = (n * num_tiles + k) * tile_numbers
-            for r in range(16):
-                row = n * 16 + r
-                for c in range(64):
-                    column = k * 64 + c
-                    inside = row < num_rows and column < num_columns
-                    at = (c // columns_per_line * 16 + r) * columns_per_line + c % columns_per_line
-                    out[base + at] = weights[row, column] if inside else zero
+    The numbers are those of ``quantise``. Releases the GIL. ``RuntimeError`` without the native library.
+    """
+    if weights.ndim != 2 or weights.dtype not in (np.float32, np.uint16):
+        raise ValueError(f"weights: expected float32 or uint16 (bf16 bits) [R, C]; got {weights.dtype} {weights.shape}")
+    rows, columns = weights.shape
+    _check_tiles(tiles, (rows, columns), weight_format)
+    weights = np.ascontiguousarray(weights)
+    stored = FORMAT_CODE["float32" if weights.dtype == np.float32 else "bf16"]
+    status = native.require_library().moelab_quantise_pack(
+        FORMAT_CODE[weight_format], tiles.ctypes.data, stored, weights.ctypes.data, rows, columns
+    )
+    native.check_status(status, f"quantise and pack {weight_format}")
 
 
 # -- unpack: the inverse, for tests and for showing weights ------------------------------------------

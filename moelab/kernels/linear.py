@@ -27,12 +27,11 @@ from moelab.kernels.job import (
     Activation,
     WeightFormat,
 )
-from moelab.kernels.layout import ExpertLayout, float32_to_bf16, pack
+from moelab.kernels.layout import ExpertLayout, quantise_pack
 from moelab.kernels.native import Counters, Forward, check_status, kernel_table, require_library
 from moelab.kernels.native_phases import LARGEST_BYTES, SMALLEST_BYTES
 from moelab.kernels.pages import map_pages
 from moelab.kernels.pool import Pool
-from moelab.kernels.quantise import quantise_int4, quantise_int8
 from moelab.kernels.routed import ALONE_BYTES
 from moelab.kernels.scratch import ACTIVATION_BYTES, aligned
 
@@ -40,11 +39,12 @@ from moelab.kernels.scratch import ACTIVATION_BYTES, aligned
 KEEP_TOKENS = 16
 
 
-STRIP_ROWS = 2048  # a multiple of the rows of a tile
+PARALLEL_BYTES = 500_000  # below this one worker packs a matrix before the others are awake
+STRIP_BYTES = 2_000_000  # of tiles, about: what a worker packs at once
 
 
 class Rows(Protocol):
-    """A matrix [R, C] whose rows can be had as float32: a NumPy array, or what makes one of a part of a file."""
+    """A matrix [R, C] or [M, R, C] whose rows come as float32 or bf16 bits (uint16): an array, a part of a file."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -52,8 +52,18 @@ class Rows(Protocol):
     def __getitem__(self, rows: Any, /) -> np.ndarray: ...
 
 
+class Tiles(Protocol):
+    """A matrix [R, C] (or [M, R, C]) that is packed already."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def read_tiles(self, memory: np.ndarray, pool: Pool | None) -> None:
+        """Its tiles into ``memory`` (uint8, all of them)."""
+
+
 class PackedLinear:
-    """``weights`` float32 [R, C], quantised and packed as ``weight_format``; ``forward`` x [T, C] -> [T, R], float32.
+    """``weights`` [R, C], rounded to ``weight_format`` and packed (``Tiles``: as they are); float32 x [T, C] -> [T, R].
 
     Or M matrices of one shape, [M, R, C], each with its own inputs: x [M, T, C] -> [M, T, R].
 
@@ -63,7 +73,7 @@ class PackedLinear:
 
     def __init__(
         self,
-        weights: Rows,
+        weights: Rows | Tiles,
         weight_format: WeightFormat,
         isa: str | None = None,
         activation: Activation | None = None,
@@ -86,9 +96,7 @@ class PackedLinear:
         count, matrix_bytes = self.num_matrices or 1, layout.projection_bytes(self.num_rows, self.num_columns)
         self.num_bytes = count * matrix_bytes
         self._pages = map_pages(self.num_bytes)
-        for number in range(count):
-            memory = self._pages.memory[number * matrix_bytes : (number + 1) * matrix_bytes]
-            pack_rows(memory, weights if self.num_matrices is None else weights[number], weight_format)
+        pack_matrices(self.tiles, weights, weight_format, pool)
         self._layout = layout
         self._address_of_matrix = self._pages.memory.ctypes.data + matrix_bytes * np.arange(count, dtype=np.int64)
         self._count = np.zeros(count + 1, np.int64)
@@ -122,6 +130,11 @@ class PackedLinear:
             largest_up=max(1, LARGEST_BYTES // row_bytes),
             counters=ctypes.pointer(self.counters),
         )
+
+    @property
+    def tiles(self) -> np.ndarray:
+        """The packed matrices, uint8 [num_bytes], one after the other."""
+        return self._pages.memory
 
     def _reshape(self, tokens_each: int) -> None:
         count = self.num_matrices or 1
@@ -173,16 +186,40 @@ class PackedLinear:
         return self.counters.total_ns / 1e9
 
 
-def pack_rows(memory: np.ndarray, weights: Rows, weight_format: WeightFormat) -> None:
-    """A matrix [R, C] quantised and packed into its tiles, strip by strip: a head is gigabytes of float32."""
-    num_rows, num_columns = weights.shape
+def pack_matrices(memory: np.ndarray, weights: Rows | Tiles, weight_format: WeightFormat, pool: Pool | None) -> None:
+    """A matrix [R, C], or M of them, into tiles (``memory``, uint8), rounded by all workers, or read if they are ready.
+
+    Strips of tile rows are drawn, so that a few large matrices keep the workers as busy as many small ones.
+    """
+    read_tiles = getattr(weights, "read_tiles", None)
+    if read_tiles is not None:
+        read_tiles(memory, pool)
+        return
+    num_matrices = weights.shape[0] if len(weights.shape) == 3 else None
+    num_rows, num_columns = weights.shape[-2:]
     layout = ExpertLayout(num_columns, num_rows, weight_format)
-    for first in range(0, num_rows, STRIP_ROWS):
-        rows = min(STRIP_ROWS, num_rows - first)
-        start = layout.projection_bytes(first, num_columns)
-        tiles = memory[start : start + layout.projection_bytes(rows, num_columns)]
-        strip = np.ascontiguousarray(weights[first : first + rows], np.float32)
-        pack(tiles, _source(strip, weight_format), rows, num_columns, weight_format)
+    matrix_bytes, row_bytes = len(memory) // (num_matrices or 1), layout.projection_bytes(TILE_ROWS, num_columns)
+    workers = 1 if pool is None else pool.num_workers
+    rows = min(STRIP_BYTES, max(len(memory) // (4 * workers), 1)) // row_bytes * TILE_ROWS or TILE_ROWS
+    strips = [
+        (number, first, min(first + rows, num_rows))
+        for number in range(num_matrices or 1)
+        for first in range(0, num_rows, rows)
+    ]
+
+    def pack(strip: int) -> None:
+        number, first, stop = strips[strip]
+        start = number * matrix_bytes + first // TILE_ROWS * row_bytes
+        tiles = memory[start : start + layout.projection_bytes(stop - first, num_columns)]
+        matrix: Any = weights if num_matrices is None else weights[number]  # type: ignore[index]
+        part = matrix[first:stop]
+        quantise_pack(tiles, part if part.dtype == np.uint16 else part.astype(np.float32, copy=False), weight_format)
+
+    if pool is None or workers == 1 or len(memory) < PARALLEL_BYTES:
+        for strip in range(len(strips)):
+            pack(strip)
+    else:
+        pool.draw(len(strips), pack)
 
 
 def linear_job(
@@ -221,12 +258,3 @@ def linear_job(
     # Rows come matrix by matrix, so that pairs are rows.
     buffers["ids"].view(np.int32)[:] = np.repeat(np.arange(count, dtype=np.int32), tokens_each)
     return job, buffers, buffers["output"].view(np.float32).reshape(rows, stride)
-
-
-def _source(weights: np.ndarray, weight_format: WeightFormat) -> object:
-    """What ``layout.pack`` takes for this format."""
-    if weight_format == "int8_g32":
-        return quantise_int8(weights)
-    if weight_format == "int4_g32":
-        return quantise_int4(weights)
-    return float32_to_bf16(weights) if weight_format == "bf16" else weights

@@ -103,11 +103,14 @@ def library() -> tuple[ctypes.CDLL | None, str]:
         loaded = ctypes.CDLL(str(path))
         loaded.moelab_abi_version.restype = ctypes.c_uint32
         found = loaded.moelab_abi_version()
+        i32, i64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+        # Younger than the version that has them: a library without them is one of an older install.
+        loaded.moelab_pack.argtypes = [i32, pointer, pointer, pointer, i64, i64]
+        loaded.moelab_quantise_pack.argtypes = [i32, pointer, i32, pointer, i64, i64]
     except (OSError, AttributeError) as error:
         return None, f"{LIBRARY_NAME} cannot be loaded ({error}): reinstall moelab"
     if found != ABI_VERSION:
         return None, f"{LIBRARY_NAME}: expected ABI version {ABI_VERSION}; got {found}: reinstall moelab"
-    i32, i64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
     loaded.moelab_isa_built.argtypes = [ctypes.c_char_p]
     loaded.moelab_isa_supported.argtypes = [ctypes.c_char_p]
     loaded.moelab_kernels.argtypes = [ctypes.c_char_p, i32, i32, ctypes.POINTER(KernelTable)]

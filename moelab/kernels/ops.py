@@ -254,4 +254,3 @@ def attend_address(isa: str, cache_bf16: bool) -> int:
 def attention_chunks(length: int) -> int:
     """Parts into which a context is cut: it depends on the length only, so that no result depends on the workers."""
     return int(require_library().moelab_attention_chunks(length))
-

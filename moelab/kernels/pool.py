@@ -7,6 +7,7 @@ system allows it, the caller never is. Does not know kernels. Floor 1.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -72,6 +73,31 @@ class Pool:
             self._workers.run(function)
         finally:
             self._end()
+
+    def draw(self, num_tasks: int, task: Callable[[int], object], after: Callable[[int], object] | None = None) -> None:
+        """``task(0)`` .. ``task(num_tasks - 1)``, which the workers draw in rising order, so that none waits long.
+
+        ``after(number)`` is called by the caller's own worker alone, between its tasks, with the number of finished
+        ones: for a progress bar. Raises as ``run`` does; after an exception no further task is begun.
+        """
+        numbers = itertools.count()
+        num_done = [0] * self.num_workers
+
+        def work(worker: int, num_workers: int) -> None:
+            while (number := next(numbers)) < num_tasks:
+                try:
+                    task(number)
+                except BaseException:
+                    for _ in range(num_tasks):  # nothing is left to draw
+                        next(numbers)
+                    raise
+                num_done[worker] += 1
+                if worker == 0 and after is not None:
+                    after(sum(num_done))
+
+        self.run(work)
+        if after is not None:
+            after(num_tasks)
 
     def _begin(self) -> None:
         if self._process != os.getpid():

@@ -1,7 +1,7 @@
 """The few calls that change the disk: append, sync, publish a whole file, remove.
 
-Everything that writes in ``moelab.store`` goes through here, so that the tests can stop a recording
-at every single one of them. Does not know what the bytes mean. Floor 1.
+Everything that writes in ``moelab.store`` and ``moelab.engine.packed`` goes through here, so that the tests can stop
+a recording at every single one of them. Does not know what the bytes mean. Floor 1.
 """
 
 from __future__ import annotations
@@ -16,11 +16,17 @@ def open_append(path: Path) -> FileIO:
     return FileIO(path, "ab")
 
 
-def append(file: FileIO, data: bytes) -> None:
+def append(file: FileIO, data: bytes | memoryview) -> None:
     """Write all of ``data``; raises ``OSError`` where the disk is full."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
+
+
+def write_at(file: FileIO, data: memoryview, offset: int) -> None:
+    """Write all of ``data`` at ``offset``; several threads may write other parts through files of their own."""
+    file.seek(offset)
+    append(file, data)
 
 
 def sync(file: FileIO) -> None:

@@ -23,9 +23,7 @@ def decode(engine, rows):
     """Logits [B, Q, vocab] of rows [B, Q], fed one token at a time, and how many steps were native."""
     cache = engine.new_cache(len(rows))
     sequences = [engine.new_sequence(row.tolist(), 1, Sampling(), ()) for row in rows]
-    logits = [
-        engine.step(rows[:, q : q + 1], cache, 0, sequences, Phase.DECODE, "last") for q in range(rows.shape[1])
-    ]
+    logits = [engine.step(rows[:, q : q + 1], cache, 0, sequences, Phase.DECODE, "last") for q in range(rows.shape[1])]
     return torch.cat(logits, dim=1), engine.model._programs
 
 

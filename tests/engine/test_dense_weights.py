@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import moelab
-from moelab.engine.dense import PACKED_FORMATS, KernelLinear, TorchLinear
+from moelab.engine.dense import PACKED_FORMATS, KernelLinear, Rows, TorchLinear
 from moelab.engine.engine import load
 from moelab.kernels import Pool, isa_table
 
@@ -53,7 +53,7 @@ def test_kernel_linear_equals_torch_on_numbers_that_the_format_holds(dtype):
     bias = torch.arange(70).to(dtype)
     with Pool() as pool:
         for b in (None, bias):
-            ours = KernelLinear(weight, b, "int8_g32", None, pool)
+            ours = KernelLinear(Rows([weight]), b, "int8_g32", None, pool)
             theirs = TorchLinear(weight, None if b is None else b.float())(x.float())
             assert ours(x).dtype == dtype
             torch.testing.assert_close(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moelab.kernels import ExpertLayout, bf16_to_float32, float32_to_bf16
-from moelab.kernels.layout import pack_int4
+from moelab.kernels.layout import pack
 from moelab.kernels.quantise import quantise_int8
 from moelab.kernels.reference import unpack_expert
 from tests.kernels.random_experts import random_projection
@@ -102,7 +102,7 @@ def test_bytes_of_one_tile():
     packed[5, 7] = 0xF << (4 * 5)  # row 5, column 61 = 8 * 7 + 4 + 1: q = 7
     scale = np.arange(32, dtype=np.uint16).reshape(16, 2)
     tile = np.zeros(576, np.uint8)
-    pack_int4(tile, packed.view(np.int32), scale, 16, 64)
+    pack(tile, (packed.view(np.int32), scale), 16, 64, "int4_g32")
     assert tile[1 * 64 + 4 * 3 + 2] == 0x0A
     assert tile[7 * 64 + 4 * 5 + 1] == 0xF0
     np.testing.assert_array_equal(tile[512:].view(np.uint16), np.concatenate([scale[:, 0], scale[:, 1]]))

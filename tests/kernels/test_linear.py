@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moelab.kernels import ACTIVATIONS_OF_FORMAT, PackedLinear, Pool, bf16_to_float32, isa_table
+from moelab.kernels import ACTIVATIONS_OF_FORMAT, PackedLinear, Pool, bf16_to_float32, float32_to_bf16, isa_table
 from moelab.kernels import linear as module
 from moelab.kernels.layout import unpack_int4
 from moelab.kernels.quantise import quantise_int4, quantise_int8
@@ -21,7 +21,7 @@ def real_weights(weights, weight_format):
     if weight_format == "float32":
         return weights.astype(float)
     if weight_format == "bf16":
-        return bf16_to_float32(module.float32_to_bf16(weights)).astype(float)
+        return bf16_to_float32(float32_to_bf16(weights)).astype(float)
     if weight_format == "int8_g32":
         q, scale = quantise_int8(weights)
         numbers = q.astype(float)
@@ -79,7 +79,7 @@ def test_int4_uses_all_steps_and_the_nearest():
     assert (error <= steps * (1 + 8 * 2.0**-8) + 1e-30).all()
     assert (error <= steps * 0.55 + 1e-30).mean() > 0.97
     assert not error[3].any()
-    tiles = PackedLinear(weights, "int4_g32")._pages.memory
+    tiles = PackedLinear(weights, "int4_g32").tiles
     back, back_scale = unpack_int4(tiles, 20, 100)
     np.testing.assert_array_equal(back_scale, scale)
     np.testing.assert_array_equal(back[:, :12], packed[:, :12])

@@ -23,6 +23,35 @@ def test_every_worker_runs_once_per_run():
             assert sorted(seen) == [(w, pool.num_workers) for w in range(pool.num_workers)]
 
 
+def test_draw_does_every_task_once_and_tells_only_the_caller():
+    with Pool() as pool:
+        done: list[int] = []
+        told: list[tuple[int, int]] = []
+        pool.draw(50, done.append, lambda number: told.append((number, threading.get_ident())))
+        assert sorted(done) == list(range(50))
+        assert {thread for _, thread in told} == {threading.get_ident()}
+        assert [number for number, _ in told] == sorted(number for number, _ in told)
+        assert told[-1][0] == 50
+        pool.draw(0, done.append)
+        assert len(done) == 50
+
+
+def test_draw_begins_nothing_after_an_exception():
+    begun: list[int] = []
+
+    def task(number: int) -> None:
+        begun.append(number)
+        if number == 3:
+            raise ValueError("third")
+        time.sleep(0.01)
+
+    with Pool() as pool:
+        with pytest.raises(ValueError, match="third"):
+            pool.draw(100_000, task)
+        assert max(begun) < 3 + 2 * pool.num_workers
+        pool.run(lambda worker, n: None)
+
+
 def test_caller_is_worker_0_and_is_not_pinned():
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     threads: dict[int, int] = {}

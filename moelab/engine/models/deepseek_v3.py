@@ -36,9 +36,9 @@ class Routed(Protocol):
 
 
 class Read(Protocol):
-    """A tensor by canonical name: in the dense type, or `exact` (as stored), or float32."""
+    """A tensor by canonical name: in the dense type, `exact` (as stored), float32, or `mapped` (a view for linears)."""
 
-    def __call__(self, name: str, kind: Literal["dense", "exact", "float32"] = "dense") -> torch.Tensor: ...
+    def __call__(self, name: str, kind: Literal["dense", "exact", "float32", "mapped"] = "dense") -> torch.Tensor: ...
 
 
 class Model:
@@ -66,7 +66,7 @@ class Model:
         self.dtype = self.norm.dtype
         self.linears = linears
         self.lm_head = linears.linear(
-            read("model.embed_tokens.weight" if spec.tie_word_embeddings else "lm_head.weight")
+            "lm_head", read("model.embed_tokens.weight" if spec.tie_word_embeddings else "lm_head.weight", "mapped")
         )
         self.routed = list(routed)
         self.layers = [Layer(self, layer, read) for layer in range(spec.num_hidden_layers)]
@@ -171,7 +171,6 @@ class Model:
             hidden = hidden[:, -1:]
         return self.lm_head(rms_norm(hidden, self.norm, self.eps)).float()
 
-
     def program(self, num_tokens: int) -> DecodeProgram:
         """The decode step of `num_tokens` sequences as one native list of operations; kept for the next one."""
         if num_tokens not in self._programs:
@@ -194,7 +193,7 @@ class Layer:
             self.moe_layer = spec.model_layer_of_layer.index(layer)
             self.routed = model.routed[self.moe_layer]
             self.router = Router(
-                model.linears.exact(read(f"{prefix}mlp.gate.weight", "float32")),
+                model.linears.exact(f"{prefix}mlp.gate", read(f"{prefix}mlp.gate.weight", "mapped")),
                 read(f"{prefix}mlp.gate.e_score_correction_bias", "float32"),
                 spec.num_experts_per_tok,
                 spec.n_group,
@@ -238,7 +237,9 @@ def head_sizes(spec: ModelSpec) -> tuple[int, int, int, int]:
 
 def read_mlp(model: Model, prefix: str, read: Read) -> Linear:
     """Gated MLP under `prefix`."""
-    return model.linears.mlp(*(read(f"{prefix}{name}_proj.weight") for name in ("gate", "up", "down")))
+    return model.linears.mlp(
+        prefix, *(read(f"{prefix}{name}_proj.weight", "mapped") for name in ("gate", "up", "down"))
+    )
 
 
 def read_attention(model: Model, prefix: str, read: Read) -> LatentAttention:
@@ -252,7 +253,7 @@ def read_attention(model: Model, prefix: str, read: Read) -> LatentAttention:
         q_rows = spec.num_attention_heads * (nope + rope)
         q_bias = kv_bias.new_zeros(q_rows) if spec.q_lora_rank is None else read(f"{prefix}q_a_proj.bias")
         a_bias = torch.cat((q_bias, kv_bias))
-    kv_b = read(f"{prefix}kv_b_proj.weight").view(spec.num_attention_heads, nope + v_dim, kv_rank)
+    kv_b = read(f"{prefix}kv_b_proj.weight", "mapped").view(spec.num_attention_heads, nope + v_dim, kv_rank)
     return LatentAttention(
         num_heads=spec.num_attention_heads,
         nope_dim=nope,
@@ -261,11 +262,22 @@ def read_attention(model: Model, prefix: str, read: Read) -> LatentAttention:
         kv_rank=kv_rank,
         softmax_scale=model.rope.softmax_scale(nope + rope),
         interleave=model.rope.interleave,
-        a_proj=linear(torch.cat((read(f"{prefix}{first}.weight"), read(f"{prefix}kv_a_proj_with_mqa.weight"))), a_bias),
+        a_proj=linear(
+            f"{prefix}a_proj",
+            read(f"{prefix}{first}.weight", "mapped"),
+            read(f"{prefix}kv_a_proj_with_mqa.weight", "mapped"),
+            bias=a_bias,
+        ),
         q_norm=None if spec.q_lora_rank is None else read(f"{prefix}q_a_layernorm.weight"),
-        q_b_proj=None if spec.q_lora_rank is None else linear(read(f"{prefix}q_b_proj.weight")),
+        q_b_proj=None
+        if spec.q_lora_rank is None
+        else linear(f"{prefix}q_b_proj", read(f"{prefix}q_b_proj.weight", "mapped")),
         kv_norm=read(f"{prefix}kv_a_layernorm.weight"),
-        key_up=model.linears.heads(kv_b[:, :nope].transpose(1, 2)),
-        value_up=model.linears.heads(kv_b[:, nope:]),
-        o_proj=linear(read(f"{prefix}o_proj.weight"), read(f"{prefix}o_proj.bias") if spec.attention_bias else None),
+        key_up=model.linears.heads(f"{prefix}key_up", kv_b[:, :nope].transpose(1, 2)),
+        value_up=model.linears.heads(f"{prefix}value_up", kv_b[:, nope:]),
+        o_proj=linear(
+            f"{prefix}o_proj",
+            read(f"{prefix}o_proj.weight", "mapped"),
+            bias=read(f"{prefix}o_proj.bias") if spec.attention_bias else None,
+        ),
     )

@@ -188,6 +188,27 @@ static bool same(const std::vector<float> &a, const std::vector<float> &b) {
     return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * 4) == 0;
 }
 
+/* A random matrix of exactly its bytes, packed and rounded while packed. */
+static void pack_something(uint32_t seed) {
+    std::mt19937 draw(seed);
+    const int64_t rows = 1 + draw() % 70, columns = 1 + draw() % 200, all = tiles(rows, 16) * tiles(columns, 64);
+    for (int32_t format = 0; format < 4; format++) {
+        block<uint8_t> to(all * tile_bytes[format]);
+        const int64_t row_bytes[] = {4 * columns, 2 * columns, tiles(columns, 8) * 4, columns};
+        std::unique_ptr<uint8_t[]> numbers(new uint8_t[rows * row_bytes[format]]);
+        std::unique_ptr<uint16_t[]> scale(new uint16_t[rows * tiles(columns, 32)]);
+        for (int64_t i = 0; i < rows * row_bytes[format]; i++) numbers[i] = (uint8_t)draw();
+        for (int64_t i = 0; i < rows * tiles(columns, 32); i++) scale[i] = (uint16_t)draw();
+        if (moelab_pack(format, to.data, numbers.get(), scale.get(), rows, columns)) std::abort();
+        for (int32_t source = MOELAB_FLOAT32; source <= MOELAB_BF16; source++) {
+            const int64_t count = rows * row_bytes[source];
+            std::unique_ptr<uint8_t[]> floats(new uint8_t[count]);
+            for (int64_t i = 0; i < count; i++) floats[i] = (uint8_t)draw();
+            if (moelab_quantise_pack(format, to.data, source, floats.get(), rows, columns)) std::abort();
+        }
+    }
+}
+
 int main(int argc, char **argv) {
     const char *isa = argc > 1 ? argv[1] : "generic";
     const int rounds = argc > 2 ? std::atoi(argv[2]) : 50;
@@ -195,6 +216,7 @@ int main(int argc, char **argv) {
                             {MOELAB_INT4_G32, MOELAB_ACT_BF16}, {MOELAB_INT4_G32, MOELAB_ACT_INT8},
                             {MOELAB_INT8_G32, MOELAB_ACT_BF16}, {MOELAB_INT8_G32, MOELAB_ACT_INT8}};
     const int32_t two_nodes[] = {0, 1, 0, 1};
+    for (int i = 0; i < rounds; i++) pack_something(i);
     for (int workers = 1; workers <= 4; workers++) {
         const bool nodes = workers % 2 == 0;
         moelab_pool *pool = moelab_pool_create(workers, nullptr, nodes ? two_nodes : nullptr, workers == 3 ? 0 : 20000);

@@ -1,0 +1,215 @@
+"""``moelab bench loading``: how fast a checkpoint is loaded, beside the disk and beside a copy with permutation.
+
+Generated checkpoints in several disk forms. By turns, in one process, each with the same workers:
+
+- disk: the checkpoint's files read into buffers of 2 MB, nothing of them in the page cache (``posix_fadvise``); the
+  best of one worker and all;
+- copy: as many bytes as the files have, from their mapped and cached pages into memory that is as fresh as the arenas
+  of a load, as the plainest permutation of that kind: lines of 64 B gathered from 16 rows 7,168 B apart, in 32-bit
+  words that stay as they are;
+- cold, warm: `moelab.load` as a whole, with nothing and with everything in the page cache;
+- saved: `moelab.load(.., packed=..)` cold, beside a cold read of the bytes that it reads.
+
+Rates count bytes of the source. Gate: cold at least 0.8 of the slower of disk and copy. Memory: `load_memory`. Floor 6.
+"""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from moelab.bench.generated_checkpoint import Sizes, write_checkpoint
+from moelab.bench.load_memory import measure_load_memory
+from moelab.bench.result import BenchResult
+from moelab.engine.engine import load
+from moelab.engine.mapped_file import MappedFile
+from moelab.engine.packed.write import pack_model
+from moelab.kernels.layout import pack
+from moelab.kernels.pages import map_pages
+from moelab.kernels.pool import Pool
+
+BLOCK_BYTES = 2 << 20
+COPY_ROWS, COPY_COLUMNS = 576, 3584  # of bf16: a strip of 4 MB
+MORE_BYTES = 200_000_000
+
+# (disk form of the experts, options of `load`)
+CASES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("int4", {"dense_weights": "int8"}),
+    ("int4", {"dense_weights": "int4"}),
+    ("int4", {"dense_dtype": "bfloat16"}),
+    ("bf16", {"dense_weights": "int8"}),
+    ("fused", {"dense_weights": "bf16"}),
+)
+
+
+@dataclass(frozen=True)
+class LoadingRow:
+    """Medians (and ranges) over rounds; ratios are of neighbours in one round."""
+
+    experts: str
+    linear_layers: str
+    source_gb: float
+    disk_gb_per_s: float
+    copy_gb_per_s: float
+    cold_gb_per_s: float
+    cold_ratio_to_slower: float
+    cold_ratio_range: tuple[float, float]
+    warm_gb_per_s: float
+    warm_ratio_to_copy: float
+    saved_gb_per_s: float
+    saved_ratio_to_disk: float
+    peak_memory_ratio: float
+    peak_memory_within_gate: bool
+    num_rounds: int
+
+
+def bench_loading(seconds: float, sizes: dict[str, Any] | None = None) -> list[LoadingRow]:
+    """One row for each case; ``seconds`` for each, three rounds at least. ``sizes``: fields of `Sizes`."""
+    rows = []
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder, Pool() as pool:
+        for form in dict.fromkeys(form for form, _ in CASES):
+            checkpoint = Path(folder) / form
+            write_checkpoint(checkpoint, Sizes(form=form, **(sizes or {})))
+            rows += [_row(checkpoint, form, how, pool, seconds) for kind, how in CASES if kind == form]
+            for file in checkpoint.iterdir():
+                file.unlink()
+    return rows
+
+
+def _row(checkpoint: Path, form: str, options: dict[str, Any], pool: Pool, seconds: float) -> LoadingRow:
+    packed = checkpoint.with_name(f"{checkpoint.name}-{options.get('dense_weights')}-packed")
+    pack_model(checkpoint, packed, dense_weights=options.get("dense_weights"))
+    files = sorted(checkpoint.glob("*.safetensors"))
+    saved_files = [*packed.glob("*.bin"), *([] if "dense_weights" in options else files)]
+    num_bytes = sum(path.stat().st_size for path in files)
+    rounds: list[dict[str, float]] = []
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds or len(rounds) < 3:
+        row = {}
+        cases: dict[str, Callable[[], float]] = {
+            "disk": lambda: max(read_cold(files, pool), read_cold(files, None)),
+            "cold": lambda: num_bytes / _load_s(checkpoint, options, files),
+            "warm": lambda: num_bytes / _load_s(checkpoint, options),
+            "copy": lambda: copy_permuted(files, pool),
+            "saved_disk": lambda: max(read_cold(saved_files, pool), read_cold(saved_files, None)),
+            "saved_s": lambda: _load_s(checkpoint, options | {"packed": packed}, [*saved_files, *files]),
+        }
+        for name, case in cases.items():
+            touch_memory(3 * num_bytes)
+            row[name] = case()
+        rounds.append(row)
+    saved_bytes = _loaded_bytes(checkpoint, options | {"packed": packed})
+    memory = measure_load_memory(checkpoint, **options)
+    for file in packed.iterdir():
+        file.unlink()
+    of = {name: np.array([row[name] for row in rounds]) for name in rounds[0]}
+    cold = of["cold"] / np.minimum(of["disk"], of["copy"])
+    saved = saved_bytes / of["saved_s"]
+    return LoadingRow(
+        experts=form, linear_layers=" ".join(options.values()), source_gb=num_bytes / 1e9,
+        disk_gb_per_s=_median(of["disk"]), copy_gb_per_s=_median(of["copy"]), cold_gb_per_s=_median(of["cold"]),
+        cold_ratio_to_slower=float(np.median(cold)), cold_ratio_range=(float(cold.min()), float(cold.max())),
+        warm_gb_per_s=_median(of["warm"]), warm_ratio_to_copy=float(np.median(of["warm"] / of["copy"])),
+        saved_gb_per_s=_median(saved), saved_ratio_to_disk=float(np.median(saved / of["saved_disk"])),
+        peak_memory_ratio=memory.peak_ratio, peak_memory_within_gate=memory.within(1.05, MORE_BYTES),
+        num_rounds=len(rounds),
+    )  # fmt: skip
+
+
+def _median(rates: np.ndarray) -> float:
+    return float(np.median(rates)) / 1e9
+
+
+def _load_s(checkpoint: Path, options: dict[str, Any], cold: list[Path] | None = None) -> float:
+    """Seconds of one load; the files ``cold`` are taken out of the page cache before."""
+    drop_cached(cold or [])
+    with load(checkpoint, device="cpu", **options) as engine:
+        return engine.load_s
+
+
+def _loaded_bytes(checkpoint: Path, options: dict[str, Any]) -> int:
+    with load(checkpoint, device="cpu", **options) as engine:
+        return engine.loaded_bytes
+
+
+def touch_memory(num_bytes: int) -> None:
+    """Write to memory and free it: a virtual machine that must ask its host for each page first would measure that."""
+    map_pages(num_bytes).memory[:: mmap.PAGESIZE] = 1
+
+
+def drop_cached(files: list[Path]) -> None:
+    """Have the page cache forget these files; they must be on no mapping and on the disk."""
+    gc.collect()  # engines of former rounds hold views of the files
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_cold(files: list[Path], pool: Pool | None) -> float:
+    """Bytes per second of reading files from the disk into buffers, by all workers or (None) by one."""
+    drop_cached(files)
+    opened = [path.open("rb", buffering=0) for path in files]
+    sizes = [path.stat().st_size for path in files]
+    blocks = [(file, start) for file, size in zip(opened, sizes, strict=True) for start in range(0, size, BLOCK_BYTES)]
+    buffers: dict[int, np.ndarray] = {}
+
+    def read(block: int) -> None:
+        file, start = blocks[block]
+        buffer = buffers.setdefault(threading.get_ident(), np.zeros(BLOCK_BYTES, np.uint8))
+        os.preadv(file.fileno(), [buffer.data], start)
+
+    rate = _rate(files, len(blocks), read, pool)
+    for file in opened:
+        file.close()
+    return rate
+
+
+def copy_permuted(files: list[Path], pool: Pool) -> float:
+    """Bytes per second of the copy that the module describes."""
+    mapped = [MappedFile(path) for path in files]
+    strip_bytes = 2 * COPY_ROWS * COPY_COLUMNS
+    strips = [
+        (file, start)
+        for path, file in zip(files, mapped, strict=True)
+        for start in range(0, path.stat().st_size - strip_bytes + 1, strip_bytes)
+    ]
+    memory = map_pages(len(strips) * strip_bytes).memory
+
+    def copy(number: int) -> None:
+        file, start = strips[number]
+        source = file.tensor(torch.int16, (COPY_ROWS, COPY_COLUMNS), start).numpy().view(np.uint16)
+        tiles = memory[number * strip_bytes : (number + 1) * strip_bytes]
+        pack(tiles, source, COPY_ROWS, COPY_COLUMNS, "bf16")
+
+    begun = time.perf_counter()
+    pool.draw(len(strips), copy)
+    return len(strips) * strip_bytes / (time.perf_counter() - begun)
+
+
+def _rate(files: list[Path], num_tasks: int, task: Callable[[int], None], pool: Pool | None) -> float:
+    begun = time.perf_counter()
+    if pool is None:
+        for number in range(num_tasks):
+            task(number)
+    else:
+        pool.draw(num_tasks, task)
+    return sum(path.stat().st_size for path in files) / (time.perf_counter() - begun)
+
+
+def run(seconds: float = 10.0) -> BenchResult:
+    """``moelab bench loading``."""
+    rows = bench_loading(seconds)
+    title = "loading generated checkpoints beside the disk and a copy with permutation (gates: 0.8, 1.05 + 200 MB)"
+    return BenchResult(title, [asdict(row) for row in rows])

@@ -1,0 +1,153 @@
+"""PackedFolder: packed weights read straight into memory by all workers, every byte checked on the way.
+
+Reads, not maps: the kernels want huge pages, which a mapped file does not have on ordinary file systems. It does not
+know models. Floor 2.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+
+from moelab.domain.model import ModelSpec
+from moelab.engine.checkpoint import Checkpoint
+from moelab.engine.packed.manifest import CHUNK_BYTES, LINEARS, MANIFEST, Manifest, PackedError, Section, read_manifest
+from moelab.engine.packed.source import check_source
+from moelab.engine.routed_arenas import Advance, check_memory
+from moelab.kernels.arena import ExpertArena
+from moelab.kernels.layout import LAYOUT_VERSION, ExpertLayout
+from moelab.kernels.pool import Pool
+
+
+class PackedFolder:
+    """A folder whose manifest is whole and whose files have their sizes; contents are checked as they are read."""
+
+    def __init__(self, path: Path, manifest: Manifest, checkpoint: Checkpoint) -> None:
+        self.path, self.manifest, self.checkpoint = path, manifest, checkpoint
+
+    @classmethod
+    def open(cls, path: str | Path, checkpoint: Checkpoint) -> PackedFolder:
+        """PackedError for a folder that is damaged or of another version."""
+        path = Path(path)
+        manifest = read_manifest(path)
+        if manifest.layout_version != LAYOUT_VERSION:
+            raise PackedError(path / MANIFEST, f"layout_version {LAYOUT_VERSION}", manifest.layout_version)
+        ends: dict[str, int] = {}
+        for section in manifest.sections:
+            chunks = -(-section.num_bytes // CHUNK_BYTES)
+            if section.offset != ends.get(section.file, 0) or len(section.crc32_of_chunk) != chunks:
+                raise PackedError(path / MANIFEST, f"{chunks} checksums of {section.name}, no gap", section.offset)
+            ends[section.file] = section.offset + section.num_bytes
+        for name, num_bytes in ends.items():
+            if Path(name).name != name or not (path / name).is_file():
+                raise PackedError(path / name, f"a file of {num_bytes} bytes", "no such file")
+            found = (path / name).stat().st_size
+            if found != num_bytes:
+                raise PackedError(path / name, f"{num_bytes} bytes", f"{found} bytes")
+        return cls(path, manifest, checkpoint)
+
+    @property
+    def expert_bytes(self) -> int:
+        return sum(section.num_bytes for section in self.manifest.sections if section.file != LINEARS)
+
+    def check_source(self, pool: Pool) -> None:
+        """PackedError where the checkpoint is not the one that was packed."""
+        check_source(self.manifest, self.checkpoint, pool)
+
+    def fill_arenas(
+        self, layout: ExpertLayout, spec: ModelSpec, pool: Pool, advance: Advance = lambda done: None
+    ) -> list[ExpertArena]:
+        """The experts of every MoE layer. MemoryError before the first page is touched."""
+        manifest = self.manifest
+        sizes = (manifest.num_experts, manifest.hidden_size, manifest.intermediate_size)
+        if sizes != (spec.n_routed_experts, layout.hidden_size, layout.intermediate_size):
+            raise PackedError(
+                self.path / MANIFEST,
+                f"experts {spec.n_routed_experts} x {layout.shapes[0]}",
+                f"{sizes}",
+                "load its own model",
+            )
+        check_memory(self.expert_bytes)
+        arenas = [ExpertArena(layout, spec.n_routed_experts) for _ in spec.model_layer_of_layer]
+        wanted = []
+        for number, arena in enumerate(arenas):
+            section = manifest.section(f"experts.{number}", self.path)
+            if section.num_bytes != arena.num_bytes:
+                raise PackedError(self.path / section.file, f"{arena.num_bytes} bytes", f"{section.num_bytes} bytes")
+            wanted.append((section, arena.memory))
+        self._read(wanted, pool, advance)
+        return arenas
+
+    def tiles(self, name: str) -> SavedTiles:
+        """A packed linear layer by its name, to be read when it is asked for."""
+        return SavedTiles(self, self.manifest.section(name, self.path))
+
+    def _read(self, wanted: list[tuple[Section, np.ndarray]], pool: Pool | None, advance: Advance) -> None:
+        """Each section into its memory (uint8 [num_bytes]), in chunks drawn by all workers."""
+        chunks = [
+            (section, memory, number) for section, memory in wanted for number in range(len(section.crc32_of_chunk))
+        ]
+        # One file object for all workers: the system sees one reader that goes on, and reads ahead of it.
+        files = {section.file: (self.path / section.file).open("rb", buffering=0) for section, _ in wanted}
+
+        def read(task: int) -> None:
+            section, memory, number = chunks[task]
+            first = number * CHUNK_BYTES
+            part, begin = memory[first : first + CHUNK_BYTES], section.offset + first
+            path, expected = self.path / section.file, section.crc32_of_chunk[number]
+            got = read_at(files[section.file], part, begin)
+            what = f"of bytes {begin} to {begin + len(part)} ({section.name})"
+            if got != len(part):
+                raise PackedError(path, f"{len(part)} {what}", f"{got}")
+            if (found := zlib.crc32(part.data)) != expected:
+                raise PackedError(path, f"CRC-32 {expected:08x} {what}", f"{found:08x}")
+
+        try:
+            if pool is None:
+                for task in range(len(chunks)):
+                    read(task)
+            else:
+                pool.draw(len(chunks), read, lambda done: advance(done / len(chunks)))
+        finally:
+            for file in files.values():
+                file.close()
+
+
+class SavedTiles:
+    """Tiles of one linear layer in a packed folder (`kernels.linear.Tiles`)."""
+
+    def __init__(self, folder: PackedFolder, section: Section) -> None:
+        self.folder, self.section = folder, section
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.section.shape)
+
+    def read_tiles(self, memory: np.ndarray, pool: Pool | None) -> None:
+        """PackedError where size or checksum differ."""
+        if memory.shape != (self.section.num_bytes,):
+            raise PackedError(
+                self.folder.path / self.section.file, f"{len(memory)} bytes of {self.section.name}",
+                f"{self.section.num_bytes} bytes",
+            )  # fmt: skip
+        self.folder._read([(self.section, memory)], pool, lambda done: None)
+
+
+def read_at(file: FileIO, memory: np.ndarray, offset: int) -> int:
+    """Fill `memory` from the file; how many bytes there were. Several threads may read one file at a time."""
+    view, got = memory.data, 0
+    while got < len(view):
+        if hasattr(os, "preadv"):
+            count = os.preadv(file.fileno(), [view[got:]], offset + got)
+        else:
+            with open(file.name, "rb", buffering=0) as own:
+                own.seek(offset + got)
+                count = own.readinto(view[got:])
+        if not count:
+            break
+        got += count
+    return got
