@@ -1,0 +1,35 @@
+"""One library with the emulator for all tests of this folder; its counters are printed at the end of the run."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.kernels.amx import library
+
+_executed: dict[str, int] = {}
+
+
+@pytest.fixture(scope="session")
+def emulated_library(tmp_path_factory):
+    """Path of the library as it ships (-O3, g++), but for the AVX2 where there is no AVX-512."""
+    if not shutil.which("g++"):
+        pytest.skip("no C++ compiler")
+    return library.build(tmp_path_factory.mktemp("amx") / "gxx_O3")
+
+
+@pytest.fixture
+def amx(emulated_library):
+    """moelab on that library; the ``Emulator``."""
+    with library.loaded(emulated_library) as emulator:
+        with emulator.counted() as executed:
+            yield emulator
+        for name, number in executed.items():
+            _executed[name] = _executed.get(name, 0) + number
+
+
+def pytest_terminal_summary(terminalreporter):
+    if _executed:
+        terminalreporter.section("AMX instructions executed by the emulator")
+        terminalreporter.line(", ".join(f"{name} {number:,}" for name, number in sorted(_executed.items())))
