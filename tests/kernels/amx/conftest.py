@@ -23,6 +23,7 @@ def emulated_library(tmp_path_factory):
 def amx(emulated_library):
     """moelab on that library; the ``Emulator``."""
     with library.loaded(emulated_library) as emulator:
+        assert emulator.library.moelab_amx(None) == 0, "this process may not use AMX"
         with emulator.counted() as executed:
             yield emulator
         for name, number in executed.items():

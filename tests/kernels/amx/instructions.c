@@ -64,3 +64,16 @@ API void every_address(const uint8_t *from, uint8_t *to) {
     STORE(0, to + 7 * 1024, 64);
     release();
 }
+
+/* What the hardware refuses, by number; 3 to 5 set up one operand of the wrong shape. */
+API void wrong(int number) {
+    struct configuration shape = {.palette = 1, .rows = {4, 4, 4}, .row_bytes = {16, 16, 16}};
+    if (number == 3) shape.rows[1] = 3;
+    if (number == 4) shape.rows[2] = 3;
+    if (number == 5) shape.row_bytes[2] = 12;
+    if (number >= 2) configure(&shape);
+    if (number < 2) __asm__ volatile("tilezero %tmm3");
+    if (number == 2) __asm__ volatile(".byte 0xc4, 0xe2, 0x73, 0x5e, 0xc1"); /* tdpbssd %tmm1, %tmm1, %tmm0 */
+    if (number < 6) __asm__ volatile("tdpbssd %tmm2, %tmm1, %tmm0");
+    __asm__ volatile("ud2");
+}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,21 +44,19 @@ def sources() -> dict[str, list[Path]]:
 
 
 def build(folder: Path, optimise: str = "-O3", compiler: str = "g++", others: list[Path] | None = None) -> Path:
-    """The library; ``others`` are objects of an earlier build, of all but the AMX files."""
+    """The library, its AMX files compiled so; ``others`` are objects of an earlier build, of all the rest."""
     folder.mkdir(parents=True, exist_ok=True)
-    objects = list(others or [])
+    jobs = []
     for name, files in sources().items():
-        if others and name != "amx":
-            continue
-        for source in files:
-            to = folder / f"{name or 'all'}_{source.stem}.o"
-            objects.append(compile_one(source, to, optimise, *FLAGS.get(name, []), compiler=compiler))
-    if not others:
-        for source in (HERE / "emulator.c", HERE / "instructions.c"):
-            to = folder / f"{source.stem}.o"
-            objects.append(compile_one(source, to, "-O3", "-mavx2", "-mfma", *AMX, compiler="gcc"))
+        for source in files if name == "amx" or not others else []:
+            options = (optimise if name == "amx" else "-O1", *FLAGS.get(name, []))
+            jobs.append((source, folder / f"{name or 'all'}_{source.stem}.o", options, compiler))
+    for source in () if others else (HERE / "emulator.c", HERE / "instructions.c"):
+        jobs.append((source, folder / f"{source.stem}.o", ("-O3", "-mavx2", "-mfma", *AMX), "gcc"))
+    with ThreadPoolExecutor(2) as executor:
+        objects = list(executor.map(lambda job: compile_one(job[0], job[1], *job[2], compiler=job[3]), jobs))
     library = folder / native.LIBRARY_NAME
-    subprocess.run(["g++", "-shared", *objects, "-o", library, "-lpthread"], check=True)
+    subprocess.run(["g++", "-shared", *objects, *(others or []), "-o", library, "-lpthread"], check=True)
     return library
 
 
