@@ -12,8 +12,11 @@ _executed: dict[str, int] = {}
 
 
 @pytest.fixture(scope="session")
-def emulated_library(tmp_path_factory):
-    """Path of the library as it ships (-O3, g++), but for the AVX2 where there is no AVX-512."""
+def emulated_library(tmp_path_factory, request):
+    """Path of the library, AMX files as they ship (-O3, g++) but for the AVX2 where there is no AVX-512; or that of on_library.py."""
+    given = request.config.getoption("--amx-library", None)
+    if given is not None:
+        return given
     if not shutil.which("g++"):
         pytest.skip("no C++ compiler")
     return library.build(tmp_path_factory.mktemp("amx") / "gxx_O3")
