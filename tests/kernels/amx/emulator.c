@@ -7,6 +7,7 @@
  * after a fault (start_row other than 0), prefixes before VEX, or how long anything takes. */
 #define _GNU_SOURCE
 #include <cpuid.h>
+#include <dirent.h>
 #include <errno.h>
 #include <immintrin.h>
 #include <signal.h>
@@ -46,7 +47,7 @@ static __thread struct tiles *of_thread __attribute__((tls_model("initial-exec")
 static _Atomic uint64_t counts[NUM_OPERATIONS];
 static _Atomic int permitted;
 static int64_t answer_to_request;
-static int active;
+static int active, num_requests, threads_at_request;
 static struct sigaction before;
 
 /* What an instruction says, decoded. */
@@ -261,7 +262,17 @@ static void cpuid_with_amx(uint32_t leaf, uint32_t subleaf, uint32_t *registers)
 
 static uint64_t xcr0_with_tiles(uint32_t number) { return number == 0 ? 0x600e7 : 0; }
 
+static int num_threads(void) {
+    int num = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    for (struct dirent *entry; tasks && (entry = readdir(tasks));) num += entry->d_name[0] != '.';
+    if (tasks) closedir(tasks);
+    return num;
+}
+
 static int64_t request_permission(int32_t feature) {
+    num_requests++;
+    threads_at_request = num_threads();
     if (feature != 18) return -EINVAL;
     if (answer_to_request == 0) atomic_store(&permitted, 1);
     return answer_to_request;
@@ -276,6 +287,8 @@ const moelab_amx_questions *moelab_emulated_machine(const moelab_amx_questions *
 MOELAB_API int amx_emulator_active(void) { return active; }
 /* What the kernel answers to a request from now on: 0 or -errno. */
 MOELAB_API void amx_emulator_answer(int64_t answer) { answer_to_request = answer; }
+MOELAB_API int amx_emulator_num_requests(void) { return num_requests; }
+MOELAB_API int amx_emulator_threads_at_request(void) { return threads_at_request; }
 MOELAB_API int amx_emulator_num_operations(void) { return NUM_OPERATIONS; }
 MOELAB_API const char *amx_emulator_name(int operation) { return names[operation]; }
 MOELAB_API uint64_t amx_emulator_count(int operation) { return atomic_load(&counts[operation]); }
