@@ -1,7 +1,7 @@
-"""``moelab bench amx_on_paper``: expected time of AMX beside the time to read the weights, by batch. Calculated. Floor 6.
+"""``moelab bench amx_on_paper``: expected time of AMX beside the time to read the weights. Calculated. Floor 6.
 
-One layer of Kimi K2.6 (int4 weights) on the two presets of Xeon machines, two sockets. Peak bandwidth and core counts are the
-presets', clocks are assumed (``CLOCK_GHZ``); ``moelab.cost_model.amx_on_paper`` says what is counted.
+One layer of Kimi K2.6 (int4 weights), by batch, on the two presets of Xeon machines, two sockets. Peak bandwidth and core
+counts are the presets', clocks are assumed (``CLOCK_GHZ``); ``moelab.cost_model.amx_on_paper`` says what is counted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run(seconds: float = 0.0) -> BenchResult:
                 step = layer_step(
                     batch, hidden_size=HIDDEN_SIZE, intermediate_size=INTERMEDIATE_SIZE, num_experts=NUM_EXPERTS,
                     top_k=TOP_K, expert_bytes=expert_bytes, mode=mode, num_cores=machine.num_cores, clock_ghz=clock_ghz,
-                    read_gb_per_s=sum(node.best_read_gb_per_s for node in machine.nodes),
+                    read_gb_per_s=sum(node.best_read_gb_per_s or 0.0 for node in machine.nodes),
                 )  # fmt: skip
                 rows.append({
                     "machine": name, "activations": mode, "batch": batch, "tokens_per_expert": step.tokens_per_expert,
@@ -46,5 +46,7 @@ def run(seconds: float = 0.0) -> BenchResult:
                     "avx512_expected_ms": None if step.avx512_ms is None else max(step.read_ms, step.avx512_ms),
                     "source": "calculated",
                 })  # fmt: skip
-    title = f"CALCULATED, not measured: one layer of {HIDDEN_SIZE} x {INTERMEDIATE_SIZE}, {TOP_K} of {NUM_EXPERTS}, int4"
+    title = (
+        f"CALCULATED, not measured: one layer of {HIDDEN_SIZE} x {INTERMEDIATE_SIZE}, {TOP_K} of {NUM_EXPERTS}, int4"
+    )
     return Table(title, rows)

@@ -144,8 +144,8 @@ def reference_experts(
     """y float64 [T, H] = sum over slots of gate weight * down(silu(gate(x)) * up(x)).
 
     x [T, H], expert_ids [T, K] (65535: unrouted), gate_weights [T, K]; ``blocks[e]`` is expert e as packed
-    bytes (an ``ExpertArena`` or a list). Only experts that occur are unpacked. ``bf16_weights`` rounds each weight times
-    its scale to bf16, as the AMX kernels for bf16 activations do.
+    bytes (an ``ExpertArena`` or a list). Only experts that occur are unpacked. ``bf16_weights`` rounds each weight
+    times its scale to bf16, as the AMX kernels for bf16 activations do.
     """
     y = np.zeros(x.shape, np.float64)
     inputs = reference_activations(x, activation)

@@ -1,4 +1,4 @@
-"""May this process use AMX: every answer of CPU, operating system and kernel, given to the real code; and what follows from each."""
+"""May this process use AMX: every answer of CPU, system and kernel, given to the real code, and what follows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ BF16, TILE, INT8, OSXSAVE = 1 << 22, 1 << 24, 1 << 25, 1 << 27
 AMX = BF16 | TILE | INT8
 
 
-def answer(asked: list, leaves: int = 7, features: int = AMX, osxsave: int = OSXSAVE, xcr0: int = 0x600E7, kernel: int = 0) -> int:
+def answer(
+    asked: list, leaves: int = 7, features: int = AMX, osxsave: int = OSXSAVE, xcr0: int = 0x600E7, kernel: int = 0
+) -> int:
     """What ``moelab_amx`` makes of these answers; ``asked`` gets the questions in their order."""
 
     def cpuid(leaf, subleaf, registers):
@@ -89,7 +91,9 @@ def test_struct_of_another_version():
 def test_answer_of_this_machine_is_that_of_its_cpu():
     with open("/proc/cpuinfo") as file:
         flags = set(file.read().split())
-    assert (native.require_library().moelab_amx(None) == NOT_IN_CPU) == (not {"amx_tile", "amx_int8", "amx_bf16"} <= flags)
+    assert (native.require_library().moelab_amx(None) == NOT_IN_CPU) == (
+        not {"amx_tile", "amx_int8", "amx_bf16"} <= flags
+    )
 
 
 class Library:

@@ -18,7 +18,7 @@ FORBIDDEN = {  # by folder of kernels/: registers that no object there may use
     "amx": r"tdpb(ss|us|uu)d",
 }
 EXPECTED = {"avx2": "%ymm", "avx512": "%zmm", "amx": "%tmm"}
-# Of the AMX files: the dot product, and what its vector work is made of where there is some (not one element at a time).
+# Of the AMX files: the dot product, and what the vector work is made of where there is some.
 AMX_FILES = {
     "int4_int8": ("tdpbsud", "vpsrl[dw].*%zmm", "vcvtdq2ps.*%zmm", "vmulps.*%zmm"),
     "int8_int8": ("tdpbsud", "vcvtdq2ps.*%zmm", "vmulps.*%zmm"),

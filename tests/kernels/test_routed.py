@@ -60,7 +60,9 @@ def test_matches_reference(isa, weight_format, activation, pool):
         # The counts come from the kernels: every byte of an active expert is read once, padding too.
         assert experts.bytes_read == len(set(ids.ravel().tolist()) - {NO_EXPERT}) * layout.expert_bytes
         truth = reference_experts(x, ids, gates, arena, layout)
-        modelled = reference_experts(x, ids, gates, arena, layout, activation, bf16_weights=rounds_weights(isa, activation))
+        modelled = reference_experts(
+            x, ids, gates, arena, layout, activation, bf16_weights=rounds_weights(isa, activation)
+        )
         # A few numbers only: one rounding step of one of them is not averaged out.
         few = 10 if hidden * intermediate < 256 else 1
         assert relative_error(y, truth) <= few * TOLERANCES[weight_format, activation], (hidden, intermediate)

@@ -1,4 +1,4 @@
-"""Pytest plugin: ``pytest -p tests.kernels.amx.on_library --amx-library PATH`` runs on that library instead of moelab's own."""
+"""Pytest plugin: ``pytest -p tests.kernels.amx.on_library --amx-library PATH`` runs on that library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bench of the crossover and the peak of the tile instructions run; what they say under the emulator means nothing."""
+"""The bench of the crossover and the peak run; the times under the emulator mean nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other builds of the AMX files, each with all tests of the kernels: what a compiler may do to a staging buffer shows only in execution."""
+"""Other builds of the AMX files, each with all tests of the kernels: what a compiler does shows only in execution."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ def run_tests(path, *tests: str) -> str:
     """The tests in a process of their own, on this library; returns what pytest said."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.kernels.amx.on_library"]
     done = subprocess.run(
-        [*command, "--amx-library", path, "-k", "amx", *tests], cwd=library.ROOT, capture_output=True, text=True, check=False
+        [*command, "--amx-library", path, "-k", "amx", *tests],
+        cwd=library.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

@@ -1,4 +1,4 @@
-"""The emulator itself: each instruction against NumPy, forms of addresses, threads, and what the hardware would refuse."""
+"""The emulator itself: instructions against NumPy, forms of addresses, threads, and what hardware would refuse."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def flushed(x: np.ndarray) -> np.ndarray:
 
 
 def fused_sum(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """float32 of float64 x + y, rounded once: the float64 sum is made odd where it is not exact (Boldo, Melquiond 2008)."""
+    """float32 of float64 x + y, rounded once: an inexact float64 sum is made odd first (Boldo, Melquiond 2008)."""
     total = x + y
     rest = total - x
     error = (x - (total - rest)) + (y - rest)
@@ -51,7 +51,9 @@ def reference(kind: int, c: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndar
 
 def random_operands(rng: np.random.Generator, kind: int, m: int, n: int, k: int):
     if kind < 4:
-        parts = [rng.integers(0, 256, (rows, 4 * columns)).astype(np.uint8) for rows, columns in ((m, n), (m, k), (k, n))]
+        parts = [
+            rng.integers(0, 256, (rows, 4 * columns)).astype(np.uint8) for rows, columns in ((m, n), (m, k), (k, n))
+        ]
         parts[0].view(np.int32)[:] = rng.integers(-(2**28), 2**28, (m, n))
         return parts
     exponents = rng.choice([-140, -127, -126, -70, -60, -3, 0, 5], (3, 16, 32))
@@ -75,7 +77,11 @@ def test_dot_products_of_any_shape(amx, kind):
                 buffer[:, : part.shape[1]] = part
             expected = buffers[0].copy()
             expected[:, : 4 * n] = reference(kind, *parts).view(np.uint8)
-            arguments = [x for b, s in zip(buffers, strides, strict=True) for x in (ctypes.c_void_p(b.ctypes.data), ctypes.c_int64(s))]
+            arguments = [
+                x
+                for b, s in zip(buffers, strides, strict=True)
+                for x in (ctypes.c_void_p(b.ctypes.data), ctypes.c_int64(s))
+            ]
             amx.library.dot(kind, m, n, k, *arguments)
             np.testing.assert_array_equal(buffers[0], expected, err_msg=f"{KINDS[kind]} {m} x {n} x {k}")
     if amx.active:

@@ -1,4 +1,4 @@
-"""The AMX kernels, executed: same bits as NumPy and the other ISAs, and exactly as many tile instructions as there must be."""
+"""The AMX kernels, executed: same bits as NumPy and the other ISAs, and exactly as many instructions as must be."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def expected_loads(layout: ExpertLayout, tokens_of_expert) -> int:
             units = [*pairs, *([(num_units - 1,)] if num_units % 2 else [])]
             for unit in units:  # two groups of 32 rows together, but for one that is short
                 short = [u for u in unit if 2 * u + 2 > num_tile_rows]
-                for together in ([unit] if not short else [tuple(u for u in unit if u not in short), tuple(short)]):
+                for together in [unit] if not short else [tuple(u for u in unit if u not in short), tuple(short)]:
                     for n in range(2):
                         rows = sum(2 * u + n < num_tile_rows for u in together)
                         loads += of_rows(2 * rows, gate_up_groups, block) if rows else 0
@@ -120,7 +120,9 @@ def test_workers_and_nodes_change_nothing(amx, weight_format, activation, num_no
 
 
 @pytest.mark.parametrize("activation", [1.0, -1.0])
-@pytest.mark.parametrize(("weight_format", "q"), [("int4_g32", -8), ("int4_g32", 7), ("int8_g32", -128), ("int8_g32", 127)])
+@pytest.mark.parametrize(
+    ("weight_format", "q"), [("int4_g32", -8), ("int4_g32", 7), ("int8_g32", -128), ("int8_g32", 127)]
+)
 def test_extremes(amx, weight_format, q, activation):
     """The sign trick that other AMX kernels use is wrong for q = -8 in the high nibble times a negative activation."""
     layout = ExpertLayout(128, 64, weight_format)
@@ -165,7 +167,7 @@ def test_linear(amx, weight_format, activation, monkeypatch):
 def test_experts_of_few_tokens_go_to_the_isa_beside_amx(amx, weight_format, activation):
     layout = ExpertLayout(96, 80, weight_format)
     rng = np.random.default_rng(2)
-    arena, experts = twin.random_experts(rng, layout, 4)
+    arena, _ = twin.random_experts(rng, layout, 4)
     num_of_expert = [MIN_TOKENS - 1, MIN_TOKENS, 1, 20]
     ids = np.repeat(np.arange(4), num_of_expert)[:, None]
     x = rng.standard_normal((len(ids), 96)).astype(np.float32)

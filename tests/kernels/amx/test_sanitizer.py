@@ -1,4 +1,4 @@
-"""The AMX kernels and the emulator under the address sanitizer: without it nobody sees what a tile instruction reads and writes."""
+"""The AMX kernels and the emulator under the address sanitizer, which sees what tile instructions read and write."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STRESS = library.ROOT / "tests/kernels/native/stress.cpp"
 
 @pytest.fixture(scope="module")
 def objects(emulated_library, tmp_path_factory):
-    """Of the stress program of tests/kernels by name; the other ISAs, which have a test of their own there, are not sanitized."""
+    """Of the stress program of tests/kernels, by name; the other ISAs are not sanitized (they have their own test)."""
     folder = tmp_path_factory.mktemp("sanitized")
     jobs = {"emulator": (library.HERE / "emulator.c", ("-mfma",), "gcc"), "stress": (STRESS, (), "g++")}
     for name in ("", "amx"):
@@ -46,7 +46,7 @@ def test_nothing_outside_the_buffers(objects, tmp_path, isa):
 
 
 def test_a_tile_that_reads_too_far_is_seen(objects, tmp_path):
-    """The sanitizer does look through the emulator: a kernel that takes one group too many is stopped, with its line."""
+    """The sanitizer does look through the emulator: a kernel that takes one group too many is stopped."""
     header = (library.ROOT / "kernels/amx/grouped.h").read_text()
     wrong = header.replace("group < 2 * num_tiles; group++", "group <= 2 * num_tiles; group++")
     assert wrong != header

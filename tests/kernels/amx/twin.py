@@ -1,4 +1,4 @@
-"""The routed experts in NumPy, operation by operation as kernels/moelab_kernels.h and the TDPBF16PS of the manual say: same bits.
+"""The routed experts in NumPy, in the order of kernels/moelab_kernels.h and of the manual's TDPBF16PS: the same bits.
 
 Knows numbers q and scales, not layouts, tiles of 16 or threads.
 """
@@ -56,7 +56,9 @@ def random_matrix(rng: np.random.Generator, rows: int, columns: int, weight_form
 def random_experts(rng: np.random.Generator, layout: ExpertLayout, num_experts: int):
     """(arena, matrices of each expert)."""
     arena = ExpertArena(layout, num_experts)
-    experts = [[random_matrix(rng, *shape, layout.weight_format) for shape in layout.shapes] for _ in range(num_experts)]
+    experts = [
+        [random_matrix(rng, *shape, layout.weight_format) for shape in layout.shapes] for _ in range(num_experts)
+    ]
     for expert, matrices in enumerate(experts):
         layout.pack_expert(arena[expert], *(matrix.source(layout.weight_format) for matrix in matrices))
     return arena, experts
@@ -77,7 +79,7 @@ def dot_int8(x: np.ndarray, matrix: Matrix) -> np.ndarray:
 
 
 def dot_bf16(x: np.ndarray, matrix: Matrix) -> np.ndarray:
-    """x float32 [T, C] -> [T, R]: even and odd columns of a group apart, then both, then the tile. No denormal numbers."""
+    """x float32 [T, C] -> [T, R]: even and odd columns of a group apart, then both, then the tile; no denormals."""
     pad = -x.shape[1] % 64
     a = np.pad(bf16_to_float32(float32_to_bf16(x)), ((0, 0), (0, pad)))
     w = np.pad(matrix.rounded(), ((0, 0), (0, pad)))
