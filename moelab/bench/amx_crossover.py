@@ -1,7 +1,7 @@
 """From how many tokens of an expert on is AMX faster than AVX-512: both by turns in one process, where there is AMX.
 
 Every step sends the same number of tokens through each of 8 random experts of K2.6's shape. The answer is
-``MOELAB_AMX_MIN_TOKENS`` of kernels/moelab_kernels.h, which was chosen without it: this has not run on AMX yet. Floor 6.
+``MOELAB_AMX_MIN_TOKENS`` of kernels/moelab_kernels.h, which was chosen without it: nobody ran this on AMX yet. Floor 6.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``moelab bench amx_on_paper``: expected time of AMX beside the time to read the weights. Calculated. Floor 6.
 
-One layer of Kimi K2.6 (int4 weights), by batch, on the two presets of Xeon machines, two sockets. Peak bandwidth and core
-counts are the presets', clocks are assumed (``CLOCK_GHZ``); ``moelab.cost_model.amx_on_paper`` says what is counted.
+One layer of Kimi K2.6 (int4 weights), by batch, on the two presets of Xeon machines, two sockets. Peak bandwidth and
+core counts are the presets', clocks are assumed (``CLOCK_GHZ``); what is counted: ``moelab.cost_model.amx_on_paper``.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Time of a layer-step by AMX from counts of instructions, beside the time in which its bytes can be read.  Floor 1.
 
 Calculated, never measured: no machine with AMX was there. The kernels of kernels/amx are counted as they are: a tile
-operation is 16 rows of weights x 16 tokens x 32 columns, in int8 mode half of a tile's columns, because each group of 32
-has its scale. Three parts of the core work at once: the tile unit, the load and store ports, the vector units; ``best`` is
-the slowest of the three, as if they overlapped perfectly, ``worst`` their sum. Routing is uniform, so that the tokens of an
-expert are binomial.
+operation is 16 rows of weights x 16 tokens x 32 columns, in int8 mode half of a tile's columns, because each group of
+32 has its scale. Three parts of the core work at once: the tile unit, the load and store ports, the vector units;
+``best`` is the slowest of the three, as if they overlapped perfectly, ``worst`` their sum. Routing is uniform, so that
+the tokens of an expert are binomial.
 
-Does not know: caches (weights are loaded again for each 32 tokens of an expert), clock drops under load, NUMA, imbalance.
+Does not know: caches (weights are loaded again for each 32 tokens of an expert), clocks under load, NUMA, imbalance.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 
 from moelab.domain.units import GB
 
-# Cycles. A full TDP: from the published peak of 2,048 int8 or 1,024 bf16 products a cycle and core; one with half of the
-# columns is not assumed to be faster. Loads and stores of a tile: Intel's optimization manual, from memory, not verified.
+# Cycles. A full TDP: from the published peak of 2,048 int8 or 1,024 bf16 products a cycle and core; one with half of
+# the columns is not assumed to be faster. Loads and stores: Intel's optimization manual, from memory, not verified.
 TDP, TILELOADD, TILESTORED = 16, 8, 16
 VECTORS_PER_CYCLE = 2  # 512-bit operations; loads of 64 B two a cycle, stores one
-# Vector operations of the AMX files, counted in the disassembly of -O3: to expand a group of one row of tiles, and to scale
-# its sums for one token.
+# Vector operations of the AMX files, counted in the disassembly of -O3: to expand a group of one row of tiles, and to
+# scale its sums for one token.
 EXPAND = {"int8": 4 * 3, "bf16": 16 * 20}
 SCALE = {"int8": 5, "bf16": 0}
 LINES = {"int8": 8, "bf16": 16}  # of 64 B that expanding stores and a tile load reads
@@ -54,7 +54,7 @@ def binomial(num_tokens: int, probability: float) -> np.ndarray:
 
 
 def tile_cycles(tokens: np.ndarray, mode: Mode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cycles of the tile unit, the ports and the vector units for a row of tiles, a group of 32 columns and n tokens."""
+    """Cycles of the tile unit, the ports and the vector units for one row of tiles, 32 columns and n tokens."""
     blocks, passes = -(-tokens // 16), -(-tokens // 32)  # of 16 tokens, and times that the weights are taken
     stored = blocks if mode == "int8" else 0 * blocks  # bf16 sums stay in their tiles
     unit = TDP * blocks

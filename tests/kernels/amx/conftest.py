@@ -13,7 +13,7 @@ _executed: dict[str, int] = {}
 
 @pytest.fixture(scope="session")
 def emulated_library(tmp_path_factory, request):
-    """Path of the library, AMX files by g++ -O3 as they ship (but see library.py); or of the one that on_library.py got."""
+    """Path of the library, AMX files by g++ -O3 as they ship (but see library.py); or the one of on_library.py."""
     given = request.config.getoption("--amx-library", None)
     if given is not None:
         return given

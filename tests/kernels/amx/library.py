@@ -1,7 +1,7 @@
 """Builds the native library with AMX and the emulator in it, for the CPU that there is.
 
-The AMX files are compiled as CMake does where the CPU has AVX-512, and otherwise with AVX2 for their vector work, so that
-a CPU which has neither executes them; the tile instructions are the same. See docs/amx.md.
+The AMX files are compiled as CMake does where the CPU has AVX-512, and otherwise with AVX2 for their vector work, so
+that a CPU which has neither executes them; the tile instructions are the same. See docs/amx.md.
 """
 
 from __future__ import annotations
