@@ -24,15 +24,31 @@ ALL_PHASES(avx2)
 #ifdef MOELAB_AVX512
 ALL_PHASES(avx512)
 #endif
+#ifdef MOELAB_AMX
+#define TILES(name)                               \
+    PHASES(amx, name)                             \
+    PHASES(crossover, name)                       \
+    extern "C" void moelab_amx_##name##_begin();  \
+    extern "C" void moelab_amx_##name##_end();
+extern "C" const char *moelab_beside_amx();
+PHASES(crossover, float32)
+TILES(bf16)
+TILES(int4_bf16)
+TILES(int4_int8)
+TILES(int8_bf16)
+TILES(int8_int8)
+#endif
 
 struct kernel_row {
     const char *isa;
     int32_t weight_format, activation_mode;
     moelab_phase_fn gate_up, down, linear;
+    void (*begin)(), (*end)();
 };
 
-#define ROW(isa, format, mode, name)                                                            \
-    {#isa, format, mode, moelab_##isa##_##name##_gate_up, moelab_##isa##_##name##_down, moelab_##isa##_##name##_linear}
+#define ROW_OF(isa, format, mode, prefix, begin, end) \
+    {isa, format, mode, prefix##_gate_up, prefix##_down, prefix##_linear, begin, end}
+#define ROW(isa, format, mode, name) ROW_OF(#isa, format, mode, moelab_##isa##_##name, nullptr, nullptr)
 #define ALL_ROWS(isa)                                           \
     ROW(isa, MOELAB_FLOAT32, MOELAB_ACT_F32, float32),          \
     ROW(isa, MOELAB_BF16, MOELAB_ACT_BF16, bf16),               \
@@ -41,6 +57,15 @@ struct kernel_row {
     ROW(isa, MOELAB_INT8_G32, MOELAB_ACT_BF16, int8_bf16),      \
     ROW(isa, MOELAB_INT8_G32, MOELAB_ACT_INT8, int8_int8)
 
+#define TILE_ROW(isa, prefix, format, mode, name) \
+    ROW_OF(isa, format, mode, moelab_##prefix##_##name, moelab_amx_##name##_begin, moelab_amx_##name##_end)
+#define TILE_ROWS(isa, prefix)                                               \
+    TILE_ROW(isa, prefix, MOELAB_BF16, MOELAB_ACT_BF16, bf16),               \
+    TILE_ROW(isa, prefix, MOELAB_INT4_G32, MOELAB_ACT_BF16, int4_bf16),      \
+    TILE_ROW(isa, prefix, MOELAB_INT4_G32, MOELAB_ACT_INT8, int4_int8),      \
+    TILE_ROW(isa, prefix, MOELAB_INT8_G32, MOELAB_ACT_BF16, int8_bf16),      \
+    TILE_ROW(isa, prefix, MOELAB_INT8_G32, MOELAB_ACT_INT8, int8_int8)
+
 static const kernel_row kernel_rows[] = {
     ALL_ROWS(generic),
 #ifdef MOELAB_AVX2
@@ -48,6 +73,11 @@ static const kernel_row kernel_rows[] = {
 #endif
 #ifdef MOELAB_AVX512
     ALL_ROWS(avx512),
+#endif
+#ifdef MOELAB_AMX
+    TILE_ROWS("amx", amx),
+    TILE_ROWS("amx+avx512", crossover),
+    ROW_OF("amx+avx512", MOELAB_FLOAT32, MOELAB_ACT_F32, moelab_crossover_float32, nullptr, nullptr),
 #endif
 };
 
@@ -71,6 +101,10 @@ extern "C" MOELAB_API int32_t moelab_isa_supported(const char *isa) {
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
 #endif
+#ifdef MOELAB_AMX
+    if (std::strcmp(isa, "amx") == 0 || std::strcmp(isa, "amx+avx512") == 0)
+        return moelab_isa_supported(moelab_beside_amx()) && moelab_amx(nullptr) == MOELAB_AMX_USABLE;
+#endif
     return 0;
 }
 
@@ -84,12 +118,17 @@ extern "C" MOELAB_API int32_t moelab_kernels(const char *isa, int32_t weight_for
         table->gate_up = row.gate_up;
         table->down = row.down;
         table->linear = row.linear;
+        table->begin = row.begin;
+        table->end = row.end;
         return MOELAB_OK;
     }
     return MOELAB_UNSUPPORTED;
 }
 
 extern "C" MOELAB_API void *moelab_attend(const char *isa, int32_t cache_bf16) {
+#ifdef MOELAB_AMX
+    if (std::strncmp(isa, "amx", 3) == 0) isa = moelab_beside_amx(); /* tiles gain nothing at one token of a head */
+#endif
 #define ATTEND(name)              \
     if (std::strcmp(isa, #name) == 0) \
         return (void *)(cache_bf16 ? moelab_##name##_attend_bf16 : moelab_##name##_attend_float32);

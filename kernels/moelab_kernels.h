@@ -1,4 +1,4 @@
-/* C ABI of the native kernels, version 2: everything that Python (ctypes) or Numba may call.
+/* C ABI of the native kernels, version 3: everything that Python (ctypes) or Numba may call.
  *
  * Knows weight layouts, activation modes and one job: the routed experts of one layer for a set of
  * tokens. Kernels do not know threads (they compute a slice of the job), memory (the
@@ -45,7 +45,7 @@
 extern "C" {
 #endif
 
-#define MOELAB_ABI_VERSION 2
+#define MOELAB_ABI_VERSION 3
 
 enum moelab_weight_format { MOELAB_FLOAT32 = 0, MOELAB_BF16 = 1, MOELAB_INT4_G32 = 2, MOELAB_INT8_G32 = 3 };
 enum moelab_activation_mode { MOELAB_ACT_F32 = 0, MOELAB_ACT_BF16 = 1, MOELAB_ACT_INT8 = 2 };
@@ -102,14 +102,43 @@ typedef struct moelab_kernel_table {
     moelab_phase_fn gate_up;
     moelab_phase_fn down;
     moelab_phase_fn linear;
+    /* Of a thread, before its first phase call of a job and after its last: AMX configures and releases its tiles. NULL: nothing. */
+    void (*begin)(void);
+    void (*end)(void);
 } moelab_kernel_table;
 
 MOELAB_API uint32_t moelab_abi_version(void);
 MOELAB_API int32_t moelab_isa_built(const char *isa);     /* 1, 0 */
 MOELAB_API int32_t moelab_isa_supported(const char *isa); /* by this CPU and operating system */
-/* Fills the table of one ISA ("generic", "avx2", "avx512") for a format and mode. */
+/* Fills the table of one ISA ("generic", "avx2", "avx512", "amx", "amx+avx512") for a format and mode. "amx" is AMX for every number
+ * of tokens; "amx+avx512" computes an expert that has fewer than MOELAB_AMX_MIN_TOKENS tokens in the layer-step with AVX-512, and all of
+ * the formats that AMX does not have. */
 MOELAB_API int32_t moelab_kernels(const char *isa, int32_t weight_format, int32_t activation_mode,
                                   moelab_kernel_table *table);
+
+/* Tokens of an expert from which on tiles of 16 tokens pay: the published choice of KTransformers (more than four), not measured here;
+ * `moelab bench kernels` measures it where there is AMX. */
+#define MOELAB_AMX_MIN_TOKENS 5
+
+/* May this process use AMX? Asked of the CPU (cpuid), of what the operating system saves (XCR0) and of the kernel, which gives
+ * each process its permission (Linux: arch_prctl ARCH_REQ_XCOMP_PERM, feature 18). NULL: of this machine, once in the life of the
+ * process, at the latest by moelab_pool_create, before it makes threads. Otherwise of the functions given, every time. */
+typedef struct moelab_amx_questions {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
+    void (*cpuid)(uint32_t leaf, uint32_t subleaf, uint32_t *registers); /* eax, ebx, ecx, edx */
+    uint64_t (*xgetbv)(uint32_t number);
+    int64_t (*request_permission)(int32_t feature); /* 0, or -errno */
+} moelab_amx_questions;
+
+enum moelab_amx_answer {
+    MOELAB_AMX_USABLE = 0,
+    MOELAB_AMX_NOT_IN_CPU = 1,    /* AMX-TILE, AMX-INT8 or AMX-BF16 is missing */
+    MOELAB_AMX_NOT_SAVED = 2,     /* the operating system does not save tiles */
+    MOELAB_AMX_NOT_PERMITTED = 3  /* the kernel refused its permission */
+};
+
+MOELAB_API int32_t moelab_amx(const moelab_amx_questions *questions); /* moelab_amx_answer, or MOELAB_BAD_STRUCT */
 
 /* The pool: num_workers workers, of which the caller of a run is worker 0 and the others are threads, pinned to core_of_worker
  * (NULL or below 0: not). Workers spin for spin_ns after a run and then sleep. One run at a time. In a forked child the pool has

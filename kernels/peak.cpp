@@ -8,6 +8,8 @@
 extern "C" {
 uint64_t moelab_avx512_peak_int8(int64_t);
 uint64_t moelab_avx512_peak_bf16(int64_t);
+uint64_t moelab_amx_peak_int8(int64_t);
+uint64_t moelab_amx_peak_bf16(int64_t);
 }
 
 struct peak_run {
@@ -30,10 +32,15 @@ extern "C" MOELAB_API uint64_t moelab_peak(moelab_pool *pool, const char *isa, i
         if (activation_mode == MOELAB_ACT_INT8) run.loop = moelab_avx512_peak_int8;
         if (activation_mode == MOELAB_ACT_BF16) run.loop = moelab_avx512_peak_bf16;
     }
-#else
+#endif
+#ifdef MOELAB_AMX
+    if (std::strncmp(isa, "amx", 3) == 0 && moelab_isa_supported(isa)) {
+        if (activation_mode == MOELAB_ACT_INT8) run.loop = moelab_amx_peak_int8;
+        if (activation_mode == MOELAB_ACT_BF16) run.loop = moelab_amx_peak_bf16;
+    }
+#endif
     (void)isa;
     (void)activation_mode;
-#endif
     if (!run.loop) return 0;
     if (pool)
         pool->run(run_loop, &run);

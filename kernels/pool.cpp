@@ -78,6 +78,7 @@ extern "C" MOELAB_API moelab_pool *moelab_pool_create(int32_t num_workers, const
     if (num_workers < 1 || spin_ns < 0) return nullptr;
     for (int32_t w = 0; node_of_worker && w < num_workers; w++)
         if (node_of_worker[w] < 0 || node_of_worker[w] >= MOELAB_MAX_NODES) return nullptr;
+    (void)moelab_amx(nullptr); /* a permission of the process, best asked for while it has few threads */
     moelab_pool *pool = new (std::nothrow) moelab_pool;
     if (!pool) return nullptr;
     pool->num_workers = num_workers;

@@ -151,6 +151,7 @@ static inline void run_share(step *s, int32_t worker, int32_t num_workers) {
     const int32_t node = node_of(s, worker);
     quantise_share(s, worker, num_workers);
     if (s->pool) s->pool->all.arrive();
+    if (f->table->begin) f->table->begin();
     if (s->linear) {
         run_phase(s, f->table->linear, s->up[node], node, f->smallest_up, f->largest_up);
     } else {
@@ -158,6 +159,7 @@ static inline void run_share(step *s, int32_t worker, int32_t num_workers) {
         if (s->pool) s->pool->all.arrive();
         run_phase(s, f->table->down, s->down[node], node, f->smallest_down, f->largest_down);
     }
+    if (f->table->end) f->table->end();
     if (f->counters) {
         const int64_t end = now_ns();
         raise_to(s->end_ns_of_node[node], end);

@@ -44,7 +44,7 @@ QUICK: tuple[tuple[str, WeightFormat, Activation, int, str], ...] = (
     ("avx512", "int4_g32", "int8", 1, "all"), ("avx512", "int4_g32", "int8", 1, "one"),
     ("avx512", "int4_g32", "bf16", 1, "all"), ("avx2", "int4_g32", "int8", 1, "all"),
     ("avx512", "int4_g32", "int8", 4, "all"), ("avx512", "int4_g32", "int8", 16, "all"),
-    ("avx512", "int4_g32", "int8", 128, "all"),
+    ("avx512", "int4_g32", "int8", 128, "all"), ("amx", "int4_g32", "int8", 128, "all"),
 )  # fmt: skip
 MORE: tuple[tuple[str, WeightFormat, Activation, int, str], ...] = (
     ("numba", "int4_g32", "int8", 1, "all"), ("generic", "int4_g32", "int8", 1, "all"),
@@ -66,7 +66,8 @@ class KernelRow:
     ``percent_of_peak`` is of a register-only loop of the same instruction, where the ISA has one; ``tail_percent``
     the time between the first and the last worker that was done. In a row of a peer ``isa`` is its name and
     ``times_ours`` the median of the paired ratios of its time and ours (``relative_error``: to ours); a missing peer
-    has no numbers.
+    has no numbers. Rows of the crossover say so in ``isa``: ``batch`` is tokens of an expert, ``times_ours`` AVX-512's
+    time by AMX's.
     """
 
     isa: str
@@ -198,6 +199,10 @@ def bench_kernels(seconds: float, quick: bool = False) -> list[KernelRow]:
 def run(seconds: float = 10.0, quick: bool = False) -> BenchResult:
     """``moelab bench kernels``: ``seconds`` of steps a case, and peers; ``quick``: main cases, under 40 s."""
     rows = bench_kernels(min(seconds, 2.5) if quick else seconds, quick)
+    if "amx" in {row.isa for row in isa_table() if row.supported}:
+        from moelab.bench.amx_crossover import rows_of_crossover
+
+        rows += rows_of_crossover(min(seconds, 2.5) if quick else seconds)
     if not quick:
         from moelab.bench.beside_peers import rows_beside_peers
 

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """--device, --isa, --activation, --packed."""
     parser.add_argument("--device", help="torch device of the dense path (default: cuda where there is one)")
-    parser.add_argument("--isa", help="numba, generic, avx2, avx512 (default: the fastest here)")
+    parser.add_argument("--isa", help="numba, generic, avx2, avx512, amx (default: the fastest here)")
     parser.add_argument("--activation", choices=("f32", "bf16", "int8"), help="activation mode of the experts")
     parser.add_argument("--packed", metavar="FOLDER", help="read the weights that `moelab pack` wrote")
 

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slots", type=int, metavar="N", help="instead of a plan: a frequency plan of N slots per layer"
     )
     parser.add_argument("--tokens", type=int, metavar="N", help="tokens to run (default: as many as about 10 s take)")
-    parser.add_argument("--isa", metavar="NAME", help="numba, generic, avx2, avx512 (default: the fastest here)")
+    parser.add_argument("--isa", metavar="NAME", help="numba, generic, avx2, avx512, amx (default: the fastest here)")
     parser.add_argument("--activation", choices=("f32", "bf16", "int8"), help="activation mode (default: int8)")
     parser.add_argument(
         "--expert-shape", metavar="NAME|own", help="model preset of row (b) (default: kimi-k2.6), or own: row (a) alone"

@@ -127,16 +127,21 @@ class KernelLinears:
     def mlp(self, name: str, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> KernelMLP:
         names = [f"{name}{projection}" for projection in ("gate_proj", "up_proj", "down_proj")]
         sources = [self._source(part, [weight]) for part, weight in zip(names, (gate, up, down), strict=True)]
-        mlp = KernelMLP(names, sources, self.weight_format, self.isa, self.pool)
+        mlp = KernelMLP(names, sources, self.weight_format, self._isa_of(self.weight_format), self.pool)
         self.made.append(mlp)
         return mlp
 
     def _linear(
         self, name: str, weights: Sequence[torch.Tensor], bias: torch.Tensor | None, weight_format: WeightFormat
     ) -> KernelLinear:
-        linear = KernelLinear(self._source(name, weights), bias, weight_format, self.isa, self.pool, name)
+        source = self._source(name, weights)
+        linear = KernelLinear(source, bias, weight_format, self._isa_of(weight_format), self.pool, name)
         self.made.append(linear)
         return linear
+
+    def _isa_of(self, weight_format: WeightFormat) -> str | None:
+        """Tiles have no float32: routers keep theirs where AMX is forced."""
+        return "amx+avx512" if self.isa == "amx" and weight_format == "float32" else self.isa
 
     def _source(self, name: str, weights: Sequence[torch.Tensor]) -> Rows | Tiles:
         rows = Rows(weights, self.fetch)

@@ -1,21 +1,33 @@
 """Which kernels run: the ISA is chosen once, by name, and the choice says why.
 
 Order: the argument, the environment variable ``MOELAB_ISA``, else the fastest of those available here
-(measured order, see docs/log.md: Numba before ``generic``, which is the plain truth, not the fast path).
-A name that is unknown or not available raises. Floor 1.
+(measured order, see docs/log.md: Numba before ``generic``, which is the plain truth, not the fast path; AMX was never
+measured, see docs/amx.md). A name that is unknown or not available raises.
+
+``amx`` is AMX for any number of tokens; ``amx+avx512``, the automatic choice where there is AMX, computes experts of
+few tokens (``MOELAB_AMX_MIN_TOKENS`` of kernels/moelab_kernels.h) and float32 weights with AVX-512. Floor 1.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass
 
 from moelab.kernels import native
 
 ENVIRONMENT_VARIABLE = "MOELAB_ISA"
-KNOWN_ISAS = ("numba", "generic", "avx2", "avx512", "amx")
+KNOWN_ISAS = ("numba", "generic", "avx2", "avx512", "amx", "amx+avx512")
 # Fastest first; a native ISA that this library does not have or this CPU does not support is passed over.
-AUTOMATIC_ORDER = ("amx", "avx512", "avx2", "numba", "generic")
+AUTOMATIC_ORDER = ("amx+avx512", "avx512", "avx2", "numba", "generic")
+
+# Answers of ``moelab_amx``. These are news on a machine that is thought to have AMX: an automatic choice says them.
+AMX_IN_CPU_ONLY = {
+    2: "the CPU has AMX, but the operating system does not save its tiles (XCR0 bits 17 and 18): boot one that does",
+    3: "the CPU has AMX, but the kernel refused this process its tiles (arch_prctl ARCH_REQ_XCOMP_PERM): it needs "
+    "Linux 5.16 and signal stacks larger than 11 KB in every thread",
+}
+NO_AMX = {1: "not supported by this CPU: AMX-TILE, AMX-INT8 and AMX-BF16 are needed", **AMX_IN_CPU_ONLY}
 
 
 @dataclass(frozen=True)
@@ -46,9 +58,16 @@ def isa_table() -> list[IsaStatus]:
             continue
         built = bool(library.moelab_isa_built(isa.encode()))
         supported = built and bool(library.moelab_isa_supported(isa.encode()))
-        why = "" if supported else ("not supported by this CPU" if built else "not in this build")
-        rows.append(IsaStatus(isa, built, supported, why))
+        rows.append(IsaStatus(isa, built, supported, "" if supported else _why_not(library, isa, built)))
     return rows
+
+
+def _why_not(library: ctypes.CDLL, isa: str, built: bool) -> str:
+    if not built:
+        return "not in this build"
+    return (
+        NO_AMX.get(library.moelab_amx(None), "needs avx512") if isa.startswith("amx") else "not supported by this CPU"
+    )
 
 
 def choose_isa(forced: str | None = None) -> IsaChoice:
@@ -67,4 +86,7 @@ def choose_isa(forced: str | None = None) -> IsaChoice:
             )
         return IsaChoice(name, f"forced by {source}")
     isa = next(isa for isa in AUTOMATIC_ORDER if table[isa].supported)
-    return IsaChoice(isa, f"fastest of {', '.join(available)}")
+    refused = table["amx"].why
+    return IsaChoice(
+        isa, f"fastest of {', '.join(available)}" + (f"; {refused}" if refused in AMX_IN_CPU_ONLY.values() else "")
+    )

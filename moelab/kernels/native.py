@@ -16,10 +16,15 @@ from moelab.kernels.job import ABI_VERSION, ACTIVATION_CODE, FORMAT_CODE, Activa
 
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 LIBRARY_NAME = "libmoelab_kernels" + _SUFFIX
+_UNSUPPORTED = -2
 STATUS = {-1: "bad struct", -2: "unsupported format and mode", -3: "bad shape", -4: "no such expert"}
 
 PHASE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
+HOOK = ctypes.CFUNCTYPE(None)
+CPUID = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32))
+XGETBV = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint32)
+REQUEST = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int32)
 MAX_NODES = 16
 
 
@@ -32,6 +37,20 @@ class KernelTable(ctypes.Structure):
         ("gate_up", PHASE),
         ("down", PHASE),
         ("linear", PHASE),
+        ("begin", HOOK),
+        ("end", HOOK),
+    )
+
+
+class AmxQuestions(ctypes.Structure):
+    """``moelab_amx_questions``."""
+
+    _fields_ = (
+        ("struct_bytes", ctypes.c_uint32),
+        ("abi_version", ctypes.c_uint32),
+        ("cpuid", CPUID),
+        ("xgetbv", XGETBV),
+        ("request_permission", REQUEST),
     )
 
 
@@ -114,6 +133,7 @@ def library() -> tuple[ctypes.CDLL | None, str]:
     loaded.moelab_isa_built.argtypes = [ctypes.c_char_p]
     loaded.moelab_isa_supported.argtypes = [ctypes.c_char_p]
     loaded.moelab_kernels.argtypes = [ctypes.c_char_p, i32, i32, ctypes.POINTER(KernelTable)]
+    loaded.moelab_amx.argtypes = [ctypes.POINTER(AmxQuestions)]
     loaded.moelab_pool_create.argtypes = [i32, pointer, pointer, i64]
     loaded.moelab_pool_create.restype = pointer
     loaded.moelab_pool_pinned.argtypes = [pointer]
@@ -153,6 +173,8 @@ def kernel_table(isa: str, weight_format: WeightFormat, activation: Activation) 
     status = require_library().moelab_kernels(
         isa.encode(), FORMAT_CODE[weight_format], ACTIVATION_CODE[activation], ctypes.byref(table)
     )
+    if isa == "amx" and status == _UNSUPPORTED:
+        raise ValueError(f"isa amx has no kernel for {weight_format} x {activation}: choose amx+avx512 or avx512")
     check_status(status, f"kernels of {isa} for {weight_format} x {activation}")
     return table
 

@@ -21,6 +21,7 @@ from moelab.kernels.scratch import aligned
 
 # Blocks that a worker reads in one go, in bytes: long enough for the prefetchers of four streams.
 BLOCK_BYTES = 1 << 20
+PEAK_ITERATIONS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def peak_gflops(isa: str, activation: Activation, pool: Pool | None = None) -> f
     native, _ = library()
     if native is None:
         return None
-    arguments = (isa.encode(), ACTIVATION_CODE[activation], 4_000_000)
+    arguments = (isa.encode(), ACTIVATION_CODE[activation], PEAK_ITERATIONS)
     started = time.perf_counter()
     operations = native.moelab_peak(None, *arguments) if pool is None else pool.call(native.moelab_peak, *arguments)
     return operations / (time.perf_counter() - started) / 1e9 or None

@@ -139,16 +139,20 @@ def reference_experts(
     blocks: Blocks,
     layout: ExpertLayout,
     activation: Activation | None = None,
+    bf16_weights: bool = False,
 ) -> np.ndarray:
     """y float64 [T, H] = sum over slots of gate weight * down(silu(gate(x)) * up(x)).
 
     x [T, H], expert_ids [T, K] (65535: unrouted), gate_weights [T, K]; ``blocks[e]`` is expert e as packed
-    bytes (an ``ExpertArena`` or a list). Only experts that occur are unpacked.
+    bytes (an ``ExpertArena`` or a list). Only experts that occur are unpacked. ``bf16_weights`` rounds each weight
+    times its scale to bf16, as the AMX kernels for bf16 activations do.
     """
     y = np.zeros(x.shape, np.float64)
     inputs = reference_activations(x, activation)
     used = sorted(set(np.asarray(expert_ids).ravel().tolist()) - {NO_EXPERT})
     weights = {expert: unpack_expert(blocks[expert], layout) for expert in used}
+    if bf16_weights:
+        weights = {e: tuple(reference_activations(matrix, "bf16") for matrix in w) for e, w in weights.items()}  # type: ignore[misc]
     for t in range(expert_ids.shape[0]):
         for k in range(expert_ids.shape[1]):
             expert = int(expert_ids[t, k])

@@ -15,8 +15,18 @@ FORBIDDEN = {  # by folder of kernels/: registers that no object there may use
     "generic": r"%[yz]mm|%tmm",
     "avx2": r"%zmm|%tmm",
     "avx512": r"%tmm",
+    "amx": r"tdpb(ss|us|uu)d",
 }
-EXPECTED = {"avx2": "%ymm", "avx512": "%zmm"}
+EXPECTED = {"avx2": "%ymm", "avx512": "%zmm", "amx": "%tmm"}
+# Of the AMX files: the dot product, and what the vector work is made of where there is some.
+AMX_FILES = {
+    "int4_int8": ("tdpbsud", "vpsrl[dw].*%zmm", "vcvtdq2ps.*%zmm", "vmulps.*%zmm"),
+    "int8_int8": ("tdpbsud", "vcvtdq2ps.*%zmm", "vmulps.*%zmm"),
+    "int4_bf16": ("tdpbf16ps", "vpsrld.*%zmm", "vcvtdq2ps.*%zmm", "vmulps.*%zmm"),
+    "int8_bf16": ("tdpbf16ps", "vpsrld.*%zmm", "vcvtdq2ps.*%zmm", "vmulps.*%zmm"),
+    "bf16": ("tdpbf16ps",),
+    "peak": ("tdpbsud", "tdpbf16ps"),
+}
 
 
 def objects_of_the_build(folder: Path) -> dict[Path, Path]:
@@ -35,12 +45,32 @@ def objects_of_the_build(folder: Path) -> dict[Path, Path]:
     raise AssertionError(f"no objects of {len(sources)} sources after a build: x86-64 with avx512 flags was expected")
 
 
+def disassembled(path: Path) -> str:
+    command = ["objdump", "-d", "--no-show-raw-insn", path]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 @pytest.mark.skipif(shutil.which("objdump") is None or shutil.which("g++") is None, reason="no C++ compiler")
 def test_vector_instructions_stay_in_their_own_files(tmp_path):
     for source, path in objects_of_the_build(tmp_path / "build").items():
         isa = source.parent.name if source.parent.name != "kernels" else ""
-        code = subprocess.run(["objdump", "-d", path], check=True, capture_output=True, text=True).stdout
+        code = disassembled(path)
         found = re.search(FORBIDDEN[isa], code)
         assert not found, f"{source.relative_to(ROOT)} uses {found.group()}"
         if isa in EXPECTED:
             assert EXPECTED[isa] in code, f"{source.relative_to(ROOT)} has no {isa} instruction"
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None or shutil.which("g++") is None, reason="no C++ compiler")
+def test_amx_files_have_their_dot_products_and_whole_vectors(tmp_path):
+    found = set()
+    for source, path in objects_of_the_build(tmp_path / "build").items():
+        code = disassembled(path)
+        if re.search(r"\ttdp|\ttile|\tldtilecfg", code):
+            found.add((source.parent.name, source.stem))
+        if source.parent.name == "amx":
+            for pattern in AMX_FILES[source.stem]:
+                assert re.search(pattern, code), f"{source.relative_to(ROOT)} has no {pattern}"
+            scalar = re.findall(r"\t(vcvtsi2ss|vpextr[bwd]|vpinsr[bwd])", code)
+            assert not scalar, f"{source.relative_to(ROOT)} takes vectors apart: {sorted(set(scalar))}"
+    assert found == {("amx", name) for name in AMX_FILES}

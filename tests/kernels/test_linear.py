@@ -13,6 +13,7 @@ from moelab.kernels.reference import reference_activations, relative_error
 
 NATIVE = [row.isa for row in isa_table() if row.supported and row.isa != "numba"]
 MODES = [(f, a) for f, activations in ACTIVATIONS_OF_FORMAT.items() for a in activations]
+KERNELS = [(isa, f, a) for isa in NATIVE for f, a in MODES if (isa, f) != ("amx", "float32")]
 TOLERANCE = {"f32": 2e-6, "bf16": 1e-5, "int8": 2e-6}  # of the kernel: the weights below are what it really has
 
 
@@ -32,8 +33,7 @@ def real_weights(weights, weight_format):
     return numbers * np.repeat(bf16_to_float32(scale).astype(float), 32, axis=1)[:, : weights.shape[1]]
 
 
-@pytest.mark.parametrize("isa", NATIVE)
-@pytest.mark.parametrize(("weight_format", "activation"), MODES)
+@pytest.mark.parametrize(("isa", "weight_format", "activation"), KERNELS)
 def test_matches_float64(isa, weight_format, activation, monkeypatch):
     monkeypatch.setattr(module, "ALONE_BYTES", {"native": 0})
     rng = np.random.default_rng(3)
@@ -43,11 +43,18 @@ def test_matches_float64(isa, weight_format, activation, monkeypatch):
             x = rng.standard_normal((num_tokens, columns)).astype(np.float32)
             alone = PackedLinear(weights, weight_format, isa, activation).forward(x).copy()
             packed = PackedLinear(weights, weight_format, isa, activation, pool)
-            truth = reference_activations(x, activation)[:, :columns] @ real_weights(weights, weight_format).T
+            numbers = real_weights(weights, weight_format)
+            tiles = activation == "bf16" and (isa == "amx" or (isa == "amx+avx512" and num_tokens > 4))
+            if tiles:  # of bf16 have the scale in the weights (docs/amx.md)
+                numbers = reference_activations(numbers, "bf16")
+            truth = reference_activations(x, activation)[:, :columns] @ numbers.T
             assert relative_error(alone, truth) < TOLERANCE[activation], (rows, columns, num_tokens)
             for _ in range(2):
                 np.testing.assert_array_equal(packed.forward(x), alone)
-            np.testing.assert_array_equal(packed.forward(x[:1]), alone[:1])
+            if not tiles or isa == "amx":
+                np.testing.assert_array_equal(packed.forward(x[:1]), alone[:1])
+            else:  # one token is AVX-512's
+                assert relative_error(packed.forward(x[:1]), alone[:1]) < 5e-3
             assert packed.bytes_read == 3 * packed.num_bytes
             assert packed.forward(x[:0]).shape == (0, rows)
 

@@ -23,8 +23,8 @@ from tests.kernels.random_experts import random_arena, random_step
 ISAS = [row.isa for row in isa_table() if row.supported]
 MODES = [(f, a) for f, activations in ACTIVATIONS_OF_FORMAT.items() for a in activations]
 NATIVE = [isa for isa in ISAS if isa != "numba"]
-# Numba has no int8 weights.
-KERNELS = [(isa, f, a) for isa in ISAS for f, a in MODES if (isa, f) != ("numba", "int8_g32")]
+# Numba has no int8 weights, AMX no float32.
+KERNELS = [(isa, f, a) for isa in ISAS for f, a in MODES if (isa, f) not in {("numba", "int8_g32"), ("amx", "float32")}]
 # hidden_size, intermediate_size, tokens, top_k, experts
 SHAPES = [
     (256, 128, 1, 4, 6),
@@ -36,6 +36,11 @@ SHAPES = [
     (320, 96, 40, 4, 8),
     (72, 200, 17, 1, 2),
 ]
+
+
+def rounds_weights(isa: str, activation: str) -> bool:
+    """Tiles of bf16 have the scale in the weights (docs/amx.md)."""
+    return isa.startswith("amx") and activation == "bf16"
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +60,14 @@ def test_matches_reference(isa, weight_format, activation, pool):
         # The counts come from the kernels: every byte of an active expert is read once, padding too.
         assert experts.bytes_read == len(set(ids.ravel().tolist()) - {NO_EXPERT}) * layout.expert_bytes
         truth = reference_experts(x, ids, gates, arena, layout)
-        modelled = reference_experts(x, ids, gates, arena, layout, activation)
+        modelled = reference_experts(
+            x, ids, gates, arena, layout, activation, bf16_weights=rounds_weights(isa, activation)
+        )
         # A few numbers only: one rounding step of one of them is not averaged out.
         few = 10 if hidden * intermediate < 256 else 1
         assert relative_error(y, truth) <= few * TOLERANCES[weight_format, activation], (hidden, intermediate)
+        if isa == "amx+avx512" and rounds_weights(isa, activation):  # rounds the weights of some experts
+            continue
         assert relative_error(y, modelled) <= few * KERNEL_TOLERANCES[weight_format, activation], (hidden, intermediate)
 
 
@@ -78,6 +87,8 @@ def test_same_bits_for_any_split(isa, weight_format, activation, monkeypatch):
                 experts._phases.gate_up_chunk, experts._phases.down_chunk = 1, 3
             np.testing.assert_array_equal(experts.forward(x, ids, gates), alone)
             assert experts.bytes_read == num_active * layout.expert_bytes
+    if isa == "amx+avx512" and rounds_weights(isa, activation):
+        return  # the number of tokens of an expert decides who computes it
     experts = RoutedExperts(layout, arena.addresses, isa=isa, activation=activation)
     for t in range(len(x)):
         row = slice(t, t + 1)
@@ -176,7 +187,7 @@ def test_extremes_of_int8_weights(isa, q):
         del experts
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", [isa for isa in ISAS if isa != "amx"])
 def test_counters_unrouted_and_empty(isa):
     layout = ExpertLayout(64, 32, "float32")
     arena = random_arena(layout, 4, seed=1)

@@ -9,15 +9,11 @@ from pathlib import Path
 import pytest
 
 from moelab.kernels import isa_table
+from tests.kernels.amx.library import FLAGS, ISAS
 
 ROOT = Path(__file__).parents[2]
 STRESS = ROOT / "tests/kernels/native/stress.cpp"
-FLAGS = {
-    "generic": [],
-    "avx2": ["-mavx2", "-mfma"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx512bf16", "-mfma"],
-}
-SUPPORTED = [row.isa for row in isa_table() if row.supported and row.isa in FLAGS]
+SUPPORTED = [row.isa for row in isa_table() if row.supported and row.isa in ISAS]
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
 
