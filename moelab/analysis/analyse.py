@@ -74,7 +74,15 @@ class Analysis:
                 add("reuse", "uses_within", f"{row.slots_per_layer} slots", row.uses_within, row.low, row.high)
         if self.lags is not None:
             for row in self.lags.to_frame().itertuples():
-                add("reuse", "overlap", f"lag {row.lag_tokens}", row.overlap, row.low, row.high, baseline=row.same_request)
+                add(
+                    "reuse",
+                    "overlap",
+                    f"lag {row.lag_tokens}",
+                    row.overlap,
+                    row.low,
+                    row.high,
+                    baseline=row.same_request,
+                )
         if self.coactivation is not None:
             for row in self.coactivation.to_frame().itertuples():
                 pair = f"layer {row.layer}: {row.expert_a}, {row.expert_b}"
@@ -84,14 +92,15 @@ class Analysis:
                 ("pairs_found_lift", "pairs_held_out_lift"),
                 ("adjacent_top_20%_pair_share", "adjacent_top_20%_pair_share_of_independence"),
             ):
-                if summary[metric] is not None:
-                    add("coactivation", metric, "all", summary[metric], baseline=summary[base])
+                value, beside = summary[metric], summary[base]
+                if value is not None:
+                    add("coactivation", metric, "all", value, baseline=np.nan if beside is None else beside)
         if self.stability is not None:
             halves = self.stability.summary()
             for metric in ("share_of_top_20%_held_out", "hot_set_jaccard"):
-                base = halves["share_of_top_20%_in_sample"] if "held_out" in metric else np.nan
+                chosen_on = halves["share_of_top_20%_in_sample"] if "held_out" in metric else np.nan
                 add("stability", metric, "halves", halves[metric], halves[f"{metric}_low"], halves[f"{metric}_high"],
-                    baseline=base)  # fmt: skip
+                    baseline=chosen_on)  # fmt: skip
             for row in self.stability.to_frame().itertuples():
                 add("stability", f"{row.kind}_js_bits", row.group, row.js_bits, row.low, row.high, baseline=row.null_95)
         return pd.DataFrame(rows)
@@ -114,7 +123,9 @@ class Analysis:
     def to_dict(self) -> dict[str, Any]:
         """Everything that the tables hold, as JSON can; NaN where there is no interval."""
         parts: dict[str, Any] = {"popularity": _rows(self.popularity.summary())}
-        reuse = {} if self.reuse is None else {"first_uses": self.reuse.first_uses, "within": _rows(self.reuse.to_frame())}
+        reuse = (
+            {} if self.reuse is None else {"first_uses": self.reuse.first_uses, "within": _rows(self.reuse.to_frame())}
+        )
         lags = {} if self.lags is None else {"lags": _rows(self.lags.to_frame())}
         parts["reuse"] = {**reuse, **lags} or None
         parts["coactivation"] = (
@@ -123,9 +134,7 @@ class Analysis:
             else {**self.coactivation.summary(), "top_pairs": _rows(self.coactivation.to_frame())}
         )
         parts["stability"] = (
-            None
-            if self.stability is None
-            else {**self.stability.summary(), "groups": _rows(self.stability.to_frame())}
+            None if self.stability is None else {**self.stability.summary(), "groups": _rows(self.stability.to_frame())}
         )
         return {**self.head(), **parts}
 
@@ -207,7 +216,9 @@ def _notes(trace: Trace, loads: RequestLoads) -> tuple[str, ...]:
     if trace.header.synthetic:
         notes.append("SYNTHETIC routing: nothing here was recorded from a model")
     if loads.num_requests == 1:
-        notes.append("one request: no interval, windows and halves are cut in time, its hot sets are hotter than a mix's")
+        notes.append(
+            "one request: no interval, windows and halves are cut in time, its hot sets are hotter than a mix's"
+        )
     elif loads.num_requests < 20:
         notes.append(f"{loads.num_requests} requests only: intervals from so few are too narrow")
     if loads.requests_per_cluster > 1:

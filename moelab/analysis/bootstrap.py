@@ -79,8 +79,9 @@ def resamples(num_clusters: int, num_samples: int, seed: int) -> np.ndarray:
 def basic_interval(value: np.ndarray, samples: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
     """(low, high) of ``value`` [...] from ``samples`` [B, ...]; NaN without samples."""
     value = np.asarray(value, np.float64)
-    if not len(samples):
-        return np.full(value.shape, np.nan), np.full(value.shape, np.nan)
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(samples, (tail, 1 - tail), axis=0)
+    low, high = np.full(value.shape, np.nan), np.full(value.shape, np.nan)
+    known = np.isfinite(samples).any(0)
+    if known.any():
+        tail = (1 - level) / 2
+        low[known], high[known] = np.nanquantile(samples[:, known], (tail, 1 - tail), axis=0)
     return 2 * value - high, 2 * value - low

@@ -81,7 +81,7 @@ class Coactivation:
         }
         return pd.DataFrame(columns)
 
-    def summary(self) -> dict[str, float | int | None]:
+    def summary(self) -> dict[str, float | None]:
         """Means over layers; plain values."""
         values = {
             "pairs_found_lift": _nan_mean(self.found),
@@ -96,7 +96,7 @@ class Coactivation:
         return f"Coactivation of {self.model}\n" + self.to_frame().to_string(index=False)
 
     def _repr_html_(self) -> str:
-        return "<b>Coactivation</b> (top pairs)" + self.to_frame().to_html(index=False, float_format="%.3g")
+        return "<b>Coactivation</b> (top pairs)" + self.to_frame().to_html(index=False, float_format="%.3g", na_rep="")
 
 
 def coactivation(

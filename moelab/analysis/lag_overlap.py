@@ -25,8 +25,9 @@ LAGS = (1, 2, 4, 8, 16, 32)
 
 @dataclass(frozen=True, eq=False)
 class LagOverlap:
-    """``overlap`` float64 [L, len(lags)], ``mean`` [len(lags)] over layers with its interval ``low``, ``high`` (NaN where
-    there is none); baselines ``popularity`` and ``same_request`` float64 [L], ``chance``. NaN where no request is longer than a lag.
+    """``overlap`` float64 [L, len(lags)], ``mean`` [len(lags)] over layers with its interval ``low``, ``high`` (NaN
+    where there is none); baselines ``popularity`` and ``same_request`` float64 [L], ``chance``. NaN where no request is
+    longer than a lag.
     """
 
     model: str
@@ -61,7 +62,9 @@ class LagOverlap:
         return f"LagOverlap of {self.model}\n" + self.to_frame().to_string(index=False)
 
     def _repr_html_(self) -> str:
-        return "<b>LagOverlap</b> (means over layers)" + self.to_frame().to_html(index=False, float_format="%.3f")
+        return "<b>LagOverlap</b> (means over layers)" + self.to_frame().to_html(
+            index=False, float_format="%.3f", na_rep=""
+        )
 
 
 def lag_overlap(
@@ -131,7 +134,8 @@ _i64 = types.int64
 
 @njit(
     types.void(
-        types.Array(types.uint16, 3, "C"), types.int32[::1], _i64[::1], _i64[::1], _i64, _i64[:, :, ::1], _i64[:, :, ::1]
+        types.Array(types.uint16, 3, "C"), types.int32[::1], _i64[::1], _i64[::1], _i64, _i64[:, :, ::1],
+        _i64[:, :, ::1],
     ),
     cache=True,
     nogil=True,

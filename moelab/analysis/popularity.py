@@ -31,9 +31,9 @@ METRICS = (*(f"share_of_top_{fraction:.0%}" for fraction in FRACTIONS), "gini", 
 class Popularity:
     """Loads by domain and what they say. ``domains`` names the rows, the first is ``all``.
 
-    ``loads`` int64 [D, L, E]; ``values`` float64 [D, L, len(METRICS)]: the part of all routings that the hottest 10, 20,
-    25, 50% of a layer's experts take, the Gini coefficient (0 even) and the normalised entropy (1 even); NaN where a
-    domain routed nothing there. ``means``, ``low``, ``high`` float64 [D, len(METRICS)]: means over layers and their
+    ``loads`` int64 [D, L, E]; ``values`` float64 [D, L, len(METRICS)]: the part of all routings that the hottest 10,
+    20, 25, 50% of a layer's experts take, the Gini coefficient (0 even) and the normalised entropy (1 even); NaN where
+    a domain routed nothing there. ``means``, ``low``, ``high`` float64 [D, len(METRICS)]: means over layers and their
     interval, NaN without one. ``of_one_request`` float64 [D, len(METRICS)]: the same means of single requests,
     weighted by their tokens, NaN for counts. ``num_tokens``, ``num_requests`` int64 [D]; 0 requests: not known.
     """
@@ -101,7 +101,9 @@ class Popularity:
         return "Popularity (means over layers)\n" + self.summary().to_string(index=False)
 
     def _repr_html_(self) -> str:
-        return "<b>Popularity</b> (means over layers)" + self.summary().to_html(index=False, float_format="%.3f")
+        return "<b>Popularity</b> (means over layers)" + self.summary().to_html(
+            index=False, float_format="%.3f", na_rep=""
+        )
 
 
 def popularity(

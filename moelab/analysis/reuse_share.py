@@ -25,7 +25,7 @@ FRACTIONS = (0.05, 0.10, 0.20, 0.30, 0.50)
 
 @dataclass(frozen=True, eq=False)
 class ReuseShare:
-    """``slots`` int64 [F] per layer; ``share``, ``low``, ``high`` float64 [F] over all layers; ``first_uses`` in [0, 1].
+    """``slots`` int64 [F] per layer; ``share``, ``low``, ``high`` float64 [F] over all layers; ``first_uses`` 0 to 1.
 
     The interval is NaN with one request, and where steps hold tokens of several (then a set belongs to none).
     """
@@ -56,7 +56,7 @@ class ReuseShare:
         return f"ReuseShare of {self.model}\n" + self.to_frame().to_string(index=False)
 
     def _repr_html_(self) -> str:
-        return "<b>ReuseShare</b>" + self.to_frame().to_html(index=False, float_format="%.3f")
+        return "<b>ReuseShare</b>" + self.to_frame().to_html(index=False, float_format="%.3f", na_rep="")
 
 
 def reuse_share(

@@ -3,8 +3,8 @@
 Three questions, each beside what chance alone would show. *Windows* of the trace in order: divergence of a
 window's loads from those of all others. *Domains*: the same for each domain. Both stand beside a null, the
 divergence after requests were shuffled over the groups, because two finite samples of one
-distribution differ too; drift is what exceeds the null's 95%. *Split-half*: the hottest 20% of one half of the requests and
-what they carry on the other half, which is what a static plan gets.
+distribution differ too; drift is what exceeds the null's 95%. *Split-half*: the hottest 20% of one half of the requests
+and what they carry on the other half, which is what a static plan gets.
 
 Divergence: Jensen and Shannon's, in bits, 0 equal, 1 disjoint (Lin 1991). Hot set: the hottest 20% of a layer;
 overlap of two hot sets: Jaccard's. One request: windows cut it in time and there is no null. Does not
@@ -14,6 +14,7 @@ know policies.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,8 +36,8 @@ NUM_SPLITS = 50
 class Groups:
     """Windows or domains against all other tokens; arrays of length G, means over layers.
 
-    ``js`` bits with ``low``, ``high`` (interval) and ``null``, ``null_95`` (mean and 95% of the shuffled); ``jaccard`` of
-    the hot sets and ``jaccard_null``; NaN where requests are too few. ``js_matrix``, ``jaccard_matrix`` [G, G].
+    ``js`` bits with ``low``, ``high`` (interval) and ``null``, ``null_95`` (mean and 95% of the shuffled); ``jaccard``
+    of the hot sets and ``jaccard_null``; NaN where requests are too few. ``js_matrix``, ``jaccard_matrix`` [G, G].
     """
 
     kind: str
@@ -82,12 +83,16 @@ class Stability:
 
         rows: list[dict[str, Any]] = []
         for groups in (self.windows, self.domains):
-            for i, name in enumerate(groups.names if groups else ()):
-                assert groups is not None
-                row = {"routing": "synthetic" if self.synthetic else "recorded", "kind": groups.kind, "group": name}
+            if groups is None:
+                continue
+            for i, name in enumerate(groups.names):
+                row: dict[str, Any] = {"routing": "synthetic" if self.synthetic else "recorded"}
+                row |= {"kind": groups.kind, "group": name}
                 row |= {"tokens": groups.num_tokens[i], "requests": groups.num_requests[i]}
                 columns = ("js", "low", "high", "null", "null_95", "jaccard", "jaccard_null")
-                row |= {f"{column}_bits" if column == "js" else column: getattr(groups, column)[i] for column in columns}
+                row |= {
+                    f"{column}_bits" if column == "js" else column: getattr(groups, column)[i] for column in columns
+                }
                 rows.append(row | {"drift": bool(groups.drifts[i])})
         return pd.DataFrame(rows)
 
@@ -106,10 +111,8 @@ class Stability:
         return "\n".join([f"Stability of {self.model}", *lines, self.to_frame().to_string(index=False)])
 
     def _repr_html_(self) -> str:
-        halves = ", ".join(
-            f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in self.summary().items()
-        )
-        return f"<b>Stability</b> ({halves})" + self.to_frame().to_html(index=False, float_format="%.3f")
+        halves = ", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in self.summary().items())
+        return f"<b>Stability</b> ({halves})" + self.to_frame().to_html(index=False, float_format="%.3f", na_rep="")
 
 
 def stability(
@@ -249,10 +252,10 @@ def _windows_in_time(trace: Trace, loads: RequestLoads, num_windows: int) -> Gro
     if num_windows < 2:
         return None
     cuts = np.linspace(0, trace.num_tokens, num_windows + 1).astype(int)
-    mine = np.stack([_loads_of_rows(trace, slice(a, b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)])
+    mine = np.stack([_loads_of_rows(trace, slice(a, b)) for a, b in pairwise(cuts)])
     js, jaccard = _against_rest(mine, mine.sum(0) - mine)
     js_matrix, jaccard_matrix = _matrices(mine)
-    requests = [len(np.unique(trace.tokens.request[a:b])) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    requests = [len(np.unique(trace.tokens.request[a:b])) for a, b in pairwise(cuts)]
     nothing = np.full(num_windows, np.nan)
     names = tuple(f"window {i + 1} (in time)" for i in range(num_windows))
     return Groups(
@@ -261,15 +264,15 @@ def _windows_in_time(trace: Trace, loads: RequestLoads, num_windows: int) -> Gro
     )  # fmt: skip
 
 
-def _split_half(
-    trace: Trace, loads: RequestLoads, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+def _split_half(trace: Trace, loads: RequestLoads, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     """(in sample, held out, jaccard, how) over random halves, or the one split in time of a single request."""
     everything = loads.loads.sum(0, dtype=np.int64)
     if loads.num_clusters >= 2:
         rng = np.random.default_rng(seed)
         size = loads.num_clusters // 2
-        first = [loads.loads[rng.permutation(loads.num_clusters)[:size]].sum(0, dtype=np.int64) for _ in range(NUM_SPLITS)]
+        first = [
+            loads.loads[rng.permutation(loads.num_clusters)[:size]].sum(0, dtype=np.int64) for _ in range(NUM_SPLITS)
+        ]
         how = "request"
     elif trace.num_tokens >= 2:
         first, how = [_loads_of_rows(trace, slice(0, trace.num_tokens // 2))], "time"

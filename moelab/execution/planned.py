@@ -74,7 +74,9 @@ def plan_for(
 SLOT_RANGE = {"layer": "a layer", "global": "all layers"}
 
 
-def _check_one_source(path: str | Path | None, slots: int | None, capacity_bytes: int | None, scope: str | None) -> None:
+def _check_one_source(
+    path: str | Path | None, slots: int | None, capacity_bytes: int | None, scope: str | None
+) -> None:
     given = [
         name for name, value in (("--plan", path), ("--slots", slots), ("--bytes", capacity_bytes)) if value is not None
     ]

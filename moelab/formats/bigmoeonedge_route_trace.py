@@ -19,7 +19,7 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from moelab.domain.trace import NO_EXPERT, Phase, TokenTable, Trace, TraceHeader
+from moelab.domain.trace import NO_EXPERT, GateWeightKind, Phase, TokenTable, Trace, TraceHeader
 
 FIRST_LINE = "# route_trace v1"
 NOT_RECORDED = 255
@@ -58,7 +58,9 @@ def read(path: Path, *, native_top_k: int | None = None, licence: str = "unknown
         wrong = (columns[column] < 0) | (columns[column] >= stop)
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
-            raise ValueError(f"{path}, data row {row + 1}: {column} is {columns[column][row]}, expected 0 to {stop - 1}")
+            raise ValueError(
+                f"{path}, data row {row + 1}: {column} is {columns[column][row]}, expected 0 to {stop - 1}"
+            )
 
     # A phase of a turn precedes the next, so that (turn, phase, step) in rising order is the order of execution.
     keys = np.stack([columns["turn"], columns["phase"], columns["step"]], axis=1)
@@ -86,7 +88,8 @@ def read(path: Path, *, native_top_k: int | None = None, licence: str = "unknown
     header = TraceHeader(
         model=name, model_type=arch, num_layers=len(layers), num_experts=num_experts, top_k=top_k,
         native_top_k=native_top_k, model_layer_of_layer=tuple(layers.tolist()),
-        expert_bytes=tuple(bytes_of_layer[int(layer)] for layer in layers), gate_weight_kind=_kind(columns, place, shape),
+        expert_bytes=tuple(bytes_of_layer[int(layer)] for layer in layers),
+        gate_weight_kind=_kind(columns, place, shape),
         slot_order="rank", engine="BigMoeOnEdge (llama.cpp)",
         quantization=quantization.group(1) if quantization else "unknown", licence=licence,
         provenance=f"file {path.name}, {FIRST_LINE.removeprefix('# ')}", synthetic=False,
@@ -148,7 +151,7 @@ def _check_slots(path: Path, count: np.ndarray, shape: tuple[int, int, int], tok
         )
 
 
-def _kind(columns: dict[str, np.ndarray], place: tuple, shape: tuple[int, int, int]) -> str:
+def _kind(columns: dict[str, np.ndarray], place: tuple, shape: tuple[int, int, int]) -> GateWeightKind:
     """``normalised`` where the weights of every token and layer sum to 1; the file does not say."""
     sums = np.bincount(place[0] * shape[1] + place[1], columns["weight"])
     return "normalised" if np.allclose(sums[sums != 0], 1, atol=2e-3) else "unknown"

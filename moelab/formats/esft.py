@@ -53,8 +53,9 @@ def read(path: Path, *, preset: str = PRESET, licence: str = "MIT (data); the mo
     rank = np.argsort(-gate_weights.astype(np.float32), axis=2, kind="stable")
     domains = tuple(dict.fromkeys(domain_of_sequence))
     header = TraceHeader(
-        model=spec.name or preset, model_type=spec.model_type, num_layers=shape[0], num_experts=shape[1], top_k=shape[2],
-        model_layer_of_layer=spec.model_layer_of_layer, expert_bytes=(spec.expert_bytes("bf16"),) * shape[0],
+        model=spec.name or preset, model_type=spec.model_type, num_layers=shape[0], num_experts=shape[1],
+        top_k=shape[2],
+        model_layer_of_layer=tuple(spec.model_layer_of_layer), expert_bytes=(spec.expert_bytes("bf16"),) * shape[0],
         hidden_size=spec.hidden_size, moe_intermediate_size=spec.moe_intermediate_size,
         gate_weight_kind="softmax_over_all", slot_order="rank", engine="ESFT (transformers)", quantization="bf16",
         licence=licence, provenance=f"ESFT expert scores, {form}; shape and expert bytes of preset {preset}",

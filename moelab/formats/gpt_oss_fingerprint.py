@@ -61,8 +61,9 @@ def read(path: Path, *, preset: str = PRESET, licence: str = "Apache-2.0") -> Tr
     domains = tuple(dict.fromkeys(domain_of_sequence))
     weight_format = spec.native_formats["routed_experts"]
     header = TraceHeader(
-        model=spec.name or preset, model_type=spec.model_type, num_layers=shape[0], num_experts=shape[1], top_k=shape[2],
-        model_layer_of_layer=spec.model_layer_of_layer, expert_bytes=(spec.expert_bytes(weight_format),) * shape[0],
+        model=spec.name or preset, model_type=spec.model_type, num_layers=shape[0], num_experts=shape[1],
+        top_k=shape[2], model_layer_of_layer=tuple(spec.model_layer_of_layer),
+        expert_bytes=(spec.expert_bytes(weight_format),) * shape[0],
         hidden_size=spec.hidden_size, moe_intermediate_size=spec.moe_intermediate_size,
         gate_weight_kind="softmax_over_selected", slot_order="rank", engine="transformers", quantization=weight_format,
         licence=licence, provenance=f"GPT-OSS expert fingerprints, {form}; shape and expert bytes of preset {preset}",

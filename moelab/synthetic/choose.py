@@ -6,8 +6,8 @@ library, and no second thread pool spins beside others.
 Adding Gumbel noise and taking the k largest draws k experts from a Plackett-Luce distribution (Yellott 1977).
 The noise comes from a table of its 65,536 quantiles, four to each word of SplitMix64 (Steele, Lea and Flood
 2014); the topmost quantile is drawn again with all bits, so that the tail, which decides for rare experts,
-is the true one. Groups: a group's score is the sum of its two best experts, tokens choose within their best groups (DeepSeek-AI
-2024, arXiv 2412.19437, section 2.1.2).
+is the true one. Groups: a group's score is the sum of its two best experts, tokens choose within their best groups
+(DeepSeek-AI 2024, arXiv 2412.19437, section 2.1.2).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _tail(state):
 )  # fmt: skip
 @stamped
 def choose(latent, own, direction, persistence, num_groups, groups_kept, seed, noise, experts, chosen):
-    """Fill ``experts`` uint16 [T, K] in rank order and their ``chosen`` scores float32 [T, K], one layer of one request.
+    """One layer of one request: fill ``experts`` uint16 [T, K] in rank order, their scores ``chosen`` float32 [T, K].
 
     ``latent`` float32 [T, D], ``own`` float32 [E], ``direction`` float32 [D, E], ``noise`` is ``NOISE``.
     """

@@ -4,8 +4,9 @@
 
 and the k best are chosen: a Plackett-Luce draw with latent state. One global popularity cannot be strong
 within a request and weak in the pool, as real routing is; the request's latent z is there for that, with a part
-common to its domain. y is an AR(1) drift, x the token's own, partly shared by all layers, f_l is smaller in early layers.
-``u`` has unit length and is drawn anew in each layer; latents are standard normal.
+common to its domain. y is an AR(1) drift, x the token's own, partly shared by all layers, f_l is smaller in early
+layers. ``u`` has unit length and is drawn anew in each layer, in part common to four experts of a kind; latents are
+standard normal.
 
 What it does not know: text (tokens do not repeat), experts that specialise in one token, affinity that falls
 with the distance of layers, training's load balancing, gate weights beyond their mean, tails of request
@@ -27,11 +28,12 @@ from moelab.synthetic.shape import RoutingShape
 from moelab.synthetic.workload import Workload
 
 BATCH_TOKENS = 4096
+_KIND = 4  # experts of one kind
 
 
 @dataclass(frozen=True, eq=False)
 class _Experts:
-    """What is fixed for the whole trace: ``own`` float32 [L, E] and ``direction`` float32 [L, latent size, E], both by f_l."""
+    """Fixed for the whole trace: ``own`` float32 [L, E], ``direction`` float32 [L, latent size, E], both with f_l."""
 
     own: np.ndarray
     direction: np.ndarray
@@ -92,7 +94,8 @@ def _check_groups(shape: RoutingShape) -> None:
         )
     if shape.groups_kept * (shape.num_experts // shape.num_groups) < shape.top_k:
         raise ValueError(
-            f"{shape.groups_kept} groups of {shape.num_experts // shape.num_groups} experts hold less than top-{shape.top_k}"
+            f"{shape.groups_kept} groups of {shape.num_experts // shape.num_groups} experts hold less than "
+            f"top-{shape.top_k}: keep more of them"
         )
 
 
@@ -101,11 +104,21 @@ def _experts(shape: RoutingShape, parameters: RoutingParameters, workload: Workl
     layer = np.arange(shape.num_layers)
     full = 1 - (1 - parameters.first_layer) * np.exp(-layer / parameters.early_layers)
     own = rng.standard_normal((shape.num_layers, shape.num_experts), np.float32) * parameters.popularity
-    direction = rng.standard_normal((shape.num_layers, parameters.latent_size, shape.num_experts), np.float32)
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    direction = _directions(rng, (shape.num_layers, parameters.latent_size, shape.num_experts), parameters.alike)
     full = full.astype(np.float32)
     of_domain = rng.standard_normal((max(1, len(workload.domains)), parameters.latent_size), np.float32)
     return _Experts(own * full[:, None], direction * full[:, None, None], of_domain)
+
+
+def _directions(rng: np.random.Generator, shape: tuple[int, int, int], alike: float) -> np.ndarray:
+    """float32 [L, latent size, E] of unit length; ``_KIND`` experts, drawn at random in each layer, are of one kind."""
+    num_layers, size, num_experts = shape
+    own = rng.standard_normal(shape, np.float32)
+    kinds = rng.standard_normal((num_layers, size, -(-num_experts // _KIND)), np.float32)
+    kind_of_expert = np.argsort(rng.random((num_layers, num_experts)), axis=1) // _KIND
+    common = np.take_along_axis(kinds, np.broadcast_to(kind_of_expert[:, None], shape), axis=2)
+    direction = np.float32(np.sqrt(alike)) * common + np.float32(np.sqrt(1 - alike)) * own
+    return direction / np.linalg.norm(direction, axis=1, keepdims=True)
 
 
 def _route(

@@ -43,7 +43,7 @@ class RoutingShape:
             num_groups=spec.n_group or 1,
             groups_kept=spec.topk_group or 1,
             gate_scale=spec.routed_scaling_factor or 1.0,
-            model_layer_of_layer=spec.model_layer_of_layer,
+            model_layer_of_layer=tuple(spec.model_layer_of_layer),
             expert_bytes=(spec.expert_bytes(weight_format),) * spec.num_moe_layers,
             hidden_size=spec.hidden_size,
             moe_intermediate_size=spec.moe_intermediate_size,

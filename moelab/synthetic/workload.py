@@ -69,6 +69,4 @@ class Workload:
         order = np.argsort(first, kind="stable")
         decode = np.bincount(inverse, tokens.phase == Phase.DECODE).astype(np.int64)
         prefill = np.bincount(inverse).astype(np.int64) - decode
-        return cls(
-            trace.header.domains, tokens.domain[first[order]].astype(np.int64), prefill[order], decode[order]
-        )
+        return cls(trace.header.domains, tokens.domain[first[order]].astype(np.int64), prefill[order], decode[order])

@@ -26,7 +26,8 @@ def generation(dataset, first, length, seed):
             layers[f"layer_{layer}"] = {"selected_experts": experts, "selected_probs": probs.tolist()}
         router_data.append({f"token_{position}": layers})
     return {
-        "row_index": seed, "dataset": dataset, "category": "any", "finished_successfully": True, "has_repetition": False,
+        "row_index": seed, "dataset": dataset, "category": "any", "finished_successfully": True,
+        "has_repetition": False,
         "original_prompt": "why", "full_text": ["why"], "generated_only": ["so"], "router_data": router_data,
     }  # fmt: skip
 

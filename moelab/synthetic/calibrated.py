@@ -1,0 +1,34 @@
+"""CALIBRATED: parameters fitted to real routing, by the model that they were fitted to.  Floor 2.
+
+Each by ``moelab.realism.fit`` on half of the requests of one capture. For a model without a capture (K2.6,
+DeepSeek-V3) they are carried over from a smaller one, and ``source`` says so: nobody has compared the result with
+routing of that model.
+"""
+
+from __future__ import annotations
+
+from moelab.synthetic.parameters import RoutingParameters
+
+START = RoutingParameters(
+    popularity=1.0, topic=2.0, domain_share=0.3, drift=1.3, drift_memory=0.7, content=2.0, shared_content=0.8,
+    alike=0.3, persistence=0.3, latent_size=16, source="by hand, fitted to nothing",
+)  # fmt: skip
+"""Where a fit begins."""
+
+CALIBRATED: dict[str, RoutingParameters] = {}
+
+CARRIED_OVER = "deepseek-v2-lite"
+
+
+def parameters_for(model: str, name: str | None = None) -> RoutingParameters:
+    """The entry ``name``, else the one fitted to ``model``, else ``CARRIED_OVER``, which then says so.
+
+    Raises ``ValueError`` for a name that is not in ``CALIBRATED``.
+    """
+    if name is not None and name not in CALIBRATED:
+        raise ValueError(f"parameters {name!r}, expected one of {', '.join(CALIBRATED)}")
+    chosen = name or (model if model in CALIBRATED else CARRIED_OVER)
+    parameters = CALIBRATED[chosen]
+    if chosen == model:
+        return parameters
+    return parameters.model_copy(update={"source": f"{parameters.source}, carried over to {model} unchecked"})
