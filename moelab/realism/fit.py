@@ -44,22 +44,23 @@ def fit(
 
     train, _, _ = split(trace, held_out=HELD_OUT, seed=SPLIT_SEED)
     wanted = moments(train)
-    names = [name for name, value in wanted.items() if np.isfinite(value)]
-    scale = np.array([_SCALE.get(name, 0.01) for name in names])
-    target = np.array([wanted[name] for name in names])
 
     def residuals(point: np.ndarray) -> np.ndarray:
         parameters = _from_point(point, start)
         got = [moments(like(train, parameters, seed)) for seed in range(num_seeds)]
-        mean = np.mean([[row[name] for name in names] for row in got], axis=0)
         bar.update()
-        return (mean - target) / scale
+        return errors({name: float(np.mean([row[name] for row in got])) for name in wanted}, wanted)
 
     with tqdm(total=max_evaluations, desc="fit", disable=not progress) as bar:
         best = _damped_least_squares(residuals, _to_point(start), max_evaluations, bar)
     found = _from_point(best, start)
     said = source or f"fitted to half of the requests of {trace.header.model}"
     return found.model_copy(update={"source": said, "gate_temperature": _temperature(train, found)})
+
+
+def errors(got: dict[str, float], wanted: dict[str, float]) -> np.ndarray:
+    """Each moment's error in units of its scale; those that ``wanted`` cannot say are left out."""
+    return np.array([(got[n] - value) / _SCALE.get(n, 0.01) for n, value in wanted.items() if np.isfinite(value)])
 
 
 def _damped_least_squares(

@@ -8,8 +8,10 @@ import pytest
 import moelab
 from moelab.cli import main
 from moelab.domain.trace import Phase
+from moelab.planner.frequency import split
 from moelab.realism import compare, fit, moments, placement_figures
-from moelab.realism.compare import is_placement, like
+from moelab.realism.compare import HELD_OUT, SPLIT_SEED, is_placement, like
+from moelab.realism.fit import errors
 from moelab.realism.placement_figures import balanced_packing, node_maximum
 from moelab.sources import open_source
 from moelab.synthetic import CALIBRATED, parameters_for
@@ -17,7 +19,7 @@ from moelab.synthetic.calibrated import START
 from tests.seeded_traces import seeded_trace
 from tests.shared_traces import SHARED_TRACES, needs_shared_traces
 
-GENTLE = START.model_copy(update={"latent_size": 4, "content": 1.0})
+GENTLE = START.model_copy(update={"content": 1.0})
 
 
 def test_balanced_packing_by_hand():
@@ -42,7 +44,7 @@ def test_node_maximum_equals_counting():
 
 
 def test_figures_of_uniform_routing():
-    """K of E at random: overlap K / E, node maximum of the hypergeometric distribution (facts: 8 of 384 on two: 5.08)."""
+    """K of E at random: overlap K / E, node maximum of the hypergeometric distribution, 5.08 for 8 of 384 on two nodes."""
     rng = np.random.default_rng(0)
     base = seeded_trace(0, num_layers=1, num_experts=384, top_k=8, num_requests=2, prefill_tokens=0, decode_tokens=3000)
     ids = np.argsort(rng.random((6000, 384)), axis=1)[:, None, :8].astype(np.uint16)
@@ -62,7 +64,7 @@ def test_like_repeats_requests_phases_and_steps():
     for name in ("step", "request", "position", "phase", "domain"):
         assert np.array_equal(getattr(made.tokens, name), getattr(trace.tokens, name))
     # Rows of one request are one sequence of the generator: neighbours overlap more than rows of two requests.
-    request = int(trace.tokens.request[-1])
+    request = int(np.bincount(trace.tokens.request[trace.tokens.phase == Phase.DECODE]).argmax())
     rows = made.experts[(made.tokens.request == request) & (made.tokens.phase == Phase.DECODE)]
     strong = like(trace, GENTLE.model_copy(update={"persistence": 8.0}), 0)
     kept = strong.experts[(strong.tokens.request == request) & (strong.tokens.phase == Phase.DECODE)]
@@ -72,13 +74,13 @@ def test_like_repeats_requests_phases_and_steps():
 
 def test_generator_beside_itself_is_accepted():
     """Requests enough that halves are alike: all figures agree, and another generator is refused."""
-    base = seeded_trace(1, num_requests=120, num_experts=24, prefill_tokens=0, decode_tokens=60)
+    base = seeded_trace(1, num_layers=12, num_requests=120, num_experts=24, prefill_tokens=0, decode_tokens=40)
     trace = like(base, GENTLE, 77)
     itself = compare(trace, GENTLE, num_seeds=3, progress=False)
     other = compare(trace, GENTLE.model_copy(update={"topic": 0.0, "drift": 0.0}), num_seeds=2, progress=False)
     placement = np.array([is_placement(name) for name in itself.names])
-    assert np.abs(itself.error[placement]).max() < 2.5
-    assert np.abs(other.error[placement]).max() > 2 * np.abs(itself.error[placement]).max()
+    assert np.abs(itself.error[placement]).max() < 3
+    assert np.abs(other.error[placement]).max() > 6
     assert not other.accepted
     assert "NOT within" in other.title
     frame = itself.to_frame()
@@ -87,21 +89,19 @@ def test_generator_beside_itself_is_accepted():
 
 
 def test_fit_comes_nearer():
-    base = seeded_trace(1, num_requests=40, num_experts=24, prefill_tokens=0, decode_tokens=50)
+    base = seeded_trace(1, num_layers=8, num_requests=40, num_experts=24, prefill_tokens=0, decode_tokens=40)
     truth = GENTLE.model_copy(update={"popularity": 1.4, "topic": 1.0, "persistence": 1.0})
     trace = like(base, truth, 77)
     start = GENTLE.model_copy(update={"popularity": 0.6, "topic": 2.0, "persistence": 0.3})
-    found = fit(trace, start, max_evaluations=60, progress=False)
-    wanted = moments(trace)
+    found = fit(trace, start, max_evaluations=45, progress=False)
+    train, _, _ = split(trace, held_out=HELD_OUT, seed=SPLIT_SEED)
 
     def distance(parameters):
-        got = moments(like(trace, parameters, 5))
-        return sum((got[n] - wanted[n]) ** 2 for n in wanted if np.isfinite(wanted[n]) and n != "pair_lift") ** 0.5
+        return (errors(moments(like(train, parameters, 0)), moments(train)) ** 2).sum()
 
-    assert distance(found) < 0.5 * distance(start)
+    assert distance(found) < 0.1 * distance(start)
+    assert distance(found) < distance(truth), "of the seeds that it was given, it takes the best"
     assert "fitted to half of the requests" in found.source
-    again = fit(trace, start, max_evaluations=20, progress=False)
-    assert again == fit(trace, start, max_evaluations=20, progress=False)
 
 
 def test_command_on_the_shipped_capture(capsys):
@@ -112,7 +112,10 @@ def test_command_on_the_shipped_capture(capsys):
     rows = {row["figure"]: row for row in document["rows"]}
     for name, row in rows.items():
         if is_placement(name):
-            assert abs(row["error"]) < 5, row
+            assert abs(row["error"]) < (10 if "lru" in name else 6), row
+    # A finding, not a wish: nano's routing returns later than the generator's at equal overlap (docs/log.md).
+    assert not document["accepted"]
+    assert rows["lru_miss_30%"]["error"] < -5
 
 
 @needs_shared_traces
@@ -123,4 +126,5 @@ def test_command_on_the_shipped_capture(capsys):
 def test_calibrated_parameters_on_the_requests_they_were_not_fitted_to(folder, model):
     result = compare(open_source(SHARED_TRACES / folder).load(), CALIBRATED[model], progress=False)
     errors = {name: error for name, error in zip(result.names, result.error, strict=True) if is_placement(name)}
-    assert max(map(abs, errors.values())) < 5, errors
+    assert max(map(abs, errors.values())) < 2.5, errors
+    assert result.accepted, result
