@@ -157,9 +157,11 @@ def hot_set_jaccard(a: np.ndarray, b: np.ndarray, share: float = HOT_SHARE) -> n
 
 
 def hot_set(loads: np.ndarray, share: float = HOT_SHARE) -> np.ndarray:
-    """bool [..., E]: the hottest ``max(1, round(share * E))`` experts."""
-    size = max(1, round(share * loads.shape[-1]))
-    chosen = np.argsort(-loads, axis=-1, kind="stable")[..., :size]
+    """bool [..., E]: the hottest ``max(1, round(share * E))`` experts, ties to the lower id."""
+    num_experts = loads.shape[-1]
+    size = max(1, round(share * num_experts))
+    unique = loads.astype(np.float64) * num_experts - np.arange(num_experts)  # exact: loads are whole and below 2**40
+    chosen = np.argpartition(unique, num_experts - size, axis=-1)[..., num_experts - size :]
     out = np.zeros(loads.shape, bool)
     np.put_along_axis(out, chosen, True, axis=-1)
     return out
@@ -175,13 +177,17 @@ def _entropy_bits(p: np.ndarray) -> np.ndarray:
     return -(p * logarithm).sum(-1)
 
 
-def _against_rest(group: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(js, jaccard), means over layers; [..., L, E] -> [...]."""
-    js, jaccard = jensen_shannon(group, rest), hot_set_jaccard(group, rest)
+def _mean_divergence(group: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Mean over layers; [..., L, E] -> [...]."""
+    js = jensen_shannon(group, rest)
     known = np.isfinite(js)
     count = known.sum(-1)
-    mean = np.divide(np.where(known, js, 0).sum(-1), count, out=np.full(count.shape, np.nan), where=count > 0)
-    return mean, jaccard.mean(-1)
+    return np.divide(np.where(known, js, 0).sum(-1), count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def _against_rest(group: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(divergence, jaccard), means over layers; [..., L, E] -> [...]."""
+    return _mean_divergence(group, rest), hot_set_jaccard(group, rest).mean(-1)
 
 
 def _matrices(pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -222,11 +228,9 @@ def _groups(
         others = resamples(len(outside), min(num_samples, NUM_NULL), seed + 1)
         if not len(drawn) or not len(others):
             continue
-        samples = np.zeros(len(drawn))
-        for i in range(len(drawn)):
-            a = (drawn[i] @ flat[inside]).reshape(everything.shape)
-            b = (others[i] @ flat[outside]).reshape(everything.shape)
-            samples[i] = _against_rest(a, b)[0]
+        shape = (len(drawn), *everything.shape)
+        a, b = (drawn @ flat[inside]).reshape(shape), (others @ flat[outside]).reshape(shape)
+        samples = np.array([_mean_divergence(one, other) for one, other in zip(a, b, strict=True)])
         low[group], high[group] = basic_interval(js[group], samples)
     js_matrix, jaccard_matrix = _matrices(mine)
     return Groups(

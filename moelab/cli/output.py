@@ -61,7 +61,10 @@ def print_table(title: str, frame: pd.DataFrame) -> None:
         table.add_column(str(name), justify="right" if frame[name].dtype.kind in "iuf" else "left")
     for row in frame.itertuples(index=False):
         table.add_row(*("" if isinstance(value, float) and np.isnan(value) else number(value) for value in row))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width of its own; 80 would cut the names
+        console = Console(width=160)
+    console.print(table)
 
 
 def number(value: Any) -> str:
