@@ -126,6 +126,7 @@ def stability(
     """Windows of about equal tokens, domains, and random halves of the requests. ``loads`` where built before."""
     loads = loads if loads is not None else RequestLoads.of_trace(trace)
     num_windows = max(1, min(num_windows, trace.num_tokens))
+    windows: Groups | None
     if loads.num_clusters >= 2 * num_windows:
         window = np.minimum((loads.num_tokens.cumsum() - 1) * num_windows // max(1, trace.num_tokens), num_windows - 1)
         names = tuple(f"window {i + 1}" for i in range(num_windows))

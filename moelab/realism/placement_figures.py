@@ -1,7 +1,8 @@
 """What a trace means for placement: miss ratios of LRU and MIN with bypass, the fullest of several nodes.  Floor 4.
 
 Not fitted to anything, so they tell whether fitted moments carry. Tokens are taken one by one, each as a step of its
-own, so that prefill-only captures can be judged too; that is decode at batch 1 as far as routing goes.
+own, so that prefill-only captures can be judged too; that is decode at batch 1 as far as routing goes. LRU overflows
+while its experts are in use, so below K slots its misses are those of the last token's set.
 ``node_maximum``: experts of a token on the node that holds most of them, under a placement that balances the
 loads of OTHER requests (EPLB's balanced packing: heaviest first, to the lightest node with room).
 """

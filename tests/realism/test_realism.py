@@ -44,7 +44,7 @@ def test_node_maximum_equals_counting():
 
 
 def test_figures_of_uniform_routing():
-    """K of E at random: overlap K / E, node maximum of the hypergeometric distribution, 5.08 for 8 of 384 on two nodes."""
+    """K of E at random: overlap K / E, node maximum of the hypergeometric distribution, 5.08 for 8 of 384."""
     rng = np.random.default_rng(0)
     base = seeded_trace(0, num_layers=1, num_experts=384, top_k=8, num_requests=2, prefill_tokens=0, decode_tokens=3000)
     ids = np.argsort(rng.random((6000, 384)), axis=1)[:, None, :8].astype(np.uint16)

@@ -22,7 +22,8 @@ TOP20 = METRICS.index("share_of_top_20%")
 def whole(batches):
     batches = list(batches)
     return Trace(
-        batches[0].header, np.concatenate([b.experts for b in batches]), np.concatenate([b.gate_weights for b in batches]),
+        batches[0].header, np.concatenate([b.experts for b in batches]),
+        np.concatenate([b.gate_weights for b in batches]),
         TokenTable.concatenate([b.tokens for b in batches]),
     )  # fmt: skip
 
