@@ -21,6 +21,7 @@ from moelab.analysis.reuse_share import ReuseShare, reuse_share
 from moelab.analysis.stability import NUM_WINDOWS, Stability, stability
 from moelab.domain.counts import CountsTable
 from moelab.domain.trace import Phase, Trace
+from moelab.store import StoredTrace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,7 +157,7 @@ class Analysis:
 
 
 def analyse(
-    trace: Trace | CountsTable,
+    trace: Trace | StoredTrace | CountsTable,
     *,
     phase: str | None = None,
     num_windows: int = NUM_WINDOWS,
@@ -164,13 +165,15 @@ def analyse(
     seed: int = 0,
     progress: bool = True,
 ) -> Analysis:
-    """Analyse a trace, or counts as far as they go.
+    """Analyse a trace, in memory or opened on disk, or counts as far as they go.
 
     ``phase``: ``prefill`` or ``decode`` only. ``num_samples``: resamples of the bootstrap over requests. Raises
     ``ValueError`` for an unknown phase or one without tokens.
     """
     if isinstance(trace, CountsTable):
         return _analyse_counts(trace, phase, num_samples, seed)
+    if isinstance(trace, StoredTrace):
+        trace = trace.load(extras=())
     trace = _of_phase(trace, phase)
     from tqdm.auto import tqdm
 

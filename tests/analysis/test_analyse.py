@@ -85,6 +85,12 @@ def test_reuse_shares_are_the_hit_rates_of_the_curve():
     assert np.isnan(mixed.low).all(), "a set of several requests belongs to none of them"
 
 
+def test_opened_trace_is_read():
+    stored = moelab.open_trace(moelab.shipped("nano/capture"))
+    opened = moelab.analyse(stored, phase="prefill", num_samples=10, progress=False).to_frame()
+    assert opened.equals(moelab.analyse(stored.load(), phase="prefill", num_samples=10, progress=False).to_frame())
+
+
 def test_same_seed_same_result():
     trace = seeded_trace(1, num_requests=10)
     a, b, c = (moelab.analyse(trace, seed=s, progress=False).to_frame() for s in (1, 1, 2))
