@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moelab.analysis import analyse
     from moelab.calibrate import this_machine
     from moelab.domain.machine import Machine
     from moelab.domain.model import ModelSpec
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from moelab.planner import PLANNERS
     from moelab.policies import POLICIES
     from moelab.simulator.simulate import simulate
+    from moelab.sources import open_source
     from moelab.store import TraceWriter, open_trace, shipped, verify
 
 __version__ = "0.1.0"
@@ -37,7 +39,9 @@ _MODULE_OF_NAME = {
     "Plan": "moelab.domain.plan",
     "Trace": "moelab.domain.trace",
     "TraceWriter": "moelab.store",
+    "analyse": "moelab.analysis",
     "load": "moelab.engine.engine",
+    "open_source": "moelab.sources",
     "open_trace": "moelab.store",
     "record": "moelab.engine.recorder",
     "replay": "moelab.execution.replay",

@@ -1,6 +1,7 @@
-"""Where a trace comes from: a store folder or any foreign file that a format can read.
+"""Where a trace comes from: a store folder, or any foreign file or folder that a format can read.
 
-Knows how to tell them apart and says what was expected otherwise. Floor 2.
+Knows how to tell them apart and says what was expected otherwise. Counts are a source of the analysis
+only: whoever needs a trace is told so. Floor 2.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from moelab.domain.counts import CountsTable
 from moelab.domain.trace import Trace, TraceHeader
-from moelab.formats import FORMATS
-from moelab.store import StoredTrace, open_trace
+from moelab.formats import COUNT_FORMATS, FORMATS
+from moelab.store import StoredTrace, is_trace_folder, open_trace
 
 
 class TraceSource(Protocol):
@@ -35,15 +37,37 @@ class _Read:
 
 def open_source(path: str | Path) -> StoredTrace | _Read:
     """Open a trace by path; raises ``ValueError`` (expected, got, fix) where nothing can read it."""
-    path = Path(path)
-    if not path.exists():
-        raise ValueError(f"trace {path} does not exist: give a trace folder or a file that a format can read")
-    if path.is_dir():
+    path = _existing(path)
+    if path.is_dir() and is_trace_folder(path):
         return open_trace(path)
     for module in FORMATS.values():
         if module.matches(path):
             return _Read(module.read(path))
+    for name, module in COUNT_FORMATS.items():
+        if module.matches(path):
+            raise ValueError(
+                f"{path} holds counts ({name}), expected a trace: counts have no order, so they can be analysed "
+                "(`moelab analyse`), not simulated, planned on or replayed"
+            )
+    if path.is_dir():
+        return open_trace(path)  # says what a trace folder has
     raise ValueError(
         f"trace {path} is no trace folder and no known format: expected a folder written by `moelab record` "
         f"or one of {', '.join(FORMATS)}"
     )
+
+
+def read_counts(path: str | Path) -> CountsTable | None:
+    """The counts at ``path``, ``None`` where no count format matches."""
+    path = _existing(path)
+    for module in COUNT_FORMATS.values():
+        if module.matches(path):
+            return module.read(path)
+    return None
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"trace {path} does not exist: give a trace folder or a file that a format can read")
+    return path

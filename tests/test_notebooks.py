@@ -8,7 +8,16 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.shared_traces import SHARED_TRACES
+
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+SAYS = {
+    "01_record_and_replay": ("measured ms/token",),
+    "02_analyse": ("of_one_request", "pairs_held_out_lift", "NOT within", "lru_miss_20%"),
+}
+"""What the outputs of a notebook must hold: a notebook that runs and shows nothing is no success."""
 
 
 def code_cells(path):
@@ -49,7 +58,11 @@ def test_runs(path, tmp_path):
         for output in cell.get("outputs", []):
             assert output.output_type != "error"
     text = " ".join(str(o) for cell in notebook.cells for o in cell.get("outputs", []))
-    assert "measured ms/token" in text
+    for words in SAYS[path.stem]:
+        assert words in text
+    if path.stem == "02_analyse" and SHARED_TRACES.is_dir():
+        for model in ("gpt-oss-20b", "deepseek-v2-lite", "qwen3-30b-a3b"):
+            assert model in text
     print(f"{path.stem}: {seconds:.0f} s")
     nbformat.write(notebook, tmp_path / "executed.ipynb")
     assert (tmp_path / "executed.ipynb").stat().st_size < 1_000_000, "bundled JavaScript in the outputs"

@@ -13,7 +13,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = ("replay", "simulate", "plan", "record", "generate", "pack", "verify", "doctor", "bench")
+COMMANDS = (
+    "replay", "simulate", "plan", "analyse", "synth", "record", "generate", "pack", "verify", "doctor", "bench",
+)  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def plain(value: Any) -> Any:
@@ -46,6 +49,22 @@ def print_rows(title: str, rows: Mapping[str, Any]) -> None:
     for name, value in rows.items():
         table.add_row(name, number(value))
     Console().print(table)
+
+
+def print_table(title: str, frame: pd.DataFrame) -> None:
+    """A frame under a title, numbers to the right; NaN is left empty."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in frame.columns:
+        table.add_column(str(name), justify="right" if frame[name].dtype.kind in "iuf" else "left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*("" if isinstance(value, float) and np.isnan(value) else number(value) for value in row))
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width of its own; 80 would cut the names
+        console = Console(width=160)
+    console.print(table)
 
 
 def number(value: Any) -> str:

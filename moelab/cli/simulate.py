@@ -17,25 +17,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", metavar="FILE", help="a plan file (default: a frequency plan of --slots)")
     parser.add_argument("--policy", metavar="NAME", help="policy of the dynamic slots, instead of the plan's")
     parser.add_argument(
-        "--slots", type=int, metavar="N", help="slots of the fast tier per layer, instead of the plan's"
+        "--slots", type=int, metavar="N", help="instead of a plan: the hottest experts in N slots (see --scope)"
+    )
+    parser.add_argument(
+        "--bytes", metavar="SIZE", help="instead of a plan: a fast tier of SIZE in all, such as 4000MiB, empty at first"
+    )
+    parser.add_argument(
+        "--scope", choices=("layer", "global"), help="of --slots and --bytes: room for each layer (default) or shared"
+    )
+    parser.add_argument(
+        "--overflow", action="store_true", help="fill on demand beyond the room, evict after the request"
+    )
+    parser.add_argument(
+        "--check-residency",
+        action="store_true",
+        help="compare with the residency that the engine recorded, every row of the trace",
     )
 
 
 def run(options: argparse.Namespace) -> None:
     from moelab.calibrate import resolve_machine
+    from moelab.domain.units import parse_bytes
     from moelab.execution.planned import plan_for, policy_label, scored_part
-    from moelab.simulator.simulate import simulate
+    from moelab.simulator import check_residency, simulate
 
     trace = load_trace(options.trace)
     phase = check_phase(trace, options.phase)
     plan = plan_for(
-        trace, options.plan, slots=options.slots, policy=options.policy, default_to_shipped=not options.trace
-    )
+        trace, options.plan, slots=options.slots, capacity_bytes=parse_bytes(options.bytes) if options.bytes else None,
+        scope=options.scope, overflow=options.overflow, policy=options.policy, default_to_shipped=not options.trace,
+    )  # fmt: skip
     machine = resolve_machine(options.machine)
     efficiency = next(iter(machine.kernel_efficiency.values()), 1.0)
     scored, scored_on = scored_part(trace, plan)
-    result = simulate(scored, plan, machine, phase=phase, efficiency=efficiency, progress=not options.json)
+    knows_bytes = 0 not in plan.format_of_tier["node0"].expert_bytes
+    result = simulate(
+        scored, plan, machine if knows_bytes else None, phase=phase, efficiency=efficiency, log=options.check_residency,
+        progress=not options.json,
+    )  # fmt: skip
     summary = {**result.summary(), "policy": policy_label(plan), "scored_on": scored_on}
+    if not knows_bytes:
+        summary["predicted"] = "nothing: neither trace nor plan says the bytes of an expert"
+    if options.check_residency:
+        summary |= check_residency(scored, plan, result).summary()
     if options.json:
         print_json(summary)
     else:

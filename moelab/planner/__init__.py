@@ -1,6 +1,7 @@
 """Floor 3. A planner is one pure function (trace, model, machine, budget) -> Plan, one file each.
 
-``PLANNERS`` finds it by name. A new planner is a new file and a line here.
+``PLANNERS`` finds it by name. A new planner is a new file and a line here. ``empty`` finds nothing, so it is not
+among them: it is the fast tier that a policy fills.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from moelab.domain.plan import Plan
+from moelab.planner.empty import empty
 from moelab.planner.frequency import frequency
 
 PLANNERS: dict[str, Callable[..., Plan]] = {"frequency": frequency}
 
-__all__ = ["PLANNERS", "frequency"]
+__all__ = ["PLANNERS", "empty", "frequency"]

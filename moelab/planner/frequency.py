@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 
 from moelab.domain.machine import Machine
-from moelab.domain.plan import FastTier, Placements, Plan, PlanModel, TierFormat
+from moelab.domain.plan import FastTier, Plan, PlanModel, TierFormat
 from moelab.domain.trace import Trace
+from moelab.planner.placements import FAST_TIER, home_and_fast, per_layer
 from moelab.simulator.simulate import simulate
-
-FAST_TIER = "fast0"
 
 
 def frequency(
@@ -51,13 +50,13 @@ def frequency(
     if (slots_per_layer is None) == (slots is None):
         raise ValueError("frequency got both or neither of slots_per_layer and slots, expected exactly one")
     intermediate = moe_intermediate_size or header.moe_intermediate_size
-    bytes_of_layer = _per_layer(
+    bytes_of_layer = per_layer(
         "expert_bytes", header.expert_bytes if expert_bytes is None else expert_bytes, num_layers
     )
     train, test, how = split(trace, held_out=held_out, seed=seed)
     loads = _of_phase(train, phase).loads()
     if slots_per_layer is not None:
-        capacity = _per_layer("slots_per_layer", slots_per_layer, num_layers)
+        capacity = per_layer("slots_per_layer", slots_per_layer, num_layers)
         if max(capacity) > num_experts:
             raise ValueError(
                 f"slots_per_layer is {max(capacity)}, expected at most the {num_experts} experts of a layer"
@@ -89,7 +88,7 @@ def frequency(
             fingerprint=header.model_fingerprint,
         ),
         tiers=("node0", FAST_TIER),
-        placements=_placements(num_layers, num_experts, chosen, intermediate),
+        placements=home_and_fast(num_layers, num_experts, chosen, intermediate),
         fast_tiers=(fast,),
         format_of_tier={"node0": weights, FAST_TIER: weights},
         planner={"name": "frequency", "held_out": held_out, "seed": seed, "phase": phase or "all", **how},
@@ -128,27 +127,6 @@ def _of_phase(trace: Trace, phase: str | None) -> Trace:
     if code is None:
         raise ValueError(f"phase is {phase!r}, expected prefill or decode")
     return trace.take(trace.tokens.phase == code)
-
-
-def _per_layer(name: str, value: int | Sequence[int], num_layers: int) -> tuple[int, ...]:
-    values = (int(value),) * num_layers if isinstance(value, int | np.integer) else tuple(int(v) for v in value)
-    if len(values) != num_layers or min(values) < 0:
-        raise ValueError(f"{name} is {value}, expected one number or {num_layers} of them, none negative")
-    return values
-
-
-def _placements(
-    num_layers: int, num_experts: int, chosen: list[tuple[int, int]], intermediate: int | None
-) -> Placements:
-    """Every expert whole on node0 (tier 0), the chosen ones on fast0 (tier 1) too."""
-    layer, expert = np.divmod(np.arange(num_layers * num_experts), num_experts)
-    fast = np.array(chosen, np.int64).reshape(-1, 2)
-    return Placements.whole(
-        np.concatenate([layer, fast[:, 0]]),
-        np.concatenate([expert, fast[:, 1]]),
-        np.repeat((0, 1), (len(layer), len(fast))),
-        -(-(intermediate or 1) // Plan.model_fields["piece_unit"].default),
-    )
 
 
 def _score(

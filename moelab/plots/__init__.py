@@ -6,9 +6,23 @@ plotly, nothing else does.
 
 from __future__ import annotations
 
+from moelab.plots.coactivation_lifts import coactivation_lifts
+from moelab.plots.lag_curve import lag_curve
 from moelab.plots.load_map import load_map
 from moelab.plots.miss_ratio import miss_ratio
+from moelab.plots.popularity_curve import popularity_curve
 from moelab.plots.replay_times import replay_times
+from moelab.plots.stability_bars import stability_bars
 from moelab.plots.template import PALETTE, TEMPLATE
 
-__all__ = ["PALETTE", "TEMPLATE", "load_map", "miss_ratio", "replay_times"]
+__all__ = [
+    "PALETTE",
+    "TEMPLATE",
+    "coactivation_lifts",
+    "lag_curve",
+    "load_map",
+    "miss_ratio",
+    "popularity_curve",
+    "replay_times",
+    "stability_bars",
+]

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from moelab.analysis.miss_ratio_curve import MissRatioCurve
-from moelab.plots.template import PALETTE, TEMPLATE
+from moelab.plots.template import PALETTE, TEMPLATE, label
 
 
 def miss_ratio(curve: MissRatioCurve, slots: float | None = None, top_k: int | None = None) -> go.Figure:
@@ -28,7 +28,7 @@ def miss_ratio(curve: MissRatioCurve, slots: float | None = None, top_k: int | N
     if slots is not None:
         figure.add_vline(x=slots, line={"color": PALETTE[1], "dash": "dash"}, annotation_text="slots of the plan")
     figure.update_layout(
-        template=TEMPLATE, title="Misses of an LRU fast tier of any size (hits judged per request)",
+        template=TEMPLATE, title=f"Misses of an LRU fast tier of any size, hits per request, {label(curve)}",
         xaxis_title="slots per layer", yaxis_title="miss ratio", yaxis={"tickformat": ".0%", "rangemode": "tozero"},
     )  # fmt: skip
     return figure

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import plotly.graph_objects as go
 import plotly.io as pio
 
@@ -21,3 +23,17 @@ TEMPLATE = go.layout.Template(
     }
 )
 pio.templates["moelab"] = TEMPLATE
+
+
+class OfModel(Protocol):
+    """A result that knows what it was computed from."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def synthetic(self) -> bool: ...
+
+
+def label(result: OfModel) -> str:
+    """Model, and in every title whether the routing is synthetic."""
+    return f"{result.model}, SYNTHETIC routing" if result.synthetic else result.model

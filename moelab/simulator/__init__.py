@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from moelab.simulator.residency import ResidencyCheck, check_residency
 from moelab.simulator.result import SimResult
 from moelab.simulator.simulate import simulate
 
-__all__ = ["SimResult", "simulate"]
+__all__ = ["ResidencyCheck", "SimResult", "check_residency", "simulate"]

@@ -8,6 +8,7 @@ three users.
 """
 
 from moelab.store.error import TraceStoreError
+from moelab.store.folder import is_trace_folder
 from moelab.store.opened import StoredTrace, open_trace
 from moelab.store.shipped import shipped
 from moelab.store.verify import VerifyReport, verify
@@ -20,6 +21,7 @@ __all__ = [
     "TraceStoreError",
     "TraceWriter",
     "VerifyReport",
+    "is_trace_folder",
     "open_trace",
     "save_trace",
     "shipped",

@@ -143,12 +143,17 @@ def find_leftovers(folder: Path, names: list[str], plot: Plot) -> list[Path]:
     return leftovers
 
 
+def is_trace_folder(path: Path) -> bool:
+    """Has the folder a file that only a trace folder has? It may still be damaged."""
+    return (path / HEADER).exists() or (path / MANIFEST).exists()
+
+
 def read_manifest_and_header(path: Path) -> tuple[Manifest, TraceHeader, str]:
     """The two files that say what the others are."""
     if not path.is_dir():
         got = "a file" if path.exists() else "nothing there"
         raise TraceStoreError(path, expected="a trace folder", got=got, fix="give a folder written by `moelab record`")
-    if not (path / MANIFEST).exists() and not (path / HEADER).exists():
+    if not is_trace_folder(path):
         raise TraceStoreError(
             path, expected=f"{HEADER} and {MANIFEST}", got="neither: a foreign folder",
             fix="give a folder written by `moelab record`",

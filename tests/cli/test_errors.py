@@ -71,6 +71,20 @@ def test_plan_of_another_shape(foreign_trace):
     check(done, "plan is for nano", "stranger (2 x 6)", "re-plan")
 
 
+def test_trace_without_expert_bytes_is_simulated_without_a_prediction(tmp_path):
+    """vLLM's file says no bytes: counts and rates are there, a time is not, and it says why."""
+    path = tmp_path / "request.npy"
+    rng = np.random.default_rng(0)
+    np.save(path, np.argsort(rng.random((50, 3, 8)), axis=2)[:, :, :2].astype(np.uint8))
+    done = moelab_command("simulate", path, "--slots", 3, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert 0 < document["hit_rate_per_request"] < 1
+    assert "neither trace nor plan says the bytes" in document["predicted"]
+    check(moelab_command("simulate", path, "--bytes", "10kB"), "does not say the bytes of an expert", "--slots")
+    check(moelab_command("simulate", path, "--slots", 3, "--check-residency"), "carries no recorded residency")
+
+
 def test_unknown_names():
     check(moelab_command("simulate", "--policy", "magic"), "policy is magic, expected one of")
     check(moelab_command("replay", "--expert-shape", "kimi-k9"), "kimi-k9")

@@ -1,0 +1,8 @@
+"""Floor 6. Self-contained HTML pages: one file for each kind of result, ``page`` for what they share."""
+
+from __future__ import annotations
+
+from moelab.html_report.analysis import report_analysis
+from moelab.html_report.replay import report
+
+__all__ = ["report", "report_analysis"]

@@ -1,0 +1,64 @@
+"""empty: a fast tier that holds nothing beforehand; the policy fills it.  Floor 3.
+
+What a recorded engine with a demand-filled cache starts from, and the fair start for comparing dynamic policies.
+It looks at no routing, so there is nothing to hold out. Every expert keeps its home on node0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moelab.domain.plan import FastTier, Plan, PlanModel, PolicyChoice, TierFormat
+from moelab.domain.trace import Trace
+from moelab.planner.placements import FAST_TIER, home_and_fast, per_layer
+
+
+def empty(
+    trace: Trace,
+    *,
+    slots_per_layer: int | Sequence[int] | None = None,
+    slots: int | None = None,
+    capacity_bytes: int | None = None,
+    policy: str = "lru",
+    overflow: bool = False,
+    expert_bytes: int | Sequence[int] | None = None,
+) -> Plan:
+    """Plan with an empty ``fast0``; exactly one of ``slots_per_layer``, ``slots`` and ``capacity_bytes`` (all layers).
+
+    ``expert_bytes`` (one number or L) defaults to the trace's header. ``overflow``: fill on demand though what is
+    in use exceeds the room, and evict after the request, as recorded engines do. Raises ``ValueError``
+    where the budget is missing or impossible, or is given in bytes and the expert bytes are not known.
+    """
+    header = trace.header
+    bytes_of_layer = per_layer(
+        "expert_bytes", header.expert_bytes if expert_bytes is None else expert_bytes, header.num_layers
+    )
+    if capacity_bytes is not None and 0 in bytes_of_layer:
+        raise ValueError(
+            f"capacity_bytes is {capacity_bytes}, but the trace of {header.model} does not say the bytes of an expert: "
+            "give expert_bytes, or the capacity in slots"
+        )
+    if slots_per_layer is not None:
+        capacity = per_layer("slots_per_layer", slots_per_layer, header.num_layers)
+        fast = FastTier(tier=FAST_TIER, slots_per_layer=capacity, slots=slots, capacity_bytes=capacity_bytes)
+    else:
+        fast = FastTier(tier=FAST_TIER, slots=slots, capacity_bytes=capacity_bytes)
+    weights = TierFormat(weight_format=header.quantization, expert_bytes=bytes_of_layer)
+    return Plan(
+        model=PlanModel(
+            name=header.model,
+            model_type=header.model_type,
+            num_layers=header.num_layers,
+            num_experts=header.num_experts,
+            top_k=header.top_k,
+            moe_intermediate_size=header.moe_intermediate_size,
+            fingerprint=header.model_fingerprint,
+        ),
+        tiers=("node0", FAST_TIER),
+        placements=home_and_fast(header.num_layers, header.num_experts, [], header.moe_intermediate_size),
+        fast_tiers=(fast,),
+        format_of_tier={"node0": weights, FAST_TIER: weights},
+        policy=PolicyChoice(name=policy, parameters={"overflow": 1} if overflow else {}),
+        planner={"name": "empty"},
+        fingerprints={} if header.model_fingerprint is None else {"model": header.model_fingerprint},
+    )
