@@ -93,6 +93,14 @@ def open_model(directory: str | Path) -> Opened:
     return Opened(checkpoint, module, spec, text_config, names, experts, skipped)
 
 
+def weights_fingerprint(opened: Opened) -> str:
+    """Short sha256 of config, all headers and the routers' weights: what a trace keeps of its weights."""
+    spell = opened.names.spell
+    return opened.checkpoint.fingerprint(
+        [spell(f"model.layers.{layer}.mlp.gate.weight") for layer in opened.spec.model_layer_of_layer]
+    )
+
+
 def load_model(
     directory: str | Path,
     *,
@@ -136,8 +144,7 @@ def load_model(
     except BaseException:
         pool.close()
         raise
-    router_names = [names.spell(f"model.layers.{layer}.mlp.gate.weight") for layer in spec.model_layer_of_layer]
-    fingerprint = checkpoint.fingerprint(router_names)
+    fingerprint = weights_fingerprint(opened)
     checkpoint.close()
     return Loaded(
         model=model,

@@ -16,8 +16,9 @@ from moelab.kernels.routed import RoutedExperts
 
 @dataclass(frozen=True)
 class Counts:
-    """``num_bytes`` int64 [L, N] of weights; ``seconds`` [L, N] until the last worker of a node was done; ``tail_s`` [L]
-    between the first and the last worker of a layer's calls (NaN for Numba); ``num_calls`` int64 [L].
+    """``num_bytes`` int64 [L, N] of weights; ``seconds`` [L, N] until the last worker of a node was done.
+
+    ``tail_s`` [L] between the first and the last worker of a layer's calls (NaN for Numba); ``num_calls`` int64 [L].
     """
 
     num_bytes: np.ndarray

@@ -1,7 +1,7 @@
 """The experts of one layer in one arena for each node, and where they go when nothing else is said: round-robin.
 
-Looks like an ``ExpertArena``: ``addresses``, ``len``, ``[expert]``. Real nodes bind their arena, virtual ones only divide
-the memory. Does not know plans. Floor 1.
+Looks like an ``ExpertArena``: ``addresses``, ``len``, ``[expert]``. Real nodes bind their arena, virtual ones only
+divide the memory. Does not know plans. Floor 1.
 """
 
 from __future__ import annotations

@@ -69,9 +69,7 @@ def read_once(addresses: np.ndarray, num_bytes: int, loop: int, pool: Pool | Non
     return time.perf_counter() - started
 
 
-def read_nodes(
-    addresses: np.ndarray, node_of_address: np.ndarray, num_bytes: int, loop: int, pool: Pool
-) -> np.ndarray:
+def read_nodes(addresses: np.ndarray, node_of_address: np.ndarray, num_bytes: int, loop: int, pool: Pool) -> np.ndarray:
     """Seconds [N] until the last worker of each node had read its node's addresses, all nodes at once.
 
     0 for a node without addresses. Raises ``ValueError`` for a node that has addresses and no worker.
