@@ -13,7 +13,7 @@ from moelab.analysis.miss_ratio_curve import miss_ratio_curve
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
 from moelab.execution.result import ReplayResult
-from moelab.plots import load_map, miss_ratio, replay_times
+from moelab.plots import bandwidth, load_map, miss_ratio, replay_times
 
 _CONFIG = {"displayModeBar": False, "responsive": True}
 _STYLE = """
@@ -29,7 +29,12 @@ def report(result: ReplayResult, trace: Trace, plan: Plan, path: str | Path) -> 
     """Write the page, whole or not at all; returns its path."""
     slots = plan.resident("fast0").sum(axis=1).mean() if "fast0" in plan.tiers else None
     curve = miss_ratio_curve(trace)
-    figures = [replay_times(result), load_map(trace, plan), miss_ratio(curve, slots=slots, top_k=trace.header.top_k)]
+    figures = [
+        replay_times(result),
+        bandwidth(result),
+        load_map(trace, plan),
+        miss_ratio(curve, slots=slots, top_k=trace.header.top_k),
+    ]
     pictures = [
         figure.to_html(full_html=False, include_plotlyjs=(number == 0), default_height="420px", config=_CONFIG)
         for number, figure in enumerate(figures)

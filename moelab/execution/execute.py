@@ -48,6 +48,20 @@ class Measurement:
     outputs: dict[tuple[int, int], np.ndarray]
 
     @property
+    def read_limit(self) -> np.ndarray:
+        """GB/s of each step's paired read [steps]; of several nodes the sum of what each read meanwhile.
+
+        The sum is what an even placement could reach, so that an uneven one loses percents. A step in which a node had
+        nothing to read takes that node's median.
+        """
+        if self.read_s_of_node.shape[1] == 1:
+            return self.read_bytes / self.read_s / 1e9
+        rates = np.full(self.read_s_of_node.shape, np.nan)
+        np.divide(self.read_bytes_of_node, 1e9 * self.read_s_of_node, out=rates, where=self.read_s_of_node > 0)
+        of_node = [np.median(r[~np.isnan(r)]) if (~np.isnan(r)).any() else 0.0 for r in rates.T]
+        return np.where(np.isnan(rates), of_node, rates).sum(axis=1)
+
+    @property
     def ms_per_token(self) -> float:
         """Median over the steps: on a shared machine a mean is the neighbours' doing."""
         return float(np.median(1e3 * self.kernel_s / self.step_tokens))
@@ -65,12 +79,12 @@ class Measurement:
     @property
     def read_gb_per_s(self) -> float:
         """Median over the steps of the paired read."""
-        return float(np.median(self.read_bytes / self.read_s) / 1e9)
+        return float(np.median(self.read_limit))
 
     @property
     def percent_of_read_limit(self) -> tuple[float, float, float]:
         """(median, lower, upper quartile) of the paired ratios, in percent."""
-        ratio = (self.step_bytes / self.kernel_s) / (self.read_bytes / self.read_s)
+        ratio = self.step_bytes / self.kernel_s / 1e9 / self.read_limit
         middle, low, high = np.percentile(100 * ratio, (50, 25, 75))
         return float(middle), float(low), float(high)
 

@@ -21,10 +21,10 @@ from moelab.domain.model import ModelSpec
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Phase, Trace
 from moelab.execution.check import check_bytes, max_relative_error
-from moelab.execution.execute import execute, prepare
+from moelab.execution.execute import Work, execute, prepare
 from moelab.execution.folding import Folding, fold_to_memory
 from moelab.execution.peak_memory import PeakMemory
-from moelab.execution.placement import place_on_nodes
+from moelab.execution.placement import bytes_by_node, place_on_nodes
 from moelab.execution.planned import plan_for, policy_label, scored_part
 from moelab.execution.prediction import Prediction, predict_row
 from moelab.execution.recorded_checkpoint import recorded_checkpoint
@@ -104,6 +104,11 @@ def replay(
     rows: list[ReplayRow] = []
     predictions: list[dict[str, Any]] = []
     notes = [f"ISA {chosen.isa}: {chosen.why}.", *_notes(trace, why_not, shape)]
+    if virtual_nodes is not None and virtual_nodes > 1:
+        notes.append(
+            f"{virtual_nodes} virtual nodes: cores and arenas of this machine divided. They share its memory, so a node "
+            "alone may read more than its share, which the prediction does not know."
+        )
     with Pool(num_workers, virtual_nodes=virtual_nodes) as pool:
         run = Run(
             trace, plan, simulated, scored_on, machine, Machine.detect(), pool, chosen.isa, tokens,
@@ -197,7 +202,7 @@ def _row(
         steps = take_steps(run.trace, tokens)
         work = prepare(run.trace, steps, folding, layout.hidden_size, layout.expert_bytes)
         return work, predict_row(
-            run.machine, step_bytes=work.bytes_of_step, step_tokens=np.array([len(ids) for ids in work.ids]),
+            run.machine, step_bytes=_deciding_bytes(weights, work), step_tokens=np.array([len(ids) for ids in work.ids]),
             num_layers=folding.num_layers, kernel=kernel, cache_read_gb_per_s=cache_rate,
         )  # fmt: skip
 
@@ -221,6 +226,15 @@ def _row(
         name, run, weights, folding, shape_name, layers, placement, cache_resident, prediction, measured, worst,
         tolerance, peak.peak_bytes(),
     )  # fmt: skip
+
+
+def _deciding_bytes(weights: ReplayWeights, work: Work) -> np.ndarray:
+    """Bytes of each step as the prediction sees them: where the busiest node decides, N times its bytes."""
+    if weights.num_nodes == 1:
+        return work.bytes_of_step
+    placed, nodes, expert_bytes = weights.node_of_expert, weights.num_nodes, weights.layout.expert_bytes
+    busiest = [bytes_by_node(ids, placed, nodes, expert_bytes).max(axis=1).sum() for ids in work.ids]
+    return nodes * np.array(busiest, np.float64)
 
 
 def _cache_read_gb_per_s(weights: ReplayWeights, top_k: int) -> float:

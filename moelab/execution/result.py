@@ -26,9 +26,10 @@ class ReplayRow:
     and ``predicted_ms_per_token_with_fast_tier`` says what the reads that the tier leaves would take.
 
     ``gb_per_s`` is all bytes over the measured time. What ends in ``per_node`` has one entry for each node, from what
-    the kernels counted; ``bandwidth`` has it by layer too. ``read_limit_gb_per_s`` is the paired read under the same
-    placement, so that a placement that is not even costs kernels and limit alike: ``node_imbalance`` says how uneven
-    it is (bytes of the busiest node over the mean, averaged over layer-steps).
+    the kernels counted; ``bandwidth`` has it by layer too. The read limit of a node is what its workers read of its
+    own bytes while all other nodes read theirs, ``read_limit_gb_per_s`` the sum over nodes: an even placement could
+    reach it, an uneven one loses percents. ``node_imbalance`` says how uneven it is (bytes of the busiest node over the
+    mean, averaged over layer-steps); the prediction lets the busiest node decide each layer-step.
     """
 
     name: str

@@ -52,6 +52,10 @@ class Pool:
     def pinned(self) -> bool:
         return self.num_workers > 1 and self._workers.pinned
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """``function(handle, *arguments)`` of the native library, with the checks of ``run``.
 

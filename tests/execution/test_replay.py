@@ -171,7 +171,8 @@ def test_report_is_one_file_with_pictures(result, decode, tmp_path):
 
     path = moelab.report(result[0], decode, plan_for(decode), tmp_path / "report.html")
     page = path.read_text()
-    assert page.count('class="plotly-graph-div"') == 3
+    assert page.count('class="plotly-graph-div"') == 4
+    assert "against the read limit" in page
     assert "measured ms/token" in page
     markup = re.sub(r"<script[^>]*>.*?</script>", "<script>", page, flags=re.DOTALL)
     assert "http" not in markup, "the page must open without a network"

@@ -121,9 +121,7 @@ def test_bytes_are_where_the_placement_says_and_outputs_are_those_of_one_node(ca
     placements = [None, rng.integers(0, 2, lopsided.shape).astype(np.int32), lopsided]
     for nodes in placements:
         with Pool(virtual_nodes=None if nodes is None else 2) as pool:
-            weights = generated(
-                layout, *lopsided.shape, isa=isa, activation="int8", pool=pool, node_of_expert=nodes
-            )
+            weights = generated(layout, *lopsided.shape, isa=isa, activation="int8", pool=pool, node_of_expert=nodes)
             measured = execute(weights, work, pool, samples=100)
             check_bytes(weights, work, measured)
             outputs.append(measured.outputs)
