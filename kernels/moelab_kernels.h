@@ -203,6 +203,12 @@ MOELAB_API const char *moelab_read_loop_name(int32_t loop);
 MOELAB_API uint64_t moelab_read(int32_t loop, const void *data, uint64_t bytes);
 MOELAB_API uint64_t moelab_read_all(moelab_pool *pool, int32_t loop, const int64_t *addresses, int64_t count,
                                     uint64_t bytes, uint64_t block);
+/* The same by node, all nodes at once: addresses are sorted by node, count_of_node [num_nodes] of them each, and a worker draws
+ * blocks of its own node only. ns_of_node [num_nodes]: from the start until the last worker of the node was done; 0 for one with
+ * nothing to read. Reads nothing and returns 0 where a node that has addresses has no worker. */
+MOELAB_API uint64_t moelab_read_nodes(moelab_pool *pool, int32_t loop, const int64_t *addresses,
+                                      const int64_t *count_of_node, int32_t num_nodes, uint64_t bytes, uint64_t block,
+                                      uint64_t *ns_of_node);
 
 /* Operations (2 for each product) of `iterations` of a register-only loop of the ISA's dot-product instruction for the mode, on
  * all workers; 0 where it has none. */

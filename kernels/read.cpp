@@ -1,5 +1,6 @@
-/* Which read loops there are, and one pass of all workers. */
+/* Which read loops there are, and one pass of all workers, over everything or each over the bytes of its own node. */
 #include <atomic>
+#include <chrono>
 
 #include "moelab_kernels.h"
 #include "pool.h"
@@ -59,25 +60,43 @@ extern "C" MOELAB_API uint64_t moelab_read(int32_t loop, const void *data, uint6
     return row ? row->read(data, bytes) : 0;
 }
 
+static int64_t now_ns() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+}
+
+/* Blocks of one node (or of everybody): its workers draw them from `next`. */
+struct alignas(64) read_share {
+    std::atomic<int64_t> next{0};
+    std::atomic<int64_t> end_ns{0};
+    int64_t stop = 0;
+};
+
 struct read_pass {
     read_fn read;
     const int64_t *addresses;
+    const int32_t *node_of_worker; /* NULL: one share for everybody */
     uint64_t bytes, block;
-    int64_t num_blocks, blocks_each;
-    std::atomic<int64_t> next{0};
+    int64_t blocks_each;
+    read_share share_of_node[MOELAB_MAX_NODES];
     std::atomic<uint64_t> total{0};
 };
 
-static void read_blocks(void *context, int32_t, int32_t) {
+static void read_blocks(void *context, int32_t worker, int32_t) {
     read_pass *pass = (read_pass *)context;
+    read_share &share = pass->share_of_node[pass->node_of_worker ? pass->node_of_worker[worker] : 0];
     uint64_t total = 0;
-    for (int64_t i; (i = pass->next.fetch_add(1, std::memory_order_relaxed)) < pass->num_blocks;) {
+    for (int64_t i; (i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.stop;) {
         const uint64_t start = (uint64_t)(i % pass->blocks_each) * pass->block;
         const uint64_t left = pass->bytes - start;
         total += pass->read((const uint8_t *)pass->addresses[i / pass->blocks_each] + start,
                             left < pass->block ? left : pass->block);
     }
     pass->total.fetch_add(total, std::memory_order_relaxed);
+    const int64_t end = now_ns();
+    int64_t last = share.end_ns.load(std::memory_order_relaxed);
+    while (last < end && !share.end_ns.compare_exchange_weak(last, end, std::memory_order_relaxed)) {
+    }
 }
 
 extern "C" MOELAB_API uint64_t moelab_read_all(moelab_pool *pool, int32_t loop, const int64_t *addresses, int64_t count,
@@ -87,13 +106,42 @@ extern "C" MOELAB_API uint64_t moelab_read_all(moelab_pool *pool, int32_t loop, 
     read_pass pass;
     pass.read = row->read;
     pass.addresses = addresses;
+    pass.node_of_worker = nullptr;
     pass.bytes = bytes;
     pass.block = block;
     pass.blocks_each = (int64_t)((bytes + block - 1) / block);
-    pass.num_blocks = count * pass.blocks_each;
+    pass.share_of_node[0].stop = count * pass.blocks_each;
     if (pool)
         pool->run(read_blocks, &pass);
     else
         read_blocks(&pass, 0, 1);
+    return pass.total.load();
+}
+
+extern "C" MOELAB_API uint64_t moelab_read_nodes(moelab_pool *pool, int32_t loop, const int64_t *addresses,
+                                                 const int64_t *count_of_node, int32_t num_nodes, uint64_t bytes,
+                                                 uint64_t block, uint64_t *ns_of_node) {
+    const read_row *row = supported_row(loop);
+    if (!row || block == 0 || bytes == 0 || num_nodes > MOELAB_MAX_NODES || num_nodes < pool->num_nodes) return 0;
+    int32_t workers_of_node[MOELAB_MAX_NODES] = {0};
+    for (const int32_t node : pool->node_of_worker) workers_of_node[node]++;
+    read_pass pass;
+    pass.read = row->read;
+    pass.addresses = addresses;
+    pass.node_of_worker = pool->node_of_worker.data();
+    pass.bytes = bytes;
+    pass.block = block;
+    pass.blocks_each = (int64_t)((bytes + block - 1) / block);
+    int64_t first = 0;
+    for (int32_t n = 0; n < num_nodes; n++) {
+        if (count_of_node[n] > 0 && workers_of_node[n] == 0) return 0; /* nobody would read them */
+        pass.share_of_node[n].next.store(first, std::memory_order_relaxed);
+        first += count_of_node[n] * pass.blocks_each;
+        pass.share_of_node[n].stop = first;
+    }
+    const int64_t start_ns = now_ns();
+    pool->run(read_blocks, &pass);
+    for (int32_t n = 0; n < num_nodes; n++)
+        ns_of_node[n] = count_of_node[n] > 0 ? (uint64_t)(pass.share_of_node[n].end_ns.load() - start_ns) : 0;
     return pass.total.load();
 }

@@ -13,7 +13,7 @@ import numpy as np
 
 from moelab.bench import kernels
 from moelab.bench.kernels import KernelRow, generated_experts
-from moelab.kernels import ExpertArena, Pool, RoutedExperts
+from moelab.kernels import ExpertArena, NodeArenas, Pool, RoutedExperts
 
 TOKENS_OF_EXPERT = (1, 2, 3, 4, 5, 6, 8, 12, 16, 32)
 NUM_EXPERTS = 24  # 0.6 GB of int4
@@ -25,7 +25,7 @@ def rows_of_crossover(seconds: float, few: str = "avx512") -> list[KernelRow]:
         return [_row(arena, pool, few, tokens, seconds / len(TOKENS_OF_EXPERT)) for tokens in TOKENS_OF_EXPERT]
 
 
-def _row(arena: ExpertArena, pool: Pool, few: str, tokens: int, seconds: float) -> KernelRow:
+def _row(arena: ExpertArena | NodeArenas, pool: Pool, few: str, tokens: int, seconds: float) -> KernelRow:
     layers = [RoutedExperts(arena.layout, arena.addresses, isa, "int8", pool, owner=arena) for isa in (few, "amx")]
     rng = np.random.default_rng(tokens)
     x = rng.standard_normal((tokens, arena.layout.hidden_size)).astype(np.float32)

@@ -24,7 +24,7 @@ from moelab.bench.kernels import (
 )
 from moelab.bench.peers import PEERS
 from moelab.bench.peers.peer import Peer
-from moelab.kernels import ExpertArena, Pool, RoutedExperts, bf16_to_float32, read_limit, read_once
+from moelab.kernels import ExpertArena, NodeArenas, Pool, RoutedExperts, bf16_to_float32, read_limit, read_once
 from moelab.kernels.reference import relative_error
 
 NUM_EXPERTS = 24  # 0.6 GB of int4, 2.1 GB of bf16: many times any last-level cache
@@ -32,7 +32,7 @@ BATCHES = (1, 4, 16, 128)
 PAUSE_S = 0.08  # workers of a peer that spin after their step would take a core from what follows
 
 
-def float_expert(arena: ExpertArena, expert: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def float_expert(arena: ExpertArena | NodeArenas, expert: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """gate, up, down as float32 of one packed int4 expert."""
     gate, up, down = (
         _floats(packed, scale, columns)
@@ -77,7 +77,9 @@ def rows_beside_peers(seconds: float) -> Iterator[KernelRow]:
                     peer.close()
 
 
-def _row(arena: ExpertArena, pool: Pool, peer: Peer, batch: int, threads: int, seconds: float) -> KernelRow:
+def _row(
+    arena: ExpertArena | NodeArenas, pool: Pool, peer: Peer, batch: int, threads: int, seconds: float
+) -> KernelRow:
     layout, rng = arena.layout, np.random.default_rng(batch)
     ours = RoutedExperts(layout, arena.addresses, activation="int8", pool=pool, owner=arena)
     best = read_limit(arena.addresses[: 2 * TOP_K], layout.expert_bytes, pool, rounds=3)

@@ -28,7 +28,17 @@ from moelab.engine.engine import Engine
 from moelab.engine.loader import Loaded
 from moelab.engine.names import model_module
 from moelab.engine.sampling import Sampling
-from moelab.kernels import ExpertArena, ExpertLayout, Pool, RoutedExperts, choose_isa, read_limit, read_once
+from moelab.kernels import (
+    Bandwidth,
+    Counts,
+    ExpertArena,
+    ExpertLayout,
+    Pool,
+    RoutedExperts,
+    choose_isa,
+    read_limit,
+    read_once,
+)
 from moelab.kernels.generated import fill_expert
 
 CONTEXT = 1024
@@ -36,7 +46,10 @@ CONTEXT = 1024
 
 @dataclass(frozen=True)
 class EngineRow:
-    """Medians over paired steps; ``ratio_to_limit`` is step time over the time of reading ``bytes_per_token``."""
+    """Medians over paired steps; ``ratio_to_limit`` is step time over the time of reading ``bytes_per_token``.
+
+    ``routed_*_per_node`` and the tail of a layer call are what the kernels counted, summed over the steps.
+    """
 
     dense_weights: str
     head: bool
@@ -49,6 +62,9 @@ class EngineRow:
     linear_ms: float
     other_ms: float
     num_steps: int
+    routed_gb_per_s_per_node: tuple[float, ...]
+    routed_percent_of_read_limit_per_node: tuple[float, ...]
+    routed_tail_us: float | None
 
 
 class _Slice:
@@ -145,6 +161,7 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
     parts: list[tuple[float, float]] = []
     token = step(1)
     fixed_bytes = part.other_bytes() + sum(linear.num_bytes for linear in linears)
+    counts_before = Counts.of(engine.routed)
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(step_s) < 8:
         before, linear_before = engine.counters, sum(linear.seconds for linear in linears)
@@ -163,11 +180,16 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
     low, middle, high = np.percentile(np.array(step_s) / limit, (25, 50, 75))
     routed_s, linear_s = np.median(np.array(parts), axis=0)
     median = float(np.median(step_s))
+    read_rate = 1 / float(np.median(read_s)) / 1e9
+    counted = Bandwidth.of("", Counts.of(engine.routed) - counts_before, (read_rate,), read_loop=best.loop_name).totals
     return EngineRow(
         dense_weights=dense_weights, head=head, ms_per_token=1e3 * median, bytes_per_token=int(np.median(step_bytes)),
-        read_limit_gb_per_s=1 / float(np.median(read_s)) / 1e9, ratio_to_limit=float(middle),
+        read_limit_gb_per_s=read_rate, ratio_to_limit=float(middle),
         ratio_quartiles=(float(low), float(high)), routed_ms=1e3 * float(routed_s), linear_ms=1e3 * float(linear_s),
         other_ms=1e3 * (median - float(routed_s) - float(linear_s)), num_steps=len(step_s),
+        routed_gb_per_s_per_node=tuple(node.gb_per_s for node in counted),
+        routed_percent_of_read_limit_per_node=tuple(node.percent_of_read_limit or 0.0 for node in counted),
+        routed_tail_us=counted[0].tail_us_per_call,
     )  # fmt: skip
 
 

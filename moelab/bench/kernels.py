@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any
@@ -22,15 +22,20 @@ from tqdm.auto import tqdm
 from moelab.bench.result import BenchResult
 from moelab.kernels import (
     Activation,
+    Bandwidth,
+    Counts,
     ExpertArena,
     ExpertLayout,
+    NodeArenas,
     Pool,
     RoutedExperts,
     WeightFormat,
     isa_table,
     peak_gflops,
     read_limit,
+    read_nodes,
     read_once,
+    round_robin,
 )
 from moelab.kernels.generated import fill_expert
 from moelab.kernels.reference import reference_experts, relative_error
@@ -63,11 +68,12 @@ _ERROR_SIZE = (
 class KernelRow:
     """One case: times of the layer-step in ms, paired percent of the read limit with quartiles, error to float64.
 
-    ``percent_of_peak`` is of a register-only loop of the same instruction, where the ISA has one; ``tail_percent``
-    the time between the first and the last worker that was done. In a row of a peer ``isa`` is its name and
-    ``times_ours`` the median of the paired ratios of its time and ours (``relative_error``: to ours); a missing peer
-    has no numbers. Rows of the crossover say so in ``isa``: ``batch`` is tokens of an expert, ``times_ours`` AVX-512's
-    time by AMX's.
+    ``percent_of_peak`` is of a register-only loop of the same instruction, where the ISA has one; ``tail_us`` the time
+    between the first and the last worker that was done, mean of a call, ``tail_percent`` its share. What ends in
+    ``per_node`` is what the kernels counted (``gb_per_s`` is of the whole call). In a row of a peer ``isa`` is its name
+    and ``times_ours`` the median of the paired ratios of its time and ours (``relative_error``: to ours); a missing
+    peer has no numbers. Rows of the crossover say so in ``isa``: ``batch`` is tokens of an expert, ``times_ours``
+    AVX-512's time by AMX's.
     """
 
     isa: str
@@ -88,6 +94,9 @@ class KernelRow:
     tail_percent: float | None
     relative_error: float | None
     num_steps: int | None
+    gb_per_s_per_node: tuple[float, ...] | None = None
+    percent_of_read_limit_per_node: tuple[float, ...] | None = None
+    tail_us: float | None = None
     times_ours: float | None = None
     times_ours_quartiles: tuple[float, float] | None = None
 
@@ -99,10 +108,20 @@ class KernelRow:
 
 
 @contextmanager
-def generated_experts(weight_format: WeightFormat, num_experts: int | None = None) -> Iterator[ExpertArena]:
-    """K2.6-shaped experts with generated weights."""
+def generated_experts(
+    weight_format: WeightFormat, num_experts: int | None = None, virtual_nodes: int | None = None
+) -> Iterator[ExpertArena | NodeArenas]:
+    """K2.6-shaped experts with generated weights; round-robin on the nodes where there are several."""
     layout = ExpertLayout(HIDDEN_SIZE, INTERMEDIATE_SIZE, weight_format)
-    with ExpertArena(layout, num_experts or NUM_EXPERTS[weight_format]) as arena, Pool() as pool:
+    num_experts = num_experts or NUM_EXPERTS[weight_format]
+    with Pool(virtual_nodes=virtual_nodes) as pool, ExitStack() as stack:
+        arena: ExpertArena | NodeArenas = (
+            stack.enter_context(ExpertArena(layout, num_experts))
+            if pool.num_nodes == 1
+            else stack.enter_context(
+                NodeArenas(layout, round_robin(1, num_experts, pool.num_nodes)[0], pool.memory_node_of_node)
+            )
+        )
 
         def fill(worker: int, num_workers: int) -> None:
             for expert in range(worker, len(arena), num_workers):
@@ -122,21 +141,29 @@ def random_step(
 
 
 def bench_case(
-    arena: ExpertArena, pool: Pool, isa: str, activation: Activation, batch: int, seconds: float, seed: int = 0
-) -> KernelRow:
-    """``seconds`` of steps, each paired with a read of other experts."""
+    arena: ExpertArena | NodeArenas, pool: Pool, isa: str, activation: Activation, batch: int, seconds: float,
+    seed: int = 0,
+) -> KernelRow:  # fmt: skip
+    """``seconds`` of steps, each paired with a read of other experts, by node where the pool has several."""
     layout, rng = arena.layout, np.random.default_rng(seed)
-    layer = RoutedExperts(layout, arena.addresses, isa, activation, pool, owner=arena)
+    placed = isinstance(arena, NodeArenas) and pool.num_nodes > 1 and isa != "numba"
+    node_of_expert = arena.node_of_expert if isinstance(arena, NodeArenas) and placed else None
+    layer = RoutedExperts(layout, arena.addresses, isa, activation, pool, owner=arena, node_of_expert=node_of_expert)
+    nodes = np.zeros(len(arena), np.int32) if node_of_expert is None else node_of_expert
     out = np.empty((batch, HIDDEN_SIZE), np.float32)
     x, ids, gates = random_step(rng, batch, len(arena))
     layer.forward(x, ids, gates, out)  # compile before the clock starts
-    best = read_limit(arena.addresses[: 2 * TOP_K], layout.expert_bytes, pool, rounds=3)
+    best = read_limit(
+        arena.addresses[: 2 * TOP_K], layout.expert_bytes, pool, rounds=3,
+        node_of_address=nodes[: 2 * TOP_K] if placed else None,
+    )  # fmt: skip
     forward_s: list[float] = []
     read_s: list[float] = []
+    limits: list[np.ndarray] = []  # GB/s of each node
     step_bytes: list[int] = []
     peaks: list[float] = []
-    tail_before = layer.tail_seconds
     started, before = time.perf_counter(), layer.seconds
+    counts_before = Counts.of([layer])
     while time.perf_counter() - started < seconds or len(forward_s) < 4:
         x, ids, gates = random_step(rng, batch, len(arena))
         bytes_before = layer.bytes_read
@@ -147,7 +174,10 @@ def bench_case(
         others = np.setdiff1d(np.arange(len(arena)), ids)[:TOP_K]
         if len(others) < TOP_K:
             others = rng.permutation(len(arena))[:TOP_K]
-        read_s.append(read_once(arena.addresses[others], layout.expert_bytes, best.loop, pool) / len(others))
+        limits.append(
+            _read_gb_per_s(arena.addresses[others], nodes[others], layout.expert_bytes, best.loop, pool, placed)
+        )
+        read_s.append(layout.expert_bytes / (np.nansum(limits[-1]) * 1e9))
         if batch > 16:
             peaks.append(peak_gflops(isa, activation, pool) or np.nan)
     ratios = 100 * np.array(step_bytes) / layout.expert_bytes * np.array(read_s) / np.array(forward_s)
@@ -155,7 +185,11 @@ def bench_case(
     flops = batch * TOP_K * FLOPS_PER_PAIR
     median = float(np.median(forward_s))
     of_peak = np.median(flops / np.array(forward_s) / 1e9 / np.array(peaks)) if peaks else np.nan
-    tail = layer.tail_seconds
+    counts, calls = Counts.of([layer]) - counts_before, len(forward_s)
+    tail_s = None if np.isnan(counts.tail_s[0]) else float(counts.tail_s[0])
+    of_node = Bandwidth.of(
+        "", counts, tuple(np.nanmedian(np.array(limits), axis=0).tolist()), read_loop=best.loop_name
+    ).totals
     return KernelRow(
         isa=isa, weights=layout.weight_format, activation=activation, batch=batch, threads=pool.num_workers,
         ms_median=1e3 * median, ms_min=1e3 * min(forward_s), ms_max=1e3 * max(forward_s),
@@ -163,10 +197,24 @@ def bench_case(
         read_limit_gb_per_s=layout.expert_bytes / float(np.median(read_s)) / 1e9, read_loop=best.loop_name,
         percent_of_read_limit=float(middle), percent_quartiles=(float(low), float(high)),
         gflops=flops / median / 1e9, percent_of_peak=None if np.isnan(of_peak) else float(100 * of_peak),
-        tail_percent=None if tail is None or tail_before is None
-        else 100 * (tail - tail_before) / (layer.seconds - before),
+        tail_percent=None if tail_s is None else 100 * tail_s / (layer.seconds - before),
+        tail_us=None if tail_s is None else 1e6 * tail_s / calls,
+        gb_per_s_per_node=tuple(node.gb_per_s for node in of_node),
+        percent_of_read_limit_per_node=tuple(node.percent_of_read_limit or 0.0 for node in of_node),
         relative_error=error_of(layout.weight_format, isa, activation), num_steps=len(forward_s),
     )  # fmt: skip
+
+
+def _read_gb_per_s(
+    addresses: np.ndarray, nodes: np.ndarray, expert_bytes: int, loop: int, pool: Pool, placed: bool
+) -> np.ndarray:
+    """GB/s of each node [N] in one read, all nodes at once; NaN for a node without bytes."""
+    if not placed:
+        return np.array([len(addresses) * expert_bytes / read_once(addresses, expert_bytes, loop, pool) / 1e9])
+    seconds = read_nodes(addresses, nodes, expert_bytes, loop, pool)
+    rates = np.full(pool.num_nodes, np.nan)
+    num_bytes = expert_bytes * np.bincount(nodes, minlength=pool.num_nodes)
+    return np.divide(num_bytes, 1e9 * seconds, out=rates, where=seconds > 0)
 
 
 @cache

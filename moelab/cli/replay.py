@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slots", type=int, metavar="N", help="instead of a plan: a frequency plan of N slots per layer"
     )
     parser.add_argument("--tokens", type=int, metavar="N", help="tokens to run (default: as many as about 10 s take)")
+    parser.add_argument(
+        "--virtual-nodes", type=int, metavar="N", help="divide cores and memory into N nodes, marked as virtual"
+    )
     parser.add_argument("--isa", metavar="NAME", help="numba, generic, avx2, avx512, amx (default: the fastest here)")
     parser.add_argument("--activation", choices=("f32", "bf16", "int8"), help="activation mode (default: int8)")
     parser.add_argument(
@@ -69,6 +72,7 @@ def run(options: argparse.Namespace) -> None:
         tokens=options.tokens,
         isa=options.isa,
         activation=options.activation,
+        virtual_nodes=options.virtual_nodes,
         expert_shape=options.expert_shape or options.uniform,
         trace_name=trace_name,
         plan_name=f"{options.plan}, {policy_label(plan)}" if options.plan else None,

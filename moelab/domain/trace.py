@@ -54,7 +54,8 @@ class TraceHeader(BaseModel):
 
     ``expert_bytes`` is the size of one expert of each layer in the engine that was recorded (L
     integers, bytes), 0 where unknown. ``native_top_k`` differs from ``top_k`` only where the engine
-    overrode the model's own K.
+    overrode the model's own K. ``model_fingerprint`` is of the architecture, ``weights_fingerprint`` of the weights
+    that routed; ``None`` where the recorder did not say it (traces of before this field, other engines).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +80,7 @@ class TraceHeader(BaseModel):
     synthetic: bool
     domains: tuple[str, ...] = ()
     model_fingerprint: str | None = None
+    weights_fingerprint: str | None = None
 
     @model_validator(mode="after")
     def _lengths(self) -> TraceHeader:
@@ -251,7 +253,7 @@ class Trace:
     def fingerprint(self) -> str:
         """Short sha256 over experts and the step, request and phase columns: what a plan saw."""
         digest = hashlib.sha256()
-        digest.update(self.header.model_dump_json(exclude={"provenance"}).encode())
+        digest.update(self.header.model_dump_json(exclude={"provenance", "weights_fingerprint"}).encode())
         for array in (self.experts, self.tokens.step, self.tokens.request, self.tokens.phase):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]

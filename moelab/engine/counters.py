@@ -1,8 +1,15 @@
-"""Counters of an engine: what it did since it was loaded.  Floor 2."""
+"""Counters of an engine: what it did since it was loaded, and what its kernels counted in each phase.  Floor 2."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+
+from moelab.domain.machine import Machine
+from moelab.domain.trace import Phase
+from moelab.kernels import Bandwidth, Counts, RoutedExperts, read_limit
 
 
 @dataclass
@@ -15,3 +22,57 @@ class Counters:
     step_s: float = 0.0
     expert_s: float = 0.0
     expert_bytes: int = 0
+
+
+class PhaseCounts:
+    """Divides what the kernels of all layers count between prefill and decode.
+
+    The counters are read when the phase changes, so a step costs one comparison.
+    """
+
+    def __init__(self, routed: Sequence[RoutedExperts]) -> None:
+        self._routed = routed
+        self._last = Counts.of(routed)
+        self._phase: Phase | None = None
+        self._of_phase = dict.fromkeys(Phase, self._last - self._last)
+
+    def enter(self, phase: Phase) -> None:
+        """The next layer calls belong to ``phase``."""
+        if phase is not self._phase:
+            self._settle()
+            self._phase = phase
+
+    def of(self, phase: Phase) -> Counts:
+        self._settle()
+        return self._of_phase[phase]
+
+    def _settle(self) -> None:
+        now = Counts.of(self._routed)
+        if self._phase is not None:
+            self._of_phase[self._phase] += now - self._last
+        self._last = now
+
+
+def bandwidth_beside_limit(title: str, counts: Counts, routed: Sequence[RoutedExperts], top_k: int) -> Bandwidth:
+    """What was counted, beside the read limit of the experts' own bytes, which is measured now (below a second).
+
+    Read are seeded random experts, eight times the last-level cache of them, by the workers that a token's layer-step
+    has. ``RuntimeError`` where nothing was counted.
+    """
+    if not counts.num_calls.any():
+        raise RuntimeError(f"{title}: expected steps of this phase, got none since loading; generate something first")
+    cache_bytes, layout = Machine.detect().last_level_cache_bytes, routed[0].layout
+    addresses = np.concatenate([layer.address_of_expert for layer in routed])
+    cache_resident = len(addresses) * layout.expert_bytes < cache_bytes
+    num_read = min(len(addresses), max(2 * top_k, -(-8 * cache_bytes // layout.expert_bytes)))
+    sample = np.random.default_rng(0).permutation(len(addresses))[:num_read]
+    placed = [layer.node_of_expert for layer in routed if layer.node_of_expert is not None]
+    limit = read_limit(
+        addresses[sample], layout.expert_bytes, routed[0].workers(top_k), rounds=3,
+        node_of_address=np.concatenate(placed)[sample] if len(placed) == len(routed) else None,
+    )  # fmt: skip
+    pool = routed[0].pool
+    return Bandwidth.of(
+        title, counts, limit.gb_per_s_of_node, read_loop=limit.loop_name, cache_resident=cache_resident,
+        virtual_nodes=pool is not None and pool.virtual,
+    )  # fmt: skip

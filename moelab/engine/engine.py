@@ -12,16 +12,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from moelab.domain.summary import summary_html, summary_text
 from moelab.domain.trace import Phase
 from moelab.engine.cache import LatentCache
-from moelab.engine.counters import Counters
+from moelab.engine.counters import Counters, PhaseCounts, bandwidth_beside_limit
 from moelab.engine.generate import PREFILL_CHUNK, Sequence, run
 from moelab.engine.generation import Generation
 from moelab.engine.loader import Loaded, load_model
@@ -29,6 +29,7 @@ from moelab.engine.sampling import Sampling
 from moelab.engine.step_routing import StepRouting
 from moelab.engine.text import TextCodec, TextStream, stop_token_ids
 from moelab.engine.token_rows import TokenRows
+from moelab.kernels.bandwidth import Bandwidth
 from moelab.kernels.job import Activation
 
 Observer = Callable[[int, TokenRows, np.ndarray, np.ndarray], None]
@@ -68,6 +69,7 @@ class Engine:
         self._num_requests = 0
         self._num_tokens = {Phase.PREFILL: 0, Phase.DECODE: 0}
         self._step_s = 0.0
+        self._phase_counts = PhaseCounts(self.routed)
         on_cpu = self.device.type == "cpu"
         large = self.spec.hidden_size >= PREFILL_THREADS_FROM
         self._torch_threads = {
@@ -96,6 +98,12 @@ class Engine:
             sum(layer.seconds for layer in self.routed),
             sum(layer.bytes_read for layer in self.routed),
         )
+
+    def bandwidth(self, phase: Phase = Phase.DECODE) -> Bandwidth:
+        """GB/s of the routed experts by layer and node since loading, beside the read limit, which is measured now."""
+        title = f"{self.name}, {phase.name.lower()}: bandwidth by layer and node"
+        counts = self._phase_counts.of(phase)
+        return bandwidth_beside_limit(title, counts, self.routed, self.spec.num_experts_per_tok)
 
     # --- generation ---
 
@@ -212,13 +220,17 @@ class Engine:
         """One forward pass: Q new tokens of each of B sequences in the cache rows [row, row + B).
 
         token_ids int64 [B, Q] on the CPU -> logits float32 [B, Q] (`all`) or [B, 1] (`last`) x vocab, or None.
+        RuntimeError once the engine is closed.
         """
+        if self.pool.closed:
+            raise RuntimeError(f"engine of {self.name} is closed: expected an open one; load the model again")
         started = time.perf_counter()
         batch, num_queries = token_ids.shape
         threads, threads_before = self._torch_threads[phase], torch.get_num_threads()
-        if threads is not None:
-            torch.set_num_threads(threads)
         try:
+            if threads is not None:
+                torch.set_num_threads(threads)
+            self._phase_counts.enter(phase)
             routing = self._routing_of(batch * num_queries) if self.observers else None
             at = self.model.positions(cache, row, batch, num_queries)
             logits: torch.Tensor | None = self.model.forward(token_ids.to(self.device), at, cache, routing, want)
@@ -271,14 +283,10 @@ class Engine:
         }
 
     def __repr__(self) -> str:
-        return "Engine\n" + "\n".join(f"  {name}: {value}" for name, value in self.summary().items())
+        return summary_text("Engine", self.summary())
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
-            for name, value in self.summary().items()
-        )
-        return f"<table><caption>Engine</caption>{rows}</table>"
+        return summary_html("Engine", self.summary())
 
 
 def load(

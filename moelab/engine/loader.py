@@ -99,6 +99,14 @@ def open_model(directory: str | Path) -> Opened:
     return Opened(checkpoint, module, spec, text_config, names, experts, skipped, expected)
 
 
+def weights_fingerprint(opened: Opened) -> str:
+    """Short sha256 of config, all headers and the routers' weights: what a trace keeps of its weights."""
+    spell = opened.names.spell
+    return opened.checkpoint.fingerprint(
+        [spell(f"model.layers.{layer}.mlp.gate.weight") for layer in opened.spec.model_layer_of_layer]
+    )
+
+
 def load_model(
     directory: str | Path,
     *,
@@ -197,7 +205,7 @@ def _load(
             else KernelLinears(PACKED_FORMATS[linear_format], routed[0].isa.isa, pool, checkpoint.fetch, saved)
         )
         model = opened.module.Model(spec, opened.text_config, read, routed, device, linears)
-    router_names = [names.spell(f"model.layers.{layer}.mlp.gate.weight") for layer in spec.model_layer_of_layer]
+    fingerprint = weights_fingerprint(opened)
     return Loaded(
         model=model,
         spec=spec,
@@ -210,7 +218,7 @@ def _load(
         isa=routed[0].isa.isa,
         activation=chosen,
         weight_format=weight_format,
-        weights_fingerprint=checkpoint.fingerprint(router_names),
+        weights_fingerprint=fingerprint,
         num_skipped_tensors=opened.num_skipped_tensors,
         loaded_bytes=expert_bytes + read_bytes + (0 if saved is None else linears.num_bytes),
         weight_bytes=sum(arena.num_bytes for arena in arenas) + linears.num_bytes + kept_bytes,

@@ -90,6 +90,7 @@ def header_of(engine: Engine, domains: tuple[str, ...], licence: str, provenance
         synthetic=False,
         domains=domains,
         model_fingerprint=spec.fingerprint,
+        weights_fingerprint=engine.weights_fingerprint,
     )
 
 

@@ -1,4 +1,4 @@
-"""Compares outputs that a replay measured with the float64 reference. Floor 4."""
+"""Compares outputs of a replay with the float64 reference, and bytes that were counted with the routing. Floor 4."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from moelab.domain.trace import NO_EXPERT
 from moelab.execution.execute import Measurement, Work
+from moelab.execution.placement import bytes_by_node
 from moelab.execution.weights import ReplayWeights
 from moelab.kernels.reference import reference_experts, relative_error
 
@@ -34,3 +35,19 @@ def max_relative_error(weights: ReplayWeights, work: Work, measured: Measurement
             f"{tolerance:.0e}: a bug of moelab or of this machine, please report it"
         )
     return worst
+
+
+def check_bytes(weights: ReplayWeights, work: Work, measured: Measurement) -> None:
+    """Every step read every distinct expert of it once, on its own node.
+
+    Raises ``RuntimeError`` otherwise: a rate of bytes that were not read would be worth nothing.
+    """
+    placed = weights.node_of_expert
+    for step, counts in enumerate(measured.counts):
+        expected = bytes_by_node(work.ids[step], placed, weights.num_nodes, weights.layout.expert_bytes)
+        if not np.array_equal(counts.num_bytes, expected):
+            layer, node = np.argwhere(counts.num_bytes != expected)[0]
+            raise RuntimeError(
+                f"kernels counted {counts.num_bytes[layer, node]} bytes in step {step}, layer {layer}, node{node}; "
+                f"expected {expected[layer, node]} from routing and placement: a bug of moelab, please report it"
+            )

@@ -3,7 +3,8 @@
 Knows time and bytes. Every step is run and every step's bytes are read by the best read loop with the
 workers that the kernels would use; a run is paired with the read of a step half the replay away, so that
 neither finds in the cache what the other has just touched. The ratio of the two is what a shared machine
-cannot spoil. Floor 4.
+cannot spoil. Where experts are placed on several nodes the read is too: each node's workers read their own bytes, all
+nodes at once. What the kernels count by layer and node is taken after every step. Floor 4.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,8 +20,7 @@ from moelab.domain.trace import Trace
 from moelab.execution.folding import Folding
 from moelab.execution.steps import Steps, distinct_experts
 from moelab.execution.weights import ReplayWeights
-from moelab.kernels import Pool, read_limit, read_once
-from moelab.kernels.routed import workers_of
+from moelab.kernels import Counts, Pool, read_limit, read_nodes, read_once
 
 _INPUT_VECTORS = 64
 _MIN_STEPS = 4
@@ -30,7 +31,8 @@ _LOOP_STEPS = 4  # steps whose bytes choose the best read loop
 class Measurement:
     """Per step: seconds of the kernels, seconds of the paired read, bytes of both, tokens.
 
-    ``outputs`` holds y float32 [T, H] of the sampled (step, layer) as they were measured.
+    ``counts`` are the kernels' own, one for each step; ``read_s_of_node`` and ``read_bytes_of_node`` [steps, N] are of
+    the paired read. ``outputs`` holds y float32 [T, H] of the sampled (step, layer) as they were measured.
     """
 
     kernel_s: np.ndarray
@@ -40,7 +42,24 @@ class Measurement:
     step_tokens: np.ndarray
     layer_steps: int
     read_loop: str
+    counts: list[Counts]
+    read_s_of_node: np.ndarray
+    read_bytes_of_node: np.ndarray
     outputs: dict[tuple[int, int], np.ndarray]
+
+    @property
+    def read_limit(self) -> np.ndarray:
+        """GB/s of each step's paired read [steps]; of several nodes the sum of what each read meanwhile.
+
+        The sum is what an even placement could reach, so that an uneven one loses percents. A step in which a node had
+        nothing to read takes that node's median.
+        """
+        if self.read_s_of_node.shape[1] == 1:
+            return self.read_bytes / self.read_s / 1e9
+        rates = np.full(self.read_s_of_node.shape, np.nan)
+        np.divide(self.read_bytes_of_node, 1e9 * self.read_s_of_node, out=rates, where=self.read_s_of_node > 0)
+        of_node = [np.median(r[~np.isnan(r)]) if (~np.isnan(r)).any() else 0.0 for r in rates.T]
+        return np.where(np.isnan(rates), of_node, rates).sum(axis=1)
 
     @property
     def ms_per_token(self) -> float:
@@ -60,12 +79,12 @@ class Measurement:
     @property
     def read_gb_per_s(self) -> float:
         """Median over the steps of the paired read."""
-        return float(np.median(self.read_bytes / self.read_s) / 1e9)
+        return float(np.median(self.read_limit))
 
     @property
     def percent_of_read_limit(self) -> tuple[float, float, float]:
         """(median, lower, upper quartile) of the paired ratios, in percent."""
-        ratio = (self.step_bytes / self.kernel_s) / (self.read_bytes / self.read_s)
+        ratio = self.step_bytes / self.kernel_s / 1e9 / self.read_limit
         middle, low, high = np.percentile(100 * ratio, (50, 25, 75))
         return float(middle), float(low), float(high)
 
@@ -117,17 +136,21 @@ def execute(
     least four run. The outputs of ``samples`` (step, layer) are kept, drawn from the steps that surely run.
     """
     num_layers = work.ids[0].shape[1]
-    expert_bytes = weights.layout.expert_bytes
+    expert_bytes, num_nodes = weights.layout.expert_bytes, weights.num_nodes
     addresses = [arena.addresses for arena in weights.arenas]
-    step_addresses = [
-        np.concatenate([addresses[layer][distinct_experts(ids[:, layer])] for layer in range(num_layers)])
-        for ids in work.ids
-    ]
+    distinct = [[distinct_experts(ids[:, layer]) for layer in range(num_layers)] for ids in work.ids]
+    step_addresses = [np.concatenate([addresses[i][e] for i, e in enumerate(experts)]) for experts in distinct]
+    placed = weights.node_of_expert
+    step_nodes = [np.concatenate([placed[i][e] for i, e in enumerate(experts)]) for experts in distinct]
     num_steps = len(work.ids)
     kernel_s, read_s, read_bytes = np.zeros(num_steps), np.zeros(num_steps), np.zeros(num_steps)
-    isa = weights.layers[0].isa.isa
-    readers = [workers_of(pool, isa, ids.shape[0] * ids.shape[2] * expert_bytes) for ids in work.ids]
-    best = read_limit(np.concatenate(step_addresses[:_LOOP_STEPS]), expert_bytes, readers[0], rounds=3)
+    read_s_of_node, read_bytes_of_node = np.zeros((num_steps, num_nodes)), np.zeros((num_steps, num_nodes), np.int64)
+    counted: list[Counts] = []
+    readers = [weights.layers[0].workers(ids.shape[0] * ids.shape[2]) for ids in work.ids]
+    best = read_limit(
+        np.concatenate(step_addresses[:_LOOP_STEPS]), expert_bytes, readers[0], rounds=3,
+        node_of_address=np.concatenate(step_nodes[:_LOOP_STEPS]) if num_nodes > 1 else None,
+    )  # fmt: skip
     rng = np.random.default_rng(0)
     sampled = {(int(rng.integers(min(_MIN_STEPS, num_steps))), int(rng.integers(num_layers))) for _ in range(samples)}
     outputs: dict[tuple[int, int], np.ndarray] = {}
@@ -140,14 +163,21 @@ def execute(
         for layer in range(num_layers):
             results.append(weights.layers[layer].forward(inputs[layer], ids[:, layer], gates[:, layer]))
         kernel_s[step] = time.perf_counter() - start
+        counted.append(Counts.of(weights.layers))
         outputs.update({(step, layer): results[layer] for layer in range(num_layers) if (step, layer) in sampled})
 
     def read(step: int) -> None:
         other = (step + num_steps // 2) % num_steps
         read_bytes[step] = work.bytes_of_step[other]
-        read_s[step] = read_once(step_addresses[other], expert_bytes, best.loop, readers[other])
+        read_bytes_of_node[step] = expert_bytes * np.bincount(step_nodes[other], minlength=num_nodes)
+        if num_nodes > 1:
+            read_s_of_node[step] = read_nodes(step_addresses[other], step_nodes[other], expert_bytes, best.loop, pool)
+            read_s[step] = read_s_of_node[step].max()
+        else:
+            read_s[step] = read_once(step_addresses[other], expert_bytes, best.loop, readers[other])
+            read_s_of_node[step] = read_s[step]
 
-    run(num_steps // 2)  # once for the compiler and the page tables
+    run(num_steps // 2)  # once for the compiler and the page tables; its counts are where the first step's begin
     stop = np.inf if seconds is None else time.perf_counter() + seconds
     done = 0
     for step in range(num_steps):
@@ -160,5 +190,7 @@ def execute(
     return Measurement(
         kernel_s=kernel_s[:done], read_s=read_s[:done], step_bytes=work.bytes_of_step[:done],
         read_bytes=read_bytes[:done], step_tokens=np.array([len(ids) for ids in work.ids[:done]]),
-        layer_steps=done * num_layers, read_loop=best.loop_name, outputs=outputs,
+        layer_steps=done * num_layers, read_loop=best.loop_name,
+        counts=[after - before for before, after in pairwise(counted)],
+        read_s_of_node=read_s_of_node[:done], read_bytes_of_node=read_bytes_of_node[:done], outputs=outputs,
     )  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,46 +20,27 @@ from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Phase, Trace
-from moelab.execution.check import max_relative_error
-from moelab.execution.execute import Measurement, execute, prepare
+from moelab.execution.check import check_bytes, max_relative_error
+from moelab.execution.execute import Work, execute, prepare
 from moelab.execution.folding import Folding, fold_to_memory
 from moelab.execution.peak_memory import PeakMemory
+from moelab.execution.placement import bytes_by_node, place_on_nodes
 from moelab.execution.planned import plan_for, policy_label, scored_part
 from moelab.execution.prediction import Prediction, predict_row
+from moelab.execution.recorded_checkpoint import recorded_checkpoint
 from moelab.execution.result import ReplayResult, ReplayRow
+from moelab.execution.row import assemble
+from moelab.execution.run import Run
 from moelab.execution.steps import take_steps
 from moelab.execution.weights import ReplayWeights, generated, own
 from moelab.kernels import Activation, ExpertLayout, Pool, choose_isa, read_limit
 from moelab.kernels.reference import TOLERANCES
-from moelab.kernels.routed import workers_of
-from moelab.simulator.simulate import SimResult, simulate
-from moelab.store import shipped
+from moelab.simulator.simulate import simulate
 
 DEFAULT_EXPERT_SHAPE = "kimi-k2.6"
 _SECONDS_OF_ROW = {"own": 3.0, "expert_shape": 10.0}
 _GENERATION_S = 15.0  # a machine that hands out memory slowly runs fewer layers
 _SAMPLES_OF_ROW = {"own": 12, "expert_shape": 1}
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What all rows of one replay share."""
-
-    trace: Trace
-    plan: Plan
-    simulated: SimResult
-    scored_on: str
-    machine: Machine
-    here: Machine
-    pool: Pool
-    isa: str
-    tokens: int | None
-    trace_name: str
-    plan_name: str
-    progress: bool
-    predictions: list[dict[str, Any]]
-    notes: list[str]
-    on_prediction: Callable[[str, Prediction], None]
 
 
 def replay(
@@ -75,6 +55,7 @@ def replay(
     isa: str | None = None,
     activation: Activation | None = None,
     num_workers: int | None = None,
+    virtual_nodes: int | None = None,
     trace_name: str | None = None,
     plan_name: str | None = None,
     progress: bool = True,
@@ -89,8 +70,11 @@ def replay(
     says so). ``expert_shape`` is a model preset, or ``own`` for row ``own`` alone (default: both rows, at
     K2.6's shape). ``tokens`` bounds the tokens run (default: as many as about 10 seconds take).
     ``machine`` gives the rates of the prediction; cache and memory sizes are always those of this machine.
+    ``virtual_nodes`` divides cores and memory of this machine into so many nodes. On several nodes, real or virtual,
+    every expert has its place (the plan's, else round-robin) and is read by its own node's workers; the outputs are the
+    same bit for bit. Only native ISAs know nodes.
     ``on_prediction`` receives each prediction before its row is measured, and ``predictions`` of the result
-    keeps it with its time. Raises ``ValueError`` for a plan or checkpoint of another model,
+    keeps it with its time. Raises ``ValueError`` for a plan or checkpoint of another model, or retrained weights,
     ``MemoryError`` where the weights cannot be larger than the cache.
     """
     started = time.perf_counter()
@@ -98,27 +82,35 @@ def replay(
     if tokens is not None and tokens < 1:
         raise ValueError(f"tokens is {tokens}, expected at least 1")
     shape = ModelSpec.preset(expert_shape or DEFAULT_EXPERT_SHAPE) if expert_shape != "own" else None
-    model_dir = _model_dir(trace, model_dir)
+    model_dir, why_not = recorded_checkpoint(header, model_dir)
     if expert_shape == "own" and model_dir is None:
-        raise ValueError(
-            f"expert shape is `own`, but no checkpoint of {header.model} is known: give --model or a preset's name"
-        )
+        raise ValueError(f"expert shape is `own`, but {why_not}: give --model or a preset's name")
     plan = plan or plan_for(trace)
     plan.check_matches(
         what="trace", model=header.model, num_layers=header.num_layers, num_experts=header.num_experts,
         top_k=header.top_k, fingerprint=header.model_fingerprint,
     )  # fmt: skip
+    chosen = choose_isa(isa)
+    if virtual_nodes is not None and virtual_nodes > 1 and chosen.isa == "numba":
+        raise ValueError(
+            f"virtual_nodes is {virtual_nodes}: expected a native isa, got numba ({chosen.why}), whose workers know no "
+            "nodes; choose --isa generic or avx2, or leave --virtual-nodes out"
+        )
     scored, scored_on = scored_part(trace, plan)
     simulated = simulate(scored, plan, phase=phase, progress=progress)
     if phase is not None:
         trace = trace.phase(Phase[phase.upper()])
-    chosen = choose_isa(isa)
     machine = machine or resolve_machine(None, isa=chosen.isa, activation=activation or "int8")
     rows: list[ReplayRow] = []
     predictions: list[dict[str, Any]] = []
-    notes = [f"ISA {chosen.isa}: {chosen.why}.", *_notes(trace, model_dir, shape)]
-    with Pool(num_workers) as pool:
-        run = _Run(
+    notes = [f"ISA {chosen.isa}: {chosen.why}.", *_notes(trace, why_not, shape)]
+    if virtual_nodes is not None and virtual_nodes > 1:
+        notes.append(
+            f"{virtual_nodes} virtual nodes: cores and arenas of this machine divided. They share its memory, so a "
+            "node alone may read more than its share, which the prediction does not know."
+        )
+    with Pool(num_workers, virtual_nodes=virtual_nodes) as pool:
+        run = Run(
             trace, plan, simulated, scored_on, machine, Machine.detect(), pool, chosen.isa, tokens,
             trace_name or header.model, plan_name or f"{plan.planner.get('name', 'plan')}, {policy_label(plan)}",
             progress, predictions, notes, on_prediction,
@@ -130,17 +122,11 @@ def replay(
     return ReplayResult(tuple(rows), machine.summary(), tuple(predictions), tuple(notes), time.perf_counter() - started)
 
 
-def _model_dir(trace: Trace, model_dir: str | Path | None) -> Path | None:
-    if model_dir is not None:
-        return Path(model_dir)
-    return shipped("nano/model") if trace.header.model == "nano" and not trace.header.synthetic else None
-
-
-def _notes(trace: Trace, model_dir: Path | None, shape: ModelSpec | None) -> list[str]:
+def _notes(trace: Trace, why_not_own: str, shape: ModelSpec | None) -> list[str]:
     notes = ["ms/token is of the routed experts alone; attention, dense layers and sampling are not run."]
     notes.append("The fast tier is simulated: its hits run from RAM too, so that every routed expert is measured.")
-    if model_dir is None:
-        notes.append(f"No checkpoint of {trace.header.model} at hand: row (a), its own weights, is left out.")
+    if why_not_own:
+        notes.append(f"Row (a), the model's own weights, is left out: {why_not_own}.")
     if shape is not None:
         notes.append(
             f"Row (b) has generated weights: its speed is real, its text would not be. A token of it is "
@@ -152,29 +138,34 @@ def _notes(trace: Trace, model_dir: Path | None, shape: ModelSpec | None) -> lis
     return notes
 
 
-def _own_row(run: _Run, model_dir: Path, activation: Activation | None) -> ReplayRow:
+def _own_row(run: Run, model_dir: Path, activation: Activation | None) -> ReplayRow:
     header = run.trace.header
-    weights = own(model_dir, isa=run.isa, activation=activation, pool=run.pool)
+    folding = Folding(
+        header.num_layers, header.num_experts, "none: every layer and expert of the trace has its own weights"
+    )
+    node_of_expert, placement = _placement(run, folding)
+    weights = own(model_dir, isa=run.isa, activation=activation, pool=run.pool, node_of_expert=node_of_expert)
     try:
-        got = (len(weights.layers), len(weights.arenas[0].addresses))
-        if got != (header.num_layers, header.num_experts):
-            raise ValueError(
-                f"trace is of {header.model} ({header.num_layers} x {header.num_experts}); checkpoint {model_dir} "
-                f"has {got[0]} x {got[1]}: give the checkpoint that was recorded"
-            )
-        folding = Folding(*got, "none: every layer and expert of the trace has its own weights")
-        return _row("own", run, weights, folding, header.model, header.num_layers)
+        return _row("own", run, weights, folding, header.model, header.num_layers, placement)
     finally:
         weights.close()
 
 
-def _shape_row(run: _Run, shape: ModelSpec, activation: Activation | None) -> ReplayRow:
+def _placement(run: Run, folding: Folding) -> tuple[np.ndarray | None, str]:
+    """Node of each expert that runs, ``None`` where the kernels do not tell nodes apart."""
+    if run.pool.num_nodes == 1 or run.isa == "numba":
+        return None, "one node" if run.pool.num_nodes == 1 else "none: Numba workers know no nodes"
+    return place_on_nodes(run.plan, folding, run.pool.num_nodes)
+
+
+def _shape_row(run: Run, shape: ModelSpec, activation: Activation | None) -> ReplayRow:
     header = run.trace.header
     layout = ExpertLayout(shape.hidden_size, shape.moe_intermediate_size, "int4_g32")
     folding = fold_to_memory(
         header.num_layers, header.num_experts, layout.expert_bytes, psutil.virtual_memory().available // 2,
         run.here.last_level_cache_bytes, min_experts=header.top_k,
     )  # fmt: skip
+    node_of_expert, placement = _placement(run, folding)
     total = folding.num_layers * folding.num_experts
     with tqdm(total=total, desc="generating experts", unit="expert", disable=not run.progress, leave=False) as bar:
         weights = generated(
@@ -186,30 +177,34 @@ def _shape_row(run: _Run, shape: ModelSpec, activation: Activation | None) -> Re
             pool=run.pool,
             seconds=_GENERATION_S,
             min_bytes=8 * run.here.last_level_cache_bytes,
+            node_of_expert=node_of_expert,
             on_expert=bar.update,
         )
     folding = folding.cut(len(weights.layers))
     try:
-        return _row("expert_shape", run, weights, folding, shape.name, header.num_layers)
+        return _row("expert_shape", run, weights, folding, shape.name, header.num_layers, placement)
     finally:
         weights.close()
 
 
-def _row(name: str, run: _Run, weights: ReplayWeights, folding: Folding, shape_name: str, layers: int) -> ReplayRow:
+def _row(
+    name: str, run: Run, weights: ReplayWeights, folding: Folding, shape_name: str, layers: int, placement: str
+) -> ReplayRow:
     """Predict, tell, measure, check."""
     layout, header, layer = weights.layout, run.trace.header, weights.layers[0]
     cache_bytes = run.here.last_level_cache_bytes
     cache_resident = weights.weights_bytes < cache_bytes
     kernel = f"{run.isa}/{layout.weight_format}/{layer.activation}"
-    cache_rate = _cache_read_gb_per_s(run.pool, weights, header.top_k) if cache_resident else None
+    cache_rate = _cache_read_gb_per_s(weights, header.top_k) if cache_resident else None
     peak = PeakMemory()
 
     def work_of(tokens: int):
         steps = take_steps(run.trace, tokens)
         work = prepare(run.trace, steps, folding, layout.hidden_size, layout.expert_bytes)
         return work, predict_row(
-            run.machine, step_bytes=work.bytes_of_step, step_tokens=np.array([len(ids) for ids in work.ids]),
-            num_layers=folding.num_layers, kernel=kernel, cache_read_gb_per_s=cache_rate,
+            run.machine, step_bytes=_deciding_bytes(weights, work),
+            step_tokens=np.array([len(ids) for ids in work.ids]), num_layers=folding.num_layers, kernel=kernel,
+            cache_read_gb_per_s=cache_rate,
         )  # fmt: skip
 
     work, prediction = work_of(run.tokens or 64)
@@ -226,75 +221,25 @@ def _row(name: str, run: _Run, weights: ReplayWeights, folding: Folding, shape_n
     ) as bar:
         measured = execute(weights, work, run.pool, seconds=seconds, samples=_SAMPLES_OF_ROW[name], on_step=bar.update)
     tolerance = TOLERANCES[layout.weight_format, layer.activation]
+    check_bytes(weights, work, measured)
     worst = max_relative_error(weights, work, measured, tolerance)
-    return _assemble(
-        name, run, weights, folding, shape_name, layers, cache_resident, prediction, measured, worst, tolerance,
-        peak.peak_bytes(),
+    return assemble(
+        name, run, weights, folding, shape_name, layers, placement, cache_resident, prediction, measured, worst,
+        tolerance, peak.peak_bytes(),
     )  # fmt: skip
 
 
-def _assemble(
-    name: str, run: _Run, weights: ReplayWeights, folding: Folding, shape_name: str, layers: int,
-    cache_resident: bool, prediction: Prediction, measured: Measurement, worst: float, tolerance: float, peak: int,
-) -> ReplayRow:  # fmt: skip
-    layout, layer = weights.layout, weights.layers[0]
-    tier = run.simulated if run.plan.fast_tiers else None
-    rescaled = prediction.ms_per_token(measured.read_gb_per_s)
-    executed = float(measured.step_bytes.sum()) / layout.expert_bytes / measured.layer_steps
-    left = None if tier is None or tier.reads_per_layer_step is None else tier.reads_per_layer_step / executed
-    percent = None if cache_resident or name == "own" else measured.percent_of_read_limit
-    return ReplayRow(
-        name=name,
-        expert_shape=shape_name,
-        predicted_ms_per_token_stored=prediction.ms_per_token(),
-        predicted_ms_per_token=rescaled,
-        predicted_tok_per_s=1e3 / rescaled,
-        measured_ms_per_token=measured.ms_per_token,
-        measured_ms_per_token_range=measured.ms_per_token_quartiles,
-        measured_tok_per_s=1e3 / measured.ms_per_token,
-        predicted_ms_per_token_with_fast_tier=(
-            None if left is None else prediction.ms_per_token(measured.read_gb_per_s, left)
-        ),
-        gb_per_s_per_node=(measured.gb_per_s,),
-        read_limit_gb_per_s=measured.read_gb_per_s,
-        read_loop=measured.read_loop,
-        percent_of_read_limit=percent[0] if percent else None,
-        percent_of_read_limit_range=percent[1:] if percent else None,
-        expert_bytes=layout.expert_bytes,
-        executed_reads_per_layer_step=executed,
-        reads_per_layer_step=tier.reads_per_layer_step if tier else None,
-        hit_rate_per_routing=tier.hit_rate_per_routing if tier else None,
-        hit_rate_per_request=tier.hit_rate_per_request if tier else None,
-        uploads_per_layer_step=tier.uploads_per_layer_step if tier else None,
-        scored_on=run.scored_on,
-        isa=run.isa,
-        activation=layer.activation,
-        weight_format=layout.weight_format,
-        num_workers=run.pool.num_workers,
-        virtual_nodes=run.here.virtual,
-        cache_resident=cache_resident,
-        synthetic_weights=weights.synthetic,
-        synthetic_routing=run.trace.header.synthetic,
-        layers_run=folding.num_layers,
-        layers_of_model=layers,
-        experts_run=folding.num_experts,
-        folding=folding.text,
-        tokens=int(measured.step_tokens.sum()),
-        layer_steps=measured.layer_steps,
-        trace=run.trace_name,
-        plan=run.plan_name,
-        huge_pages=weights.huge_pages,
-        peak_memory_bytes=peak,
-        weights_bytes=weights.weights_bytes,
-        max_relative_error=worst,
-        relative_error_tolerance=tolerance,
-    )
+def _deciding_bytes(weights: ReplayWeights, work: Work) -> np.ndarray:
+    """Bytes of each step as the prediction sees them: where the busiest node decides, N times its bytes."""
+    if weights.num_nodes == 1:
+        return work.bytes_of_step
+    placed, nodes, expert_bytes = weights.node_of_expert, weights.num_nodes, weights.layout.expert_bytes
+    busiest = [bytes_by_node(ids, placed, nodes, expert_bytes).max(axis=1).sum() for ids in work.ids]
+    return nodes * np.array(busiest, np.float64)
 
 
-def _cache_read_gb_per_s(pool: Pool, weights: ReplayWeights, top_k: int) -> float:
+def _cache_read_gb_per_s(weights: ReplayWeights, top_k: int) -> float:
     """GB/s at which the kernels' workers read these very weights, all of them in the cache by then."""
     expert_bytes = weights.layout.expert_bytes
     addresses = np.concatenate([arena.addresses for arena in weights.arenas])
-    return read_limit(
-        addresses, expert_bytes, workers_of(pool, weights.layers[0].isa.isa, top_k * expert_bytes), rounds=5
-    ).gb_per_s
+    return read_limit(addresses, expert_bytes, weights.layers[0].workers(top_k), rounds=5).gb_per_s

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from moelab.kernels import Bandwidth
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -22,6 +24,12 @@ class ReplayRow:
     ``None`` where the weights fit the cache. ``reads_per_layer_step``, both hit rates and uploads
     belong to the simulated fast tier; every routed expert is really executed from RAM, hits as well,
     and ``predicted_ms_per_token_with_fast_tier`` says what the reads that the tier leaves would take.
+
+    ``gb_per_s`` is all bytes over the measured time. What ends in ``per_node`` has one entry for each node, from what
+    the kernels counted; ``bandwidth`` has it by layer too. The read limit of a node is what its workers read of its
+    own bytes while all other nodes read theirs, ``read_limit_gb_per_s`` the sum over nodes: an even placement could
+    reach it, an uneven one loses percents. ``node_imbalance`` says how uneven it is (bytes of the busiest node over the
+    mean, averaged over layer-steps); the prediction lets the busiest node decide each layer-step.
     """
 
     name: str
@@ -33,7 +41,14 @@ class ReplayRow:
     measured_ms_per_token_range: tuple[float, float]
     measured_tok_per_s: float
     predicted_ms_per_token_with_fast_tier: float | None
+    gb_per_s: float
     gb_per_s_per_node: tuple[float, ...]
+    read_limit_gb_per_s_per_node: tuple[float, ...]
+    percent_of_read_limit_per_node: tuple[float, ...] | None
+    bytes_of_node: tuple[int, ...]
+    node_imbalance: float
+    placement: str
+    tail_us_per_layer_step: float | None
     read_limit_gb_per_s: float
     read_loop: str
     percent_of_read_limit: float | None
@@ -49,6 +64,7 @@ class ReplayRow:
     activation: str
     weight_format: str
     num_workers: int
+    num_nodes: int
     virtual_nodes: bool
     cache_resident: bool
     synthetic_weights: bool
@@ -62,10 +78,12 @@ class ReplayRow:
     trace: str
     plan: str
     huge_pages: str
+    memory_binding: str
     peak_memory_bytes: int
     weights_bytes: int
     max_relative_error: float
     relative_error_tolerance: float
+    bandwidth: Bandwidth
 
 
 @dataclass(frozen=True)
@@ -89,10 +107,10 @@ class ReplayResult:
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each kind of weights."""
+        """One row for each kind of weights; by layer and node: ``result.rows[i].bandwidth.to_frame()``."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(row) for row in self.rows])
+        return pd.DataFrame([asdict(row) for row in self.rows]).drop(columns="bandwidth")
 
     def table(self) -> list[tuple[str, ...]]:
         """(label, text of each row) in the order in which people read; the first line is the heading."""
@@ -114,7 +132,10 @@ class ReplayResult:
             html += f"<tr><th style='text-align:left'>{escape(label)}</th>"
             html += "".join(f"<td style='text-align:left'>{escape(c)}</td>" for c in cells) + "</tr>"
         html += "</tbody></table>"
-        return html + "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        html += "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        for row in self.rows:
+            html += f"<details><summary>{escape(row.bandwidth.title)}</summary>{row.bandwidth._repr_html_()}</details>"
+        return html
 
 
 def _title(row: ReplayRow) -> str:
@@ -128,8 +149,19 @@ def _percent(row: ReplayRow) -> str:
     return f"{row.percent_of_read_limit:.0f}% (quartiles {low:.0f} to {high:.0f})"
 
 
-def _text(value: float | None, form: str) -> str:
-    return "no fast tier" if value is None else form.format(value)
+def _per_node(values: tuple[float, ...] | None, form: str = "{:.1f}") -> str:
+    return "no percentage" if values is None else ", ".join(form.format(value) for value in values)
+
+
+def _nodes(row: ReplayRow) -> str:
+    if row.num_nodes == 1:
+        return "1 virtual" if row.virtual_nodes else "1"
+    kind = " virtual" if row.virtual_nodes else ""
+    return f"{row.num_nodes}{kind}, {row.placement}; busiest {row.node_imbalance:.2f} x the mean"
+
+
+def _text(value: float | None, form: str, absent: str = "no fast tier") -> str:
+    return absent if value is None else form.format(value)
 
 
 _LINES = (
@@ -143,9 +175,13 @@ _LINES = (
     ),
     ("predicted tok/s", lambda r: f"{r.predicted_tok_per_s:.1f}"),
     ("measured tok/s", lambda r: f"{r.measured_tok_per_s:.1f}"),
-    ("GB/s per node", lambda r: ", ".join(f"{rate:.1f}" for rate in r.gb_per_s_per_node)),
+    ("nodes, placement", _nodes),
+    ("GB/s per node, counted", lambda r: _per_node(r.gb_per_s_per_node)),
+    ("read limit per node, GB/s", lambda r: _per_node(r.read_limit_gb_per_s_per_node)),
+    ("% of read limit per node", lambda r: _per_node(r.percent_of_read_limit_per_node, "{:.0f}%")),
     ("read limit, GB/s", lambda r: f"{r.read_limit_gb_per_s:.1f} ({r.read_loop})"),
     ("% of read limit", _percent),
+    ("tail, us per layer-step", lambda r: _text(r.tail_us_per_layer_step, "{:.1f}", "not counted by Numba")),
     ("expert reads per layer-step, executed", lambda r: f"{r.executed_reads_per_layer_step:.2f}"),
     ("reads per layer-step, simulated fast tier", lambda r: _text(r.reads_per_layer_step, "{:.2f}")),
     ("hit rate per routing", lambda r: _text(r.hit_rate_per_routing, "{:.1%}")),

@@ -13,7 +13,7 @@ from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
 from moelab.execution.result import ReplayResult
 from moelab.html_report.page import pictures, write_page
-from moelab.plots import load_map, miss_ratio, replay_times
+from moelab.plots import bandwidth, load_map, miss_ratio, replay_times
 
 
 def report(result: ReplayResult, trace: Trace, plan: Plan, path: str | Path) -> Path:
@@ -21,7 +21,12 @@ def report(result: ReplayResult, trace: Trace, plan: Plan, path: str | Path) -> 
     slots = plan.resident("fast0").sum(axis=1).mean() if "fast0" in plan.tiers else None
     curve = miss_ratio_curve(trace)
     shown = pictures(
-        [replay_times(result), load_map(trace, plan), miss_ratio(curve, slots=slots, top_k=trace.header.top_k)]
+        [
+            replay_times(result),
+            bandwidth(result),
+            load_map(trace, plan),
+            miss_ratio(curve, slots=slots, top_k=trace.header.top_k),
+        ]
     )
     machine = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in result.machine.items())
     body = (

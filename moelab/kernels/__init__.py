@@ -6,22 +6,29 @@
 """
 
 from moelab.kernels.arena import ExpertArena
+from moelab.kernels.bandwidth import Bandwidth, BandwidthRow
+from moelab.kernels.counts import Counts
 from moelab.kernels.isa import IsaChoice, IsaStatus, choose_isa, isa_table
 from moelab.kernels.job import ACTIVATIONS_OF_FORMAT, Activation, WeightFormat
 from moelab.kernels.layout import ExpertLayout, bf16_to_float32, float32_to_bf16
 from moelab.kernels.linear import PackedLinear
+from moelab.kernels.node_arenas import NodeArenas, round_robin
 from moelab.kernels.pool import Pool
-from moelab.kernels.read_limit import ReadLimit, peak_gflops, read_limit, read_once
+from moelab.kernels.read_limit import ReadLimit, peak_gflops, read_limit, read_nodes, read_once
 from moelab.kernels.routed import NO_EXPERT, RoutedExperts
 
 __all__ = [
     "ACTIVATIONS_OF_FORMAT",
     "NO_EXPERT",
     "Activation",
+    "Bandwidth",
+    "BandwidthRow",
+    "Counts",
     "ExpertArena",
     "ExpertLayout",
     "IsaChoice",
     "IsaStatus",
+    "NodeArenas",
     "PackedLinear",
     "Pool",
     "ReadLimit",
@@ -33,5 +40,7 @@ __all__ = [
     "isa_table",
     "peak_gflops",
     "read_limit",
+    "read_nodes",
     "read_once",
+    "round_robin",
 ]

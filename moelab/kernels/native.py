@@ -154,6 +154,8 @@ def library() -> tuple[ctypes.CDLL | None, str]:
     loaded.moelab_read.restype = ctypes.c_uint64
     loaded.moelab_read_all.argtypes = [pointer, i32, pointer, i64, ctypes.c_uint64, ctypes.c_uint64]
     loaded.moelab_read_all.restype = ctypes.c_uint64
+    loaded.moelab_read_nodes.argtypes = [pointer, i32, pointer, pointer, i32, ctypes.c_uint64, ctypes.c_uint64, pointer]
+    loaded.moelab_read_nodes.restype = ctypes.c_uint64
     loaded.moelab_peak.argtypes = [pointer, ctypes.c_char_p, i32, i64]
     loaded.moelab_peak.restype = ctypes.c_uint64
     return loaded, ""

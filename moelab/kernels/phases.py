@@ -41,7 +41,7 @@ def share(total: int, worker: int, num_workers: int) -> tuple[int, int]:
 
 
 class NumbaPhases:
-    """Numba functions, one run of the pool for each phase; knows no nodes."""
+    """Numba functions, one run of the pool for each phase; knows no nodes and no tail."""
 
     def __init__(self, layout: ExpertLayout, activation: Activation, address_of_expert: np.ndarray) -> None:
         self.layout = layout
@@ -65,6 +65,10 @@ class NumbaPhases:
         down_bytes = layout.projection_bytes(16, layout.intermediate_size)
         self.gate_up_chunk = max(1, CHUNK_BYTES // up_bytes)
         self.down_chunk = max(1, CHUNK_BYTES // down_bytes)
+
+    @property
+    def seconds_of_node(self) -> list[float]:
+        return [self.seconds]
 
     def share_scratch(self, other: NumbaPhases) -> None:
         """Use the buffers of ``other``, a layer of the same layout, no fewer experts, never run meanwhile."""

@@ -7,7 +7,7 @@ second one. Floor 1: the standard library and ``domain.machine``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,16 +18,20 @@ _SYSTEM = Path("/sys/devices/system")
 
 @dataclass(frozen=True)
 class Place:
-    """Core (number of the operating system) and node (0, 1, ..: those that have a place, renumbered)."""
+    """Core (number of the operating system) and node (0, 1, ..: those that have a place, renumbered).
+
+    ``memory_node`` is the operating system's number of that node, for binding memory to it.
+    """
 
     core: int
     node: int
+    memory_node: int = field(default=0, compare=False)
 
 
 def places(num_workers: int | None = None, virtual_nodes: int | None = None, system: Path = _SYSTEM) -> list[Place]:
     """One place per worker, worker 0 first; at most ``num_workers``, taken from the nodes in turn.
 
-    Raises ``ValueError`` for fewer than 1 worker, or more virtual nodes than cores.
+    Raises ``ValueError`` for fewer than 1 worker, or more virtual nodes than cores or workers.
     """
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers: expected 1 or more; got {num_workers}")
@@ -40,6 +44,8 @@ def places(num_workers: int | None = None, virtual_nodes: int | None = None, sys
         flat = [core for group in groups for core in group]
         if not 1 <= virtual_nodes <= len(flat):
             raise ValueError(f"virtual_nodes: expected 1 to {len(flat)} (one core each); got {virtual_nodes}")
+        if num_workers is not None and num_workers < virtual_nodes:
+            raise ValueError(f"virtual_nodes: expected at most num_workers, {num_workers}; got {virtual_nodes}")
         bounds = [len(flat) * n // virtual_nodes for n in range(virtual_nodes + 1)]
         groups = [flat[start:stop] for start, stop in pairwise(bounds)]
     wanted = min(num_workers or len(cores), len(cores))
@@ -49,7 +55,7 @@ def places(num_workers: int | None = None, virtual_nodes: int | None = None, sys
             if len(taken) < len(group) and sum(map(len, chosen)) < wanted:
                 taken.append(group[len(taken)])
     filled = [taken for taken in chosen if taken]
-    return [Place(core, node) for node, taken in enumerate(filled) for core in taken]
+    return [Place(core, node, _node_of_core(core, system)) for node, taken in enumerate(filled) for core in taken]
 
 
 def _physical_cores(cores: list[int], system: Path) -> list[int]:

@@ -23,7 +23,8 @@ from moelab.kernels.python_workers import PythonWorkers
 class Pool:
     """``num_workers`` defaults to the physical cores that affinity mask and cgroup quota leave, and is cut to them.
 
-    ``node_of_worker`` are the NUMA nodes, or ``virtual_nodes`` of equal shares of the cores (``virtual`` says so).
+    ``node_of_worker`` are the NUMA nodes, or ``virtual_nodes`` of equal shares of the cores (``virtual`` says so);
+    ``memory_node_of_node`` [N] is what memory of a node is bound to, ``None`` for a virtual one.
     ``pinned`` says whether workers 1.. sit on their own core. One ``run`` at a time; a second thread that calls
     ``run`` waits. After a fork the child has no workers: ``run`` raises there.
     """
@@ -35,6 +36,10 @@ class Pool:
         self.node_of_worker = [place.node for place in chosen]
         self.num_nodes = max(self.node_of_worker) + 1
         self.virtual = virtual_nodes is not None
+        self.memory_node_of_node: list[int | None] = [None] * self.num_nodes
+        if not self.virtual:
+            for place in chosen:
+                self.memory_node_of_node[place.node] = place.memory_node
         self._process = os.getpid()
         self._closed = False
         self._busy = threading.Lock()
@@ -48,6 +53,10 @@ class Pool:
     def pinned(self) -> bool:
         return self.num_workers > 1 and self._workers.pinned
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """``function(handle, *arguments)`` of the native library, with the checks of ``run``.
 
@@ -56,11 +65,15 @@ class Pool:
         workers = self._workers
         if not isinstance(workers, NativeWorkers):
             raise RuntimeError("pool: its workers are Python threads (no native library): choose isa 'numba'")
-        self._begin()
-        try:
-            return function(workers.handle, *arguments)
-        finally:
-            self._end()
+        self._check()
+        # No statement between taking the lock, or the ownership, and the block that gives it back: Ctrl-C may come
+        # at any call.
+        with self._busy:
+            try:
+                self._take()
+                return function(workers.handle, *arguments)
+            finally:
+                self._owner = None
 
     def run(self, function: Callable[[int, int], object]) -> None:
         """Call ``function(worker, num_workers)`` on every worker, here as worker 0, and wait for all.
@@ -68,11 +81,13 @@ class Pool:
         The first exception of any worker is raised after all have finished. Raises ``RuntimeError`` when
         the pool is closed, was created by another process, or is called from inside a run.
         """
-        self._begin()
-        try:
-            self._workers.run(function)
-        finally:
-            self._end()
+        self._check()
+        with self._busy:
+            try:
+                self._take()
+                self._workers.run(function)
+            finally:
+                self._owner = None
 
     def draw(self, num_tasks: int, task: Callable[[int], object], after: Callable[[int], object] | None = None) -> None:
         """``task(0)`` .. ``task(num_tasks - 1)``, which the workers draw in rising order, so that none waits long.
@@ -99,7 +114,7 @@ class Pool:
         if after is not None:
             after(num_tasks)
 
-    def _begin(self) -> None:
+    def _check(self) -> None:
         if self._process != os.getpid():
             raise RuntimeError(
                 f"pool belongs to process {self._process}; this is its fork {os.getpid()}: "
@@ -107,15 +122,11 @@ class Pool:
             )
         if self._owner == threading.get_ident():
             raise RuntimeError("pool.run was called from inside a run of the same pool: use one level of run")
-        self._busy.acquire()
+
+    def _take(self) -> None:
         if self._closed:
-            self._busy.release()
             raise RuntimeError("pool is closed: create a new Pool")
         self._owner = threading.get_ident()
-
-    def _end(self) -> None:
-        self._owner = None
-        self._busy.release()
 
     def close(self) -> None:
         """End the workers and wait for them. Twice is harmless; in a fork nothing is waited for."""

@@ -2,7 +2,10 @@
 
 Best of several loops (order, unrolling, vector width), so that a slow loop cannot flatter a kernel. Meant
 to be interleaved with ``forward`` calls in one process: absolute bandwidth drifts between processes and by
-the minute, the ratio of neighbouring steps does not. Floor 1.
+the minute, the ratio of neighbouring steps does not.
+
+With several nodes the limit of a node is what its own workers read of its own bytes while all other nodes read theirs:
+nodes share links, virtual ones even the memory. Floor 1.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from functools import partial
 import numpy as np
 
 from moelab.kernels.job import ACTIVATION_CODE, Activation
-from moelab.kernels.native import library
+from moelab.kernels.native import library, require_library
 from moelab.kernels.pool import Pool
 from moelab.kernels.scratch import aligned
 
@@ -26,7 +29,10 @@ PEAK_ITERATIONS = 4_000_000
 
 @dataclass(frozen=True)
 class ReadLimit:
-    """``gb_per_s`` (1e9 bytes) of ``loop``, the best of ``gb_per_s_of_loop`` (medians over rounds)."""
+    """``gb_per_s`` (1e9 bytes) of ``loop``, the best of ``gb_per_s_of_loop`` (medians over rounds).
+
+    ``gb_per_s_of_node``: what each node read with that loop, all at once (0 for one without bytes).
+    """
 
     gb_per_s: float
     loop: int
@@ -34,6 +40,7 @@ class ReadLimit:
     gb_per_s_of_loop: dict[str, float]
     num_workers: int
     num_bytes: int
+    gb_per_s_of_node: tuple[float, ...]
 
 
 def loop_names() -> tuple[str, ...]:
@@ -63,6 +70,31 @@ def read_once(addresses: np.ndarray, num_bytes: int, loop: int, pool: Pool | Non
     return time.perf_counter() - started
 
 
+def read_nodes(addresses: np.ndarray, node_of_address: np.ndarray, num_bytes: int, loop: int, pool: Pool) -> np.ndarray:
+    """Seconds [N] until the last worker of each node had read its node's addresses, all nodes at once.
+
+    0 for a node without addresses. Raises ``ValueError`` for a node that has addresses and no worker.
+    """
+    if num_bytes % 8 != 0:
+        raise ValueError(f"num_bytes: expected a multiple of 8; got {num_bytes}")
+    if pool.num_nodes == 1:
+        return np.array([read_once(addresses, num_bytes, loop, pool)])
+    order = np.argsort(node_of_address, kind="stable")
+    addresses = np.ascontiguousarray(np.asarray(addresses, np.int64)[order])
+    count_of_node = np.bincount(node_of_address, minlength=pool.num_nodes).astype(np.int64)
+    ns_of_node = np.zeros(len(count_of_node), np.uint64)
+    read = pool.call(
+        require_library().moelab_read_nodes, loop, addresses.ctypes.data, count_of_node.ctypes.data,
+        len(count_of_node), num_bytes, BLOCK_BYTES, ns_of_node.ctypes.data,
+    )  # fmt: skip
+    if not ns_of_node.any() and read == 0 and len(addresses):
+        raise ValueError(
+            f"node_of_address: expected nodes 0..{pool.num_nodes - 1} of the pool; got "
+            f"{sorted(set(np.asarray(node_of_address).tolist()))}"
+        )
+    return ns_of_node / 1e9
+
+
 def _read_once_numba(addresses: np.ndarray, num_bytes: int, loop: int, pool: Pool | None) -> float:
     from moelab.kernels.jit.read import read_shared
 
@@ -83,10 +115,14 @@ def _work(
     read_shared(loop, addresses, num_bytes, BLOCK_BYTES, counter)
 
 
-def read_limit(addresses: np.ndarray, num_bytes: int, pool: Pool | None = None, rounds: int = 5) -> ReadLimit:
+def read_limit(
+    addresses: np.ndarray, num_bytes: int, pool: Pool | None = None, rounds: int = 5,
+    node_of_address: np.ndarray | None = None,
+) -> ReadLimit:  # fmt: skip
     """Best loop over ``num_bytes`` at each of ``addresses`` (int64 [N]): median of ``rounds`` interleaved passes.
 
-    The bytes should be far more than the last-level cache, or it is a limit of the cache.
+    The bytes should be far more than the last-level cache, or it is a limit of the cache. With ``node_of_address``
+    [N] each node's workers read their own (see the module).
     """
     addresses = np.ascontiguousarray(addresses, np.int64)
     if len(addresses) == 0 or num_bytes <= 0 or rounds < 1:
@@ -95,11 +131,20 @@ def read_limit(addresses: np.ndarray, num_bytes: int, pool: Pool | None = None, 
         )
     names = loop_names()
     read_once(addresses[:1], min(num_bytes, 4096), 0, pool)  # compile before the clock starts
-    seconds = np.array(
-        [[read_once(addresses, num_bytes, loop, pool) for loop in range(len(names))] for _ in range(rounds)]
-    )
-    rates = len(addresses) * num_bytes / np.median(seconds, axis=0) / 1e9
+    if pool is None or pool.num_nodes == 1:
+        node_of_address = None
+
+    def seconds_of_node(loop: int) -> np.ndarray:
+        if node_of_address is None or pool is None:
+            return np.array([read_once(addresses, num_bytes, loop, pool)])
+        return read_nodes(addresses, node_of_address, num_bytes, loop, pool)
+
+    seconds = np.median([[seconds_of_node(loop) for loop in range(len(names))] for _ in range(rounds)], axis=0)
+    rates = len(addresses) * num_bytes / seconds.max(axis=1) / 1e9
     best = int(np.argmax(rates))
+    nodes = np.zeros(len(addresses), np.int64) if node_of_address is None else node_of_address
+    bytes_of_node = num_bytes * np.bincount(nodes, minlength=seconds.shape[1])
+    of_node = np.divide(bytes_of_node, 1e9 * seconds[best], out=np.zeros(seconds.shape[1]), where=seconds[best] > 0)
     return ReadLimit(
         gb_per_s=float(rates[best]),
         loop=best,
@@ -107,6 +152,7 @@ def read_limit(addresses: np.ndarray, num_bytes: int, pool: Pool | None = None, 
         gb_per_s_of_loop={name: float(rate) for name, rate in zip(names, rates, strict=True)},
         num_workers=1 if pool is None else pool.num_workers,
         num_bytes=len(addresses) * num_bytes,
+        gb_per_s_of_node=tuple(of_node.tolist()),
     )
 
 

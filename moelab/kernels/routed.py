@@ -43,7 +43,8 @@ class RoutedExperts:
     expert: only that node's workers read it; without it every worker reads every expert. Not for
     concurrent calls: one object, one caller.
 
-    Counters, kept by the kernels: ``bytes_read`` of weights and ``bytes_of_node``, ``seconds``, ``num_calls``.
+    Counters, kept by the kernels: ``bytes_read`` of weights and ``bytes_of_node``, ``seconds`` and ``seconds_of_node``,
+    ``tail_seconds``, ``num_calls``; ``counts.Counts`` takes them of many layers at once.
     """
 
     def __init__(
@@ -106,6 +107,20 @@ class RoutedExperts:
     def num_experts(self) -> int:
         return len(self.address_of_expert)
 
+    @property
+    def num_nodes(self) -> int:
+        """Nodes that counters tell apart: those of the pool where experts are placed on them, else 1."""
+        return 1 if self.pool is None or self.node_of_expert is None else self.pool.num_nodes
+
+    def workers(self, num_pairs: int) -> Pool | None:
+        """Who computes a layer-step of ``num_pairs`` (T x K); ``None``: the caller alone.
+
+        Experts that are placed on several nodes are always read by their own node's workers, however little it is.
+        """
+        if self.num_nodes > 1:
+            return self.pool
+        return workers_of(self.pool, self.isa.isa, num_pairs * self.layout.expert_bytes)
+
     def forward(
         self, x: np.ndarray, expert_ids: np.ndarray, gate_weights: np.ndarray, out: np.ndarray | None = None
     ) -> np.ndarray:
@@ -128,7 +143,7 @@ class RoutedExperts:
             raise ValueError(f"out: expected float32 {list(x.shape)} in C order; got {out.dtype} {list(out.shape)}")
         if shape[0] == 0:
             return out
-        pool = workers_of(self.pool, self.isa.isa, shape[0] * shape[1] * self.layout.expert_bytes)
+        pool = self.workers(shape[0] * shape[1])
         bad_token = self._phases.forward(pool, x, expert_ids, gate_weights, out)
         if bad_token >= 0:
             raise ValueError(
@@ -165,9 +180,16 @@ class RoutedExperts:
 
     @property
     def bytes_of_node(self) -> list[int]:
-        """The same by node of the pool; steps that run on the caller alone count as node 0."""
-        num_nodes = 1 if self.pool is None or self.node_of_expert is None else self.pool.num_nodes
-        return self._phases.bytes_of_node[:num_nodes]
+        """The same by node of the pool."""
+        return self._phases.bytes_of_node[: self.num_nodes]
+
+    @property
+    def seconds_of_node(self) -> list[float]:
+        """Time from the start of a call until the last worker of a node was done, summed over calls.
+
+        The wait for other nodes between gate_up and down is inside: all workers meet there.
+        """
+        return self._phases.seconds_of_node[: self.num_nodes]
 
     @property
     def seconds(self) -> float:

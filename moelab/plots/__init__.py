@@ -6,6 +6,7 @@ plotly, nothing else does.
 
 from __future__ import annotations
 
+from moelab.plots.bandwidth import bandwidth
 from moelab.plots.coactivation_lifts import coactivation_lifts
 from moelab.plots.lag_curve import lag_curve
 from moelab.plots.load_map import load_map
@@ -18,6 +19,7 @@ from moelab.plots.template import PALETTE, TEMPLATE
 __all__ = [
     "PALETTE",
     "TEMPLATE",
+    "bandwidth",
     "coactivation_lifts",
     "lag_curve",
     "load_map",

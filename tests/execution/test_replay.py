@@ -70,9 +70,11 @@ def test_executed_bytes_follow_from_the_routing(result, decode):
     """One sequence, top-4, no repeats: every layer-step reads exactly four experts."""
     for row in result[0].rows:
         assert row.executed_reads_per_layer_step == 4
-        rate = row.gb_per_s_per_node[0] * 1e9
         bytes_per_token = row.layers_run * 4 * row.expert_bytes
-        np.testing.assert_allclose(row.measured_ms_per_token, 1e3 * bytes_per_token / rate, rtol=0.05)
+        np.testing.assert_allclose(row.measured_ms_per_token, 1e-6 * bytes_per_token / row.gb_per_s, rtol=0.05)
+        assert row.bytes_of_node == (row.tokens * bytes_per_token,)
+        # The kernels' own clock leaves out what Python takes around each call.
+        assert row.gb_per_s_per_node[0] >= row.gb_per_s
 
 
 def test_simulated_tier_is_the_simulators(result, decode):
@@ -169,7 +171,8 @@ def test_report_is_one_file_with_pictures(result, decode, tmp_path):
 
     path = moelab.report(result[0], decode, plan_for(decode), tmp_path / "report.html")
     page = path.read_text()
-    assert page.count('class="plotly-graph-div"') == 3
+    assert page.count('class="plotly-graph-div"') == 4
+    assert "against the read limit" in page
     assert "measured ms/token" in page
     markup = re.sub(r"<script[^>]*>.*?</script>", "<script>", page, flags=re.DOTALL)
     assert "http" not in markup, "the page must open without a network"

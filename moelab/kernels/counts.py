@@ -1,0 +1,50 @@
+"""Counts: what the kernels have counted of a set of layers, by layer and node, at one moment.
+
+The difference of two is what happened between them. The kernels count bytes where they read them and time where they
+spend it, so nothing here is derived from a routing. Does not know rates or limits (see ``bandwidth``). Floor 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moelab.kernels.routed import RoutedExperts
+
+
+@dataclass(frozen=True)
+class Counts:
+    """``num_bytes`` int64 [L, N] of weights; ``seconds`` [L, N] until the last worker of a node was done.
+
+    ``tail_s`` [L] between the first and the last worker of a layer's calls (NaN for Numba); ``num_calls`` int64 [L].
+    """
+
+    num_bytes: np.ndarray
+    seconds: np.ndarray
+    tail_s: np.ndarray
+    num_calls: np.ndarray
+
+    @classmethod
+    def of(cls, layers: Sequence[RoutedExperts]) -> Counts:
+        """Since the layers were made. All layers have the same nodes."""
+        tails = [layer.tail_seconds for layer in layers]
+        return cls(
+            np.array([layer.bytes_of_node for layer in layers], np.int64),
+            np.array([layer.seconds_of_node for layer in layers]),
+            np.array([np.nan if tail is None else tail for tail in tails]),
+            np.array([layer.num_calls for layer in layers], np.int64),
+        )
+
+    def __sub__(self, earlier: Counts) -> Counts:
+        return Counts(
+            self.num_bytes - earlier.num_bytes, self.seconds - earlier.seconds, self.tail_s - earlier.tail_s,
+            self.num_calls - earlier.num_calls,
+        )  # fmt: skip
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.num_bytes + other.num_bytes, self.seconds + other.seconds, self.tail_s + other.tail_s,
+            self.num_calls + other.num_calls,
+        )  # fmt: skip
