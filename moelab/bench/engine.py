@@ -48,7 +48,9 @@ CONTEXT = 1024
 class EngineRow:
     """Medians over paired steps; ``ratio_to_limit`` is step time over the time of reading ``bytes_per_token``.
 
-    ``routed_*_per_node`` and the tail of a layer call are what the kernels counted, summed over the steps.
+    Routed experts, linear layers (shared expert and router among them) and attention are medians of what the library
+    counted; ``other_ms`` is what is left of the step: norms, rotation, router's choice, meetings of the workers, Python,
+    sampling. ``routed_*_per_node`` and the tail of a layer call are what the kernels counted, summed over the steps.
     """
 
     dense_weights: str
@@ -60,6 +62,7 @@ class EngineRow:
     ratio_quartiles: tuple[float, float]
     routed_ms: float
     linear_ms: float
+    attention_ms: float
     other_ms: float
     num_steps: int
     routed_gb_per_s_per_node: tuple[float, ...]
@@ -158,13 +161,20 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
     step_s: list[float] = []
     read_s: list[float] = []
     step_bytes: list[int] = []
-    parts: list[tuple[float, float]] = []
+    parts: list[tuple[float, float, float]] = []
+    ops = engine.model.program(1).ops
+
+    def attention_s() -> float:
+        seconds = ops.seconds_of_kind()
+        return seconds["attend"] + seconds["merge"]
+
     token = step(1)
     fixed_bytes = part.other_bytes() + sum(linear.num_bytes for linear in linears)
     counts_before = Counts.of(engine.routed)
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(step_s) < 8:
         before, linear_before = engine.counters, sum(linear.seconds for linear in linears)
+        attention_before = attention_s()
         # A random token: what the experts of a constant one read would stay in the cache.
         start = time.perf_counter()
         token = step((token + int(rng.integers(1 << 16))) % engine.spec.vocab_size)
@@ -172,21 +182,21 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
         after = engine.counters
         step_bytes.append(fixed_bytes + after.expert_bytes - before.expert_bytes)
         linear_now = sum(linear.seconds for linear in linears)
-        parts.append((after.expert_s - before.expert_s, linear_now - linear_before))
+        parts.append((after.expert_s - before.expert_s, linear_now - linear_before, attention_s() - attention_before))
         others = addresses[rng.permutation(len(addresses))[:16]]
         seconds_of_read = read_once(others, layout.expert_bytes, best.loop, engine.pool)
         read_s.append(seconds_of_read / (len(others) * layout.expert_bytes))
     limit = np.array(step_bytes) * np.array(read_s)
     low, middle, high = np.percentile(np.array(step_s) / limit, (25, 50, 75))
-    routed_s, linear_s = np.median(np.array(parts), axis=0)
+    routed_ms, linear_ms, attention_ms = (1e3 * float(part) for part in np.median(np.array(parts), axis=0))
     median = float(np.median(step_s))
     read_rate = 1 / float(np.median(read_s)) / 1e9
     counted = Bandwidth.of("", Counts.of(engine.routed) - counts_before, (read_rate,), read_loop=best.loop_name).totals
     return EngineRow(
         dense_weights=dense_weights, head=head, ms_per_token=1e3 * median, bytes_per_token=int(np.median(step_bytes)),
         read_limit_gb_per_s=read_rate, ratio_to_limit=float(middle),
-        ratio_quartiles=(float(low), float(high)), routed_ms=1e3 * float(routed_s), linear_ms=1e3 * float(linear_s),
-        other_ms=1e3 * (median - float(routed_s) - float(linear_s)), num_steps=len(step_s),
+        ratio_quartiles=(float(low), float(high)), routed_ms=routed_ms, linear_ms=linear_ms, attention_ms=attention_ms,
+        other_ms=1e3 * median - routed_ms - linear_ms - attention_ms, num_steps=len(step_s),
         routed_gb_per_s_per_node=tuple(node.gb_per_s for node in counted),
         routed_percent_of_read_limit_per_node=tuple(node.percent_of_read_limit or 0.0 for node in counted),
         routed_tail_us=counted[0].tail_us_per_call,
