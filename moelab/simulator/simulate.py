@@ -128,31 +128,29 @@ def _run(
     float_of_half = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
     next_use = requests.next_use if policy.needs_next_use else np.zeros(0, np.int64)
     num_layers, num_experts = state.resident.shape
+    view = state.view()
     buffers = (
+        np.zeros(num_experts, np.int32),
+        np.zeros(num_experts, np.int32),
         np.zeros(
             (int(np.diff(requests.first_token).max(initial=0)), num_experts) if len(half_scores) else (0, 0), np.float32
         ),
         np.zeros(num_experts, np.int32),
         np.full(num_experts, -1, np.int64),
-        np.zeros((num_experts, 2), np.int32),
-        np.zeros((num_layers * num_experts, 2), np.int32),
-        np.zeros((num_layers * num_experts, 3), np.int32),
-        np.zeros(3, np.int64),
     )
     longest = num_experts * (2 * num_layers + 1)
     book = np.zeros((longest + _LOG_ROWS if log else 0, 5), np.int64)
     marks = np.zeros(7, np.int64)
     pages: list[np.ndarray] = []
+    tally = np.zeros((*totals.shape[1:], 2), np.int32)  # small, so that it stays in the core's cache
     done = 0
     with tqdm(total=requests.num_requests, desc=f"simulate {policy.name}", delay=1, disable=not progress) as bar:
         while done < requests.num_requests:
             reached = run(
-                policy.decide, done, min(done + _CHUNK, requests.num_requests),
+                policy.decide, view, done, min(done + _CHUNK, requests.num_requests),
                 requests.offsets, requests.experts, requests.token_counts, requests.gate_sums, next_use,
-                requests.step, requests.first_token, requests.flags, half_scores, stale_experts, float_of_half,
-                state.resident, state.pinned, state.expert_bytes, state.free_slots, state.free_bytes,
-                state.upload_budget, FLAG_OVERFLOW if state.overflow else 0, state.float_parameters,
-                state.int_parameters, state.float_state, state.int_state, *buffers, counts, totals, book, marks,
+                requests.step, requests.first_token, requests.flags, FLAG_OVERFLOW if state.overflow else 0,
+                half_scores, stale_experts, float_of_half, *buffers, counts, tally, book, marks,
             )  # fmt: skip
             if marks[1]:
                 raise contract_error(
@@ -161,6 +159,8 @@ def _run(
             if log:
                 pages.append(book[: marks[0]].copy())
                 marks[0] = 0
+            totals += np.moveaxis(tally, -1, 0)
+            tally[:] = 0
             bar.update(reached - done)
             done = reached
     return np.concatenate([np.zeros((0, 5), np.int64), *pages]) if log else None

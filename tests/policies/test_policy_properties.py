@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba import njit
 
 from moelab.policies import POLICIES, Policy
+from moelab.policies.compiled import compiled
 from moelab.policies.contract import RULES, PolicyContractError
 from moelab.policies.policy import PolicyState
 from moelab.policies.requests import Requests
-from moelab.policies.signature import DECIDE_ARGUMENTS
+from moelab.policies.signature import FIELDS
 from moelab.simulator.simulate import simulate
 from tests.seeded_traces import plan_for, seeded_trace, trace_of_sets
 
@@ -113,21 +113,17 @@ def test_snapshot_is_independent_and_equal(policy):
 
 
 def test_signature_has_the_agreed_arguments():
-    assert list(DECIDE_ARGUMENTS)[:5] == ["clock", "step", "layer", "flags", "experts"]
-    assert len(DECIDE_ARGUMENTS) == 23
+    assert list(FIELDS)[:6] == ["clock", "step", "layer", "flags", "upload_budget", "experts"]
+    assert len(FIELDS) == 26
 
 
-@njit
-def break_rule(
-    clock, step, layer, flags, experts, token_counts, gate_sums, next_use, candidate_scores, stale_experts, resident,
-    expert_bytes, free_slots, free_bytes, upload_budget, float_parameters, int_parameters, float_state, int_state,
-    admit, evict, prefetch, num_out,
-):  # fmt: skip
+@compiled
+def break_rule(view):
     """Breaks one rule at request 1 of the trace {0,1} {0,2}; expert 0 resident, expert 3 pinned by the plan."""
-    num_out[:] = 0
-    if clock != 1:
+    admit, evict, prefetch, num_out = view.admit, view.evict, view.prefetch, view.num_out
+    if view.clock != 1:
         return
-    rule = int_parameters[0]
+    rule = view.int_parameters[0]
     if rule == 1:
         num_out[1] = len(evict) + 1
     if rule in (2, 3, 4, 9):

@@ -136,20 +136,14 @@ def test_same_run_twice_is_identical_and_the_plan_is_not_touched():
 
 def test_recorded_scores_and_stale_gates_reach_the_policy():
     """A spy policy adds up what it is shown; the sums are those of the trace."""
-    from numba import njit
-
     from moelab.policies import Policy
+    from moelab.policies.compiled import compiled
 
-    @njit
-    def spy(
-        clock, step, layer, flags, experts, token_counts, gate_sums, next_use, candidate_scores, stale_experts,
-        resident, expert_bytes, free_slots, free_bytes, upload_budget, float_parameters, int_parameters, float_state,
-        int_state, admit, evict, prefetch, num_out,
-    ):  # fmt: skip
+    @compiled
+    def spy(view):
         """Sums scores and counts stale experts; decides nothing."""
-        num_out[:] = 0
-        float_state[0] += candidate_scores.sum()
-        int_state[0] += len(stale_experts)
+        view.float_state[0] += view.candidate_scores.sum()
+        view.int_state[0] += len(view.stale_experts)
 
     def two_sums(setup):
         return np.zeros(1), np.zeros(1, np.int64)
