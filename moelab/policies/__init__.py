@@ -6,9 +6,11 @@ and a line here.
 
 from __future__ import annotations
 
-from moelab.policies import lru, min_bypass, static
+from moelab.policies import clock, fifo, lru, min_bypass, random, sieve, static
 from moelab.policies.policy import Policy
 
-POLICIES: dict[str, Policy] = {p.name: p for p in (static.POLICY, lru.POLICY, min_bypass.POLICY)}
+_MODULES = (static, fifo, random, lru, clock, sieve, min_bypass)
+
+POLICIES: dict[str, Policy] = {module.POLICY.name: module.POLICY for module in _MODULES}
 
 __all__ = ["POLICIES", "Policy"]

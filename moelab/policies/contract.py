@@ -94,7 +94,8 @@ def _apply(view, num_admit, num_evict, num_prefetch, where):
     pool = pool_of(layer, free_slots)
     gained_slots, gained_bytes = 0, 0  # tier 0 in this request's pool: mostly the only place that changes
     rule = 0
-    if min(num_admit, num_evict, num_prefetch) < 0 or num_admit > len(admit) or num_evict > len(evict) or num_prefetch > len(prefetch):
+    is_negative = min(num_admit, num_evict, num_prefetch) < 0
+    if is_negative or num_admit > len(admit) or num_evict > len(evict) or num_prefetch > len(prefetch):
         rule = 1
     elif num_admit + num_prefetch > view.upload_budget:
         rule = 10
