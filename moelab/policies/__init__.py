@@ -6,11 +6,26 @@ and a line here.
 
 from __future__ import annotations
 
-from moelab.policies import clock, fifo, lru, min_bypass, random, sieve, static
+from moelab.policies import (
+    clock,
+    ema_lfu,
+    fifo,
+    gdsf,
+    lfru,
+    lfu,
+    lru,
+    min_bypass,
+    mrs,
+    random,
+    sieve,
+    static,
+)
 from moelab.policies.policy import Policy
 
-_MODULES = (static, fifo, random, lru, clock, sieve, min_bypass)
+_FILES = (static, fifo, random, lru, clock, sieve, lfu, ema_lfu, lfru, gdsf, mrs, min_bypass)
+_ADMISSION = (ema_lfu.ADMIT_POLICY, lfru.ADMIT_POLICY, mrs.ADMIT_POLICY)
 
-POLICIES: dict[str, Policy] = {module.POLICY.name: module.POLICY for module in _MODULES}
+POLICIES: dict[str, Policy] = {p.name: p for p in (*(file.POLICY for file in _FILES), *_ADMISSION)}
+"""Every policy by name; the ``admit_*`` are the same functions with an admission threshold by default."""
 
 __all__ = ["POLICIES", "Policy"]

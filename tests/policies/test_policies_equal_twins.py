@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moelab.policies import POLICIES
+from moelab.policies.signature import UNLIMITED
 from moelab.simulator.loop import EVICTIONS, HITS, MISSES, PREFETCHES, ROUTED_HITS, ROUTINGS, UPLOADS
 from moelab.simulator.simulate import simulate
 from tests.policies import naive
@@ -44,7 +45,16 @@ def assert_equal_to_twin(trace, policy, *, overflow=False, resident=(), pinned=(
     return result
 
 
-PARAMETERS = {"random": st.fixed_dictionaries({"seed": st.integers(0, 2**40)})}
+_admission = {"hysteresis": st.sampled_from([-1.0, 0.0, 0.25]), "max_uploads": st.sampled_from([1, 2, UNLIMITED])}
+PARAMETERS = {
+    "random": st.fixed_dictionaries({"seed": st.integers(0, 2**40)}),
+    "lfu": st.fixed_dictionaries({**_admission, "forget": st.integers(0, 1)}),
+    "ema_lfu": st.fixed_dictionaries({**_admission, "decay": st.sampled_from([0.25, 0.5, 1.0])}),
+    "admit_ema_lfu": st.fixed_dictionaries({"decay": st.sampled_from([0.5, 1.0])}),
+    "lfru": st.fixed_dictionaries(_admission),
+    "gdsf": st.fixed_dictionaries(_admission),
+    "mrs": st.fixed_dictionaries({**_admission, "alpha": st.just(0.5), "top_p": st.integers(1, 5)}),
+}
 """What is drawn beside the defaults; floats are powers of two where a twin must meet them bit by bit."""
 
 SHAPES = st.fixed_dictionaries(
@@ -62,7 +72,7 @@ SHAPES = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 10**6), shape=SHAPES)
 def test_equals_twin(policy, data, seed, shape):
     trace = seeded_trace(seed, **shape, expert_bytes=tuple(100 + 37 * (i % 3) for i in range(shape["num_layers"])))

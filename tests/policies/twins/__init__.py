@@ -1,7 +1,8 @@
 """Naive Python twins of the policies, one file each: lists and dicts, from the definitions, no Numba, no tricks."""
 
-from tests.policies.twins import clock, fifo, lru, min_bypass, random, sieve, static
+from importlib import import_module
 
-TWINS = {
-    module.__name__.rsplit(".", 1)[1]: module.Twin for module in (clock, fifo, lru, min_bypass, random, sieve, static)
-}
+from moelab.policies import POLICIES
+
+TWINS = {name: import_module(f"tests.policies.twins.{name.removeprefix('admit_')}").Twin for name in POLICIES}
+"""Twin by name of the policy; ``admit_x`` is x with other defaults."""
