@@ -7,22 +7,30 @@ and a line here.
 from __future__ import annotations
 
 from moelab.policies import (
+    arc,
     clock,
     ema_lfu,
     fifo,
     gdsf,
+    least_stale,
     lfru,
     lfu,
     lru,
     min_bypass,
     mrs,
     random,
+    s3_fifo,
+    second_touch,
     sieve,
+    slru,
     static,
 )
 from moelab.policies.policy import Policy
 
-_FILES = (static, fifo, random, lru, clock, sieve, lfu, ema_lfu, lfru, gdsf, mrs, min_bypass)
+_FILES = (
+    static, fifo, random, lru, slru, clock, sieve, s3_fifo, arc, lfu, ema_lfu, lfru, gdsf, mrs, least_stale, second_touch,
+    min_bypass,
+)  # fmt: skip
 _ADMISSION = (ema_lfu.ADMIT_POLICY, lfru.ADMIT_POLICY, mrs.ADMIT_POLICY)
 
 POLICIES: dict[str, Policy] = {p.name: p for p in (*(file.POLICY for file in _FILES), *_ADMISSION)}

@@ -48,6 +48,15 @@ def assert_equal_to_twin(trace, policy, *, overflow=False, resident=(), pinned=(
 _admission = {"hysteresis": st.sampled_from([-1.0, 0.0, 0.25]), "max_uploads": st.sampled_from([1, 2, UNLIMITED])}
 PARAMETERS = {
     "random": st.fixed_dictionaries({"seed": st.integers(0, 2**40)}),
+    "slru": st.fixed_dictionaries({"protected": st.sampled_from([0.0, 0.5, 0.8, 1.0])}),
+    "s3_fifo": st.fixed_dictionaries(
+        {
+            "small": st.sampled_from([0.1, 0.3, 0.5]),
+            "ghosts": st.sampled_from([0.0, 0.5, 0.9]),
+            "promote_after": st.integers(1, 2),
+        }
+    ),
+    "second_touch": st.fixed_dictionaries({"window": st.integers(1, 6)}),
     "lfu": st.fixed_dictionaries({**_admission, "forget": st.integers(0, 1)}),
     "ema_lfu": st.fixed_dictionaries({**_admission, "decay": st.sampled_from([0.25, 0.5, 1.0])}),
     "admit_ema_lfu": st.fixed_dictionaries({"decay": st.sampled_from([0.5, 1.0])}),
