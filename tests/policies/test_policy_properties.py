@@ -166,19 +166,3 @@ def test_unknown_parameter_and_lost_home_are_refused():
         simulate(trace, plan)
     with pytest.raises(ValueError, match="placements exceed the capacity of fast0 by 1 slots"):
         simulate(trace, plan_for(trace, "lru", slots_per_layer=1, resident=[(0, 1), (0, 2)]))
-
-
-def test_libcachesim_counts_the_same_lru_hits():
-    """Streams of single-expert requests in one global pool, where the definitions coincide."""
-    lcs = pytest.importorskip("libcachesim", reason="libcachesim is not installed")
-    trace = seeded_trace(5, num_layers=1, num_experts=40, top_k=1, num_requests=1, prefill_tokens=0, decode_tokens=3000)
-    stream = trace.experts[:, 0, 0].tolist()
-    for slots in (1, 3, 10, 25, 40):
-        cache = lcs.LRU(cache_size=slots)
-        hits = 0
-        for expert in stream:
-            request = lcs.Request()
-            request.obj_id, request.obj_size = expert, 1
-            hits += cache.get(request)
-        ours = simulate(trace, plan_for(trace, "lru", slots=slots), progress=False)
-        assert ours.hits == hits
