@@ -38,12 +38,14 @@ def _evict_one(view, small_limit, ghost_limit):
     """Find a victim and take it out of its queue; -1 if everybody is in use."""
     num_keys, num_pools = view.resident.size, view.free_slots.shape[1]
     uses = view.int_state[num_words(num_keys, num_pools, _LISTS) :]
+    is_in_small = False  # once it looks into small it stays there
     while True:
         from_small, from_main = oldest(view, _LISTS, SMALL, False), oldest(view, _LISTS, MAIN, False)
         if from_small < 0 and from_main < 0:
             return -1
         is_main_over = size_of(view, _LISTS, MAIN) > capacity_of(view, _LISTS) - small_limit
-        if from_small >= 0 and (from_main < 0 or not is_main_over):
+        is_in_small = from_small >= 0 and (is_in_small or from_main < 0 or not is_main_over)
+        if is_in_small:
             if uses[from_small] >= view.int_parameters[0]:
                 uses[from_small] = 0
                 move(view, _LISTS, from_small, MAIN)
@@ -82,6 +84,10 @@ def decide(view):
     num_evict = 0
     for j in range(num_wanted(view) + (overflow > 0)):
         is_last = j == num_wanted(view)  # only with overflow: back to the capacity
+        node = -1 if is_last else first + view.experts[view.misses[j]]
+        was_ghost = not is_last and segment_of(view, _LISTS, node) == GHOSTS
+        if was_ghost:
+            move(view, _LISTS, node, 0)
         while slots < 1 - is_last or room < (0 if is_last else bytes_each):
             victim = _evict_one(view, small_limit, ghost_limit)
             if victim < 0:
@@ -92,8 +98,6 @@ def decide(view):
             uses[num_keys + pool] = 1
         if is_last or (not overflow and (slots < 1 or room < bytes_each)):
             break
-        node = first + view.experts[view.misses[j]]
-        was_ghost = segment_of(view, _LISTS, node) == GHOSTS
         is_small_full = uses[num_keys + pool] == 0 and size_of(view, _LISTS, SMALL) >= small_limit
         uses[node] = 0
         move(view, _LISTS, node, MAIN if was_ghost or is_small_full else SMALL)

@@ -17,13 +17,21 @@ class Twin(OneByOne):
     def hit(self, key):
         self.uses[key] = min(3, self.uses[key] + 1)
 
+    def before(self, key):
+        queue = self.ghosts[self.pool(key)]
+        self.was_ghost = key in queue
+        if self.was_ghost:
+            queue.remove(key)
+
     def take_victim(self, candidates, key):
         pool = self.pool(candidates[0])
         self.evicts.add(pool)
+        in_small = False
         while True:
             small, main = ([k for k in q[pool] if k in candidates] for q in (self.small, self.main))
             main_over = self.units(self.main[pool]) > self.main_limit[pool]
-            if small and not (main and main_over):
+            in_small = bool(small) and (in_small or not (main and main_over))
+            if in_small:
                 key = small[0]
                 self.small[pool].remove(key)
                 if self.uses[key] >= self.parameters["promote_after"]:
@@ -45,8 +53,7 @@ class Twin(OneByOne):
     def place(self, key):
         pool = self.pool(key)
         self.uses[key] = 0
-        if key in self.ghosts[pool]:
-            self.ghosts[pool].remove(key)
+        if self.was_ghost:
             self.main[pool].append(key)
         elif pool not in self.evicts and self.units(self.small[pool]) >= self.small_limit[pool]:
             self.main[pool].append(key)
