@@ -60,7 +60,7 @@ def simulate(
     state = PolicyState.of_plan(plan, chosen, requests.first_use if chosen.needs_next_use else None)
     counts = np.zeros((requests.num_requests, NUM_COLUMNS), np.int32)
     totals = np.zeros((2, len(PHASES), header.num_layers, header.num_experts), np.int64)
-    kept = _run(trace, requests, chosen, state, counts, totals, log=log, progress=progress)
+    kept = run_requests(trace, requests, chosen, state, counts, totals, log=log, progress=progress)
     codes = requests.flags & PHASES["mixed"]
     phase_of_step = np.select([codes == code for code in PHASES.values()], range(len(PHASES)), -1).astype(np.int8)
     nodes = tuple(t for t in plan.tiers if t.startswith("node"))
@@ -107,7 +107,7 @@ def home_bytes(plan: Plan) -> np.ndarray:
     return out
 
 
-def _run(
+def run_requests(
     trace: Trace,
     requests: Requests,
     policy: Policy,
@@ -118,7 +118,10 @@ def _run(
     log: bool,
     progress: bool,
 ) -> np.ndarray | None:
-    """All requests through the loop; returns the log of decisions or ``None``."""
+    """All requests through the loop: fills ``counts`` [R, 8] and ``totals`` [2, 3, L, E], changes ``state``.
+
+    Returns the log of decisions or ``None``. What ``simulate`` spends beyond this is the plan.
+    """
     from tqdm.auto import tqdm
 
     nothing = np.zeros((0, 0, 0), np.uint16)
