@@ -14,8 +14,7 @@ import numpy as np
 
 from moelab.policies.compiled import compiled
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.score_heap import ADMISSION, moved, new_heap, num_int_words, order_anew, serve, touch
-from moelab.policies.signature import pool_of
+from moelab.policies.score_heap import ADMISSION, new_heap, num_float_words, num_int_words, serve, touch, weigh_anew
 
 _LARGEST = 2.0**256
 
@@ -35,22 +34,20 @@ def decide(view):
     if len(view.free_slots) == 0:
         return
     score, state, num_keys, num_pools = view.float_state, view.int_state, view.resident.size, view.free_slots.shape[1]
-    pool, num_layers = pool_of(view.layer, view.free_slots), view.resident.shape[0]
-    own = num_int_words(num_keys, num_pools)
+    num_layers, own, weight = view.resident.shape[0], num_int_words(num_keys, num_pools), num_float_words(num_keys)
     while state[own] < view.clock // num_layers:
         state[own] += 1
-        score[num_keys] /= view.float_parameters[1]
-        if score[num_keys] > _LARGEST:
-            for k in range(num_keys + 1):
+        score[weight] /= view.float_parameters[1]
+        if score[weight] > _LARGEST:
+            for k in range(weight + 1):
                 score[k] /= _LARGEST
             for each in range(num_pools):
-                order_anew(score, state, num_keys, num_pools, each)
+                weigh_anew(score, state, num_keys, num_pools, each, True)
     for expert in view.experts:
         node = view.layer * view.resident.shape[1] + expert
         touch(view, node)
-        score[node] += score[num_keys]
-        moved(score, state, num_keys, num_pools, pool, node)
-    serve(view)
+        score[node] += score[weight]
+    serve(view, False)
 
 
 POLICY = Policy(

@@ -15,7 +15,7 @@ import numpy as np
 
 from moelab.policies.compiled import compiled
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.score_heap import ADMISSION, moved, new_heap, serve, touch
+from moelab.policies.score_heap import ADMISSION, new_heap, num_float_words, serve, touch
 from moelab.policies.signature import ADMIT, EVICT, pool_of
 
 
@@ -29,30 +29,29 @@ def decide(view):
     """Count, serve, raise the floor, weigh the admitted on it."""
     if len(view.free_slots) == 0:
         return
-    score, state, num_keys, num_pools = view.float_state, view.int_state, view.resident.size, view.free_slots.shape[1]
+    score, state, num_keys = view.float_state, view.int_state, view.resident.size
     pool, num_experts = pool_of(view.layer, view.free_slots), view.resident.shape[1]
-    first, floor = view.layer * num_experts, 2 * num_keys + pool
+    first, uses = view.layer * num_experts, num_float_words(num_keys)
+    floor = uses + num_keys + pool
     home, fast = view.expert_bytes[0, view.layer], view.expert_bytes[1, view.layer]
     gain = home / fast if home > 0 and fast > 0 else 1.0
     for expert in view.experts:
         node = first + expert
         touch(view, node)
-        score[num_keys + node] += 1
-        score[node] = score[floor] + score[num_keys + node] * gain
-        moved(score, state, num_keys, num_pools, pool, node)
-    serve(view)
+        score[uses + node] += 1
+        score[node] = score[floor] + score[uses + node] * gain
+    serve(view, False)
     for k in range(view.num_out[EVICT]):
         node = np.int64(view.evict[k, 0]) * num_experts + view.evict[k, 1]
         score[floor] = max(score[floor], score[node])
-        score[num_keys + node] = 0
+        score[uses + node] = 0
     for k in range(view.num_out[ADMIT]):
         node = first + view.admit[k, 0]
-        score[node] = score[floor] + score[num_keys + node] * gain
-        moved(score, state, num_keys, num_pools, pool, node)
+        score[node] = score[floor] + score[uses + node] * gain
     for i in view.misses:  # what was not admitted is forgotten too
         node = first + view.experts[i]
         if state[num_keys + node] < 0:
-            score[num_keys + node] = 0
+            score[uses + node] = 0
 
 
 POLICY = Policy(

@@ -14,7 +14,7 @@ import numpy as np
 
 from moelab.policies.compiled import compiled
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.score_heap import ADMISSION, new_heap, num_int_words, order_anew, serve, touch
+from moelab.policies.score_heap import ADMISSION, new_heap, num_float_words, num_int_words, serve, touch, weigh_anew
 from moelab.policies.signature import pool_of
 
 
@@ -32,21 +32,21 @@ def decide(view):
     score, state, num_keys, num_pools = view.float_state, view.int_state, view.resident.size, view.free_slots.shape[1]
     pool, first = pool_of(view.layer, view.free_slots), view.layer * view.resident.shape[1]
     now = view.clock // view.resident.shape[0]
-    last = num_int_words(num_keys, num_pools)
+    last, uses = num_int_words(num_keys, num_pools), num_float_words(num_keys)
     for expert in view.experts:
         touch(view, first + expert)
-        score[num_keys + first + expert] += 1
+        score[uses + first + expert] += 1
         state[last + first + expert] = now
-        score[first + expert] = score[num_keys + first + expert]
+        score[first + expert] = score[uses + first + expert]
     is_over = view.free_slots[0, pool] < 0 or view.free_bytes[0, pool] < 0
     if len(view.misses) == 0 and not is_over:
         return
     start = pool * (num_keys // num_pools)
-    for i in range(state[3 * num_keys + pool]):
+    for i in range(state[4 * num_keys + pool]):
         node = state[start + i]
-        score[node] = score[num_keys + node] / (1 + now - state[last + node])
-    order_anew(score, state, num_keys, num_pools, pool)
-    serve(view)
+        score[node] = score[uses + node] / (1 + now - state[last + node])
+    weigh_anew(score, state, num_keys, num_pools, pool, False)
+    serve(view, True)
 
 
 POLICY = Policy(

@@ -13,8 +13,8 @@ import numpy as np
 
 from moelab.policies.compiled import compiled
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.score_heap import ADMISSION, moved, new_heap, serve, touch
-from moelab.policies.signature import EVICT, pool_of
+from moelab.policies.score_heap import ADMISSION, new_heap, serve, touch
+from moelab.policies.signature import EVICT
 
 
 def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
@@ -27,14 +27,12 @@ def decide(view):
     """Count, serve, and forget the evicted if so asked."""
     if len(view.free_slots) == 0:
         return
-    score, state, num_keys, num_pools = view.float_state, view.int_state, view.resident.size, view.free_slots.shape[1]
-    pool, num_experts = pool_of(view.layer, view.free_slots), view.resident.shape[1]
+    score, num_experts = view.float_state, view.resident.shape[1]
     for expert in view.experts:
         node = view.layer * num_experts + expert
         touch(view, node)
         score[node] += 1
-        moved(score, state, num_keys, num_pools, pool, node)
-    serve(view)
+    serve(view, False)
     if view.int_parameters[1]:
         for k in range(view.num_out[EVICT]):
             score[view.evict[k, 0] * num_experts + view.evict[k, 1]] = 0

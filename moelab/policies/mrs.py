@@ -17,7 +17,7 @@ import numpy as np
 
 from moelab.policies.compiled import compiled
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.score_heap import ADMISSION, moved, new_heap, num_int_words, order_anew, serve, touch
+from moelab.policies.score_heap import ADMISSION, lowered, new_heap, num_float_words, num_int_words, serve, touch, weigh_anew
 from moelab.policies.signature import pool_of
 
 _LARGEST = 2.0**256
@@ -41,16 +41,16 @@ def decide(view):
         return
     score, state, num_keys, num_pools = view.float_state, view.int_state, view.resident.size, view.free_slots.shape[1]
     pool, (num_layers, num_experts) = pool_of(view.layer, view.free_slots), view.resident.shape
-    own, first = num_int_words(num_keys, num_pools), view.layer * num_experts
+    own, weight_at, first = num_int_words(num_keys, num_pools), num_float_words(num_keys), view.layer * num_experts
     while state[own] < view.clock // num_layers:
         state[own] += 1
-        score[num_keys] /= 1 - view.float_parameters[1]
-        if score[num_keys] > _LARGEST:
-            for k in range(num_keys + 1):
+        score[weight_at] /= 1 - view.float_parameters[1]
+        if score[weight_at] > _LARGEST:
+            for k in range(weight_at + 1):
                 score[k] /= _LARGEST
             for each in range(num_pools):
-                order_anew(score, state, num_keys, num_pools, each)
-    weight = score[num_keys]
+                weigh_anew(score, state, num_keys, num_pools, each, True)
+    weight = score[weight_at]
     rows, best, top_p = view.candidate_scores, view.prefetch, min(view.int_parameters[1], num_experts)
     for row in range(len(rows)):
         num_best = 0
@@ -66,14 +66,13 @@ def decide(view):
         for k in range(num_best):
             node = first + best[k, 0]
             score[node] += weight * rows[row, best[k, 0]]
-            moved(score, state, num_keys, num_pools, pool, node)
+            lowered(score, state, num_keys, num_pools, pool, node)
     for i in range(len(view.experts)):
         node = first + view.experts[i]
         touch(view, node)
         if len(rows) == 0:
             score[node] += weight * view.gate_sums[i]
-        moved(score, state, num_keys, num_pools, pool, node)
-    serve(view)
+    serve(view, False)
 
 
 POLICY = Policy(
