@@ -12,6 +12,7 @@ from moelab.policies import (
     ema_lfu,
     fifo,
     gdsf,
+    kt_dynamic,
     least_stale,
     lfru,
     lfu,
@@ -24,12 +25,13 @@ from moelab.policies import (
     sieve,
     slru,
     static,
+    w_tinylfu,
 )
 from moelab.policies.policy import Policy
 
 _FILES = (
-    static, fifo, random, lru, slru, clock, sieve, s3_fifo, arc, lfu, ema_lfu, lfru, gdsf, mrs, least_stale, second_touch,
-    min_bypass,
+    static, kt_dynamic, fifo, random, lru, slru, clock, sieve, s3_fifo, arc, w_tinylfu, lfu, ema_lfu, lfru, gdsf, mrs,
+    least_stale, second_touch, min_bypass,
 )  # fmt: skip
 _ADMISSION = (ema_lfu.ADMIT_POLICY, lfru.ADMIT_POLICY, mrs.ADMIT_POLICY)
 

@@ -56,7 +56,8 @@ class Policy:
 
     ``parameters`` are its names with defaults; a float default goes to ``float_parameters``, an int to
     ``int_parameters``, each in this order; ``seed`` is filled from the plan's. ``new_state`` returns
-    (float_state, int_state). ``lossy``: its use changes what the model computes. ``reference``:
+    (float_state, int_state). ``prefetches``: it may copy what the request does not use (no oracle of
+    demand bounds it). ``lossy``: its use changes what the model computes. ``reference``:
     where the definition comes from.
     """
 
@@ -66,6 +67,7 @@ class Policy:
     parameters: Mapping[str, float | int]
     new_state: Callable[[PolicySetup], tuple[np.ndarray, np.ndarray]] = no_state
     needs_next_use: bool = False
+    prefetches: bool = False
     lossy: bool = False
 
     def chosen(self, choice: PolicyChoice) -> dict[str, float | int]:

@@ -56,6 +56,14 @@ PARAMETERS = {
             "promote_after": st.integers(1, 2),
         }
     ),
+    "w_tinylfu": st.fixed_dictionaries(
+        {
+            "window": st.sampled_from([0.01, 0.25, 0.5]),
+            "protected": st.sampled_from([0.0, 0.5, 0.8]),
+            "sample": st.integers(1, 10),
+        }
+    ),
+    "kt_dynamic": st.fixed_dictionaries({"min_routings": st.integers(0, 12)}),
     "second_touch": st.fixed_dictionaries({"window": st.integers(1, 6)}),
     "lfu": st.fixed_dictionaries({**_admission, "forget": st.integers(0, 1)}),
     "ema_lfu": st.fixed_dictionaries({**_admission, "decay": st.sampled_from([0.25, 0.5, 1.0])}),

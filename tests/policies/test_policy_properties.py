@@ -14,7 +14,7 @@ from moelab.policies.signature import FIELDS
 from moelab.simulator.simulate import simulate
 from tests.seeded_traces import plan_for, seeded_trace, trace_of_sets
 
-ONLINE = sorted(name for name, policy in POLICIES.items() if not policy.needs_next_use)
+ONLINE = sorted(name for name, policy in POLICIES.items() if not (policy.needs_next_use or policy.prefetches))
 
 
 def sets_of(trace):

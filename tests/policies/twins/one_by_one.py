@@ -4,7 +4,11 @@ from tests.policies.twins.cache import NaiveCache
 
 
 class OneByOne(NaiveCache):
+    def see(self, request):
+        """What a request changes before its hits move."""
+
     def decide(self, request):
+        self.see(request)
         for key in request.keys:
             if key in self.residents and key not in self.pinned:
                 self.hit(key)
