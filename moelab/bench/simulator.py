@@ -1,19 +1,20 @@
-"""Speed of the simulator: expert accesses a second of every policy on set requests, and beside libcachesim.  Floor 6.
+"""Speed of the simulator: expert accesses a second of every policy on set requests, and beside libcachesim.
+Floor 6.
 
 `moelab bench simulator`. Set requests: seeded routing at 60 layers x 384 experts, top-8, batch 1: each layer's
-popularity is Zipf-like (exponent 0.8) and an expert of the token before is likelier, so that neighbouring tokens share
-about a third of their experts, as recorded traces do; 20% of the experts of each layer are slots. A time is the replay
-(`run_requests`: loop, checks, accounting); requests and state are built before. `miss_ratio_curve` gives every capacity at once.
-Single requests: one pool of 5,760 slots, 23,040 objects, Zipf 0.8, each policy by turns with libcachesim's
-`process_trace` on the same stream from a file; median of the ratios. Synthetic streams say nothing about hit rates
-of models.
+popularity is Zipf-like (exponent 0.8) and an expert of the token before is likelier, so that neighbouring
+tokens share about a third of their experts, as recorded traces do; 20% of the experts of each layer are slots.
+A time is the replay (`run_requests`: loop, checks, accounting); requests and state are built before.
+`miss_ratio_curve` gives every capacity at once. Single requests: one pool of 5,760 slots, 23,040 objects, Zipf
+0.8, each policy by turns with libcachesim's `process_trace` on the same stream from a file; median of the
+ratios. Synthetic streams say nothing about hit rates of models.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -126,7 +127,7 @@ def trace_of(experts: np.ndarray, num_experts: int) -> Trace:
 
 
 def plan_of(trace: Trace, policy: str, *, slots_per_layer: int | None = None, slots: int | None = None,
-            parameters: dict[str, int] | None = None) -> Plan:  # fmt: skip
+            parameters: Mapping[str, float | int] | None = None) -> Plan:  # fmt: skip
     """Every expert at home, an empty fast tier, one policy."""
     header = trace.header
     layer, expert = np.divmod(np.arange(header.num_layers * header.num_experts), header.num_experts)
@@ -145,7 +146,7 @@ def plan_of(trace: Trace, policy: str, *, slots_per_layer: int | None = None, sl
         placements=Placements.whole(layer, expert, np.zeros_like(layer), 1),
         fast_tiers=(fast,),
         format_of_tier={"node0": weights, "fast0": weights},
-        policy=PolicyChoice(name=policy, parameters=parameters or {}),
+        policy=PolicyChoice(name=policy, parameters=dict(parameters or {})),
     )  # fmt: skip
 
 

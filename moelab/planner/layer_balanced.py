@@ -1,10 +1,10 @@
 """layer_balanced: the hottest experts live on fast0, but no layer gets fewer or more than its bounds.  Floor 3.
 
-Reference: the layer-balanced placement of KTransformers pull request 2064 (scores with least and most experts per layer),
-which was not merged; score here is the load on the planning requests. Each layer first gets its ``least`` hottest, the rest
-goes to the hottest left whose layer is below ``most``. With bounds 0 and E this is water-filling (``frequency``
-with ``slots``), with equal bounds the same number per layer. Exact for a static policy: hits are prefix
-sums of sorted loads. Ties: the lower layer, then the lower expert.
+Reference: the layer-balanced placement of KTransformers pull request 2064 (scores with least and most experts
+per layer), which was not merged; score here is the load on the planning requests. Each layer first gets its
+``least`` hottest, the rest goes to the hottest left whose layer is below ``most``. With bounds 0 and E this is
+water-filling (``frequency`` with ``slots``), with equal bounds the same number per layer. Exact for a static
+policy: hits are prefix sums of sorted loads. Ties: the lower layer, then the lower expert.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ def layer_balanced(
     most: int | None = None,
     **options: Any,
 ) -> Plan:
-    """Plan with the hottest experts on ``fast0`` within ``least`` and ``most`` per layer (default: half and twice the mean).
+    """Plan with the hottest experts on ``fast0`` within ``least`` and ``most`` per layer (default.
 
-    Exactly one of ``slots_per_layer`` (added up) and ``slots``. ``held_out`` and ``seed`` choose the requests that the
-    prediction is scored on; ``options``: those of ``static_plan`` (``machine``, ``phase``, ``expert_bytes``, ...).
+    Half and twice the mean).
+
+    Exactly one of ``slots_per_layer`` (added up) and ``slots``. ``held_out`` and ``seed`` choose the requests
+    that the prediction is scored on; ``options``: those of ``static_plan`` (``machine``, ``phase``,
+    ``expert_bytes``, ...).
     """
     num_layers, num_experts = trace.header.num_layers, trace.header.num_experts
     total = total_slots(trace, slots_per_layer, slots)

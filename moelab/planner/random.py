@@ -1,8 +1,8 @@
 """random: experts drawn without looking live on fast0: the floor under every static placement.  Floor 3.
 
-Reference: KTransformers ``--kt-expert-placement-strategy random``: the first of ``torch.randperm(L * E)`` with seed 42, over all layers
-together, so layers get unequal numbers. torch may not be imported here: ``randperm`` draws the same permutation with
-NumPy's generator of the same family (tested against torch).
+Reference: KTransformers ``--kt-expert-placement-strategy random``: the first of ``torch.randperm(L * E)`` with
+seed 42, over all layers together, so layers get unequal numbers. torch may not be imported here: ``randperm``
+draws the same permutation with NumPy's generator of the same family (tested against torch).
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ def random(
 def randperm(num: int, seed: int) -> np.ndarray:
     """int64 [num]: what ``torch.manual_seed(seed); torch.randperm(num)`` gives on a CPU.
 
-    torch seeds a 32-bit Mersenne twister (Matsumoto and Nishimura 1998) as NumPy's ``RandomState`` does, and swaps place
-    i with place i + draw mod (num - i). Below 2**32 / 20 numbers; raises ``ValueError`` beyond (torch draws 64 bits there).
+    torch seeds a 32-bit Mersenne twister (Matsumoto and Nishimura 1998) as NumPy's ``RandomState`` does, and
+    swaps place i with place i + draw mod (num - i). Below 2**32 / 20 numbers; raises ``ValueError`` beyond
+    (torch draws 64 bits there).
     """
     if not 0 <= num < 2**32 // 20:
         raise ValueError(f"num is {num}, expected 0..{2**32 // 20 - 1}")

@@ -1,8 +1,10 @@
-"""static_plan: a plan that keeps chosen experts on fast0 for good, every expert at home on node0, and its score.  Floor 3.
+"""static_plan: a plan that keeps chosen experts on fast0 for good, every expert at home on node0.  Floor 3.
 
-What the planners of static placements share (``frequency``, ``uniform``, ``front_loading``, ``random``, ``layer_balanced``): the
-split into planning and held-out part, the plan's documents, and the prediction on the held-out part by the simulator. Does
-not know how experts are chosen.
+And its score.
+
+What the planners of static placements share (``frequency``, ``uniform``, ``front_loading``, ``random``,
+``layer_balanced``): the split into planning and held-out part, the plan's documents, and the prediction on the
+held-out part by the simulator. Does not know how experts are chosen.
 """
 
 from __future__ import annotations
@@ -35,9 +37,12 @@ def static_plan(
     moe_intermediate_size: int | None = None,
     weight_format: str | None = None,
 ) -> Plan:
-    """Plan with the ``chosen`` (layer, expert) on ``fast``, scored on ``test``; ``planner`` says who chose and the split.
+    """Plan with the ``chosen`` (layer, expert) on ``fast``, scored on ``test``.
 
-    ``expert_bytes`` (one number or L), ``moe_intermediate_size`` and ``weight_format`` default to the trace's header.
+    ``planner`` says who chose and the split.
+
+    ``expert_bytes`` (one number or L), ``moe_intermediate_size`` and ``weight_format`` default to the trace's
+    header.
     """
     header = trace.header
     num_layers, num_experts = header.num_layers, header.num_experts

@@ -1,7 +1,7 @@
 """uniform: the first expert ids of every layer live on fast0, whatever was routed: a baseline.  Floor 3.
 
-Reference: KTransformers ``--kt-expert-placement-strategy uniform``: ids 0..n-1 of each layer; what does not divide goes to the first
-layers, one each.
+Reference: KTransformers ``--kt-expert-placement-strategy uniform``: ids 0..n-1 of each layer; what does not
+divide goes to the first layers, one each.
 """
 
 from __future__ import annotations

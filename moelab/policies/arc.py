@@ -1,11 +1,11 @@
 """arc: adaptive replacement: what was used once and what was used again share the room; ghosts move the border.
 
-Reference: Megiddo and Modha 2003 (FAST), figure 4. T1 used once, T2 again, B1 and B2 ghosts of them, p the target size of
-T1. Where we differ: a request is a set; hits go to T2 first, then each miss is served in order of last appearance; what the
-request uses is no victim (the oldest of the list that is not in use goes, from the other list if there is none).
-A miss that finds no room changes p and its ghosts but is not admitted. Sizes, p and its steps are in units of slots or
-bytes. Fast tier 0 only; per layer or global, with or without ``overflow``. State: ``segments`` T1, T2, B1, B2; p [P];
-initial residents in T1. Floor 1.
+Reference: Megiddo and Modha 2003 (FAST), figure 4. T1 used once, T2 again, B1 and B2 ghosts of them, p the
+target size of T1. Where we differ: a request is a set; hits go to T2 first, then each miss is served in order
+of last appearance; what the request uses is no victim (the oldest of the list that is not in use goes, from the
+other list if there is none). A miss that finds no room changes p and its ghosts but is not admitted. Sizes, p
+and its steps are in units of slots or bytes. Fast tier 0 only; per layer or global, with or without
+``overflow``. State: ``segments`` T1, T2, B1, B2; p [P]; initial residents in T1. Floor 1.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def decide(view):
     """Hits to T2; for each miss move the border, trim the ghosts, replace, admit."""
     if len(view.free_slots) == 0:
         return
-    pool, first, num_experts = pool_of(view.layer, view.free_slots), view.layer * view.resident.shape[1], view.resident.shape[1]
-    overflow = view.flags & FLAG_OVERFLOW
+    pool, num_experts = pool_of(view.layer, view.free_slots), view.resident.shape[1]
+    first, overflow = view.layer * num_experts, view.flags & FLAG_OVERFLOW
     for i in view.hits:
         if segment_of(view, _LISTS, first + view.experts[i]) > 0:
             move(view, _LISTS, first + view.experts[i], T2)

@@ -1,11 +1,12 @@
-"""ema_lfu: uses that fade: an expert's worth is the sum over its uses of ``decay`` to the steps that passed since.
+"""ema_lfu: uses that fade: an expert's worth is the sum over its uses of ``decay`` to the steps that passed
+since.
 
-Reference: LFU with aging (Robinson and Devarakonda 1990; here exponential). Where we differ: a request is a set and counts
-once for an expert; age is counted in forward passes. All worths fade alike, so instead of shrinking all of them the
-weight of a new use grows by 1 / decay a step; when it passes 2**256 everything is scaled by 2**-256 (exact,
-but for worths below 1e-230 of a use, which become 0). Ties: the older last use goes first. Serving and
-ADMIT(``hysteresis``, ``max_uploads``): ``score_heap``. State: scores in units of the first step, weight of a use
-[1] and the step it holds for [1]. Floor 1.
+Reference: LFU with aging (Robinson and Devarakonda 1990; here exponential). Where we differ: a request is a set
+and counts once for an expert; age is counted in forward passes. All worths fade alike, so instead of shrinking
+all of them the weight of a new use grows by 1 / decay a step; when it passes 2**256 everything is scaled by
+2**-256 (exact, but for worths below 1e-230 of a use, which become 0). Ties: the older last use goes first.
+Serving and ADMIT(``hysteresis``, ``max_uploads``): ``score_heap``. State: scores in units of the first step,
+weight of a use [1] and the step it holds for [1]. Floor 1.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """gdsf: frequency times cost over size, above a floor that rises to the worth of whatever was evicted last.
 
-Reference: GreedyDual-Size-Frequency (Cherkasova 1998): H = L + uses * cost / size, L <- H of the victim. Cost is what a miss
-reads at home, size what the expert takes on the fast tier, both in bytes, so their quotient is 1 where both
-formats agree or no bytes are known. Where we differ: a request is a set and counts once for an expert; all that a request
-admits gets the floor after its evictions. An eviction forgets the uses. One floor per pool. Ties: the older last use
-goes first. Serving and ADMIT(``hysteresis``, ``max_uploads``): ``score_heap``; a miss competes with the floor
-before the request. State: H [L * E], uses [L * E], floors [P]. libcachesim breaks ties in
-another order, so its counts differ by up to 3%. Floor 1.
+Reference: GreedyDual-Size-Frequency (Cherkasova 1998): H = L + uses * cost / size, L <- H of the victim. Cost
+is what a miss reads at home, size what the expert takes on the fast tier, both in bytes, so their quotient is 1
+where both formats agree or no bytes are known. Where we differ: a request is a set and counts once for an
+expert; all that a request admits gets the floor after its evictions. An eviction forgets the uses. One floor
+per pool. Ties: the older last use goes first. Serving and ADMIT(``hysteresis``, ``max_uploads``):
+``score_heap``; a miss competes with the floor before the request. State: H [L * E], uses [L * E], floors [P].
+libcachesim breaks ties in another order, so its counts differ by up to 3%. Floor 1.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""kt_dynamic: after each large prefill a layer's residents are replaced by the experts that this prefill used most.
+"""kt_dynamic: after each large prefill a layer's residents are replaced by the experts that this prefill used
+most.
 
-Reference: KTransformers ``dynamic-expert-update``: in a layerwise prefill of enough tokens the layer's n most routed experts
-of that one batch take the place of its n residents; never in decode, no averaging. Where we differ: what a
-request uses cannot be evicted by it, so the copies come at the layer's next requests, from then on as residents
-that are not in use and the upload budget allow; KTransformers copies them within the prefill. Enough is counted in routings
-(``min_routings``: tokens x top-k). Equal counts: the lower expert; places that no routed expert fills stay as they are. n
-is the number of unpinned residents that the plan placed in the layer; free room is not filled. State: ``wanted`` [L * E],
-``is_pending`` [L]. Floor 1.
+Reference: KTransformers ``dynamic-expert-update``: in a layerwise prefill of enough tokens the layer's n most
+routed experts of that one batch take the place of its n residents; never in decode, no averaging. Where we
+differ: what a request uses cannot be evicted by it, so the copies come at the layer's next requests, from then
+on as residents that are not in use and the upload budget allow; KTransformers copies them within the prefill.
+Enough is counted in routings (``min_routings``: tokens x top-k). Equal counts: the lower expert; places that no
+routed expert fills stay as they are. n is the number of unpinned residents that the plan placed in the layer;
+free room is not filled. State: ``wanted`` [L * E], ``is_pending`` [L]. Floor 1.
 """
 
 from __future__ import annotations
@@ -81,9 +82,8 @@ def decide(view):
             expert = view.experts[i]
             if wanted[expert] or pinned[expert] or resident[expert] & ~IN_USE > 1:
                 continue
-            if best < 0 or view.token_counts[i] > view.token_counts[best]:
-                best = i
-            elif view.token_counts[i] == view.token_counts[best] and expert < view.experts[best]:
+            lead = 1 if best < 0 else view.token_counts[i] - view.token_counts[best]
+            if lead > 0 or (lead == 0 and expert < view.experts[best]):
                 best = i
         if best < 0:
             break

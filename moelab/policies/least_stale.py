@@ -1,12 +1,14 @@
-"""least_stale: evict what this forward pass has not touched, else what lies farthest ahead in the cycle of layers.
+"""least_stale: evict what this forward pass has not touched, else what lies farthest ahead in the cycle of
+layers.
 
-Reference: SpecMD (Hoang et al. 2026, arXiv 2602.03921), whose abstract we know; the ties are our reconstruction. Stale are
-residents that the current pass (step) has not touched: the one whose last use is oldest goes first. If nobody is stale
-(one global pool that holds less than a pass), the layer just passed is needed last: the newest use goes.
-Per layer nothing in the pool is ever current, and the policy is LRU. Where we differ: a request is a set; what it uses
-is no victim. Misses are admitted in order of last appearance. Fast tier 0 only; per layer or global, slots or
-bytes, with or without ``overflow``. State: one list per pool by last use (``linked_list``), [L * E] step of the last
-use; initial residents stale, in ascending (layer, expert). Floor 1.
+Reference: SpecMD (Hoang et al. 2026, arXiv 2602.03921), whose abstract we know; the ties are our
+reconstruction. Stale are residents that the current pass (step) has not touched: the one whose last use is
+oldest goes first. If nobody is stale (one global pool that holds less than a pass), the layer just passed is
+needed last: the newest use goes. Per layer nothing in the pool is ever current, and the policy is LRU. Where we
+differ: a request is a set; what it uses is no victim. Misses are admitted in order of last appearance. Fast
+tier 0 only; per layer or global, slots or bytes, with or without ``overflow``. State: one list per pool by last
+use (``linked_list``), [L * E] step of the last use; initial residents stale, in ascending (layer, expert).
+Floor 1.
 """
 
 from __future__ import annotations

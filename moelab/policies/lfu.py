@@ -1,9 +1,9 @@
 """lfu: keep the experts that were used in the most requests since the beginning.
 
-Reference: least frequently used; as an expert cache above LRU in Liang et al. 2025 (arXiv 2511.05814). Where we differ: a
-request is a set and counts once for an expert however many tokens routed to it; counts go on while an
-expert is not resident, so that old favourites stay (``forget`` 1: an eviction forgets the count, as web
-caches do; then single-expert streams equal libcachesim's LFU). Ties: the older last use goes first. Serving, ties and
+Reference: least frequently used; as an expert cache above LRU in Liang et al. 2025 (arXiv 2511.05814). Where we
+differ: a request is a set and counts once for an expert however many tokens routed to it; counts go on while an
+expert is not resident, so that old favourites stay (``forget`` 1: an eviction forgets the count, as web caches
+do; then single-expert streams equal libcachesim's LFU). Ties: the older last use goes first. Serving, ties and
 ADMIT(``hysteresis``, ``max_uploads``): ``score_heap``. State: score = count. Floor 1.
 """
 

@@ -1,14 +1,15 @@
-"""mrs: minus recent score: each request pulls every expert of its layer towards its router score, if that is among the p best.
+"""mrs: minus recent score: each request pulls every expert of its layer towards its score, if among the p best.
 
-Reference: HybriMoE (Zhong et al. 2025, arXiv 2504.05897), form of its code: S <- a TopP(s) + (1 - a) S, TopP keeps the
-p largest scores of the layer and sets the others to 0; evict the smallest S. Where we differ: a request of several
-tokens adds up their TopP; where the trace has no router scores the gate weights of the routed experts stand for them
-(p then does not matter). Victims come from the request's pool: its own layer where capacity is per layer (as in the
-code); with one global pool from all layers, compared as if all had been updated in this step. All S of a layer shrink
-alike, so instead of shrinking them the weight of a new score grows by 1 / (1 - a) a step (see ``ema_lfu``).
-Equal scores at the edge of TopP: the lower expert is kept. Ties of victims: the older last use goes first.
-Serving and ADMIT(``hysteresis``, ``max_uploads``): ``score_heap``. State: S in units of the first step, weight [1],
-its step [1]. Prefetching by S is a prefetcher's business. Floor 1.
+Reference: HybriMoE (Zhong et al. 2025, arXiv 2504.05897), form of its code: S <- a TopP(s) + (1 - a) S, TopP
+keeps the p largest scores of the layer and sets the others to 0; evict the smallest S. Where we differ: a
+request of several tokens adds up their TopP; where the trace has no router scores the gate weights of the
+routed experts stand for them (p then does not matter). Victims come from the request's pool: its own layer
+where capacity is per layer (as in the code); with one global pool from all layers, compared as if all had been
+updated in this step. All S of a layer shrink alike, so instead of shrinking them the weight of a new score
+grows by 1 / (1 - a) a step (see ``ema_lfu``). Equal scores at the edge of TopP: the lower expert is kept. Ties
+of victims: the older last use goes first. Serving and ADMIT(``hysteresis``, ``max_uploads``): ``score_heap``.
+State: S in units of the first step, weight [1], its step [1]. Prefetching by S is a prefetcher's business.
+Floor 1.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ import numpy as np
 
 from moelab.policies.compiled import compiled
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.score_heap import ADMISSION, lowered, new_heap, num_float_words, num_int_words, serve, touch, weigh_anew
+from moelab.policies.score_heap import (
+    ADMISSION,
+    lowered,
+    new_heap,
+    num_float_words,
+    num_int_words,
+    serve,
+    touch,
+    weigh_anew,
+)
 from moelab.policies.signature import pool_of
 
 _LARGEST = 2.0**256

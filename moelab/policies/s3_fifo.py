@@ -1,13 +1,15 @@
-"""s3_fifo: a small queue filters what is used once, a main queue gives second chances, ghosts go straight to main.
+"""s3_fifo: a small queue filters what is used once, a main queue gives second chances, ghosts go straight to
+main.
 
-Reference: S3-FIFO (Yang et al., SOSP 2023), in the form of the authors' libcachesim: small holds ``small`` of the capacity,
-the ghosts ``ghosts``; a miss that is a ghost goes to main, any other to small (to main where small is full before
-anything was ever evicted); evict from main if it is over its share or small is empty, else from small: what was used
-``promote_after`` times there moves to main instead, the others become ghosts; main reinserts what was used, one use less
-(uses count to 3). Where we differ: a request is a set; hits count first, then each miss is served in order of last
-appearance; what the request uses is passed over as a victim and keeps its place. Fast tier 0 only; per layer or global,
-slots or bytes, with or without ``overflow``. State: ``segments`` small, main, ghosts; uses [L * E]; did the pool ever
-evict [P]; initial residents in small. Single-expert streams equal libcachesim's S3FIFO. Floor 1.
+Reference: S3-FIFO (Yang et al., SOSP 2023), in the form of the authors' libcachesim: small holds ``small`` of
+the capacity, the ghosts ``ghosts``; a miss that is a ghost goes to main, any other to small (to main where
+small is full before anything was ever evicted); evict from main if it is over its share or small is empty, else
+from small: what was used ``promote_after`` times there moves to main instead, the others become ghosts; main
+reinserts what was used, one use less (uses count to 3). Where we differ: a request is a set; hits count first,
+then each miss is served in order of last appearance; what the request uses is passed over as a victim and keeps
+its place. Fast tier 0 only; per layer or global, slots or bytes, with or without ``overflow``. State:
+``segments`` small, main, ghosts; uses [L * E]; did the pool ever evict [P]; initial residents in small.
+Single-expert streams equal libcachesim's S3FIFO. Floor 1.
 """
 
 from __future__ import annotations

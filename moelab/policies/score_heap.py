@@ -1,20 +1,20 @@
-"""score_heap: evictable residents by score, lowest first, and serving misses from it, with or without admission.  Floor 1.
+"""score_heap: evictable residents by score, lowest first; serving misses from it, with admission.  Floor 1.
 
-For policies that say how much an expert is worth (``lfu``, ``ema_lfu``, ``lfru``, ``mrs``, ``gdsf``, ``eam``): they
-set ``float_state[node]`` and let ``serve`` do the rest. Between evictions worths only grow, so the heap is lazy: an
-entry keeps the worth it was put in with, a lower bound, and is weighed anew only when it comes to the top; a hit
-costs nothing. Where a worth can fall, the policy calls ``lowered``; where all change, ``weigh_anew``, and serving
-then scans the pool instead of keeping a heap.
+For policies that say how much an expert is worth (``lfu``, ``ema_lfu``, ``lfru``, ``mrs``, ``gdsf``):
+they set ``float_state[node]`` and let ``serve`` do the rest. Between evictions worths only grow, so the heap is
+lazy: an entry keeps the worth it was put in with, a lower bound, and is weighed anew only when it comes to the
+top; a hit costs nothing. Where a worth can fall, the policy calls ``lowered``; where all change,
+``weigh_anew``, and serving then scans the pool instead of keeping a heap.
 
-Serving: misses by falling score, ties in order of last appearance, evict the lowest until they fit; ties of victims: the
-one whose last use is older. ADMIT(h, U): a miss comes in only if its score is above (1 + h) times that of every
-victim it needs, at most U for each request; h = -1 is fill on demand. A miss that does not fit or is not worth it
-ends the request, and whom it would have evicted stays. What the request uses is never a victim.
+Serving: misses by falling score, ties in order of last appearance, evict the lowest until they fit; ties of
+victims: the one whose last use is older. ADMIT(h, U): a miss comes in only if its score is above (1 + h) times
+that of every victim it needs, at most U for each request; h = -1 is fill on demand. A miss that does not fit or
+is not worth it ends the request, and whom it would have evicted stays. What the request uses is never a victim.
 
-``int_state``: ``heap`` [L * E] of nodes (pool p owns its stretch), ``place`` [L * E] in the heap or -1, ``last``
-[L * E] number of the last use, the same as the entry knows it [L * E] (by place), ``size`` [P], number of uses so
-far [1]; then the policy's own. ``float_state``: worths [L * E], the same as the entry knows it [L * E] (by place);
-then the policy's own (``num_float_words``, ``num_int_words``).
+``int_state``: ``heap`` [L * E] of nodes (pool p owns its stretch), ``place`` [L * E] in the heap or -1,
+``last`` [L * E] number of the last use, the same as the entry knows it [L * E] (by place), ``size`` [P], number
+of uses so far [1]; then the policy's own. ``float_state``: worths [L * E], the same as the entry knows it [L *
+E] (by place); then the policy's own (``num_float_words``, ``num_int_words``).
 """
 
 from __future__ import annotations

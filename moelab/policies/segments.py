@@ -1,11 +1,11 @@
 """segments: several lists per pool, each expert in at most one of them, and how large each list is.  Floor 1.
 
-For policies with more than one queue (``slru``, ``s3_fifo``, ``arc``, ``w_tinylfu``). Lists are numbered from 1; sizes are
-in slots, or in bytes where the pool's capacity is in bytes. Ghosts (experts that are remembered but not
-resident) are lists like any other. Does not know what a list means.
+For policies with more than one queue (``slru``, ``s3_fifo``, ``arc``, ``w_tinylfu``). Lists are numbered from
+1; sizes are in slots, or in bytes where the pool's capacity is in bytes. Ghosts (experts that are remembered
+but not resident) are lists like any other. Does not know what a list means.
 
-``int_state``: links of L * E nodes and n * P heads, ``segment`` [L * E] number of the list or 0, ``sizes`` [n, P],
-``capacity`` [P], 1 where sizes are bytes [1]; then the policy's own (from ``num_words`` on).
+``int_state``: links of L * E nodes and n * P heads, ``segment`` [L * E] number of the list or 0, ``sizes`` [n,
+P], ``capacity`` [P], 1 where sizes are bytes [1]; then the policy's own (from ``num_words`` on).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """slru: segmented LRU: newcomers on probation, and what is used there again is protected.
 
-Reference: Karedla, Love and Wherry 1994. The protected segment holds at most ``protected`` of the capacity; what it pushes
-out goes back to probation as the newest. Where we differ: a request is a set; hits move first, in order of last
-appearance, then misses are admitted in that order. Victims: the oldest on probation, then the oldest protected,
-never what the request uses. Fast tier 0 only; per layer or global, slots or bytes, with or without
-``overflow``. State: ``segments``, list 1 probation, 2 protected; initial residents on probation. (libcachesim's
-SLRU has four segments and another rule, so its counts differ.) Floor 1.
+Reference: Karedla, Love and Wherry 1994. The protected segment holds at most ``protected`` of the capacity;
+what it pushes out goes back to probation as the newest. Where we differ: a request is a set; hits move first,
+in order of last appearance, then misses are admitted in that order. Victims: the oldest on probation, then the
+oldest protected, never what the request uses. Fast tier 0 only; per layer or global, slots or bytes, with or
+without ``overflow``. State: ``segments``, list 1 probation, 2 protected; initial residents on probation.
+(libcachesim's SLRU has four segments and another rule, so its counts differ.) Floor 1.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """w_tinylfu: a small window for newcomers; what leaves it must be used more often than whom it would replace.
 
-Reference: Einziger, Friedman and Manes 2017 (W-TinyLFU): window LRU, main area segmented into probation and protected; counts of
-recent uses decide between the window's oldest and the main area's oldest; they are halved every ``sample`` x capacity
-uses. Where we differ: experts are few, so counts are exact instead of a sketch (and not capped at 15). A request is a set: all its
-experts count first, then hits move in order of last appearance, then each miss is served. What it uses is no victim: then
-the next oldest stands for it, or nobody contests. What the window holds beyond its share goes to probation uncontested.
-Fast tier 0 only; per layer or global, slots or bytes, with or without ``overflow``. State: ``segments`` window,
-probation, protected; counts [L * E]; uses since the last halving [P]; initial residents in the window. Floor 1.
+Reference: Einziger, Friedman and Manes 2017 (W-TinyLFU): window LRU, main area segmented into probation and
+protected; counts of recent uses decide between the window's oldest and the main area's oldest; they are halved
+every ``sample`` x capacity uses. Where we differ: experts are few, so counts are exact instead of a sketch (and
+not capped at 15). A request is a set: all its experts count first, then hits move in order of last appearance,
+then each miss is served. What it uses is no victim: then the next oldest stands for it, or nobody contests.
+What the window holds beyond its share goes to probation uncontested. Fast tier 0 only; per layer or global,
+slots or bytes, with or without ``overflow``. State: ``segments`` window, probation, protected; counts [L * E];
+uses since the last halving [P]; initial residents in the window. Floor 1.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def decide(view):
     if len(view.free_slots) == 0:
         return
     num_keys, num_pools = view.resident.size, view.free_slots.shape[1]
-    pool, first, overflow = pool_of(view.layer, view.free_slots), view.layer * view.resident.shape[1], view.flags & FLAG_OVERFLOW
+    pool, first = pool_of(view.layer, view.free_slots), view.layer * view.resident.shape[1]
+    overflow = view.flags & FLAG_OVERFLOW
     counts = view.int_state[num_words(num_keys, num_pools, _LISTS) :]
     capacity = capacity_of(view, _LISTS)
     window_limit = max(1, np.int64(capacity * view.float_parameters[0]))

@@ -28,7 +28,10 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class MinCost:
-    """Optimum over all requests; ``value`` = hits - price * uploads, ``num_integer_programs`` pools solved in integers."""
+    """Optimum over all requests; ``value`` = hits - price * uploads.
+
+    ``num_integer_programs`` pools solved in integers.
+    """
 
     price: float
     hits: int
@@ -73,7 +76,8 @@ def min_cost(
         raise ValueError(f"price is {price}, expected 0 or more hits an upload")
     requests = requests if requests is not None else Requests.of_trace(trace)
     num_layers, num_experts = requests.num_layers, requests.num_experts
-    stop = requests.offsets[min(num_steps if num_steps is not None else requests.num_steps, requests.num_steps) * num_layers]
+    last_step = requests.num_steps if num_steps is None else min(num_steps, requests.num_steps)
+    stop = requests.offsets[last_step * num_layers]
     clock = np.repeat(np.arange(requests.num_requests), np.diff(requests.offsets))[:stop]
     returns = requests.next_use[:stop]
     returns = np.where(returns == NEVER, -1, returns // num_experts)
@@ -97,7 +101,9 @@ def min_cost(
     )
 
 
-def _solve(clock: np.ndarray, returns: np.ndarray, key: np.ndarray, capacity: int, price: float) -> tuple[int, int, int]:
+def _solve(
+    clock: np.ndarray, returns: np.ndarray, key: np.ndarray, capacity: int, price: float
+) -> tuple[int, int, int]:
     """(hits, uploads, 1 if integers were needed) of one pool; uses in order of time."""
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import coo_array

@@ -38,7 +38,10 @@ def rows_by_step(trace):
 
 
 def flags_by_step(trace):
-    """{step: flags} as ``signature`` has them: prefill 1, decode 2, a request's first step 4, the step after its last 8."""
+    """{step: flags} as ``signature`` has them: prefill 1, decode 2, a request's first step 4.
+
+    The step after its last 8.
+    """
     rows, request, phase = rows_by_step(trace), trace.tokens.request.tolist(), trace.tokens.phase.tolist()
     steps = sorted(rows)
     flags = {step: 0 for step in steps}
@@ -47,7 +50,8 @@ def flags_by_step(trace):
             flags[step] |= 1 << phase[row]
             if request[row] not in {request[r] for s in steps[:index] for r in rows[s]}:
                 flags[step] |= 4
-        if index and {request[r] for r in rows[steps[index - 1]]} - {request[r] for s in steps[index:] for r in rows[s]}:
+        before = {request[r] for r in rows[steps[index - 1]]} if index else set()
+        if before - {request[r] for s in steps[index:] for r in rows[s]}:
             flags[step] |= 8
     return flags
 

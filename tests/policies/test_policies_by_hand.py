@@ -9,7 +9,10 @@ from tests.seeded_traces import trace_of_sets
 
 
 def moves(sets, policy, *, num_layers=1, num_prefill=0, **options):
-    """{request: "-evicted +admitted >prefetched"} of a run, and the run; the first sets are tokens of one prefill step."""
+    """{request: "-evicted +admitted >prefetched"} of a run, and the run.
+
+    The first sets are tokens of one prefill step.
+    """
     trace = trace_of_sets(sets, num_layers=num_layers, num_experts=8)
     if num_prefill:
         step = np.maximum(0, np.arange(len(sets)) - num_prefill + 1)
@@ -109,14 +112,18 @@ def test_s3_fifo():
 
 
 def test_arc():
-    """0 is used again: T2. {2} takes 1 from T1 (1 > p = 0), a ghost. {1} is that ghost: p = 1, so T1 keeps 2 and T2's 0 goes."""
+    """0 is used again: T2. {2} takes 1 from T1 (1 > p = 0), a ghost. {1} is that ghost: p = 1.
+
+    So T1 keeps 2 and T2's 0 goes.
+    """
     made, _ = moves([[0], [1], [0], [2], [1]], "arc", slots_per_layer=2)
     assert made == {0: "+0", 1: "+1", 3: "-1 +2", 4: "-0 +1"}
 
 
 def test_w_tinylfu():
-    """Window 1, protected 1. Full with 2 in the window, 1 on probation, 0 protected. {3}: 2 (used once) does not beat 1 and
-    goes; {2}: 3 goes likewise; {4}: 2, used twice by now, beats 1.
+    """Window 1, protected 1. Full with 2 in the window, 1 on probation, 0 protected. {3}.
+
+    2 (used once) does not beat 1 and goes; {2}: 3 goes likewise; {4}: 2, used twice by now, beats 1.
     """
     made, _ = moves([[0], [1], [0], [2], [3], [2], [4]], "w_tinylfu", slots_per_layer=3)
     assert made == {0: "+0", 1: "+1", 3: "+2", 4: "-2 +3", 5: "-3 +2", 6: "-1 +4"}
@@ -129,7 +136,10 @@ def test_lfu():
 
 
 def test_ema_lfu():
-    """0 used in passes 0, 1, 2 is worth 1.75, 0.22 in pass 5; 1 used in 3 and 4 is worth 0.75 then: 0 goes, against LFU."""
+    """0 used in passes 0, 1, 2 is worth 1.75, 0.22 in pass 5; 1 used in 3 and 4 is worth 0.75 then.
+
+    0 goes, against LFU.
+    """
     sets = [[0], [0], [0], [1], [1], [2]]
     made, _ = moves(sets, "ema_lfu", slots_per_layer=2, parameters={"decay": 0.5})
     assert made == {0: "+0", 3: "+1", 5: "-0 +2"}
@@ -143,7 +153,10 @@ def test_lfru():
 
 
 def test_gdsf():
-    """0 is worth 2, 1 is worth 1: 1 goes and the floor is 1, so 2 is worth 2. {3}: 0 and 2 are equal, 0 was used longer ago."""
+    """0 is worth 2, 1 is worth 1: 1 goes and the floor is 1, so 2 is worth 2. {3}: 0 and 2 are equal.
+
+    0 was used longer ago.
+    """
     made, _ = moves([[0], [0], [1], [2], [3]], "gdsf", slots_per_layer=2)
     assert made == {0: "+0", 2: "+1", 3: "-1 +2", 4: "-0 +3"}
 
@@ -155,7 +168,10 @@ def test_mrs():
 
 
 def test_least_stale():
-    """Two slots for three layers: at layer 2 nobody is stale, and layer 1, just passed, is needed last. So layer 0 hits."""
+    """Two slots for three layers: at layer 2 nobody is stale, and layer 1, just passed.
+
+    Is needed last. So layer 0 hits.
+    """
     made, result = moves([[0], [1], [2], [0], [3], [4]], "least_stale", num_layers=3, slots=2)
     assert made == {0: "+0", 1: "+1", 2: "-1 +2", 4: "-2 +3", 5: "-3 +4"}
     assert result.hits == 1

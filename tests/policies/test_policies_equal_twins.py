@@ -10,7 +10,7 @@ from moelab.policies.signature import UNLIMITED
 from moelab.simulator.loop import EVICTIONS, HITS, MISSES, PREFETCHES, ROUTED_HITS, ROUTINGS, UPLOADS
 from moelab.simulator.simulate import simulate
 from tests.policies import naive
-from tests.seeded_traces import plan_for, seeded_trace, trace_of_sets
+from tests.seeded_traces import plan_for, seeded_trace
 
 
 def decisions(result):

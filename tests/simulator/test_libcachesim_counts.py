@@ -1,11 +1,12 @@
 """Single-expert streams in one global pool: hit counts equal libcachesim's where the definitions coincide.
 
-They coincide for the policies of ``SAME``. ``lfu`` only with ``forget`` 1: libcachesim forgets an object's uses when it is
-evicted, our default goes on counting. ``s3_fifo`` from 20 slots on: libcachesim admits nothing where the small queue is
-as small as one object. ``gdsf`` differs by up to 3%: with sizes of 1 many worths are equal, and whom libcachesim then evicts
-follows neither last use, nor admission, nor frequency (tried: all of them, both ways); until the first such
-tie the decisions are the same. Not compared, because the definitions differ: libcachesim's SLRU has four segments (ours
-two), its W-TinyLFU counts in hashed sketches (ours exactly), random replacement has another generator.
+They coincide for the policies of ``SAME``. ``lfu`` only with ``forget`` 1: libcachesim forgets an object's uses
+when it is evicted, our default goes on counting. ``s3_fifo`` from 20 slots on: libcachesim admits nothing where
+the small queue is as small as one object. ``gdsf`` differs by up to 3%: with sizes of 1 many worths are equal,
+and whom libcachesim then evicts follows neither last use, nor admission, nor frequency (tried: all of them,
+both ways); until the first such tie the decisions are the same. Not compared, because the definitions differ:
+libcachesim's SLRU has four segments (ours two), its W-TinyLFU counts in hashed sketches (ours exactly), random
+replacement has another generator.
 """
 
 import numpy as np

@@ -27,5 +27,5 @@ class Twin(ByScore):
         for key in admitted:
             self.weigh(key)
         for key in request.keys:
-            if key not in admitted and key not in self.residents or key in self.pinned:
+            if (key not in admitted and key not in self.residents) or key in self.pinned:
                 del self.uses[key]

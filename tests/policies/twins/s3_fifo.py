@@ -53,9 +53,7 @@ class Twin(OneByOne):
     def place(self, key):
         pool = self.pool(key)
         self.uses[key] = 0
-        if self.was_ghost:
-            self.main[pool].append(key)
-        elif pool not in self.evicts and self.units(self.small[pool]) >= self.small_limit[pool]:
+        if self.was_ghost or (pool not in self.evicts and self.units(self.small[pool]) >= self.small_limit[pool]):
             self.main[pool].append(key)
         else:
             self.small[pool].append(key)
