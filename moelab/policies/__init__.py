@@ -19,6 +19,9 @@ from moelab.policies import (
     lru,
     min_bypass,
     mrs,
+    prefetch_markov,
+    prefetch_previous,
+    prefetch_stale_gate,
     random,
     s3_fifo,
     second_touch,
@@ -31,7 +34,7 @@ from moelab.policies.policy import Policy
 
 _FILES = (
     static, kt_dynamic, fifo, random, lru, slru, clock, sieve, s3_fifo, arc, w_tinylfu, lfu, ema_lfu, lfru, gdsf, mrs,
-    least_stale, second_touch, min_bypass,
+    least_stale, second_touch, prefetch_previous, prefetch_stale_gate, prefetch_markov, min_bypass,
 )  # fmt: skip
 _ADMISSION = (ema_lfu.ADMIT_POLICY, lfru.ADMIT_POLICY, mrs.ADMIT_POLICY)
 

@@ -64,6 +64,9 @@ PARAMETERS = {
         }
     ),
     "kt_dynamic": st.fixed_dictionaries({"min_routings": st.integers(0, 12)}),
+    "prefetch_previous": st.fixed_dictionaries({"width": st.integers(0, 6)}),
+    "prefetch_stale_gate": st.fixed_dictionaries({"width": st.integers(0, 6)}),
+    "prefetch_markov": st.fixed_dictionaries({"width": st.integers(0, 6)}),
     "second_touch": st.fixed_dictionaries({"window": st.integers(1, 6)}),
     "lfu": st.fixed_dictionaries({**_admission, "forget": st.integers(0, 1)}),
     "ema_lfu": st.fixed_dictionaries({**_admission, "decay": st.sampled_from([0.25, 0.5, 1.0])}),
