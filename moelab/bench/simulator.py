@@ -34,6 +34,7 @@ from moelab.simulator.simulate import run_requests
 NUM_LAYERS, NUM_EXPERTS, TOP_K = 60, 384, 8
 SLOTS_PER_LAYER = 77
 NUM_OBJECTS, NUM_SLOTS = 23_040, 5_760
+HASH_POWER = 16  # libcachesim's table of 2**24 by default would be most of its time
 PEERS: dict[str, tuple[str, dict[str, int]]] = {
     "lru": ("LRU", {}),
     "fifo": ("FIFO", {}),
@@ -49,7 +50,7 @@ PEERS: dict[str, tuple[str, dict[str, int]]] = {
 
 def run(seconds: float = 10.0) -> BenchResult:
     """Rows ``{name, million_accesses_per_s, ratio_to_libcachesim}``; ``seconds`` scales the number of tokens."""
-    num_tokens = max(20, int(500 * seconds))
+    num_tokens = max(20, int(300 * seconds))
     trace = set_requests(num_tokens)
     requests = Requests.of_trace(trace)
     num_accesses = len(requests.experts)
@@ -60,7 +61,7 @@ def run(seconds: float = 10.0) -> BenchResult:
         rows.append(_row(f"{name}, set requests", num_accesses / median(spent[1:])))
     spent = [_seconds(lambda: miss_ratio_curve(trace, requests=requests)) for _ in range(3)]
     rows.append(_row("miss_ratio_curve, all capacities", num_accesses / median(spent[1:])))
-    rows += single_requests(max(1000, int(30_000 * seconds)))
+    rows += single_requests(max(1000, int(60_000 * seconds)))
     return BenchResult(
         f"simulator, {NUM_LAYERS} x {NUM_EXPERTS} top-{TOP_K}, {num_tokens} tokens, {SLOTS_PER_LAYER} slots a layer "
         f"(synthetic); single requests: {NUM_SLOTS} slots of {NUM_OBJECTS}, one core",
@@ -167,7 +168,7 @@ def _peer(name: str, path: Path) -> Callable[[], Any] | None:
 
     def process() -> Any:
         reader = libcachesim.TraceReader(trace=str(path), trace_type=libcachesim.TraceType.ORACLE_GENERAL_TRACE)
-        return getattr(libcachesim, name)(cache_size=NUM_SLOTS).process_trace(reader)
+        return getattr(libcachesim, name)(cache_size=NUM_SLOTS, hashpower=HASH_POWER).process_trace(reader)
 
     return process
 

@@ -11,6 +11,7 @@ Memory is not owned by compiled code: the Python ``View`` holds the arrays.
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,17 @@ class View:
     def __getattr__(self, name: str) -> Any:
         if name not in FIELDS:
             raise AttributeError(f"View has no field {name}, expected one of {', '.join(FIELDS)}")
-        return self.arrays[name] if name in _DTYPES else int(self.words[_FIRST_WORD[name]])
+        first = _FIRST_WORD[name]
+        if name not in _DTYPES:
+            return int(self.words[first])
+        array, address = self.arrays[name], int(self.words[first])
+        shape = tuple(self.words[first + 1 : first + 1 + _NUM_AXES[name]].tolist())
+        if (array.ctypes.data, array.shape) == (address, shape):
+            return array
+        if 0 in shape:
+            return np.zeros(shape, _DTYPES[name])
+        num_bytes = int(np.prod(shape)) * _DTYPES[name].itemsize  # set by compiled code: part of a buffer of the caller
+        return np.frombuffer((ctypes.c_char * num_bytes).from_address(address), _DTYPES[name]).reshape(shape)
 
 
 class ViewType(types.Type):

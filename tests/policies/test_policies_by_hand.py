@@ -8,7 +8,7 @@ from tests.policies.test_policies_equal_twins import assert_equal_to_twin, decis
 from tests.seeded_traces import trace_of_sets
 
 
-def moves(sets, policy, *, num_layers=1, num_prefill=0, **options):
+def moves(sets, policy, *, num_layers=1, num_prefill=0, stale=None, **options):
     """{request: "-evicted +admitted >prefetched"} of a run, and the run.
 
     The first sets are tokens of one prefill step.
@@ -19,6 +19,8 @@ def moves(sets, policy, *, num_layers=1, num_prefill=0, **options):
         phase = np.where(np.arange(len(sets)) < num_prefill, Phase.PREFILL, Phase.DECODE)
         table = TokenTable.build(step=step, request=0, position=np.arange(len(sets)), phase=phase)
         trace = Trace(trace.header, trace.experts, trace.gate_weights, table)
+    if stale is not None:  # [T][L] one expert each
+        trace.extras["stale_gate_experts"] = np.array(stale, np.uint16)[:, :, None]
     result = assert_equal_to_twin(trace, policy, **options)
     signs = {
         clock: " ".join([f"-{e}" for _, e in evicted] + [f"+{e}" for _, e in admitted] + [f">{e}" for _, e in ahead])
@@ -207,6 +209,33 @@ def test_admit_mrs():
     """Pass 3: 0.5 against 1.2 x 0.4375. Pass 4: 0.75 against 1.2 x 0.21875."""
     made, _ = moves([[0], [0], [0], [1], [1]], "admit_mrs", slots_per_layer=1)
     assert made == {0: "+0", 4: "-0 +1"}
+
+
+def test_prefetch_previous():
+    """The budget lets only 1 of {1, 2} in; a pass later 2 is copied while layer 0 runs, and both hit."""
+    sets = [[0], [1, 2], [0], [1, 2]]
+    made, result = moves(sets, "prefetch_previous", num_layers=2, slots_per_layer=2, upload_budget=1)
+    assert made == {0: "+0", 1: "+1", 2: ">2"}
+    assert (result.hits, result.uploads, result.prefetches) == (3, 2, 1)
+    assert result.reads_per_layer_step == (3 + 2 + 1) / 4
+
+
+def test_prefetch_stale_gate():
+    """The gate names 1, then 2, for layer 1, rightly: only the first use of 0 misses."""
+    made, result = moves(
+        [[0], [1], [0], [2]], "prefetch_stale_gate", num_layers=2, slots_per_layer=1, stale=[[7, 1], [7, 2]]
+    )
+    assert made == {0: "+0 >1", 2: "-1 >2"}
+    assert result.misses == 1
+
+
+def test_prefetch_markov():
+    """0 was followed by 1 and by 2: equal scores, the lower expert is copied, and hits."""
+    made, result = moves(
+        [[0], [1], [0], [2], [0], [1]], "prefetch_markov", num_layers=2, slots_per_layer=1, parameters={"width": 1}
+    )
+    assert made == {0: "+0", 1: "+1", 3: "-1 +2", 4: "-2 >1"}
+    assert result.hits == 3
 
 
 def test_every_policy_has_a_trace_here():
