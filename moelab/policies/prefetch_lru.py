@@ -72,7 +72,10 @@ def serve_lru(view):
 
 @compiled
 def copy_ahead(view, predicted, num_predicted):
-    """Bring the first ``num_predicted`` of ``predicted`` (experts of the next layer) in, as far as room and budget go."""
+    """Bring the first ``num_predicted`` of ``predicted`` (experts of the next layer) in.
+
+    As far as room and budget go.
+    """
     num_layers, num_experts = view.resident.shape
     num_keys, num_pools, layer = view.resident.size, view.free_slots.shape[1], view.layer + 1
     if layer == num_layers:

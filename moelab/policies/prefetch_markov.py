@@ -1,10 +1,11 @@
 """prefetch_markov: LRU, and copying ahead what most often followed this layer's experts in the next layer.
 
-Reference: order-1 transitions between layers (arXiv 2510.05497 measures them): score of e' = sum over the request's e of
-N(e, e') / sum N(e, .). Counts are of (expert of a layer, expert of the next) in the same pass and begin at 0; the
-sets count, not the gate weights. The ``width`` highest scores above 0, ties to the lower expert. Time O(M E) a request, memory
-(L - 1) E^2 words. Serving, room and accounting: ``prefetch_lru``. State of its own: N [L - 1, E, E], its row sums
-[L - 1, E], last set of the layer before [E] and its size [1]; ``float_state`` [E] scores. Floor 1.
+Reference: order-1 transitions between layers (arXiv 2510.05497 measures them): score of e' = sum over the
+request's e of N(e, e') / sum N(e, .). Counts are of (expert of a layer, expert of the next) in the same pass
+and begin at 0; the sets count, not the gate weights. The ``width`` highest scores above 0, ties to the lower
+expert. Time O(M E) a request, memory (L - 1) E^2 words. Serving, room and accounting: ``prefetch_lru``. State
+of its own: N [L - 1, E, E], its row sums [L - 1, E], last set of the layer before [E] and its size [1];
+``float_state`` [E] scores. Floor 1.
 """
 
 from __future__ import annotations

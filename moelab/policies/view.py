@@ -82,7 +82,8 @@ class View:
         if 0 in shape:
             return np.zeros(shape, _DTYPES[name])
         num_bytes = int(np.prod(shape)) * _DTYPES[name].itemsize  # set by compiled code: part of a buffer of the caller
-        return np.frombuffer((ctypes.c_char * num_bytes).from_address(address), _DTYPES[name]).reshape(shape)
+        memory = memoryview((ctypes.c_char * num_bytes).from_address(address))
+        return np.frombuffer(memory, _DTYPES[name]).reshape(shape)
 
 
 class ViewType(types.Type):

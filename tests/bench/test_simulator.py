@@ -16,7 +16,7 @@ def test_rows_have_the_promised_keys(monkeypatch):
     names = [row["name"] for row in rows]
     assert names[: len(POLICIES)] == [f"{name}, set requests" for name in POLICIES]
     assert names[len(POLICIES) :] == ["miss_ratio_curve, all capacities"] + [
-        f"{name}, single requests" for name in simulator.PEERS
+        f"{name}, single requests{how}" for name in simulator.PEERS for how in simulator.HASH_POWERS
     ]
     for row in rows:
         assert set(row) == {"name", "million_accesses_per_s", "ratio_to_libcachesim"}
@@ -28,7 +28,7 @@ def test_the_peer_reads_the_stream_that_we_replay(tmp_path):
     stream = np.random.default_rng(0).integers(0, 50, 2000)
     path = tmp_path / "stream.bin"
     simulator._write_stream(path, stream)
-    missed, _ = simulator._peer("LRU", path)()
+    missed, _ = simulator._peer("LRU", path, 16)()
     reader = lcs.TraceReader(trace=str(path), trace_type=lcs.TraceType.ORACLE_GENERAL_TRACE)
     assert reader.get_num_of_req() == 2000
     assert missed == pytest.approx(len(set(stream.tolist())) / 2000)  # every object fits: only first uses miss

@@ -165,7 +165,8 @@ def test_refusals_name_what_does_not_fit():
     with pytest.raises(ValueError, match=r"plan is for seeded \(2 x 12\); trace is seeded \(3 x 12\)"):
         simulate(trace, other)
     plan = plan_for(trace, "lru", slots_per_layer=2)
-    with pytest.raises(ValueError, match="plan asks for policy clock9, expected one of static, kt_dynamic, fifo, random, lru, "):
+    names = "expected one of static, kt_dynamic, fifo, random, lru, "
+    with pytest.raises(ValueError, match=f"plan asks for policy clock9, {names}"):
         simulate(trace, plan_for(trace, "clock9", slots_per_layer=2))
     two = plan.model_copy(update={"fast_tiers": (*plan.fast_tiers, FastTier(tier="fast1", slots=3))})
     with pytest.raises(ValueError, match="fast0, fast1; simulate runs one"):
