@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numba import njit, types
 
 from moelab.analysis.reuse import FIRST_USE, reuse_distances
 from moelab.domain.trace import Trace
@@ -105,37 +106,55 @@ def miss_ratio_curve(
     """LRU at all capacities; the whole trace warms the stack, ``phase`` says whose uses are counted."""
     requests = requests if requests is not None else Requests.of_trace(trace)
     distances = reuse_distances(trace, requests=requests).distances
-    sizes = requests.set_sizes
     shape = (requests.num_layers, requests.num_experts + 1)
-    entries = np.diff(requests.offsets)
-    step, layer = np.divmod(np.repeat(np.arange(requests.num_requests), entries), requests.num_layers)
-    held = np.zeros(len(distances), bool)
-    if overflow:
-        held = distances < np.repeat(_previous(sizes).ravel(), entries)
-    counted = requests.steps_of_phase(phase)[step]
-    again = counted & (distances != FIRST_USE)
-
-    def at_capacity(weights: np.ndarray | None) -> np.ndarray:
-        """Hits at capacity C: uses of distance below C, those held by overflow from C = 0 on."""
-        column = np.where(held, 0, distances + 1)[again]
-        weight = None if weights is None else weights[again]
-        flat = np.bincount(layer[again] * shape[1] + column, weight, minlength=shape[0] * shape[1])
-        return flat.reshape(shape).cumsum(1).astype(np.int64)
-
-    routings = requests.token_counts.astype(np.float64)
+    per_request, per_routing = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    uses_per_request, uses_per_routing = np.zeros(shape[0], np.int64), np.zeros(shape[0], np.int64)
+    _count(
+        requests.offsets, distances, requests.token_counts, requests.steps_of_phase(phase), overflow,
+        per_request, per_routing, uses_per_request, uses_per_routing,
+    )  # fmt: skip
     return MissRatioCurve(
         model=trace.header.model,
         synthetic=trace.header.synthetic,
         phase=phase,
         overflow=overflow,
-        hits_per_request=at_capacity(None),
-        hits_per_routing=at_capacity(routings),
-        uses_per_request=np.bincount(layer[counted], minlength=shape[0]),
-        uses_per_routing=np.bincount(layer[counted], routings[counted], minlength=shape[0]).astype(np.int64),
-        exact_from=sizes.max(0, initial=0),
+        hits_per_request=per_request.cumsum(1),
+        hits_per_routing=per_routing.cumsum(1),
+        uses_per_request=uses_per_request,
+        uses_per_routing=uses_per_routing,
+        exact_from=requests.set_sizes.max(0, initial=0),
     )
 
 
-def _previous(sizes: np.ndarray) -> np.ndarray:
-    """int64 [S, L]: size of the set before, 0 for the first."""
-    return np.concatenate([np.zeros_like(sizes[:1]), sizes[:-1]])
+_i64 = types.int64
+
+
+@njit(
+    types.void(
+        _i64[::1], types.int32[::1], types.int32[::1], types.boolean[::1], types.boolean,
+        _i64[:, ::1], _i64[:, ::1], _i64[::1], _i64[::1],
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
+def _count(
+    offsets, distances, token_counts, is_counted, overflow, per_request, per_routing, uses_per_request, uses_per_routing
+):
+    """Uses by layer and smallest capacity at which they hit: distance + 1, or 0 where overflow holds them.
+
+    With overflow a layer holds its whole last set until its next request, whatever the capacity.
+    """
+    num_layers = len(uses_per_request)
+    for request in range(len(offsets) - 1):
+        layer = request % num_layers
+        if not is_counted[request // num_layers]:
+            continue
+        size_before = 0
+        if overflow and request >= num_layers:
+            size_before = offsets[request - num_layers + 1] - offsets[request - num_layers]
+        for i in range(offsets[request], offsets[request + 1]):
+            uses_per_request[layer] += 1
+            uses_per_routing[layer] += token_counts[i]
+            if distances[i] != FIRST_USE:
+                column = 0 if distances[i] < size_before else distances[i] + 1
+                per_request[layer, column] += 1
+                per_routing[layer, column] += token_counts[i]

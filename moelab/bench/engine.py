@@ -49,8 +49,8 @@ class EngineRow:
     """Medians over paired steps; ``ratio_to_limit`` is step time over the time of reading ``bytes_per_token``.
 
     Routed experts, linear layers (shared expert and router among them) and attention are medians of what the library
-    counted; ``other_ms`` is what is left of the step: norms, rotation, router's choice, meetings of the workers, Python,
-    sampling. ``routed_*_per_node`` and the tail of a layer call are what the kernels counted, summed over the steps.
+    counted; ``other_ms`` is what is left of the step: norms, rotation, router's choice, meetings of the workers,
+    Python, sampling. ``routed_*_per_node`` and the tail of a layer call are what the kernels counted, over all steps.
     """
 
     dense_weights: str

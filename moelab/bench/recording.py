@@ -1,10 +1,10 @@
 """Cost of recording: decode steps with and without the recorder, interleaved step by step.
 
-`moelab bench recording`: nano, and two layers of K2.6 with generated weights. Steps go in pairs, one recorded and one not, in random order,
-at the same cache length to within one token, so that other load on the machine falls on both. Reported:
-the median of the paired differences over the median unrecorded step, with a bootstrap interval, for
-wall time and for the CPU time of the calling thread (what other processes cannot disturb). The gates of
-the project are 3 % on nano and 1 % on the slice. Floor 6.
+`moelab bench recording`: nano, and two layers of K2.6 with generated weights. Steps go in pairs, one recorded and one
+not, in random order, at the same cache length to within one token, so that other load on the machine falls on both.
+Reported: the median of the paired differences over the median unrecorded step, with a bootstrap interval, for wall
+time and for the CPU time of the calling thread (what other processes cannot disturb). The gates of the project are
+3 % on nano and 1 % on the slice. Floor 6.
 """
 
 from __future__ import annotations

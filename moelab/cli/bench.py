@@ -9,7 +9,9 @@ from moelab.cli.output import print_json
 
 HELP = "measure: ratios of two things interleaved in one process, median and range"
 
-BENCHES = ("kernels", "amx_on_paper", "engine", "decode", "loading", "store", "recording", "parity", "nll")
+BENCHES = (
+    "kernels", "amx_on_paper", "engine", "decode", "loading", "store", "recording", "parity", "nll", "simulator",
+)  # fmt: skip
 
 # Options that only one bench has.
 BENCH_OF_OPTION = {"quick": "kernels", "expert_shape": "engine", "layers": "engine", "experts": "engine"}

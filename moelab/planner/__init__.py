@@ -11,7 +11,17 @@ from collections.abc import Callable
 from moelab.domain.plan import Plan
 from moelab.planner.empty import empty
 from moelab.planner.frequency import frequency
+from moelab.planner.front_loading import front_loading
+from moelab.planner.layer_balanced import layer_balanced
+from moelab.planner.random import random
+from moelab.planner.uniform import uniform
 
-PLANNERS: dict[str, Callable[..., Plan]] = {"frequency": frequency}
+PLANNERS: dict[str, Callable[..., Plan]] = {
+    "frequency": frequency,
+    "uniform": uniform,
+    "front_loading": front_loading,
+    "random": random,
+    "layer_balanced": layer_balanced,
+}
 
-__all__ = ["PLANNERS", "empty", "frequency"]
+__all__ = ["PLANNERS", "empty", "frequency", "front_loading", "layer_balanced", "random", "uniform"]

@@ -12,15 +12,14 @@ request cannot be split: its steps are cut in time and the plan says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from moelab.domain.machine import Machine
-from moelab.domain.plan import FastTier, Plan, PlanModel, TierFormat
+from moelab.domain.plan import FastTier, Plan
 from moelab.domain.trace import Trace
-from moelab.planner.placements import FAST_TIER, home_and_fast, per_layer
-from moelab.simulator.simulate import simulate
+from moelab.planner.placements import FAST_TIER, per_layer
+from moelab.planner.static_plan import of_phase, split, static_plan
 
 
 def frequency(
@@ -49,12 +48,8 @@ def frequency(
     num_layers, num_experts = header.num_layers, header.num_experts
     if (slots_per_layer is None) == (slots is None):
         raise ValueError("frequency got both or neither of slots_per_layer and slots, expected exactly one")
-    intermediate = moe_intermediate_size or header.moe_intermediate_size
-    bytes_of_layer = per_layer(
-        "expert_bytes", header.expert_bytes if expert_bytes is None else expert_bytes, num_layers
-    )
     train, test, how = split(trace, held_out=held_out, seed=seed)
-    loads = _of_phase(train, phase).loads()
+    loads = of_phase(train, phase).loads()
     if slots_per_layer is not None:
         capacity = per_layer("slots_per_layer", slots_per_layer, num_layers)
         if max(capacity) > num_experts:
@@ -71,79 +66,8 @@ def frequency(
         keys = np.sort(np.argsort(-loads.ravel(), kind="stable")[:slots])
         chosen = [(int(k) // num_experts, int(k) % num_experts) for k in keys]
         fast = FastTier(tier=FAST_TIER, slots=slots)
-    weights = TierFormat(weight_format=weight_format or header.quantization, expert_bytes=bytes_of_layer)
-    fingerprints = {"trace": trace.fingerprint()}
-    if machine is not None:
-        fingerprints["machine"] = machine.fingerprint()
-    if header.model_fingerprint is not None:
-        fingerprints["model"] = header.model_fingerprint
-    plan = Plan(
-        model=PlanModel(
-            name=header.model,
-            model_type=header.model_type,
-            num_layers=num_layers,
-            num_experts=num_experts,
-            top_k=header.top_k,
-            moe_intermediate_size=intermediate,
-            fingerprint=header.model_fingerprint,
-        ),
-        tiers=("node0", FAST_TIER),
-        placements=home_and_fast(num_layers, num_experts, chosen, intermediate),
-        fast_tiers=(fast,),
-        format_of_tier={"node0": weights, FAST_TIER: weights},
-        planner={"name": "frequency", "held_out": held_out, "seed": seed, "phase": phase or "all", **how},
-        fingerprints=fingerprints,
-    )
-    return plan.model_copy(update={"prediction": _score(plan, train, test, machine, efficiency, phase)})
-
-
-def split(trace: Trace, *, held_out: float, seed: int) -> tuple[Trace, Trace, dict[str, Any]]:
-    """(planning part, held-out part, how it was split) by request; one request is cut in time.
-
-    Without a held-out part (``held_out`` 0, or a single step) both parts are the whole trace, marked
-    ``split: none``. The fraction is rounded to whole requests, at least one on each side.
-    """
-    if not 0 <= held_out < 1:
-        raise ValueError(f"held_out is {held_out}, expected a fraction from 0 to below 1")
-    ids = np.unique(trace.tokens.request)
-    steps = np.unique(trace.tokens.step)
-    if held_out == 0 or (len(ids) < 2 and len(steps) < 2):
-        return trace, trace, {"split": "none", "num_requests": len(ids)}
-    if len(ids) < 2:
-        last = steps[min(len(steps) - 1, max(1, round((1 - held_out) * len(steps))))]
-        in_test = trace.tokens.step >= last
-        return trace.take(~in_test), trace.take(in_test), {"split": "time", "num_requests": 1}
-    num_test = min(len(ids) - 1, max(1, round(held_out * len(ids))))
-    test_ids = np.sort(np.random.default_rng(seed).permutation(ids)[:num_test])
-    in_test = np.isin(trace.tokens.request, test_ids)
-    how = {"split": "request", "num_requests": len(ids), "held_out_requests": test_ids.tolist()}
-    return trace.take(~in_test), trace.take(in_test), how
-
-
-def _of_phase(trace: Trace, phase: str | None) -> Trace:
-    if phase is None:
-        return trace
-    code = {"prefill": 0, "decode": 1}.get(phase)
-    if code is None:
-        raise ValueError(f"phase is {phase!r}, expected prefill or decode")
-    return trace.take(trace.tokens.phase == code)
-
-
-def _score(
-    plan: Plan, train: Trace, test: Trace, machine: Machine | None, efficiency: float, phase: str | None
-) -> dict[str, Any]:
-    """Prediction: on the held-out part, and beside it the rate on the part that was counted."""
-    is_held_out = plan.planner["split"] != "none"
-    on_test = simulate(test, plan, machine, phase=phase, efficiency=efficiency, progress=False)
-    on_train = simulate(train, plan, phase=phase, progress=False) if is_held_out else on_test
-    prediction = {
-        "scored_on": "held-out requests" if plan.planner["split"] == "request" else
-        "held-out steps (split in time)" if is_held_out else "the planning requests (in sample)",
-        "hit_rate_per_routing": on_test.hit_rate_per_routing,
-        "hit_rate_per_request": on_test.hit_rate_per_request,
-        "reads_per_layer_step": on_test.reads_per_layer_step,
-        "hit_rate_per_routing_in_sample": on_train.hit_rate_per_routing,
-        "hit_rate_per_request_in_sample": on_train.hit_rate_per_request,
-        **(on_test.predicted or {}),
-    }  # fmt: skip
-    return {name: value for name, value in prediction.items() if value is not None}
+    planner = {"name": "frequency", "held_out": held_out, "seed": seed, **how}
+    return static_plan(
+        trace, chosen, fast, planner, train=train, test=test, machine=machine, efficiency=efficiency, phase=phase,
+        expert_bytes=expert_bytes, moe_intermediate_size=moe_intermediate_size, weight_format=weight_format,
+    )  # fmt: skip

@@ -20,7 +20,7 @@ def per_layer(name: str, value: int | Sequence[int], num_layers: int) -> tuple[i
 
 
 def home_and_fast(
-    num_layers: int, num_experts: int, chosen: list[tuple[int, int]], intermediate: int | None
+    num_layers: int, num_experts: int, chosen: Sequence[tuple[int, int]], intermediate: int | None
 ) -> Placements:
     """Every expert whole on node0 (tier 0), the chosen (layer, expert) on fast0 (tier 1) too."""
     layer, expert = np.divmod(np.arange(num_layers * num_experts), num_experts)

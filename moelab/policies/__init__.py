@@ -6,9 +6,39 @@ and a line here.
 
 from __future__ import annotations
 
-from moelab.policies import lru, min_bypass, static
+from moelab.policies import (
+    arc,
+    clock,
+    ema_lfu,
+    fifo,
+    gdsf,
+    kt_dynamic,
+    least_stale,
+    lfru,
+    lfu,
+    lru,
+    min_bypass,
+    mrs,
+    prefetch_markov,
+    prefetch_previous,
+    prefetch_stale_gate,
+    random,
+    s3_fifo,
+    second_touch,
+    sieve,
+    slru,
+    static,
+    w_tinylfu,
+)
 from moelab.policies.policy import Policy
 
-POLICIES: dict[str, Policy] = {p.name: p for p in (static.POLICY, lru.POLICY, min_bypass.POLICY)}
+_FILES = (
+    static, kt_dynamic, fifo, random, lru, slru, clock, sieve, s3_fifo, arc, w_tinylfu, lfu, ema_lfu, lfru, gdsf, mrs,
+    least_stale, second_touch, prefetch_previous, prefetch_stale_gate, prefetch_markov, min_bypass,
+)  # fmt: skip
+_ADMISSION = (ema_lfu.ADMIT_POLICY, lfru.ADMIT_POLICY, mrs.ADMIT_POLICY)
+
+POLICIES: dict[str, Policy] = {p.name: p for p in (*(file.POLICY for file in _FILES), *_ADMISSION)}
+"""Every policy by name; the ``admit_*`` are the same functions with an admission threshold by default."""
 
 __all__ = ["POLICIES", "Policy"]

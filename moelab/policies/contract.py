@@ -1,21 +1,17 @@
 """The contract: checks one decision of a policy and applies it to residency and room.  Floor 1.
 
 The only code that changes ``resident``, ``free_slots`` and ``free_bytes``; the simulator's loop and
-the live engine both call it after each ``decide``. Order: evict, admit, prefetch. Does not know
-which policy decided. A broken rule ends the
-run: its number is returned, and residency is left as far as it was applied.
+the live engine both call ``open_request``, ``decide``, ``close_request`` for each request. Order: evict, admit,
+prefetch. Does not know which policy decided. A broken rule ends the run: its number is returned, and
+residency is left as far as it was applied.
 """
 
 from __future__ import annotations
 
-import zlib
-from pathlib import Path
-
 import numpy as np
-from numba import njit
 
-from moelab.policies.signature import ADMIT, EVICT, FLAG_OVERFLOW, PREFETCH, pool_of
-from moelab.source_stamp import stamped
+from moelab.policies.compiled import compiled, inlined
+from moelab.policies.signature import ADMIT, EVICT, FLAG_OVERFLOW, IN_USE, PREFETCH, pool_of
 
 RULES: dict[int, str] = {
     1: "num_out is negative or larger than its output array",
@@ -32,9 +28,6 @@ RULES: dict[int, str] = {
 """Number and text of each rule; 0 is no error."""
 
 
-_IN_USE = 64  # bit that marks the experts of the request in ``resident`` while a decision is checked
-
-
 class PolicyContractError(ValueError):
     """A policy answered with something it may not do."""
 
@@ -49,116 +42,136 @@ def contract_error(policy: str, rule: int, where: np.ndarray, step: int) -> Poli
     )
 
 
-def source_stamp() -> int:
-    """Checksum of this file: callers that compile it in use the number in the key of their disk cache."""
-    return zlib.crc32(Path(__file__).read_bytes()) ^ zlib.crc32(Path(__file__).with_name("signature.py").read_bytes())
+@inlined
+def open_request(view, hits, misses):
+    """Mark what the request uses and split it into hits and misses; ``hits`` and ``misses`` int32 [E] are buffers.
 
-
-@njit(cache=True, forceinline=True)
-@stamped
-def _take_off(of_layer, expert, resident, pinned, expert_bytes, free_slots, free_bytes):
-    """Evict one expert; return the broken rule or 0."""
-    if of_layer < 0 or of_layer >= resident.shape[0] or expert < 0 or expert >= resident.shape[1]:
-        return 9
-    value = np.int64(resident[of_layer, expert])
-    tier = (value & ~_IN_USE) - 1
-    if tier < 0:
-        return 2
-    if value & _IN_USE:
-        return 3
-    if pinned[of_layer, expert]:
-        return 4
-    pool = pool_of(of_layer, free_slots)
-    resident[of_layer, expert] = 0
-    free_slots[tier, pool] += 1
-    free_bytes[tier, pool] += expert_bytes[tier + 1, of_layer]
-    return 0
-
-
-@njit(cache=True, forceinline=True)
-@stamped
-def _put_on(of_layer, expert, tier, must_be_used, resident, expert_bytes, free_slots, free_bytes):
-    """Admit or prefetch one expert; return the broken rule or 0."""
-    if of_layer < 0 or of_layer >= resident.shape[0] or expert < 0 or expert >= resident.shape[1]:
-        return 9
-    if tier < 0 or tier >= free_slots.shape[0]:
-        return 7
-    value = np.int64(resident[of_layer, expert])
-    if must_be_used and not value & _IN_USE:
-        return 5
-    if value & ~_IN_USE:
-        return 6
-    pool = pool_of(of_layer, free_slots)
-    resident[of_layer, expert] = value | (tier + 1)
-    free_slots[tier, pool] -= 1
-    free_bytes[tier, pool] -= expert_bytes[tier + 1, of_layer]
-    return 0
-
-
-@njit(cache=True, forceinline=True)
-@stamped
-def apply_decision(
-    clock, layer, flags, experts, resident, pinned, expert_bytes, free_slots, free_bytes, upload_budget,
-    admit, evict, prefetch, num_out, where,
-):  # fmt: skip
-    """Apply one decision; return 0, or the number of the broken rule with its place in ``where``.
-
-    Arguments are those of ``signature`` with ``pinned`` bool [L, E] and ``where`` int64 [5].
+    ``view.experts`` and ``view.layer`` are set; leaves ``view.hits``, ``view.misses`` and an empty answer.
     """
+    experts, used = view.experts, view.resident[view.layer]
+    num_hits = 0
+    num_misses = 0
+    for i in range(len(experts)):  # no branch: nobody can guess which uses hit
+        value = used[experts[i]]
+        used[experts[i]] = value | IN_USE
+        hits[num_hits] = i
+        misses[num_misses] = i
+        num_hits += value != 0
+        num_misses += value == 0
+    view.hits = hits[:num_hits]
+    view.misses = misses[:num_misses]
+    num_out = view.num_out
+    num_out[ADMIT] = 0
+    num_out[EVICT] = 0
+    num_out[PREFETCH] = 0
+
+
+@inlined
+def close_request(view, where):
+    """Apply the answer and take the marks away; return 0, or the number of the broken rule.
+
+    ``where`` int64 [5] gets the place of a broken rule. Residency is then left as far as it was applied.
+    """
+    num_out, layer, experts = view.num_out, view.layer, view.experts
+    used = view.resident[layer]
     num_admit, num_evict, num_prefetch = num_out[ADMIT], num_out[EVICT], num_out[PREFETCH]
-    where[0] = clock
-    where[1] = layer
-    where[2] = -1
-    where[4] = -1
-    if min(num_admit, num_evict, num_prefetch) < 0:
-        return 1
-    if num_admit > len(admit) or num_evict > len(evict) or num_prefetch > len(prefetch):
-        return 1
-    if num_admit + num_prefetch > upload_budget:
-        return 10
-    for i in range(len(experts)):
-        resident[layer, experts[i]] |= _IN_USE
     rule = 0
-    for i in range(num_evict):
-        of_layer, expert = np.int64(evict[i, 0]), np.int64(evict[i, 1])
-        rule = _take_off(of_layer, expert, resident, pinned, expert_bytes, free_slots, free_bytes)
-        if rule != 0:
-            where[2] = of_layer
-            where[3] = expert
-            break
-    for i in range(num_admit + num_prefetch):
-        if rule != 0:
-            break
-        is_admit = i < num_admit
-        if is_admit:
-            of_layer, expert, tier = np.int64(layer), np.int64(admit[i, 0]), np.int64(admit[i, 1])
-        else:
-            j = i - num_admit
-            of_layer, expert, tier = np.int64(prefetch[j, 0]), np.int64(prefetch[j, 1]), np.int64(prefetch[j, 2])
-        rule = _put_on(of_layer, expert, tier, is_admit, resident, expert_bytes, free_slots, free_bytes)
-        if rule == 0 and of_layer != layer:
-            pool = pool_of(of_layer, free_slots)
-            if free_slots[tier, pool] < 0 or free_bytes[tier, pool] < 0:
-                rule = 8
-        if rule != 0:
-            where[2] = of_layer
-            where[3] = expert
-            where[4] = tier
-    if rule == 0:
-        pool = pool_of(layer, free_slots)
-        for each in range(free_slots.shape[0]):
-            if free_slots[each, pool] < 0 or free_bytes[each, pool] < 0:
-                excused = flags & FLAG_OVERFLOW and _only_used(each, free_slots, layer, resident, pinned)
-                if not excused:
-                    where[4] = each
-                    rule = 8
+    if num_admit != 0 or num_evict != 0 or num_prefetch != 0 or view.flags & FLAG_OVERFLOW:
+        rule = _apply(view, num_admit, num_evict, num_prefetch, where)
     for i in range(len(experts)):
-        resident[layer, experts[i]] &= ~_IN_USE
+        used[experts[i]] &= ~IN_USE
     return rule
 
 
-@njit(cache=True)
-@stamped
+@compiled
+def _apply(view, num_admit, num_evict, num_prefetch, where):
+    """Evict, admit, prefetch; return 0 or the broken rule with its place in ``where``."""
+    resident, pinned, expert_bytes = view.resident, view.pinned, view.expert_bytes
+    free_slots, free_bytes, layer = view.free_slots, view.free_bytes, view.layer
+    admit, evict, prefetch = view.admit, view.evict, view.prefetch
+    num_layers, num_experts = resident.shape
+    num_tiers, num_pools = free_slots.shape
+    pool = pool_of(layer, free_slots)
+    gained_slots, gained_bytes = 0, 0  # tier 0 in this request's pool: mostly the only place that changes
+    rule = 0
+    is_negative = min(num_admit, num_evict, num_prefetch) < 0
+    if is_negative or num_admit > len(admit) or num_evict > len(evict) or num_prefetch > len(prefetch):
+        rule = 1
+    elif num_admit + num_prefetch > view.upload_budget:
+        rule = 10
+    if rule != 0:
+        return _note(where, rule, view.clock, layer, -1, -1, -1)
+    for i in range(num_evict):
+        of_layer, expert = np.int64(evict[i, 0]), np.int64(evict[i, 1])
+        if of_layer < 0 or of_layer >= num_layers or expert < 0 or expert >= num_experts:
+            return _note(where, 9, view.clock, layer, of_layer, expert, -1)
+        value = np.int64(resident[of_layer, expert])
+        if value <= 0 or value >= IN_USE or pinned[of_layer, expert]:
+            rule = 2 if value & ~IN_USE == 0 else 3 if value >= IN_USE else 4
+            return _note(where, rule, view.clock, layer, of_layer, expert, -1)
+        resident[of_layer, expert] = 0
+        of_pool = of_layer if num_pools > 1 else 0
+        if of_pool == pool and value == 1:
+            gained_slots += 1
+            gained_bytes += expert_bytes[1, of_layer]
+        else:
+            free_slots[value - 1, of_pool] += 1
+            free_bytes[value - 1, of_pool] += expert_bytes[value, of_layer]
+    for i in range(num_admit):
+        expert, tier = np.int64(admit[i, 0]), np.int64(admit[i, 1])
+        if expert < 0 or expert >= num_experts:
+            return _note(where, 9, view.clock, layer, layer, expert, tier)
+        if tier < 0 or tier >= num_tiers:
+            return _note(where, 7, view.clock, layer, layer, expert, tier)
+        value = np.int64(resident[layer, expert])
+        if value != IN_USE:
+            rule = 6 if value & ~IN_USE else 5
+            return _note(where, rule, view.clock, layer, layer, expert, tier)
+        resident[layer, expert] = IN_USE | (tier + 1)
+        if tier == 0:
+            gained_slots -= 1
+            gained_bytes -= expert_bytes[1, layer]
+        else:
+            free_slots[tier, pool] -= 1
+            free_bytes[tier, pool] -= expert_bytes[tier + 1, layer]
+    if num_tiers > 0:
+        free_slots[0, pool] += gained_slots
+        free_bytes[0, pool] += gained_bytes
+    for i in range(num_prefetch):
+        of_layer, expert, tier = np.int64(prefetch[i, 0]), np.int64(prefetch[i, 1]), np.int64(prefetch[i, 2])
+        if of_layer < 0 or of_layer >= num_layers or expert < 0 or expert >= num_experts:
+            return _note(where, 9, view.clock, layer, of_layer, expert, tier)
+        if tier < 0 or tier >= num_tiers:
+            return _note(where, 7, view.clock, layer, of_layer, expert, tier)
+        value = np.int64(resident[of_layer, expert])
+        if value & ~IN_USE:
+            return _note(where, 6, view.clock, layer, of_layer, expert, tier)
+        resident[of_layer, expert] = value | (tier + 1)
+        of_pool = of_layer if num_pools > 1 else 0
+        free_slots[tier, of_pool] -= 1
+        free_bytes[tier, of_pool] -= expert_bytes[tier + 1, of_layer]
+        if of_layer != layer and (free_slots[tier, of_pool] < 0 or free_bytes[tier, of_pool] < 0):
+            return _note(where, 8, view.clock, layer, of_layer, expert, tier)
+    for each in range(num_tiers):
+        if free_slots[each, pool] < 0 or free_bytes[each, pool] < 0:
+            if view.flags & FLAG_OVERFLOW and _only_used(each, free_slots, layer, resident, pinned):
+                continue
+            return _note(where, 8, view.clock, layer, -1, -1, each)
+    return 0
+
+
+@compiled
+def _note(where, rule, clock, layer, of_layer, expert, tier):
+    """Write down where a rule broke; return the rule."""
+    where[0] = clock
+    where[1] = layer
+    where[2] = of_layer
+    where[3] = expert
+    where[4] = tier
+    return rule
+
+
+@compiled
 def _only_used(tier, free_slots, layer, resident, pinned):
     """Does the overflowing pool of this layer hold nothing but experts of this request (and pinned ones)?"""
     first, last = (layer, layer + 1) if free_slots.shape[1] > 1 else (0, resident.shape[0])

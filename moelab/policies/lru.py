@@ -8,124 +8,98 @@ admitted in the same order until the room that unused residents can give is used
 is bypassed. With ``overflow`` every miss is admitted and the used set may exceed the room, as recorded
 engines do; then hits at capacity C are exactly the set-request reuse distances below C.
 
-Uses fast tier 0 only. State: one circular doubly linked list per pool in ``int_state``: node
-``layer * E + expert`` has (older, newer) at ``[2 * node]`` and ``[2 * node + 1]``; node ``L * E + pool``
-is the pool's head, older than the oldest and newer than the newest; older is
-``PINNED`` for what the plan pinned and ``NOT_LISTED`` for the rest. Time per request O(M + evictions).
-Initial residents count as used once, in ascending (layer, expert). Floor 1.
+Uses fast tier 0 only. State: one circular doubly linked list per pool, as (older, newer) pairs of int32 in
+the first words of ``int_state`` (half the size stays in the core's cache): node ``layer * E + expert``, and as
+head of a pool node ``L * E + pool``, older than the oldest and newer than the newest. Then [L * E] flags of
+what the plan fixed (pinned, or on another tier; such a node points to itself) and their number.
+Time per request O(M + evictions). Initial residents count as used once, in ascending (layer, expert). Floor 1.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from moelab.policies.compiled import compiled
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.signature import ADMIT, EVICT, FLAG_OVERFLOW, PREFETCH, pool_of
-from moelab.source_stamp import stamped
-
-NOT_LISTED = -1
-PINNED = -2
+from moelab.policies.signature import ADMIT, EVICT, FLAG_OVERFLOW, pool_of
 
 
 def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
     """Lists of the initial residents of tier 0 that the plan did not pin."""
-    num_keys = setup.num_layers * setup.num_experts
-    links = np.full(2 * (num_keys + setup.num_pools), NOT_LISTED, np.int64)
-    links[2 * np.flatnonzero(setup.pinned)] = PINNED
-    for pool in range(setup.num_pools):
-        links[2 * (num_keys + pool)] = links[2 * (num_keys + pool) + 1] = num_keys + pool
+    num_keys, num_pools = setup.num_layers * setup.num_experts, setup.num_pools
+    nodes = np.arange(num_keys + num_pools)
+    links = np.repeat(nodes, 2)
     for layer, expert in np.argwhere((setup.resident == 1) & ~setup.pinned):
-        head = num_keys + (layer if setup.num_pools > 1 else 0)
-        _push(links, head, layer * setup.num_experts + expert)
-    return np.zeros(0, np.float64), links
+        head = num_keys + (layer if num_pools > 1 else 0)
+        node, newest = layer * setup.num_experts + expert, links[2 * head]
+        links[2 * node], links[2 * node + 1] = newest, head
+        links[2 * newest + 1] = links[2 * head] = node
+    fixed = (setup.pinned | (setup.resident > 1)).ravel()
+    words = links.astype(np.int32).view(np.int64)
+    return np.zeros(0, np.float64), np.concatenate([words, fixed, [fixed.sum()]])
 
 
-@njit(cache=True, forceinline=True)
-@stamped
-def _unlink(links, node):
-    older, newer = links[2 * node], links[2 * node + 1]
-    links[2 * older + 1] = newer
-    links[2 * newer] = older
-    links[2 * node] = NOT_LISTED
-
-
-@njit(cache=True, forceinline=True)
-@stamped
-def _push(links, head, node):
-    """Make a node the newest."""
-    newest = links[2 * head]
-    links[2 * newest + 1] = node
-    links[2 * node] = newest
-    links[2 * node + 1] = head
-    links[2 * head] = node
-
-
-@njit(cache=True)
-@stamped
-def decide(
-    clock, step, layer, flags, experts, token_counts, gate_sums, next_use, candidate_scores, stale_experts, resident,
-    expert_bytes, free_slots, free_bytes, upload_budget, float_parameters, int_parameters, float_state, int_state,
-    admit, evict, prefetch, num_out,
-):  # fmt: skip
+@compiled
+def decide(view):
     """Take the used out of the list, make room from its old end, put the used back as the newest."""
-    num_layers, num_experts = resident.shape
-    num_out[ADMIT] = 0
-    num_out[EVICT] = 0
-    num_out[PREFETCH] = 0
+    layer, resident, experts, hits, misses = view.layer, view.resident, view.experts, view.hits, view.misses
+    free_slots, free_bytes, expert_bytes, admit, evict = (
+        view.free_slots, view.free_bytes, view.expert_bytes, view.admit, view.evict
+    )  # fmt: skip
     if len(free_slots) == 0:
         return
-    pool = pool_of(layer, free_slots)
+    num_layers, num_experts = resident.shape
+    first, pool, num_pools = layer * num_experts, pool_of(layer, free_slots), free_slots.shape[1]
     head = num_layers * num_experts + pool
+    links = view.int_state[: num_layers * num_experts + num_pools].view(np.int32)
+    fixed = view.int_state[num_layers * num_experts + num_pools :]
+    has_fixed = fixed[num_layers * num_experts] > 0
+    for i in hits:
+        node = first + experts[i]
+        older, newer = np.int64(links[2 * node]), np.int64(links[2 * node + 1])
+        links[2 * older + 1] = newer
+        links[2 * newer] = older
     bytes_each = expert_bytes[1, layer]
     slots, room = free_slots[0, pool], free_bytes[0, pool]
-    overflow = flags & FLAG_OVERFLOW
-    num_misses = 0
-    for i in range(len(experts)):
-        expert = np.int64(experts[i])
-        node = layer * num_experts + expert
-        if resident[layer, expert] == 0:
-            num_misses += 1
-        elif int_state[2 * node] >= 0:
-            _unlink(int_state, node)
-    num_wanted = min(num_misses, upload_budget)
-    num_admit = 0
+    num_wanted = min(len(misses), view.upload_budget)
     num_evict = 0
-    if overflow:
-        num_admit = num_wanted
-        slots -= num_wanted
-        room -= num_wanted * bytes_each
-    while (overflow and (slots < 0 or room < 0)) or (not overflow and num_admit < num_wanted):
-        if not overflow and slots >= 1 and room >= bytes_each:
-            num_admit += 1
-            slots -= 1
-            room -= bytes_each
-            continue
-        oldest = int_state[2 * head + 1]
-        if oldest == head:
-            break
-        _unlink(int_state, oldest)
-        of_layer = layer if free_slots.shape[1] > 1 else oldest // num_experts
+    oldest = np.int64(links[2 * head + 1])
+    while oldest != head and (slots < num_wanted or room < num_wanted * bytes_each):
+        of_layer = layer if num_pools > 1 else oldest // num_experts
         evict[num_evict, 0] = of_layer
         evict[num_evict, 1] = oldest - of_layer * num_experts
         num_evict += 1
         slots += 1
         room += expert_bytes[1, of_layer]
-    left = num_admit
+        oldest = np.int64(links[2 * oldest + 1])
+    num_admit = num_wanted
+    if not view.flags & FLAG_OVERFLOW:
+        while slots < num_admit or room < num_admit * bytes_each:
+            num_admit -= 1
+    links[2 * head + 1] = oldest
+    links[2 * oldest] = head
+    for j in range(num_admit):
+        admit[j, 0] = experts[misses[j]]
+        admit[j, 1] = 0
+    newest = np.int64(links[2 * head])
+    all_stay = num_admit == len(misses) and not has_fixed
+    next_miss = 0
     for i in range(len(experts)):
-        expert = np.int64(experts[i])
-        node = layer * num_experts + expert
-        if resident[layer, expert] == 0:
-            if left == 0:
+        node = first + experts[i]
+        if not all_stay:
+            if next_miss < len(misses) and misses[next_miss] == i:
+                next_miss += 1
+                if next_miss > num_admit:
+                    continue
+            elif fixed[node]:
                 continue
-            admit[num_admit - left, 0] = expert
-            admit[num_admit - left, 1] = 0
-            left -= 1
-            _push(int_state, head, node)
-        elif resident[layer, expert] == 1 and int_state[2 * node] == NOT_LISTED:
-            _push(int_state, head, node)
-    num_out[ADMIT] = num_admit
-    num_out[EVICT] = num_evict
+        links[2 * newest + 1] = node
+        links[2 * node] = newest
+        newest = node
+    links[2 * newest + 1] = head
+    links[2 * head] = newest
+    view.num_out[ADMIT] = num_admit
+    view.num_out[EVICT] = num_evict
 
 
 POLICY = Policy(

@@ -17,11 +17,10 @@ per request. Floor 1.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from moelab.policies.compiled import compiled, inlined
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.signature import ADMIT, EVICT, NEVER, PREFETCH, pool_of
-from moelab.source_stamp import stamped
+from moelab.policies.signature import ADMIT, EVICT, IN_USE, NEVER, pool_of
 
 NOT_IN_HEAP = -1
 PINNED = -2
@@ -44,16 +43,14 @@ def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(0, np.float64), state
 
 
-@njit(cache=True, forceinline=True)
-@stamped
+@inlined
 def _farther(state, num_keys, a, b):
     """Is key a to be evicted before key b?"""
     return_a, return_b = state[2 * num_keys + a], state[2 * num_keys + b]
     return return_a > return_b or (return_a == return_b and a > b)
 
 
-@njit(cache=True)
-@stamped
+@compiled
 def _rise(state, num_keys, start, i):
     key = state[start + i]
     while i > 0:
@@ -68,8 +65,7 @@ def _rise(state, num_keys, start, i):
     state[num_keys + key] = i
 
 
-@njit(cache=True)
-@stamped
+@compiled
 def _sink(state, num_keys, start, size, i):
     key = state[start + i]
     while 2 * i + 1 < size:
@@ -86,8 +82,7 @@ def _sink(state, num_keys, start, size, i):
     state[num_keys + key] = i
 
 
-@njit(cache=True)
-@stamped
+@compiled
 def _insert(state, num_keys, pool, stretch, key, returns):
     start, size = pool * stretch, state[3 * num_keys + pool]
     state[2 * num_keys + key] = returns
@@ -96,8 +91,7 @@ def _insert(state, num_keys, pool, stretch, key, returns):
     _rise(state, num_keys, start, size)
 
 
-@njit(cache=True)
-@stamped
+@compiled
 def _remove(state, num_keys, pool, stretch, key):
     start, last = pool * stretch, state[3 * num_keys + pool] - 1
     i = state[num_keys + key]
@@ -111,21 +105,17 @@ def _remove(state, num_keys, pool, stretch, key):
         _sink(state, num_keys, start, last, state[num_keys + moved])
 
 
-@njit(cache=True)
-@stamped
-def decide(
-    clock, step, layer, flags, experts, token_counts, gate_sums, next_use, candidate_scores, stale_experts, resident,
-    expert_bytes, free_slots, free_bytes, upload_budget, float_parameters, int_parameters, float_state, int_state,
-    admit, evict, prefetch, num_out,
-):  # fmt: skip
+@compiled
+def decide(view):
     """Take the used out of the heap, serve misses by soonest return, put hits and admitted back."""
-    num_layers, num_experts = resident.shape
-    num_out[ADMIT] = 0
-    num_out[EVICT] = 0
-    num_out[PREFETCH] = 0
+    layer, experts, next_use, resident = view.layer, view.experts, view.next_use, view.resident
+    free_slots, free_bytes, expert_bytes, admit, evict = (
+        view.free_slots, view.free_bytes, view.expert_bytes, view.admit, view.evict
+    )  # fmt: skip
     if len(free_slots) == 0:
         return
-    state, num_keys = int_state, num_layers * num_experts
+    num_layers, num_experts = resident.shape
+    state, num_keys = view.int_state, num_layers * num_experts
     pool = pool_of(layer, free_slots)
     stretch = num_keys // free_slots.shape[1]
     start = pool * stretch
@@ -133,15 +123,15 @@ def decide(
     slots, room = free_slots[0, pool], free_bytes[0, pool]
     for expert in experts:
         key = layer * num_experts + expert
-        if resident[layer, expert] == 1 and state[num_keys + key] >= 0:
+        if resident[layer, expert] == IN_USE | 1 and state[num_keys + key] >= 0:
             _remove(state, num_keys, pool, stretch, key)
     num_admit = 0
     num_evict = 0
     last_return, last_index = -1, -1
-    while num_admit < upload_budget:
+    while num_admit < view.upload_budget:
         best = -1  # the miss that returns soonest after (last_return, last_index)
         for i in range(len(experts)):
-            if resident[layer, experts[i]] != 0 or next_use[i] == NEVER:
+            if resident[layer, experts[i]] != IN_USE or next_use[i] == NEVER:
                 continue
             if next_use[i] < last_return or (next_use[i] == last_return and i <= last_index):
                 continue
@@ -170,14 +160,14 @@ def decide(
         room -= bytes_each
     for i in range(len(experts)):
         key = layer * num_experts + experts[i]
-        if resident[layer, experts[i]] == 1 and state[num_keys + key] == NOT_IN_HEAP:
+        if resident[layer, experts[i]] == IN_USE | 1 and state[num_keys + key] == NOT_IN_HEAP:
             _insert(state, num_keys, pool, stretch, key, next_use[i])
     for j in range(num_admit):
         for i in range(len(experts)):
             if experts[i] == admit[j, 0]:
                 _insert(state, num_keys, pool, stretch, layer * num_experts + experts[i], next_use[i])
-    num_out[ADMIT] = num_admit
-    num_out[EVICT] = num_evict
+    view.num_out[ADMIT] = num_admit
+    view.num_out[EVICT] = num_evict
 
 
 POLICY = Policy(

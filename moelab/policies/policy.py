@@ -2,7 +2,7 @@
 
 Knows how a plan's fast tiers and initial residents become arrays. Does not know any algorithm (one
 file each beside this one) nor who calls (simulator or live engine): both start with
-``PolicyState.of_plan`` and from then on only ``contract.apply_decision`` changes residency.
+``PolicyState.of_plan`` and from then on only ``contract.close_request`` changes residency.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from moelab.domain.plan import Plan, PolicyChoice
 from moelab.policies.signature import UNLIMITED
+from moelab.policies.view import View
 
 CALLER_PARAMETERS: dict[str, int] = {"overflow": 0}
 """Parameters that every policy has because the caller acts on them (``FLAG_OVERFLOW``)."""
@@ -51,11 +52,12 @@ def no_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Policy:
-    """One policy. ``decide`` is compiled with ``signature.DECIDE``.
+    """One policy. ``decide`` is ``view.DECIDE``, compiled with ``compiled``.
 
     ``parameters`` are its names with defaults; a float default goes to ``float_parameters``, an int to
     ``int_parameters``, each in this order; ``seed`` is filled from the plan's. ``new_state`` returns
-    (float_state, int_state). ``lossy``: its use changes what the model computes. ``reference``:
+    (float_state, int_state). ``prefetches``: it may copy what the request does not use (no oracle of
+    demand bounds it). ``lossy``: its use changes what the model computes. ``reference``:
     where the definition comes from.
     """
 
@@ -65,6 +67,7 @@ class Policy:
     parameters: Mapping[str, float | int]
     new_state: Callable[[PolicySetup], tuple[np.ndarray, np.ndarray]] = no_state
     needs_next_use: bool = False
+    prefetches: bool = False
     lossy: bool = False
 
     def chosen(self, choice: PolicyChoice) -> dict[str, float | int]:
@@ -178,6 +181,19 @@ class PolicyState:
             int_parameters=np.array([v for n, v in own.items() if not is_float[n]], np.int64),
             float_state=float_state,
             int_state=int_state,
+        )
+
+    def view(self) -> View:
+        """A view over these arrays (not copies), with room for the longest answer; the caller sets each request."""
+        num_layers, num_experts = self.resident.shape
+        names = (f.name for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray))
+        return View(
+            upload_budget=self.upload_budget,
+            admit=np.zeros((num_experts, 2), np.int32),
+            evict=np.zeros((num_layers * num_experts, 2), np.int32),
+            prefetch=np.zeros((num_layers * num_experts, 3), np.int32),
+            num_out=np.zeros(3, np.int64),
+            **{name: getattr(self, name) for name in names},
         )
 
     def copy(self) -> PolicyState:

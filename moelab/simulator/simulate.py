@@ -60,7 +60,7 @@ def simulate(
     state = PolicyState.of_plan(plan, chosen, requests.first_use if chosen.needs_next_use else None)
     counts = np.zeros((requests.num_requests, NUM_COLUMNS), np.int32)
     totals = np.zeros((2, len(PHASES), header.num_layers, header.num_experts), np.int64)
-    kept = _run(trace, requests, chosen, state, counts, totals, log=log, progress=progress)
+    kept = run_requests(trace, requests, chosen, state, counts, totals, log=log, progress=progress)
     codes = requests.flags & PHASES["mixed"]
     phase_of_step = np.select([codes == code for code in PHASES.values()], range(len(PHASES)), -1).astype(np.int8)
     nodes = tuple(t for t in plan.tiers if t.startswith("node"))
@@ -107,7 +107,7 @@ def home_bytes(plan: Plan) -> np.ndarray:
     return out
 
 
-def _run(
+def run_requests(
     trace: Trace,
     requests: Requests,
     policy: Policy,
@@ -118,7 +118,10 @@ def _run(
     log: bool,
     progress: bool,
 ) -> np.ndarray | None:
-    """All requests through the loop; returns the log of decisions or ``None``."""
+    """All requests through the loop: fills ``counts`` [R, 8] and ``totals`` [2, 3, L, E], changes ``state``.
+
+    Returns the log of decisions or ``None``. What ``simulate`` spends beyond this is the plan.
+    """
     from tqdm.auto import tqdm
 
     nothing = np.zeros((0, 0, 0), np.uint16)
@@ -128,31 +131,29 @@ def _run(
     float_of_half = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
     next_use = requests.next_use if policy.needs_next_use else np.zeros(0, np.int64)
     num_layers, num_experts = state.resident.shape
+    view = state.view()
     buffers = (
+        np.zeros(num_experts, np.int32),
+        np.zeros(num_experts, np.int32),
         np.zeros(
             (int(np.diff(requests.first_token).max(initial=0)), num_experts) if len(half_scores) else (0, 0), np.float32
         ),
         np.zeros(num_experts, np.int32),
         np.full(num_experts, -1, np.int64),
-        np.zeros((num_experts, 2), np.int32),
-        np.zeros((num_layers * num_experts, 2), np.int32),
-        np.zeros((num_layers * num_experts, 3), np.int32),
-        np.zeros(3, np.int64),
     )
     longest = num_experts * (2 * num_layers + 1)
     book = np.zeros((longest + _LOG_ROWS if log else 0, 5), np.int64)
     marks = np.zeros(7, np.int64)
     pages: list[np.ndarray] = []
+    tally = np.zeros((*totals.shape[1:], 2), np.int32)  # small, so that it stays in the core's cache
     done = 0
     with tqdm(total=requests.num_requests, desc=f"simulate {policy.name}", delay=1, disable=not progress) as bar:
         while done < requests.num_requests:
             reached = run(
-                policy.decide, done, min(done + _CHUNK, requests.num_requests),
+                policy.decide, view, done, min(done + _CHUNK, requests.num_requests),
                 requests.offsets, requests.experts, requests.token_counts, requests.gate_sums, next_use,
-                requests.step, requests.first_token, requests.flags, half_scores, stale_experts, float_of_half,
-                state.resident, state.pinned, state.expert_bytes, state.free_slots, state.free_bytes,
-                state.upload_budget, FLAG_OVERFLOW if state.overflow else 0, state.float_parameters,
-                state.int_parameters, state.float_state, state.int_state, *buffers, counts, totals, book, marks,
+                requests.step, requests.first_token, requests.flags, FLAG_OVERFLOW if state.overflow else 0,
+                half_scores, stale_experts, float_of_half, *buffers, counts, tally, book, marks,
             )  # fmt: skip
             if marks[1]:
                 raise contract_error(
@@ -161,6 +162,8 @@ def _run(
             if log:
                 pages.append(book[: marks[0]].copy())
                 marks[0] = 0
+            totals += np.moveaxis(tally, -1, 0)
+            tally[:] = 0
             bar.update(reached - done)
             done = reached
     return np.concatenate([np.zeros((0, 5), np.int64), *pages]) if log else None

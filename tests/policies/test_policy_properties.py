@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba import njit
 
 from moelab.policies import POLICIES, Policy
+from moelab.policies.compiled import compiled
 from moelab.policies.contract import RULES, PolicyContractError
 from moelab.policies.policy import PolicyState
 from moelab.policies.requests import Requests
-from moelab.policies.signature import DECIDE_ARGUMENTS
+from moelab.policies.signature import FIELDS
 from moelab.simulator.simulate import simulate
 from tests.seeded_traces import plan_for, seeded_trace, trace_of_sets
 
-ONLINE = sorted(name for name, policy in POLICIES.items() if not policy.needs_next_use)
+ONLINE = sorted(name for name, policy in POLICIES.items() if not (policy.needs_next_use or policy.prefetches))
 
 
 def sets_of(trace):
@@ -113,21 +113,17 @@ def test_snapshot_is_independent_and_equal(policy):
 
 
 def test_signature_has_the_agreed_arguments():
-    assert list(DECIDE_ARGUMENTS)[:5] == ["clock", "step", "layer", "flags", "experts"]
-    assert len(DECIDE_ARGUMENTS) == 23
+    assert list(FIELDS)[:6] == ["clock", "step", "layer", "flags", "upload_budget", "experts"]
+    assert len(FIELDS) == 26
 
 
-@njit
-def break_rule(
-    clock, step, layer, flags, experts, token_counts, gate_sums, next_use, candidate_scores, stale_experts, resident,
-    expert_bytes, free_slots, free_bytes, upload_budget, float_parameters, int_parameters, float_state, int_state,
-    admit, evict, prefetch, num_out,
-):  # fmt: skip
+@compiled
+def break_rule(view):
     """Breaks one rule at request 1 of the trace {0,1} {0,2}; expert 0 resident, expert 3 pinned by the plan."""
-    num_out[:] = 0
-    if clock != 1:
+    admit, evict, prefetch, num_out = view.admit, view.evict, view.prefetch, view.num_out
+    if view.clock != 1:
         return
-    rule = int_parameters[0]
+    rule = view.int_parameters[0]
     if rule == 1:
         num_out[1] = len(evict) + 1
     if rule in (2, 3, 4, 9):
@@ -170,19 +166,3 @@ def test_unknown_parameter_and_lost_home_are_refused():
         simulate(trace, plan)
     with pytest.raises(ValueError, match="placements exceed the capacity of fast0 by 1 slots"):
         simulate(trace, plan_for(trace, "lru", slots_per_layer=1, resident=[(0, 1), (0, 2)]))
-
-
-def test_libcachesim_counts_the_same_lru_hits():
-    """Streams of single-expert requests in one global pool, where the definitions coincide."""
-    lcs = pytest.importorskip("libcachesim", reason="libcachesim is not installed")
-    trace = seeded_trace(5, num_layers=1, num_experts=40, top_k=1, num_requests=1, prefill_tokens=0, decode_tokens=3000)
-    stream = trace.experts[:, 0, 0].tolist()
-    for slots in (1, 3, 10, 25, 40):
-        cache = lcs.LRU(cache_size=slots)
-        hits = 0
-        for expert in stream:
-            request = lcs.Request()
-            request.obj_id, request.obj_size = expert, 1
-            hits += cache.get(request)
-        ours = simulate(trace, plan_for(trace, "lru", slots=slots), progress=False)
-        assert ours.hits == hits

@@ -136,20 +136,14 @@ def test_same_run_twice_is_identical_and_the_plan_is_not_touched():
 
 def test_recorded_scores_and_stale_gates_reach_the_policy():
     """A spy policy adds up what it is shown; the sums are those of the trace."""
-    from numba import njit
-
     from moelab.policies import Policy
+    from moelab.policies.compiled import compiled
 
-    @njit
-    def spy(
-        clock, step, layer, flags, experts, token_counts, gate_sums, next_use, candidate_scores, stale_experts,
-        resident, expert_bytes, free_slots, free_bytes, upload_budget, float_parameters, int_parameters, float_state,
-        int_state, admit, evict, prefetch, num_out,
-    ):  # fmt: skip
+    @compiled
+    def spy(view):
         """Sums scores and counts stale experts; decides nothing."""
-        num_out[:] = 0
-        float_state[0] += candidate_scores.sum()
-        int_state[0] += len(stale_experts)
+        view.float_state[0] += view.candidate_scores.sum()
+        view.int_state[0] += len(view.stale_experts)
 
     def two_sums(setup):
         return np.zeros(1), np.zeros(1, np.int64)
@@ -171,7 +165,8 @@ def test_refusals_name_what_does_not_fit():
     with pytest.raises(ValueError, match=r"plan is for seeded \(2 x 12\); trace is seeded \(3 x 12\)"):
         simulate(trace, other)
     plan = plan_for(trace, "lru", slots_per_layer=2)
-    with pytest.raises(ValueError, match="plan asks for policy clock9, expected one of static, lru, min_bypass"):
+    names = "expected one of static, kt_dynamic, fifo, random, lru, "
+    with pytest.raises(ValueError, match=f"plan asks for policy clock9, {names}"):
         simulate(trace, plan_for(trace, "clock9", slots_per_layer=2))
     two = plan.model_copy(update={"fast_tiers": (*plan.fast_tiers, FastTier(tier="fast1", slots=3))})
     with pytest.raises(ValueError, match="fast0, fast1; simulate runs one"):

@@ -1,0 +1,84 @@
+"""clock: first in, first out with a second chance: a used bit spares an expert once and sends it to the back.
+
+Reference: Corbato 1968 (one bit). Where we differ: a request is a set; what it uses is passed over as a victim and
+keeps place and bit. The bit is set by a hit, not by the admission. Misses are admitted in order of last appearance.
+Fast tier 0 only; per layer or global, slots or bytes, with or without ``overflow``. State: one list
+per pool, next victim first (``linked_list``), [L * E] used bits, [P] lengths; initial residents in ascending
+(layer, expert), unused. Single-expert streams equal libcachesim's Clock. Floor 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moelab.policies.compiled import compiled
+from moelab.policies.linked_list import new_links, newer, push, unlink
+from moelab.policies.policy import Policy, PolicySetup
+from moelab.policies.room import answer, initial_nodes, is_in_use, is_ours, note_eviction, num_that_fit, num_wanted
+from moelab.policies.signature import pool_of
+
+
+def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
+    """Lists of the initial residents; nobody used."""
+    num_keys = setup.num_layers * setup.num_experts
+    links = new_links(num_keys + setup.num_pools)
+    for pool, node in initial_nodes(setup):
+        push.py_func(links.view(np.int32), num_keys + pool, node)
+    lengths = np.zeros(setup.num_pools, np.int64)
+    for pool, _ in initial_nodes(setup):
+        lengths[pool] += 1
+    return np.zeros(0, np.float64), np.concatenate([links, np.zeros(num_keys, np.int64), lengths])
+
+
+@compiled
+def decide(view):
+    """Turn the clock until the misses fit, as long as somebody is not in use."""
+    if len(view.free_slots) == 0:
+        return
+    num_keys, num_pools = view.resident.size, view.free_slots.shape[1]
+    pool = pool_of(view.layer, view.free_slots)
+    head, first = num_keys + pool, view.layer * view.resident.shape[1]
+    links = view.int_state[: num_keys + num_pools].view(np.int32)
+    used = view.int_state[num_keys + num_pools : 2 * num_keys + num_pools]
+    lengths = view.int_state[2 * num_keys + num_pools :]
+    num_free_to_go = lengths[pool]
+    for i in view.hits:
+        used[first + view.experts[i]] = 1
+        num_free_to_go -= is_ours(view, i)
+    slots, room = view.free_slots[0, pool], view.free_bytes[0, pool]
+    wanted, bytes_each = num_wanted(view), view.expert_bytes[1, view.layer]
+    num_evict = 0
+    node = newer(links, head)
+    while num_free_to_go > 0 and (slots < wanted or room < wanted * bytes_each):
+        if node == head:  # those in use that were passed over are the oldest again
+            node = newer(links, head)
+        after = newer(links, node)
+        if not is_in_use(view, node):
+            unlink(links, node)
+            if used[node]:
+                used[node] = 0
+                push(links, head, node)
+                if after == head:
+                    after = node
+            else:
+                room += note_eviction(view, num_evict, node)
+                slots += 1
+                num_evict += 1
+                num_free_to_go -= 1
+        node = after
+    num_admit = num_that_fit(view, wanted, slots, room)
+    for j in range(num_admit):
+        node = first + view.experts[view.misses[j]]
+        used[node] = 0
+        push(links, head, node)
+    lengths[pool] += num_admit - num_evict
+    answer(view, num_admit, num_evict)
+
+
+POLICY = Policy(
+    name="clock",
+    decide=decide,
+    reference="Corbato 1968",
+    parameters={},
+    new_state=new_state,
+)

@@ -1,0 +1,68 @@
+"""ema_lfu: uses that fade: an expert's worth is the sum over its uses of ``decay`` to the steps that passed
+since.
+
+Reference: LFU with aging (Robinson and Devarakonda 1990; here exponential). Where we differ: a request is a set
+and counts once for an expert; age is counted in forward passes. All worths fade alike, so instead of shrinking
+all of them the weight of a new use grows by 1 / decay a step; when it passes 2**256 everything is scaled by
+2**-256 (exact, but for worths below 1e-230 of a use, which become 0). Ties: the older last use goes first.
+Serving and ADMIT(``hysteresis``, ``max_uploads``): ``score_heap``. State: scores in units of the first step,
+weight of a use [1] and the step it holds for [1]. Floor 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moelab.policies.compiled import compiled
+from moelab.policies.policy import Policy, PolicySetup
+from moelab.policies.score_heap import ADMISSION, new_heap, num_float_words, num_int_words, serve, touch, weigh_anew
+
+_LARGEST = 2.0**256
+
+
+def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
+    """No uses; a use weighs 1 in step 0."""
+    if not 0 < setup.parameters["decay"] <= 1:
+        raise ValueError(f"decay is {setup.parameters['decay']}, expected a number above 0 and at most 1")
+    float_state, int_state = new_heap(setup, num_floats=1, num_ints=1)
+    float_state[-1] = 1
+    return float_state, int_state
+
+
+@compiled
+def decide(view):
+    """Let the weight grow, count, serve."""
+    if len(view.free_slots) == 0:
+        return
+    score, state, num_keys, num_pools = view.float_state, view.int_state, view.resident.size, view.free_slots.shape[1]
+    num_layers, own, weight = view.resident.shape[0], num_int_words(num_keys, num_pools), num_float_words(num_keys)
+    while state[own] < view.clock // num_layers:
+        state[own] += 1
+        score[weight] /= view.float_parameters[1]
+        if score[weight] > _LARGEST:
+            for k in range(weight + 1):
+                score[k] /= _LARGEST
+            for each in range(num_pools):
+                weigh_anew(score, state, num_keys, num_pools, each, True)
+    for expert in view.experts:
+        node = view.layer * view.resident.shape[1] + expert
+        touch(view, node)
+        score[node] += score[weight]
+    serve(view, False)
+
+
+POLICY = Policy(
+    name="ema_lfu",
+    decide=decide,
+    reference="Robinson and Devarakonda 1990 (aging)",
+    parameters={**ADMISSION, "decay": 0.97},
+    new_state=new_state,
+)
+
+ADMIT_POLICY = Policy(
+    name="admit_ema_lfu",
+    decide=decide,
+    reference="ADMIT(h, U) over ema_lfu; upload limit: llama.cpp --moe-expert-cache-inserts",
+    parameters={**POLICY.parameters, "hysteresis": 0.2, "decay": 0.99},
+    new_state=new_state,
+)
