@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from moelab.simulator.simulate import simulate
     from moelab.sources import open_source
     from moelab.store import TraceWriter, open_trace, shipped, verify
+    from moelab.sweeps import sweep
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ _MODULE_OF_NAME = {
     "report": "moelab.html_report",
     "shipped": "moelab.store",
     "simulate": "moelab.simulator.simulate",
+    "sweep": "moelab.sweeps",
     "this_machine": "moelab.calibrate",
     "verify": "moelab.store",
 }
