@@ -97,14 +97,14 @@ class Pool:
         """
         numbers = itertools.count()
         num_done = [0] * self.num_workers
+        failed: list[int] = []
 
         def work(worker: int, num_workers: int) -> None:
-            while (number := next(numbers)) < num_tasks:
+            while not failed and (number := next(numbers)) < num_tasks:
                 try:
                     task(number)
                 except BaseException:
-                    for _ in range(num_tasks):  # nothing is left to draw
-                        next(numbers)
+                    failed.append(number)
                     raise
                 num_done[worker] += 1
                 if worker == 0 and after is not None:
