@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 import sys
 import threading
 import time
@@ -61,7 +63,7 @@ def test_caller_is_worker_0_and_is_not_pinned():
 
 
 def test_idle_workers_take_no_cpu():
-    """CPU time of the process, not wall time: workers that went on spinning would burn all of it. Seen: 0.02% of a core."""
+    """CPU time of the process, not wall time: workers that went on spinning would burn all of it. Seen: 0.02%."""
     with Pool() as pool:
         for _ in range(3):
             pool.run(lambda worker, n: None)
@@ -75,7 +77,7 @@ def test_idle_workers_take_no_cpu():
 
 
 def test_the_spin_after_a_run_is_short():
-    """Runs 5 ms apart: a worker that spins from one to the next takes 5 ms of CPU for each. Seen: 0.4 ms, its spin 0.2."""
+    """Runs 5 ms apart: a worker that spins from one to the next takes 5 ms of CPU for each. Seen: 0.4, its spin 0.2."""
     with Pool() as pool:
         before = time.process_time()
         for _ in range(50):
@@ -145,6 +147,33 @@ def test_interrupt_waits_for_the_workers():
             pool.run(work)
         assert len(finished) == pool.num_workers - 1
         pool.run(lambda worker, n: None)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this platform")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("method", ["run", "draw"])
+def test_interrupt_at_any_moment_is_raised_and_no_run_is_half_done(method):
+    """What Ctrl-C does, by a timer of CPU time, again and again: one in fifty comes when Python enters the callback."""
+    rng = random.Random(method)
+    before = signal.signal(signal.SIGVTALRM, signal.default_int_handler)
+    try:
+        with Pool(2) as pool:
+            num_shares = pool.num_workers if method == "run" else 10
+            for _ in range(250):
+                with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it comes anywhere in the loop
+                    signal.setitimer(signal.ITIMER_VIRTUAL, rng.uniform(1e-4, 4e-3))
+                    deadline = time.monotonic() + 20
+                    while time.monotonic() < deadline:
+                        shares: list[int] = []
+                        if method == "run":
+                            pool.run(lambda worker, n, shares=shares: shares.append(worker))
+                        else:
+                            pool.draw(num_shares, shares.append)
+                        if sorted(shares) != list(range(num_shares)):
+                            pytest.fail(f"a run ended with {shares} done and no exception")
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def resident_bytes() -> int:

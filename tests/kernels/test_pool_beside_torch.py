@@ -1,4 +1,4 @@
-"""The pool beside a thread team of torch: same bits, no deadlock, torch's thread counts as found, workers where they were."""
+"""The pool beside a thread team of torch: same bits, no deadlock, torch's threads as found, workers where they were."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROUNDS, DECODE_STEPS, TEAM = 8, 8, 2
 
 
 class TorchTeam:
-    """A thread that keeps a team of torch busy until it is told to end: products, and a sum that only a team cuts up."""
+    """A thread that keeps a team of torch busy until it is told to end: products, and sums that a team cuts up."""
 
     def __init__(self) -> None:
         self.num_rounds = 0

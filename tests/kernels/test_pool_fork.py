@@ -1,6 +1,6 @@
 """A pool across a fork: the child is refused and never hangs, a pool of its own works there, the parent's goes on.
 
-Children end by ``os._exit`` with 0 or the number of what went wrong; one is a process of its own that ends as scripts do.
+Children end by ``os._exit`` with 0 or the number of what went wrong; one belongs to a script and ends as scripts do.
 """
 
 from __future__ import annotations
