@@ -100,15 +100,15 @@ class Pool:
         failed: list[int] = []
 
         def work(worker: int, num_workers: int) -> None:
-            while not failed and (number := next(numbers)) < num_tasks:
-                try:
+            try:
+                while not failed and (number := next(numbers)) < num_tasks:
                     task(number)
-                except BaseException:
-                    failed.append(number)
-                    raise
-                num_done[worker] += 1
-                if worker == 0 and after is not None:
-                    after(sum(num_done))
+                    num_done[worker] += 1
+                    if worker == 0 and after is not None:
+                        after(sum(num_done))
+            except BaseException:  # Ctrl-C may come between two tasks too
+                failed.append(worker)
+                raise
 
         self.run(work)
         if after is not None:
