@@ -131,6 +131,8 @@ class Recorder:
         """Called by the engine after each step; what it gives is only kept, and copied for many steps at once."""
         if self._first_step is None:
             self._first_step = step
+        for name in rows.domains:  # before anything is kept: a wrong one must not cost the steps that wait
+            self._domain(name)
         self._pending.append((step, rows, expert_ids, gate_weights))
         if len(self._pending) >= PENDING_STEPS or len(rows) >= PENDING_STEPS:
             self._drain()
