@@ -75,7 +75,6 @@ class _Slice:
 
     def __init__(self, engine: Engine, linears: list[KernelLinear | KernelMLP]) -> None:
         self.engine, self.linears = engine, linears
-        self.head = linears[0]
 
     def other_bytes(self) -> int:
         """What a step reads besides matrices: the latents of the context."""

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not NATIVE, reason="native kernels are not built
 
 
 def decode(engine, rows):
-    """Logits [B, Q, vocab] of rows [B, Q], fed one token at a time, and how many steps were native."""
+    """Logits [B, Q, vocab] of rows [B, Q], fed one token at a time, and the native programs by number of rows."""
     cache = engine.new_cache(len(rows))
     sequences = [engine.new_sequence(row.tolist(), 1, Sampling(), ()) for row in rows]
     logits = [engine.step(rows[:, q : q + 1], cache, 0, sequences, Phase.DECODE, "last") for q in range(rows.shape[1])]

@@ -1,7 +1,8 @@
 """DeepSeek-V3 and everything built like it (Kimi K2): MLA, sigmoid router, shared and routed experts.
 
 DeepSeek-V3 technical report (2024). Attention is absorbed, the routed experts are somebody else's
-(`routed[layer].forward`), so are the linear layers (`linears`), the rest is torch on one device.
+(`routed[layer].forward`), so are the linear layers (`linears`), the rest is torch on one device:
+prefill, and decode where the linear layers are torch's. Other decode steps are one native call (`decode_program`).
 Multi-token-prediction layers are not run. It does not know files, sampling or requests. Floor 2.
 """
 
