@@ -152,7 +152,7 @@ def test_an_exception_keeps_what_was_recorded(engine, tmp_path, interrupted_firs
 
 
 def test_a_wrong_domain_costs_no_row_before_it(engine, tmp_path):
-    with (
+    with (  # noqa: PT012
         pytest.raises(ValueError, match="domain: expected one of a"),
         record(engine, tmp_path / "t", domains=("a",)) as trace,
     ):
