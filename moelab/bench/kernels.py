@@ -70,8 +70,8 @@ class KernelRow:
 
     ``percent_of_peak`` is of a register-only loop of the same instruction, where the ISA has one; ``tail_us`` the time
     between the first and the last worker that was done, mean of a call, ``tail_percent`` its share. What ends in
-    ``per_node`` is what the kernels counted (``gb_per_s`` is of the whole call). In a row of a peer ``isa`` is its name and
-    ``times_ours`` the median of the paired ratios of its time and ours (``relative_error``: to ours); a missing peer
+    ``per_node`` is what the kernels counted (``gb_per_s`` is of the whole call). In a row of a peer ``isa`` is its name
+    and ``times_ours`` the median of the paired ratios of its time and ours (``relative_error``: to ours); a missing peer
     has no numbers.
     """
 
@@ -114,11 +114,12 @@ def generated_experts(
     layout = ExpertLayout(HIDDEN_SIZE, INTERMEDIATE_SIZE, weight_format)
     num_experts = num_experts or NUM_EXPERTS[weight_format]
     with Pool(virtual_nodes=virtual_nodes) as pool, ExitStack() as stack:
-        arena = stack.enter_context(
+        arena: ExpertArena | NodeArenas = (
             ExpertArena(layout, num_experts)
             if pool.num_nodes == 1
             else NodeArenas(layout, round_robin(1, num_experts, pool.num_nodes)[0], pool.memory_node_of_node)
         )
+        stack.callback(arena.close)
 
         def fill(worker: int, num_workers: int) -> None:
             for expert in range(worker, len(arena), num_workers):
@@ -171,9 +172,7 @@ def bench_case(
         others = np.setdiff1d(np.arange(len(arena)), ids)[:TOP_K]
         if len(others) < TOP_K:
             others = rng.permutation(len(arena))[:TOP_K]
-        limits.append(
-            _read_gb_per_s(arena.addresses[others], nodes[others], layout.expert_bytes, best.loop, pool, placed)
-        )
+        limits.append(_read_gb_per_s(arena, others, nodes, best.loop, pool, placed))
         read_s.append(layout.expert_bytes / (np.nansum(limits[-1]) * 1e9))
         if batch > 16:
             peaks.append(peak_gflops(isa, activation, pool) or np.nan)
@@ -203,9 +202,10 @@ def bench_case(
 
 
 def _read_gb_per_s(
-    addresses: np.ndarray, nodes: np.ndarray, expert_bytes: int, loop: int, pool: Pool, placed: bool
+    arena: ExpertArena | NodeArenas, experts: np.ndarray, nodes: np.ndarray, loop: int, pool: Pool, placed: bool
 ) -> np.ndarray:
-    """GB/s of each node [N] in one read, all nodes at once; NaN for a node without bytes."""
+    """GB/s of each node [N] in one read of these experts, all nodes at once; NaN for a node without bytes."""
+    addresses, nodes, expert_bytes = arena.addresses[experts], nodes[experts], arena.layout.expert_bytes
     if not placed:
         return np.array([len(addresses) * expert_bytes / read_once(addresses, expert_bytes, loop, pool) / 1e9])
     seconds = read_nodes(addresses, nodes, expert_bytes, loop, pool)

@@ -106,8 +106,8 @@ def replay(
     notes = [f"ISA {chosen.isa}: {chosen.why}.", *_notes(trace, why_not, shape)]
     if virtual_nodes is not None and virtual_nodes > 1:
         notes.append(
-            f"{virtual_nodes} virtual nodes: cores and arenas of this machine divided. They share its memory, so a node "
-            "alone may read more than its share, which the prediction does not know."
+            f"{virtual_nodes} virtual nodes: cores and arenas of this machine divided. They share its memory, so a "
+            "node alone may read more than its share, which the prediction does not know."
         )
     with Pool(num_workers, virtual_nodes=virtual_nodes) as pool:
         run = Run(
@@ -202,8 +202,8 @@ def _row(
         steps = take_steps(run.trace, tokens)
         work = prepare(run.trace, steps, folding, layout.hidden_size, layout.expert_bytes)
         return work, predict_row(
-            run.machine, step_bytes=_deciding_bytes(weights, work), step_tokens=np.array([len(ids) for ids in work.ids]),
-            num_layers=folding.num_layers, kernel=kernel, cache_read_gb_per_s=cache_rate,
+            run.machine, step_bytes=_deciding_bytes(weights, work),
+            step_tokens=np.array([len(ids) for ids in work.ids]), num_layers=folding.num_layers, kernel=kernel, cache_read_gb_per_s=cache_rate,
         )  # fmt: skip
 
     work, prediction = work_of(run.tokens or 64)

@@ -38,7 +38,9 @@ def trace():
 
 def test_retrained_weights_are_refused_by_name(trace, retrained):
     assert recorded_checkpoint(trace.header, NANO) == (NANO, "")
-    with pytest.raises(ValueError, match=r"with weights [0-9a-f]{16}; checkpoint .* has weights [0-9a-f]{16}: give the"):
+    with pytest.raises(
+        ValueError, match=r"with weights [0-9a-f]{16}; checkpoint .* has weights [0-9a-f]{16}: give the"
+    ):
         moelab.replay(trace, model_dir=retrained, expert_shape="own", progress=False)
 
 
