@@ -203,7 +203,8 @@ def _row(
         work = prepare(run.trace, steps, folding, layout.hidden_size, layout.expert_bytes)
         return work, predict_row(
             run.machine, step_bytes=_deciding_bytes(weights, work),
-            step_tokens=np.array([len(ids) for ids in work.ids]), num_layers=folding.num_layers, kernel=kernel, cache_read_gb_per_s=cache_rate,
+            step_tokens=np.array([len(ids) for ids in work.ids]),
+            num_layers=folding.num_layers, kernel=kernel, cache_read_gb_per_s=cache_rate,
         )  # fmt: skip
 
     work, prediction = work_of(run.tokens or 64)

@@ -34,7 +34,7 @@ def four_torch_threads():
 
 @linux
 def test_pool_and_torch_thread_team_run_at_the_same_time(four_torch_threads, monkeypatch):
-    """More threads than cores, both computing: no deadlock, the results of each alone, pins and thread count as before."""
+    """More threads than cores, both computing: no deadlock, the results of each alone, pins and thread count stay."""
     monkeypatch.setattr(routed, "ALONE_BYTES", {"numba": 0, "native": 0})
     layout = ExpertLayout(512, 256, "int4_g32")
     arena = random_arena(layout, 8, seed=1)

@@ -39,7 +39,7 @@ def test_idle_workers_sleep():
         time.sleep(0.05)
         before = time.process_time()
         time.sleep(0.5)
-        assert time.process_time() - before < 0.1 * pool.num_workers
+        assert time.process_time() - before < 0.02, "4% of one core, of all threads of this process together"
         seen: list[int] = []
         pool.run(lambda worker, n: seen.append(worker))  # and wake up again
         assert sorted(seen) == list(range(pool.num_workers))
