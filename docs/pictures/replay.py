@@ -21,7 +21,8 @@ from moelab.execution.planned import plan_for
 
 WIDTH, HEIGHT = 1150, 1300
 PAGE = """<!doctype html><meta charset="utf-8"><style>body {{ margin: 0; background: white }}
-p {{ font: 13px system-ui, sans-serif; color: #555; text-align: center; margin: 0 }}</style>{pictures}<p>{caption}</p>"""
+p {{ font: 13px system-ui, sans-serif; color: #555; text-align: center; margin: 0 }}</style>
+{pictures}<p>{caption}</p>"""
 
 
 def main() -> None:
