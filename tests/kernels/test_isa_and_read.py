@@ -95,7 +95,7 @@ def test_read_by_node_times_each_node_that_has_bytes():
             assert ((seconds > 0) == (np.bincount(nodes, minlength=2) > 0)).all()
         limit = read_limit(addresses, 1 << 18, pool, rounds=2, node_of_address=np.array([0, 1] * 4))
         assert len(limit.gb_per_s_of_node) == 2
-        assert 0 < min(limit.gb_per_s_of_node)
+        assert min(limit.gb_per_s_of_node) > 0
         assert limit.gb_per_s <= sum(limit.gb_per_s_of_node) * 1.0001  # the slower node decides
         for wrong in (np.array([0, 2] * 4), np.array([0, 17] * 4)):
             with pytest.raises(ValueError, match=r"expected nodes 0..1 of the pool; got"):
