@@ -235,6 +235,20 @@ int main(int argc, char **argv) {
             /* Long enough for the workers to fall asleep now and then. */
             if (i % 10 == 9) std::this_thread::sleep_for(std::chrono::milliseconds(2));
         }
+        /* Six addresses of 4,096 words, read by node in blocks that do not divide them: the sum of the caller alone. */
+        block<int64_t> words(6 * 4096), addresses(6);
+        for (int64_t i = 0; i < 6 * 4096; i++) words.data[i] = i * i;
+        for (int64_t a = 0; a < 6; a++) addresses.data[a] = (int64_t)(words.data + a * 4096);
+        const int64_t count_of_node[] = {nodes ? 2 : 6, nodes ? 4 : 0};
+        for (int32_t loop = 0; loop < moelab_num_read_loops(); loop++) {
+            uint64_t ns_of_node[2];
+            const uint64_t alone = moelab_read_all(nullptr, loop, addresses.data, 6, 4096 * 8, 3008);
+            const uint64_t by_node = moelab_read_nodes(pool, loop, addresses.data, count_of_node, 2, 4096 * 8, 3008, ns_of_node);
+            if (by_node != alone || (ns_of_node[1] > 0) != nodes) {
+                std::printf("loop %d, %d workers: sums differ\n", loop, workers);
+                return 1;
+            }
+        }
         moelab_pool_destroy(pool);
     }
     std::printf("ok\n");
