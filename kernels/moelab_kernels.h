@@ -1,8 +1,13 @@
-/* C ABI of the native kernels, version 3: everything that Python (ctypes) or Numba may call.
+/* C ABI of the native kernels, version 4: everything that Python (ctypes) or Numba may call.
  *
- * Knows weight layouts, activation modes and one job: the routed experts of one layer for a set of
- * tokens. Kernels do not know threads (they compute a slice of the job), memory (the
- * caller owns every buffer), models or placement, and neither allocate nor keep state; the pool has the threads.
+ * Knows weight layouts, activation modes, and how to run: a slice of one layer's routed experts or of a matrix (a phase),
+ * a whole layer-step or matrix on a pool (forward), a list of such steps and of the small operations between them, latent
+ * attention and router included (ops: a decode step); packing of weights into the layout; read loops and peaks to measure
+ * beside. Does not know models, files or placement. The caller owns every buffer. Kernels neither allocate nor keep state nor
+ * make threads; the pool has the threads, and one answer is kept for the life of the process: whether it may use AMX.
+ *
+ * Every struct begins with its size and the version, which the library compares with its own before it reads any further:
+ * MOELAB_BAD_STRUCT where they differ.
  *
  * Weight layout, the same for every ISA. A projection of R output rows and C columns is cut into
  * tiles of 16 rows x 64 columns, rows padded to 16 and columns to 64 with zero weights; tiles run
@@ -45,7 +50,7 @@
 extern "C" {
 #endif
 
-#define MOELAB_ABI_VERSION 3
+#define MOELAB_ABI_VERSION 4
 
 enum moelab_weight_format { MOELAB_FLOAT32 = 0, MOELAB_BF16 = 1, MOELAB_INT4_G32 = 2, MOELAB_INT8_G32 = 3 };
 enum moelab_activation_mode { MOELAB_ACT_F32 = 0, MOELAB_ACT_BF16 = 1, MOELAB_ACT_INT8 = 2 };
@@ -56,7 +61,8 @@ enum moelab_status {
     MOELAB_BAD_STRUCT = -1,   /* size or version of the struct is not what this library knows */
     MOELAB_UNSUPPORTED = -2,  /* this ISA has no kernel for the format and mode */
     MOELAB_BAD_SHAPE = -3,
-    MOELAB_BAD_EXPERT = -4    /* a token names an expert that does not exist */
+    MOELAB_BAD_EXPERT = -4,   /* a token names an expert that does not exist */
+    MOELAB_NOT_A_NUMBER = -5  /* a router's logits, or its bias, hold a NaN */
 };
 
 /* The routed experts of one layer-step. A (expert) has tokens pair_start[a] .. pair_start[a+1]; each
@@ -149,13 +155,18 @@ typedef void (*moelab_work_fn)(void *context, int32_t worker, int32_t num_worker
 MOELAB_API moelab_pool *moelab_pool_create(int32_t num_workers, const int32_t *core_of_worker,
                                            const int32_t *node_of_worker, int64_t spin_ns);
 MOELAB_API int32_t moelab_pool_pinned(const moelab_pool *pool); /* how many threads sit on their core */
-MOELAB_API void moelab_pool_run(moelab_pool *pool, moelab_work_fn work, void *context);
+/* A run in two calls, for a caller whose own share is not native: start lets the threads work, wait returns when they are done. The
+ * caller calls work(context, 0, num_workers) between the two, or does the like. A start waits for a run before it. */
+MOELAB_API void moelab_pool_start(moelab_pool *pool, moelab_work_fn work, void *context);
+MOELAB_API void moelab_pool_wait(moelab_pool *pool);
 MOELAB_API void moelab_pool_destroy(moelab_pool *pool);
 
 /* What forward adds to after each call: bytes of weights read, time from the start until the last worker of a node was done,
  * time between the first and the last worker that was done, and the whole time. */
 #define MOELAB_MAX_NODES 16
 typedef struct moelab_counters {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
     uint64_t bytes_of_node[MOELAB_MAX_NODES];
     uint64_t ns_of_node[MOELAB_MAX_NODES];
     uint64_t tail_ns;
@@ -222,6 +233,8 @@ MOELAB_API uint64_t moelab_peak(moelab_pool *pool, const char *isa, int32_t acti
 
 /* y[t] = weight * x[t] / sqrt(mean(x[t]^2) + eps), `size` numbers. */
 typedef struct moelab_norm {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
     const float *x;
     int64_t x_stride;
     const float *weight;
@@ -237,6 +250,8 @@ typedef struct moelab_norm {
  * mixed [heads * T, mixed_stride], weighted sums of latents. A context is cut into moelab_attention_chunks parts, whose number
  * depends on its length only, so that no result depends on the workers. */
 typedef struct moelab_attention {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
     int64_t num_tokens, num_heads, kv_rank, nope_dim, rope_dim;
     const float *a;
     int64_t a_stride;
@@ -262,6 +277,8 @@ typedef struct moelab_attention {
 
 /* to [T, matrices * size] from rows [matrices * T, from_stride] (row matrix * T + t). */
 typedef struct moelab_gather {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
     const float *from;
     int64_t from_stride, num_tokens, num_matrices, size;
     float *to;
@@ -271,6 +288,8 @@ typedef struct moelab_gather {
  * n_group groups by their two best, top_k in rank order with the lower id first among equals, gate weights normalised (if asked)
  * and scaled. */
 typedef struct moelab_route {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
     const float *logits;
     int64_t logits_stride;
     const float *bias; /* [E] */
@@ -280,10 +299,13 @@ typedef struct moelab_route {
     float *choice;       /* [E] scratch */
     int32_t *expert_ids; /* [T, K] */
     float *gate_weights; /* [T, K] */
+    int64_t bad_token;   /* set with MOELAB_NOT_A_NUMBER */
 } moelab_route;
 
 /* sum[t] += a[t] (+ b[t]); size numbers each, rows of sum and b size numbers apart. */
 typedef struct moelab_add {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
     float *sum;
     const float *a;
     int64_t a_stride;
@@ -306,14 +328,16 @@ enum moelab_op_kind {
 };
 
 typedef struct moelab_op {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
     int64_t kind;
     void *arguments; /* of the kind */
     uint64_t ns;     /* added to: time of the operation, with the meeting at its end, as the caller sees it */
 } moelab_op;
 
 /* Runs the operations one after the other on a pool (NULL: on the caller alone), all workers meeting after each. The first status
- * that is not MOELAB_OK ends the run. */
-MOELAB_API int32_t moelab_run_ops(moelab_pool *pool, moelab_op *ops, int64_t num_ops);
+ * that is not MOELAB_OK ends the run; *failed_op (NULL: not asked) is then the number of its operation. */
+MOELAB_API int32_t moelab_run_ops(moelab_pool *pool, moelab_op *ops, int64_t num_ops, int64_t *failed_op);
 MOELAB_API int64_t moelab_attention_chunks(int64_t length);
 /* The attend function of an ISA; NULL where it has none. */
 MOELAB_API void *moelab_attend(const char *isa, int32_t cache_bf16);

@@ -14,7 +14,7 @@
 #ifndef MOELAB_PHASES_H
 #define MOELAB_PHASES_H
 
-#include "moelab_kernels.h"
+#include "fits.h"
 #include "quantise.h"
 #include "silu.h"
 
@@ -32,7 +32,7 @@ static inline int64_t tiles_of(int64_t size, int64_t tile) { return (size + tile
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static inline int32_t check_job(const moelab_moe_job *job, int32_t format, int32_t mode, int num_projections) {
-    if (job->struct_bytes != sizeof(moelab_moe_job) || job->abi_version != MOELAB_ABI_VERSION) return MOELAB_BAD_STRUCT;
+    if (!fits(job)) return MOELAB_BAD_STRUCT;
     for (int i = 0; i < num_projections; i++)
         if (job->weight_format_of_projection[i] != format) return MOELAB_UNSUPPORTED;
     if (job->activation_mode != mode || job->activation_function != MOELAB_SILU) return MOELAB_UNSUPPORTED;

@@ -7,17 +7,12 @@
 #define MOELAB_STEP_H
 
 #include <atomic>
-#include <chrono>
 
+#include "clock.h"
 #include "combine.h"
 #include "group.h"
 #include "phases.h"
 #include "pool.h"
-
-static inline int64_t now_ns() {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-        .count();
-}
 
 struct alignas(64) unit_counter {
     std::atomic<int64_t> next{0};
@@ -29,7 +24,7 @@ struct step {
     const moelab_forward *forward;
     bool linear;
     int32_t num_nodes;
-    int64_t start_ns;
+    int64_t start_ns; /* the caller's own: set by who runs the step, when its workers begin */
     std::atomic<int32_t> status;
     unit_counter up[MOELAB_MAX_NODES], down[MOELAB_MAX_NODES];
     int32_t workers_of_node[MOELAB_MAX_NODES];
@@ -57,9 +52,9 @@ static inline int32_t node_of(const step *s, int32_t worker) {
 
 /* Sorts the pairs and sets the counters; by one thread, before any share. */
 static inline int32_t prepare_step(step *s, moelab_pool *pool, moelab_forward *forward, bool linear) {
-    if (forward->struct_bytes != sizeof(moelab_forward) || forward->abi_version != MOELAB_ABI_VERSION)
-        return MOELAB_BAD_STRUCT;
-    s->start_ns = forward->counters ? now_ns() : 0;
+    if (!fits(forward)) return MOELAB_BAD_STRUCT;
+    if (!fits(forward->job) || !fits(forward->table)) return MOELAB_BAD_STRUCT;
+    if (forward->counters && !fits(forward->counters)) return MOELAB_BAD_STRUCT;
     s->pool = pool;
     s->forward = forward;
     s->linear = linear;

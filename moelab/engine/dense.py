@@ -19,6 +19,7 @@ from moelab.kernels.arena import ExpertArena
 from moelab.kernels.job import WeightFormat
 from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.linear import PackedLinear, Tiles, pack_matrices
+from moelab.kernels.native import Counters as NativeCounters
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import RoutedExperts
 
@@ -223,6 +224,10 @@ class KernelLinear:
         """Time spent in the kernels."""
         return self.packed.seconds
 
+    @property
+    def counters(self) -> NativeCounters:
+        return self.packed.counters
+
 
 class KernelMLP:
     """A gated MLP as one expert that every token uses: gate_proj, up_proj [I, H], down_proj [H, I], packed."""
@@ -255,6 +260,11 @@ class KernelMLP:
     def seconds(self) -> float:
         """Time spent in the kernels."""
         return self.expert.seconds
+
+    @property
+    def counters(self) -> NativeCounters:
+        counters: NativeCounters = self.expert.native_struct.counters.contents
+        return counters
 
 
 @dataclass(frozen=True)
