@@ -70,7 +70,7 @@ def compute(
             if errors:
                 waiting.clear()
     if not answers.empty():  # interrupted after the last row
-        errors.append(answers.get())
+        errors.append(KeyboardInterrupt())
     if errors:
         raise errors[0]
 
