@@ -87,6 +87,14 @@ class Engine:
         return path.parent.name if path.name == "model" else path.name
 
     @property
+    def dense_path(self) -> str:
+        """Where and in which arithmetic everything but the routed experts is computed."""
+        linears = self.model.linears
+        if not isinstance(linears, KernelLinears):
+            return f"{self.dense_dtype} on {self.device}"
+        return f"{self.dense_weights} weights, {linears.arithmetic}; attention of prefill {self.dense_dtype}"
+
+    @property
     def expert_bytes(self) -> int:
         """Bytes of one routed expert in this engine."""
         return self.routed[0].layout.expert_bytes
@@ -284,8 +292,7 @@ class Engine:
         """What `repr` and `_repr_html_` show."""
         return {
             "model": f"{self.name} ({self.spec.label})",
-            "dense path": f"{self.device}, {self.dense_dtype}"
-            + (f", linear layers from {self.dense_weights} weights by the kernels" if self.dense_weights else ""),
+            "dense path": self.dense_path,
             "routed experts": f"{self.weight_format} weights, {self.activation} activations, {self.isa} kernels, "
             f"{self.pool.num_workers} workers",
             "expert memory": f"{len(self.routed) * self.spec.n_routed_experts * self.expert_bytes / 2**30:.2f} GiB",

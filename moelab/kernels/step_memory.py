@@ -48,12 +48,12 @@ class StepMemory:
         return scratch
 
     def constant(self, name: str, values: Any) -> np.ndarray:
-        """float32 copy of ``values`` in C order, one of a name. ``ValueError`` where the name has other values already."""
+        """float32 copy of ``values``, one of a name. ``ValueError`` where the name has other values already."""
         kept = self._constant_of_name.setdefault(name, values)
         if kept is values:
             kept = self._constant_of_name[name] = np.array(values, np.float32, order="C")
         elif not np.array_equal(kept, values, equal_nan=True):
-            raise ValueError(f"constant {name!r}: expected the values it has; got others: give them a name of their own")
+            raise ValueError(f"constant {name!r}: expected the values it has; got others: name them apart")
         return kept
 
     @property
