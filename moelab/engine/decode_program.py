@@ -38,7 +38,7 @@ class DecodeProgram:
     """
 
     def __init__(self, model: Model, num_tokens: int, memory: StepMemory) -> None:
-        # Not the model itself, which holds its programs: a cycle would keep the weights until the garbage collector comes.
+        # Not the model itself, which holds its programs: a cycle would keep the weights until a garbage collection.
         spec, linears, lm_head = model.spec, of_kind(KernelLinears, model.linears), of_kind(KernelLinear, model.lm_head)
         self._embed_tokens, self._rotary = model.embed_tokens, model.rotary
         self.num_tokens = num_tokens
@@ -165,8 +165,8 @@ def of_kind(kind: type[Kind], layer: object) -> Kind:
     """The layer, if it is of that kind."""
     if not isinstance(layer, kind):
         raise TypeError(
-            f"decode step: expected {kind.__name__} throughout, got {type(layer).__name__}; models of other layers decode "
-            "by torch"
+            f"decode step: expected {kind.__name__} throughout, got {type(layer).__name__}; models of other layers "
+            "decode by torch"
         )
     return layer
 

@@ -2,11 +2,11 @@
 
 ``handle`` is what native calls take; ``run`` calls a Python function on every worker (each takes the GIL for it).
 
-Ctrl-C: a native call ends before Python looks for it, and no Python of the caller runs inside one (ctypes would print and
-drop what is raised there): ``run`` starts the others, does the caller's share as plain Python and waits. Between these
-CPython does not look for Ctrl-C outside the block whose end waits: it looks after calls, at the start of Python functions
-and when it jumps back. So none is lost, and no worker is at work when it is raised. Does not know forks, owners or nodes
-(see ``pool``). Floor 1: the standard library.
+Ctrl-C: a native call ends before Python looks for it, and no Python of the caller runs inside one (ctypes would print
+and drop what is raised there): ``run`` starts the others, does the caller's share as plain Python and waits. CPython
+looks for Ctrl-C after calls, at the start of Python functions and when it jumps back, which from the start on is only
+inside the block whose end waits. So none is lost, and no worker is at work when it is raised. Does not know forks,
+owners or nodes (see ``pool``). Floor 1: the standard library.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class NativeWorkers:
             except BaseException as error:  # carried to the caller
                 errors.append(error)
 
-        # Looked up before: between `try` and the start, and from the caller's share to the wait, there is one call each.
+        # Looked up before: from `try` to the start, and from the caller's share to the wait, there is one call each.
         start, wait, handle, share, num_workers = self._start, self._wait, self.handle, WORK(work), self.num_workers
         try:
             start(handle, share, None)

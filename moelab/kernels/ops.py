@@ -31,7 +31,8 @@ class Norm(ctypes.Structure):
     """``moelab_norm``."""
 
     _fields_ = (
-        *_SIZE, ("x", _pointer), ("x_stride", _i64), ("weight", _pointer), ("y", _pointer), ("y_stride", _i64),
+        *_SIZE,
+        ("x", _pointer), ("x_stride", _i64), ("weight", _pointer), ("y", _pointer), ("y_stride", _i64),
         ("num_tokens", _i64), ("size", _i64), ("eps", _f32),
     )  # fmt: skip
 
@@ -40,7 +41,8 @@ class Attention(ctypes.Structure):
     """``moelab_attention``."""
 
     _fields_ = (
-        *_SIZE, ("num_tokens", _i64), ("num_heads", _i64), ("kv_rank", _i64), ("nope_dim", _i64), ("rope_dim", _i64),
+        *_SIZE,
+        ("num_tokens", _i64), ("num_heads", _i64), ("kv_rank", _i64), ("nope_dim", _i64), ("rope_dim", _i64),
         ("a", _pointer), ("a_stride", _i64), ("kv_norm", _pointer), ("eps", _f32), ("softmax_scale", _f32),
         ("cos", _pointer), ("sin", _pointer), ("interleave", _i32), ("cache_bf16", _i32), ("cache", _pointer),
         ("row_numbers", _i64), ("row_of_token", _pointer), ("position_of_token", _pointer), ("q", _pointer),
@@ -54,7 +56,8 @@ class Gather(ctypes.Structure):
     """``moelab_gather``."""
 
     _fields_ = (
-        *_SIZE, ("from_", _pointer), ("from_stride", _i64), ("num_tokens", _i64), ("num_matrices", _i64), ("size", _i64),
+        *_SIZE,
+        ("from_", _pointer), ("from_stride", _i64), ("num_tokens", _i64), ("num_matrices", _i64), ("size", _i64),
         ("to", _pointer),
     )  # fmt: skip
 
@@ -63,7 +66,8 @@ class Route(ctypes.Structure):
     """``moelab_route``."""
 
     _fields_ = (
-        *_SIZE, ("logits", _pointer), ("logits_stride", _i64), ("bias", _pointer), ("num_tokens", _i64), ("num_experts", _i64),
+        *_SIZE,
+        ("logits", _pointer), ("logits_stride", _i64), ("bias", _pointer), ("num_tokens", _i64), ("num_experts", _i64),
         ("top_k", _i64), ("n_group", _i64), ("topk_group", _i64), ("normalise", _i32), ("scaling_factor", _f32),
         ("choice", _pointer), ("expert_ids", _pointer), ("gate_weights", _pointer), ("bad_token", _i64),
     )  # fmt: skip
@@ -73,7 +77,8 @@ class Add(ctypes.Structure):
     """``moelab_add``."""
 
     _fields_ = (
-        *_SIZE, ("sum", _pointer), ("a", _pointer), ("a_stride", _i64), ("b", _pointer), ("num_tokens", _i64), ("size", _i64),
+        *_SIZE,
+        ("sum", _pointer), ("a", _pointer), ("a_stride", _i64), ("b", _pointer), ("num_tokens", _i64), ("size", _i64),
     )  # fmt: skip
 
 
@@ -202,8 +207,8 @@ class Ops:
         tokens, size = len(rows) // num_matrices, rows.shape[1]
         to = self.array(name, tokens, num_matrices * size)
         arguments = sized(
-            Gather, from_=rows.ctypes.data, from_stride=_stride(rows), num_tokens=tokens, num_matrices=num_matrices, size=size,
-            to=to.ctypes.data,
+            Gather, from_=rows.ctypes.data, from_stride=_stride(rows), num_tokens=tokens, num_matrices=num_matrices,
+            size=size, to=to.ctypes.data,
         )  # fmt: skip
         self._append("gather", name, arguments, rows, to)
         return to
@@ -254,8 +259,8 @@ class Ops:
         kind, arguments, where = self._ops[failed_op]
         if status == _NOT_A_NUMBER and isinstance(arguments, Route):
             raise FloatingPointError(
-                f"{where}: expected numbers as logits; got NaN for row {arguments.bad_token} of the step: a weight or an "
-                "activation before it is not finite, check the checkpoint"
+                f"{where}: expected numbers as logits; got NaN for row {arguments.bad_token} of the step: a weight or "
+                "an activation before it is not finite, check the checkpoint"
             )
         check_status(status, f"{where} ({KINDS[kind]})")
 
