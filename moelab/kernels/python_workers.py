@@ -65,9 +65,9 @@ class PythonWorkers:
         self._errors.clear()
         self._run_number += 1
         interrupt: KeyboardInterrupt | None = None
-        worker = 1
+        worker, starts = 1, map(_release, self._start[1:])
         try:
-            list(map(_release, self._start[1:]))  # one call: Ctrl-C finds none of them started, or all
+            list(starts)  # one call: when Ctrl-C comes, all of them are started
             function(0, self.num_workers)
         finally:
             # In this function: at the start of another one Ctrl-C would be raised before its block.

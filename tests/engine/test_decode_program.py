@@ -106,7 +106,7 @@ def test_a_shorter_context_may_have_more_chunks(tmp_path):
 
 
 def test_programs_are_made_once_and_share_their_memory(tmp_path):
-    """Batches that shrink and grow: the same programs, the logits of a fresh engine, below twice the largest's memory."""
+    """Batches that shrink and grow: the same programs, a fresh engine's logits, below twice the largest's memory."""
     folder = save_hf(tiny_hf(2), tmp_path)
     sizes = (7, 3, 8, 1, 5, 2, 6, 4)
     rows = torch.randint(0, 97, (8, 2), generator=torch.Generator().manual_seed(2))

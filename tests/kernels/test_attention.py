@@ -1,4 +1,4 @@
-"""Latent attention of a decode step, float32 and bf16 cache, against float64: norm, rotation, rounding, softmax, mix."""
+"""Latent attention of a decode step, float32 and bf16 cache, against float64: norm, rotation, rounding, softmax."""
 
 from __future__ import annotations
 

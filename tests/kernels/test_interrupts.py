@@ -20,7 +20,10 @@ from moelab.kernels import pool as pool_module
 from moelab.kernels.python_workers import PythonWorkers
 from tests.kernels.random_experts import random_arena, random_step
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers on this platform")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers on this platform"),
+    pytest.mark.timeout(60, method="thread"),  # the other method takes the timer that is used here
+]
 LONGEST_S = 300e-6
 
 

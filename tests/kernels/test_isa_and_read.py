@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
 
 from moelab.kernels import ExpertArena, ExpertLayout, Pool, choose_isa, isa_table, native, read_limit, read_nodes
 from moelab.kernels.jit.read import LOOP_NAMES, read
-from moelab.kernels.job import MOE_JOB
+from moelab.kernels.job import ABI_VERSION, MOE_JOB
 
 
 def test_automatic_choice_is_available_and_says_why(monkeypatch):
@@ -104,3 +106,25 @@ def test_read_by_node_times_each_node_that_has_bytes():
     with Pool(1) as pool:
         limit = read_limit(addresses, 1 << 18, pool, rounds=2)
         assert limit.gb_per_s_of_node == pytest.approx((limit.gb_per_s,))
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
+@pytest.mark.parametrize(
+    ("functions", "why"),
+    [
+        (f"unsigned moelab_abi_version(void) {{ return {ABI_VERSION}; }}", r"cannot be loaded \(.*moelab_isa_built.*\)"),
+        ("unsigned moelab_abi_version(void) { return 2; }", rf"expected ABI version {ABI_VERSION}; got 2"),
+        ("int other(void) { return 0; }", r"cannot be loaded \(.*moelab_abi_version.*\)"),
+    ],
+)
+def test_a_library_of_an_older_install_is_refused_in_words(functions, why, tmp_path, monkeypatch):
+    source, made = tmp_path / "old.c", tmp_path / native.LIBRARY_NAME
+    source.write_text(functions)
+    subprocess.run(["gcc", "-shared", "-fPIC", source, "-o", made], check=True)
+    monkeypatch.setattr(native, "library_path", lambda: made)
+    native.library.cache_clear()
+    try:
+        with pytest.raises(RuntimeError, match=why + r": reinstall moelab, or choose isa 'numba'"):
+            native.require_library()
+    finally:
+        native.library.cache_clear()
