@@ -1,4 +1,5 @@
-/* Which kernels this library has, by ISA, weight format and activation mode: one table, and what each ISA asks of the CPU. */
+/* Which kernels this library has, by ISA, weight format and activation mode: one table, and what each ISA asks of
+ * the CPU. */
 #include <cstring>
 
 #include "fits.h"

@@ -1,4 +1,5 @@
-/* Is a struct of the caller's the one that this library knows? Every struct of the ABI begins with its size and version. */
+/* Is a struct of the caller's the one that this library knows? Every struct of the ABI begins with its size and
+ * version. */
 #ifndef MOELAB_FITS_H
 #define MOELAB_FITS_H
 

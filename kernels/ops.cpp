@@ -10,8 +10,8 @@ extern "C" MOELAB_API int64_t moelab_attention_chunks(int64_t length) {
     return (length + chunk - 1) / chunk;
 }
 
-/* Heads of a chunk that one worker takes at once: enough for the block of positions in its cache to pay, few enough for all
- * workers to have some. */
+/* Heads of a chunk that one worker takes at once: enough for the block of positions in its cache to pay, few
+ * enough for all workers to have some. */
 static const int64_t HEADS_AT_ONCE = 16;
 
 /* Workers draw: chunks are not of one length. */

@@ -135,7 +135,8 @@ static inline void keep_best_groups(const moelab_route *r, float *choice) {
         if (kept[e / size] == 0.0f) choice[e] = -INFINITY;
 }
 
-/* By one worker: the lists of the next step are made from it. A NaN is never the largest, so that it would choose in silence. */
+/* By one worker: the lists of the next step are made from it. A NaN is never the largest, so that it would choose
+ * in silence. */
 static inline int32_t route_tokens(moelab_route *r) {
     for (int64_t t = 0; t < r->num_tokens; t++) {
         const float *logits = r->logits + t * r->logits_stride;

@@ -1,8 +1,9 @@
-/* One layer-step of a set of matrices: quantise | gate_up | down | combine, or quantise | linear, cut into shares of workers.
+/* One layer-step of a set of matrices: quantise | gate_up | down | combine, or quantise | linear, cut into shares
+ * of workers.
  *
- * A worker draws units of its own node's experts only. Chunks are a share of what is left, so that they are long runs of
- * memory at first and short at the end, when the last worker would otherwise be waited for. Who calls the shares, and what comes
- * before and after them, is forward.cpp's (one step) and ops.cpp's (many in a row). */
+ * A worker draws units of its own node's experts only. Chunks are a share of what is left, so that they are long
+ * runs of memory at first and short at the end, when the last worker would otherwise be waited for. Who calls the
+ * shares, and what comes before and after them, is forward.cpp's (one step) and ops.cpp's (many in a row). */
 #ifndef MOELAB_STEP_H
 #define MOELAB_STEP_H
 

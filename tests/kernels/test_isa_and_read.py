@@ -112,9 +112,9 @@ def test_read_by_node_times_each_node_that_has_bytes():
 @pytest.mark.parametrize(
     ("functions", "why"),
     [
-        (f"unsigned moelab_abi_version(void) {{ return {ABI_VERSION}; }}", r"cannot be loaded \(.*moelab_isa_built.*\)"),
+        (f"unsigned moelab_abi_version(void) {{ return {ABI_VERSION}; }}", r"cannot be loaded \(.*moelab_isa_built"),
         ("unsigned moelab_abi_version(void) { return 2; }", rf"expected ABI version {ABI_VERSION}; got 2"),
-        ("int other(void) { return 0; }", r"cannot be loaded \(.*moelab_abi_version.*\)"),
+        ("int other(void) { return 0; }", r"cannot be loaded \(.*moelab_abi_version"),
     ],
 )
 def test_a_library_of_an_older_install_is_refused_in_words(functions, why, tmp_path, monkeypatch):
@@ -124,7 +124,7 @@ def test_a_library_of_an_older_install_is_refused_in_words(functions, why, tmp_p
     monkeypatch.setattr(native, "library_path", lambda: made)
     native.library.cache_clear()
     try:
-        with pytest.raises(RuntimeError, match=why + r": reinstall moelab, or choose isa 'numba'"):
+        with pytest.raises(RuntimeError, match=why + r".*: reinstall moelab, or choose isa 'numba'"):
             native.require_library()
     finally:
         native.library.cache_clear()
