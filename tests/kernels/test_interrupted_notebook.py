@@ -67,7 +67,7 @@ def test_interrupted_replay_leaves_a_kernel_that_replays(notebook):
     """
     text, error = notebook.run(setup)
     assert error is None, text
-    text, error = notebook.run("replay(25000)", interrupt_after="begins")
+    text, error = notebook.run("replay(8000)", interrupt_after="begins")
     assert error == "KeyboardInterrupt", text
     text, error = notebook.run("""
         row = replay(8).rows[0]
