@@ -15,7 +15,16 @@ import numpy as np
 
 from moelab.policies.compiled import compiled
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.score_heap import ADMISSION, new_heap, num_float_words, num_int_words, serve, touch, weigh_anew
+from moelab.policies.score_heap import (
+    ADMISSION,
+    IS_HEAP,
+    new_heap,
+    num_float_words,
+    num_int_words,
+    serve,
+    touch,
+    weigh_anew,
+)
 
 _LARGEST = 2.0**256
 
@@ -43,12 +52,12 @@ def decide(view):
             for k in range(weight + 1):
                 score[k] /= _LARGEST
             for each in range(num_pools):
-                weigh_anew(score, state, num_keys, num_pools, each, True)
+                weigh_anew(score, state, num_keys, num_pools, each)
     for expert in view.experts:
         node = view.layer * view.resident.shape[1] + expert
         touch(view, node)
         score[node] += score[weight]
-    serve(view, False)
+    serve(view, IS_HEAP)
 
 
 POLICY = Policy(

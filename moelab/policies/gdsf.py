@@ -15,7 +15,7 @@ import numpy as np
 
 from moelab.policies.compiled import compiled
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.score_heap import ADMISSION, new_heap, num_float_words, serve, touch
+from moelab.policies.score_heap import ADMISSION, IS_HEAP, new_heap, num_float_words, serve, touch
 from moelab.policies.signature import ADMIT, EVICT, pool_of
 
 
@@ -40,7 +40,7 @@ def decide(view):
         touch(view, node)
         score[uses + node] += 1
         score[node] = score[floor] + score[uses + node] * gain
-    serve(view, False)
+    serve(view, IS_HEAP)
     for k in range(view.num_out[EVICT]):
         node = np.int64(view.evict[k, 0]) * num_experts + view.evict[k, 1]
         score[floor] = max(score[floor], score[node])

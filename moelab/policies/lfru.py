@@ -14,7 +14,7 @@ import numpy as np
 
 from moelab.policies.compiled import compiled
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.score_heap import ADMISSION, new_heap, num_float_words, num_int_words, serve, touch, weigh_anew
+from moelab.policies.score_heap import ADMISSION, new_heap, num_float_words, num_int_words, select_lowest, serve, touch
 from moelab.policies.signature import pool_of
 
 
@@ -45,8 +45,7 @@ def decide(view):
     for i in range(state[4 * num_keys + pool]):
         node = state[start + i]
         score[node] = score[uses + node] / (1 + now - state[last + node])
-    weigh_anew(score, state, num_keys, num_pools, pool, False)
-    serve(view, True)
+    serve(view, select_lowest(view))
 
 
 POLICY = Policy(

@@ -13,7 +13,7 @@ import numpy as np
 
 from moelab.policies.compiled import compiled
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.score_heap import ADMISSION, new_heap, serve, touch
+from moelab.policies.score_heap import ADMISSION, IS_HEAP, new_heap, serve, touch
 from moelab.policies.signature import EVICT
 
 
@@ -32,7 +32,7 @@ def decide(view):
         node = view.layer * num_experts + expert
         touch(view, node)
         score[node] += 1
-    serve(view, False)
+    serve(view, IS_HEAP)
     if view.int_parameters[1]:
         for k in range(view.num_out[EVICT]):
             score[view.evict[k, 0] * num_experts + view.evict[k, 1]] = 0

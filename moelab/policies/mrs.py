@@ -20,6 +20,7 @@ from moelab.policies.compiled import compiled
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.score_heap import (
     ADMISSION,
+    IS_HEAP,
     lowered,
     new_heap,
     num_float_words,
@@ -59,7 +60,7 @@ def decide(view):
             for k in range(weight_at + 1):
                 score[k] /= _LARGEST
             for each in range(num_pools):
-                weigh_anew(score, state, num_keys, num_pools, each, True)
+                weigh_anew(score, state, num_keys, num_pools, each)
     weight = score[weight_at]
     rows, best, top_p = view.candidate_scores, view.prefetch, min(view.int_parameters[1], num_experts)
     for row in range(len(rows)):
@@ -82,7 +83,7 @@ def decide(view):
         touch(view, node)
         if len(rows) == 0:
             score[node] += weight * view.gate_sums[i]
-    serve(view, False)
+    serve(view, IS_HEAP)
 
 
 POLICY = Policy(

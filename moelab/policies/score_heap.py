@@ -3,8 +3,10 @@
 For policies that say how much an expert is worth (``lfu``, ``ema_lfu``, ``lfru``, ``mrs``, ``gdsf``):
 they set ``float_state[node]`` and let ``serve`` do the rest. Between evictions worths only grow, so the heap is
 lazy: an entry keeps the worth it was put in with, a lower bound, and is weighed anew only when it comes to the
-top; a hit costs nothing. Where a worth can fall, the policy calls ``lowered``; where all change,
-``weigh_anew``, and serving then scans the pool instead of keeping a heap.
+top; a hit costs nothing. Where a worth can fall, the policy calls ``lowered``; where all change, ``weigh_anew``.
+Where all change with every request, ``select_lowest`` takes them over and finds in the same pass as many victims as
+the request can need; the pool is then no heap, and a victim beyond those (after one was put back, or where layers
+have other sizes) is found by a scan.
 
 Serving: misses by falling score, ties in order of last appearance, evict the lowest until they fit; ties of
 victims: the one whose last use is older. ADMIT(h, U): a miss comes in only if its score is above (1 + h) times
@@ -28,6 +30,9 @@ from moelab.policies.signature import ADMIT, EVICT, FLAG_OVERFLOW, UNLIMITED, po
 
 ADMISSION: dict[str, float | int] = {"hysteresis": -1.0, "max_uploads": UNLIMITED}
 """First parameters of every policy that serves from the heap: h and U."""
+
+IS_HEAP = -1
+"""``num_ready`` of a policy whose pools are heaps."""
 
 
 def new_heap(setup: PolicySetup, num_floats: int = 0, num_ints: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -108,11 +113,16 @@ def put(worth, state, num_keys, num_pools, pool, node):
 
 
 @compiled
-def _take_lowest(worth, state, num_keys, num_pools, pool, scan):
-    """Take the lowest node out of a pool that is not empty; ``scan`` where the pool is no heap."""
+def _take_lowest(worth, state, num_keys, num_pools, pool, scan, known):
+    """Take the lowest node out of a pool that is not empty; ``scan`` where the pool is no heap.
+
+    ``known``: the node, where it was selected before, else -1.
+    """
     start, size = pool * (num_keys // num_pools), state[4 * num_keys + pool]
     at = 0
-    if scan:
+    if known >= 0:
+        at = state[num_keys + known]
+    elif scan:
         for i in range(1, size):
             a, b = worth[num_keys + start + i], worth[num_keys + start + at]
             if a < b or (a == b and state[3 * num_keys + start + i] < state[3 * num_keys + start + at]):
@@ -150,16 +160,54 @@ def lowered(worth, state, num_keys, num_pools, pool, node):
 
 
 @compiled
-def weigh_anew(worth, state, num_keys, num_pools, pool, order):
-    """All worths of a pool may have changed: take them over, and ``order`` the heap from the bottom up."""
+def weigh_anew(worth, state, num_keys, num_pools, pool):
+    """All worths of a pool may have changed: take them over, and order the heap from the bottom up."""
     start, size = pool * (num_keys // num_pools), state[4 * num_keys + pool]
     for i in range(size):
         node = state[start + i]
         worth[num_keys + start + i] = worth[node]
         state[3 * num_keys + start + i] = state[2 * num_keys + node]
-    if order:
-        for i in range(size // 2 - 1, -1, -1):
-            _sink(worth, state, num_keys, start, size, i)
+    for i in range(size // 2 - 1, -1, -1):
+        _sink(worth, state, num_keys, start, size, i)
+
+
+@compiled
+def select_lowest(view):
+    """All worths of the request's pool have changed: take them over; put whom the request can need out into
+    ``view.prefetch[:, 1]``, lowest first, nobody in use; return how many.
+    """
+    score, state, num_keys, num_pools = view.float_state, view.int_state, view.resident.size, view.free_slots.shape[1]
+    pool, bytes_each, ready = pool_of(view.layer, view.free_slots), view.expert_bytes[1, view.layer], view.prefetch
+    start, size = pool * (num_keys // num_pools), state[4 * num_keys + pool]
+    wanted = min(len(view.misses), view.upload_budget, view.int_parameters[0])
+    lacking_bytes = wanted * bytes_each - view.free_bytes[0, pool]
+    most = wanted - view.free_slots[0, pool]
+    if lacking_bytes > 0:
+        most = max(most, -(-lacking_bytes // max(bytes_each, 1)))
+    most = max(0, min(most, size))
+    num_ready = 0
+    highest, highest_last = np.inf, np.int64(0)
+    for i in range(size):
+        node = state[start + i]
+        value, last = score[node], state[2 * num_keys + node]
+        score[num_keys + start + i] = value
+        state[3 * num_keys + start + i] = last
+        if num_ready == most and (value > highest or (value == highest and last > highest_last)):
+            continue
+        if most == 0 or is_in_use(view, node):
+            continue
+        k = min(num_ready, most - 1)
+        while k > 0:
+            other = np.int64(ready[k - 1, 1])
+            if score[other] < value or (score[other] == value and state[2 * num_keys + other] < last):
+                break
+            ready[k, 1] = other
+            k -= 1
+        ready[k, 1] = node
+        num_ready = min(num_ready + 1, most)
+        worst = np.int64(ready[num_ready - 1, 1])
+        highest, highest_last = score[worst], state[2 * num_keys + worst]
+    return num_ready
 
 
 @inlined
@@ -171,11 +219,12 @@ def touch(view, node):
 
 
 @compiled
-def serve(view, scan):
+def serve(view, num_ready):
     """Admit misses by falling score, evict the lowest; h and U are the policy's first parameters.
 
-    ``scan``: the pool has just been weighed anew and is no heap.
+    ``num_ready``: what ``select_lowest`` returned; ``IS_HEAP`` where the pool is a heap.
     """
+    scan, next_ready = num_ready >= 0, 0
     score, state, num_keys, num_pools = view.float_state, view.int_state, view.resident.size, view.free_slots.shape[1]
     layer, experts, misses, admit, aside = view.layer, view.experts, view.misses, view.admit, view.prefetch
     pool, first, overflow = pool_of(layer, view.free_slots), layer * view.resident.shape[1], view.flags & FLAG_OVERFLOW
@@ -195,7 +244,11 @@ def serve(view, scan):
         while slots < 1 or room < bytes_each:
             victim = -1
             while victim < 0 and state[4 * num_keys + pool] > 0:
-                victim = _take_lowest(score, state, num_keys, num_pools, pool, scan)
+                known = -1
+                if next_ready < num_ready:
+                    known = np.int64(view.prefetch[next_ready, 1])
+                    next_ready += 1
+                victim = _take_lowest(score, state, num_keys, num_pools, pool, scan, known)
                 if is_in_use(view, victim):
                     aside[num_aside, 0] = victim
                     num_aside += 1
@@ -211,6 +264,7 @@ def serve(view, scan):
             slots += 1
             num_evict += 1
         if not is_worth_it:
+            num_ready = min(num_ready, 0)  # who was put back is lower than those that are left of the selection
             while num_evict > num_before:
                 num_evict -= 1
                 of_layer = np.int64(view.evict[num_evict, 0])
@@ -224,7 +278,11 @@ def serve(view, scan):
         slots -= 1
         room -= bytes_each
     while overflow and (slots < 0 or room < 0) and state[4 * num_keys + pool] > 0:
-        victim = _take_lowest(score, state, num_keys, num_pools, pool, scan)
+        known = -1
+        if next_ready < num_ready:
+            known = np.int64(view.prefetch[next_ready, 1])
+            next_ready += 1
+        victim = _take_lowest(score, state, num_keys, num_pools, pool, scan, known)
         if is_in_use(view, victim):
             aside[num_aside, 0] = victim
             num_aside += 1

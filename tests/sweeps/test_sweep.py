@@ -102,7 +102,8 @@ def test_key_follows_what_decides_the_numbers(monkeypatch):
     assert key == Cell(PolicyChoice(name="mrs", parameters={"alpha": 0.5}), 4, "layer").key(digest)  # the default
     others = [
         Cell(PolicyChoice(name="mrs", parameters={"alpha": 0.25}), 4, "layer"),
-        Cell(PolicyChoice(name="mrs"), 5, "layer"), Cell(PolicyChoice(name="mrs"), 4, "global"), Cell(PolicyChoice(name="lfu"), 4, "layer"),
+        Cell(PolicyChoice(name="mrs"), 5, "layer"), Cell(PolicyChoice(name="mrs"), 4, "global"),
+        Cell(PolicyChoice(name="lfu"), 4, "layer"),
     ]  # fmt: skip
     assert len({key, *(other.key(digest) for other in others)}) == 5
     trace.gate_weights[0, 0, 0] += 1  # mrs sees it, though a static plan's fingerprint does not
