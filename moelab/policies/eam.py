@@ -64,7 +64,7 @@ def decide(view):
         score[node] = _worth(own, num_layers, num_experts, node)
     start = pool * (num_keys // num_pools)
     for i in range(state[4 * num_keys + pool]):
-        score[state[start + i]] = _worth(own, num_layers, num_experts, state[start + i])
+        score[num_keys + start + i] = _worth(own, num_layers, num_experts, state[start + i])
     serve(view, select_lowest(view))
 
 

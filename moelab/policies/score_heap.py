@@ -4,9 +4,9 @@ For policies that say how much an expert is worth (``lfu``, ``ema_lfu``, ``lfru`
 they set ``float_state[node]`` and let ``serve`` do the rest. Between evictions worths only grow, so the heap is
 lazy: an entry keeps the worth it was put in with, a lower bound, and is weighed anew only when it comes to the
 top; a hit costs nothing. Where a worth can fall, the policy calls ``lowered``; where all change, ``weigh_anew``.
-Where all change with every request, ``select_lowest`` takes them over and finds in the same pass as many victims as
-the request can need; the pool is then no heap, and a victim beyond those (after one was put back, or where layers
-have other sizes) is found by a scan.
+Where all change with every request, the policy writes them by place (they lie side by side, its nodes do not) and
+``select_lowest`` finds as many victims as the request can need in one pass; the pool is then no heap, and a
+victim beyond those (after one was put back, or where layers have other sizes) is found by a scan.
 
 Serving: misses by falling score, ties in order of last appearance, evict the lowest until they fit; ties of
 victims: the one whose last use is older. ADMIT(h, U): a miss comes in only if its score is above (1 + h) times
@@ -26,7 +26,7 @@ import numpy as np
 from moelab.policies.compiled import compiled, inlined
 from moelab.policies.policy import PolicySetup
 from moelab.policies.room import initial_nodes, is_in_use, note_eviction
-from moelab.policies.signature import ADMIT, EVICT, FLAG_OVERFLOW, UNLIMITED, pool_of
+from moelab.policies.signature import ADMIT, EVICT, FLAG_OVERFLOW, NEVER, UNLIMITED, pool_of
 
 ADMISSION: dict[str, float | int] = {"hysteresis": -1.0, "max_uploads": UNLIMITED}
 """First parameters of every policy that serves from the heap: h and U."""
@@ -104,12 +104,13 @@ def _sink(worth, state, num_keys, start, size, i):
 
 
 @compiled
-def put(worth, state, num_keys, num_pools, pool, node):
-    """Put a node into its pool's heap."""
+def put(worth, state, num_keys, num_pools, pool, node, scan):
+    """Put a node into its pool, in any place where the pool is no heap (``scan``)."""
     start, size = pool * (num_keys // num_pools), state[4 * num_keys + pool]
     _set(worth, state, num_keys, start, size, node, worth[node], state[2 * num_keys + node])
     state[4 * num_keys + pool] = size + 1
-    _rise(worth, state, num_keys, start, size)
+    if not scan:
+        _rise(worth, state, num_keys, start, size)
 
 
 @compiled
@@ -122,11 +123,14 @@ def _take_lowest(worth, state, num_keys, num_pools, pool, scan, known):
     at = 0
     if known >= 0:
         at = state[num_keys + known]
-    elif scan:
+    elif scan:  # places know the worth, nodes the last use
         for i in range(1, size):
             a, b = worth[num_keys + start + i], worth[num_keys + start + at]
-            if a < b or (a == b and state[3 * num_keys + start + i] < state[3 * num_keys + start + at]):
+            if a < b or (
+                a == b and state[2 * num_keys + state[start + i]] < state[2 * num_keys + state[start + at]]
+            ):
                 at = i
+        worth[state[start + at]] = worth[num_keys + start + at]
     else:
         while True:
             node = state[start]
@@ -173,8 +177,9 @@ def weigh_anew(worth, state, num_keys, num_pools, pool):
 
 @compiled
 def select_lowest(view):
-    """All worths of the request's pool have changed: take them over; put whom the request can need out into
-    ``view.prefetch[:, 1]``, lowest first, nobody in use; return how many.
+    """Whom the request can need out, into ``view.prefetch[:, 1]``, lowest first, nobody in use; return how many.
+
+    All worths of the pool stand by place (``float_state[num_keys + start + i]``), not by node.
     """
     score, state, num_keys, num_pools = view.float_state, view.int_state, view.resident.size, view.free_slots.shape[1]
     pool, bytes_each, ready = pool_of(view.layer, view.free_slots), view.expert_bytes[1, view.layer], view.prefetch
@@ -186,16 +191,18 @@ def select_lowest(view):
         most = max(most, -(-lacking_bytes // max(bytes_each, 1)))
     most = max(0, min(most, size))
     num_ready = 0
-    highest, highest_last = np.inf, np.int64(0)
+    if most == 0:
+        return num_ready
+    highest, highest_last = np.inf, np.int64(NEVER)
     for i in range(size):
+        value = score[num_keys + start + i]
+        if value > highest:
+            continue
         node = state[start + i]
-        value, last = score[node], state[2 * num_keys + node]
-        score[num_keys + start + i] = value
-        state[3 * num_keys + start + i] = last
-        if num_ready == most and (value > highest or (value == highest and last > highest_last)):
+        last = state[2 * num_keys + node]
+        if (value == highest and last > highest_last) or is_in_use(view, node):
             continue
-        if most == 0 or is_in_use(view, node):
-            continue
+        score[node] = value
         k = min(num_ready, most - 1)
         while k > 0:
             other = np.int64(ready[k - 1, 1])
@@ -205,8 +212,9 @@ def select_lowest(view):
             k -= 1
         ready[k, 1] = node
         num_ready = min(num_ready + 1, most)
-        worst = np.int64(ready[num_ready - 1, 1])
-        highest, highest_last = score[worst], state[2 * num_keys + worst]
+        if num_ready == most:
+            worst = np.int64(ready[most - 1, 1])
+            highest, highest_last = score[worst], state[2 * num_keys + worst]
     return num_ready
 
 
@@ -257,7 +265,7 @@ def serve(view, num_ready):
                 is_worth_it = overflow > 0
                 break
             if hysteresis > -1 and score[node] <= (1 + hysteresis) * score[victim]:
-                put(score, state, num_keys, num_pools, pool, victim)
+                put(score, state, num_keys, num_pools, pool, victim, scan)
                 is_worth_it = False
                 break
             room += note_eviction(view, num_evict, victim)
@@ -269,7 +277,7 @@ def serve(view, num_ready):
                 num_evict -= 1
                 of_layer = np.int64(view.evict[num_evict, 0])
                 spared = of_layer * view.resident.shape[1] + view.evict[num_evict, 1]
-                put(score, state, num_keys, num_pools, pool, spared)
+                put(score, state, num_keys, num_pools, pool, spared, scan)
                 slots -= 1
                 room -= view.expert_bytes[1, of_layer]
             break
@@ -291,8 +299,8 @@ def serve(view, num_ready):
             slots += 1
             num_evict += 1
     for k in range(num_aside):
-        put(score, state, num_keys, num_pools, pool, np.int64(aside[k, 0]))
+        put(score, state, num_keys, num_pools, pool, np.int64(aside[k, 0]), scan)
     for k in range(num_admit):
-        put(score, state, num_keys, num_pools, pool, first + admit[k, 0])
+        put(score, state, num_keys, num_pools, pool, first + admit[k, 0], scan)
     view.num_out[ADMIT] = num_admit
     view.num_out[EVICT] = num_evict
