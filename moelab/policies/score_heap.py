@@ -252,7 +252,7 @@ def serve(view, num_ready):
         while slots < 1 or room < bytes_each:
             victim = -1
             while victim < 0 and state[4 * num_keys + pool] > 0:
-                known = -1
+                known = np.int64(-1)
                 if next_ready < num_ready:
                     known = np.int64(view.prefetch[next_ready, 1])
                     next_ready += 1
@@ -286,7 +286,7 @@ def serve(view, num_ready):
         slots -= 1
         room -= bytes_each
     while overflow and (slots < 0 or room < 0) and state[4 * num_keys + pool] > 0:
-        known = -1
+        known = np.int64(-1)
         if next_ready < num_ready:
             known = np.int64(view.prefetch[next_ready, 1])
             next_ready += 1
