@@ -126,9 +126,7 @@ def _take_lowest(worth, state, num_keys, num_pools, pool, scan, known):
     elif scan:  # places know the worth, nodes the last use
         for i in range(1, size):
             a, b = worth[num_keys + start + i], worth[num_keys + start + at]
-            if a < b or (
-                a == b and state[2 * num_keys + state[start + i]] < state[2 * num_keys + state[start + at]]
-            ):
+            if a < b or (a == b and state[2 * num_keys + state[start + i]] < state[2 * num_keys + state[start + at]]):
                 at = i
         worth[state[start + at]] = worth[num_keys + start + at]
     else:
