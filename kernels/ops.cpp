@@ -69,9 +69,15 @@ static int32_t prepare(op_run *run, int64_t i) {
     if (op.kind < 0 || op.kind >= MOELAB_NUM_OPS) return MOELAB_UNSUPPORTED;
     if (op.kind == MOELAB_OP_LATENT || op.kind == MOELAB_OP_QUERY)
         return ((const moelab_attention *)op.arguments)->rope_dim <= MAX_ROPE_DIM ? MOELAB_OK : MOELAB_BAD_SHAPE;
+    if (op.kind == MOELAB_OP_ATTEND) {
+        const moelab_attention *a = (const moelab_attention *)op.arguments;
+        for (int64_t t = 0; t < a->num_tokens; t++)
+            if (moelab_attention_chunks(a->position_of_token[t] + 1) > a->max_chunks) return MOELAB_BAD_SHAPE;
+        run->next[i % 2].store(0, std::memory_order_relaxed);
+        return MOELAB_OK;
+    }
     if (op.kind == MOELAB_OP_ROUTE)
         return ((const moelab_route *)op.arguments)->n_group <= MAX_GROUPS ? MOELAB_OK : MOELAB_BAD_SHAPE;
-    run->next[i % 2].store(0, std::memory_order_relaxed);
     if (!is_step(op)) return MOELAB_OK;
     return prepare_step(&run->steps[i % 2], run->pool, (moelab_forward *)op.arguments, op.kind == MOELAB_OP_LINEAR);
 }

@@ -12,16 +12,21 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "moelab"
 STAMPED_ROOMS = ("kernels", "policies")
 
-# A cached function of contract.py that inlines pool_of of signature.py: which pool does layer 1 take from?
+# A cached function of the room that inlines pool_of of signature.py: which pool does layer 1 take from?
+PROBE = """
+from moelab.policies.compiled import compiled
+from moelab.policies.signature import pool_of
+@compiled
+def probe(layer, free_slots):
+    return pool_of(layer, free_slots)
+"""
 PROGRAM = """
 import os
 import numpy as np
 import moelab.policies
-from moelab.policies.contract import _put_on
-resident, slots = np.zeros((2, 1), np.int8), np.full((1, 2), 5, np.int64)
+from moelab.policies.probe import probe
 assert moelab.policies.__file__.startswith(os.getcwd()), moelab.policies.__file__
-_put_on(1, 0, 0, False, resident, np.ones((2, 2), np.int64), slots, slots.copy())
-print(slots.argmin(), sum(_put_on.stats.cache_hits.values()))
+print(probe(1, np.zeros((1, 2), np.int64)), sum(probe.stats.cache_hits.values()))
 """
 
 
@@ -31,6 +36,7 @@ def test_edit_of_an_imported_file_is_noticed(tmp_path):
         shutil.copy(PACKAGE / name, tmp_path / "moelab")
     for room in ("policies", "domain"):
         shutil.copytree(PACKAGE / room, tmp_path / "moelab" / room, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "moelab" / "policies" / "probe.py").write_text(PROBE)
     # -S and our own path: the import hook of an editable install would find the checkout, not the copy.
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     environment = os.environ | {"PYTHONPATH": path, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}

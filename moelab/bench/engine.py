@@ -75,7 +75,6 @@ class _Slice:
 
     def __init__(self, engine: Engine, linears: list[KernelLinear | KernelMLP]) -> None:
         self.engine, self.linears = engine, linears
-        self.head = linears[0]
 
     def other_bytes(self) -> int:
         """What a step reads besides matrices: the latents of the context."""
@@ -116,7 +115,7 @@ def slice_of(expert_shape: str, layers: int, experts: int, dense_weights: str) -
                 return torch.zeros(shape) if "bias" in name else torch.ones(shape, dtype=dtype)
             weight = torch.empty(shape, dtype=torch.float32 if kind == "float32" else torch.bfloat16)
             weight.uniform_(-1, 1, generator=generator).mul_((3 / shape[1]) ** 0.5)
-            return weight if kind == "float32" else weight.to(dtype)
+            return weight.to(dtype) if kind == "dense" else weight  # as a checkpoint has it: bf16
 
         linears = KernelLinears(PACKED_FORMATS[dense_weights], None, pool)
         model = module.Model(spec, text_config, read, routed, torch.device("cpu"), linears)

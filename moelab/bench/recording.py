@@ -104,7 +104,7 @@ def run(seconds: float = 30.0) -> BenchResult:
         pairs = max(100, int(1e3 * seconds / len(cases) / (2 * pilot.step_ms)))
         costs = [recording_cost(engine, pairs, batch_size, to_disk) for batch_size, to_disk in cases]
     with slice_of("kimi-k2.6", layers=2, experts=64, dense_weights="int8") as part:
-        pilot = recording_cost(part.engine, num_pairs=10)
+        pilot = recording_cost(part.engine, num_pairs=40)
         costs.append(recording_cost(part.engine, max(50, int(1e3 * seconds / len(cases) / (2 * pilot.step_ms)))))
 
     title = f"cost of recording a decode step of nano and of a slice of K2.6, paired steps; gates: {GATE_PERCENT} %"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from moelab.engine.models.deepseek_v3 import Layer, Model
 
 NATIVE_TOKENS = 64  # sequences that decode together at most; more go through torch
+PROGRAMS_KEPT = 4  # of different numbers of sequences: each has buffers of its own, the logits among them
 ALONE_BYTES = 4_000_000  # a step that reads fewer weights is faster on the caller alone (docs/log.md)
 
 
@@ -122,7 +123,8 @@ class DecodeProgram:
         self.row_of_token[:] = np.arange(at.row, at.row + self.num_tokens)
         self.position_of_token[:] = at.positions[:, 0].numpy()
         weights = self.model.layers[0].attention
-        chunks = attention_chunks(at.length)
+        # Not those of the longest context: longer chunks begin at 8,193 positions, so that a shorter one may have more.
+        chunks = max(attention_chunks(int(position) + 1) for position in self.position_of_token)
         size = self.num_tokens * chunks * weights.num_heads * (weights.kv_rank + 2)
         if size > len(self._partial):
             self._partial = np.zeros(size, np.float32)

@@ -1,9 +1,9 @@
 """Engine: a loaded model that generates, counts what it read, and lets observers watch its routing.
 
-One device for the dense path, the CPU kernels for the routed experts. On the CPU torch keeps one
-thread: in decode because its thread team and the kernels' pool would fight for the same cores (2 threads
-beside one other busy process: up to 600 times slower, docs/log.md), in prefill of small models for
-the same reason; large models (`PREFILL_THREADS_FROM`) prefill their dense part on all workers.
+One device for the dense path, the CPU kernels for the routed experts; on a CPU with native kernels a decode step is
+one native call. On the CPU torch keeps one thread in decode, and in prefill of small models, because its thread team
+and the kernels' pool would fight for the same cores (2 threads beside one other busy process: up to 600 times slower,
+docs/log.md); large models (`PREFILL_THREADS_FROM`) prefill their dense part on all workers.
 It does not know policies or placement. Floor 2.
 """
 
@@ -237,17 +237,18 @@ class Engine:
         finally:
             if threads is not None:
                 torch.set_num_threads(threads_before)
-        if routing is not None:
-            starts = cache.lengths[row : row + batch]
-            rows = TokenRows(
-                [s.request for s in sequences], starts, [s.domain for s in sequences], token_ids.numpy(), phase
-            )
-            for observer in list(self.observers):
-                observer(self.num_steps, rows, routing.expert_ids, routing.gate_weights)
+        step, starts = self.num_steps, cache.lengths[row : row + batch]
         for index in range(row, row + batch):
             cache.lengths[index] += num_queries
         self.num_steps += 1
         self._num_tokens[phase] += batch * num_queries
+        # After the step is counted: an observer that raises must not leave the others with a step that never was.
+        if routing is not None:
+            rows = TokenRows(
+                [s.request for s in sequences], starts, [s.domain for s in sequences], token_ids.numpy(), phase
+            )
+            for observer in list(self.observers):
+                observer(step, rows, routing.expert_ids, routing.gate_weights)
         self._step_s += time.perf_counter() - started
         return logits
 

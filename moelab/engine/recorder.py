@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FIRST_CAPACITY = 1024
 FLUSH_TOKENS = 512  # tokens that a kill may cost; the log is written once per so many
-PENDING_STEPS = 256  # copied at once: the cost of a NumPy call, not the copy, is what a step would feel
+PENDING_TOKENS = 256  # copied at once: the cost of a NumPy call, not the copy, is what a step would feel
 
 
 @contextmanager
@@ -112,6 +112,7 @@ class Recorder:
         self._first_step: int | None = None
         self._num_tokens = 0
         self._pending: list[tuple[int, TokenRows, np.ndarray, np.ndarray]] = []
+        self._num_pending = 0  # tokens
         self._allocate(FIRST_CAPACITY)
 
     def _allocate(self, capacity: int) -> None:
@@ -131,15 +132,18 @@ class Recorder:
         """Called by the engine after each step; what it gives is only kept, and copied for many steps at once."""
         if self._first_step is None:
             self._first_step = step
+        for name in rows.domains:  # before anything is kept: a wrong one must not cost the steps that wait
+            self._domain(name)
         self._pending.append((step, rows, expert_ids, gate_weights))
-        if len(self._pending) >= PENDING_STEPS or len(rows) >= PENDING_STEPS:
+        self._num_pending += len(rows)
+        if self._num_pending >= PENDING_TOKENS:
             self._drain()
             if self._writer is not None and self._num_tokens >= FLUSH_TOKENS:
                 self._flush()
 
     def _drain(self) -> None:
         """Pending steps into the arrays."""
-        pending, self._pending = self._pending, []
+        pending, self._pending, self._num_pending = self._pending, [], 0
         if not pending:
             return
         steps, rows, expert_ids, gate_weights = zip(*pending, strict=True)
@@ -185,13 +189,14 @@ class Recorder:
 
     def finish(self) -> Trace:
         """The whole trace; the folder, if any, is complete on disk."""
-        self._drain()
         if self._writer is not None:
             try:
+                self._drain()
                 self._flush()
             finally:
                 self._writer.close()
             return _read(self._writer.path)
+        self._drain()
         experts, gate_weights, tokens = self._batch()
         domains = tuple(name for name in self._index_of_domain if name is not None)
         header = self._header.model_copy(update={"domains": domains})

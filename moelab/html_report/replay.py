@@ -1,4 +1,4 @@
-"""The page of a replay: the table, the pictures, what was run.  Floor 6.
+"""The page of a replay: the pictures, the table, what was run.  Floor 6.
 
 Knows how to put results that exist onto a page; computes nothing but the miss-ratio curve's picture.
 """
@@ -23,14 +23,14 @@ def report(result: ReplayResult, trace: Trace, plan: Plan, path: str | Path) -> 
     shown = pictures(
         [
             replay_times(result),
-            bandwidth(result),
             load_map(trace, plan),
+            bandwidth(result),
             miss_ratio(curve, slots=slots, top_k=trace.header.top_k),
         ]
     )
     machine = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in result.machine.items())
     body = (
-        f"{result._repr_html_()}{''.join(shown)}<h2>Machine</h2><table>{machine}</table>"
+        f"{''.join(shown)}{result._repr_html_()}<h2>Machine</h2><table>{machine}</table>"
         f"<h2>Trace</h2>{trace._repr_html_()}<h2>Plan</h2>{plan._repr_html_()}"
     )
     return write_page(path, "moelab replay", body)

@@ -33,18 +33,26 @@ class NativeWorkers:
         self.pinned = self._library.moelab_pool_pinned(self.handle) == len(cores) - 1
 
     def run(self, function: Callable[[int, int], object]) -> None:
-        """The first exception of any worker is raised after all have finished."""
-        errors: list[BaseException] = []
+        """The first exception of any worker is raised after all have finished.
+
+        Ctrl-C that comes when Python enters the caller's callback leaves it by no way that it could be caught there:
+        ctypes prints and drops it. The caller's share is then undone, which is how it is noticed, and it is raised.
+        """
+        errors: dict[int, BaseException] = {}
+        done = [False] * self.num_workers
 
         def work(_context: int | None, worker: int, num_workers: int) -> None:
             try:
                 function(worker, num_workers)
-            except BaseException as error:  # carried to the caller
-                errors.append(error)
+                done[worker] = True
+            except BaseException as error:  # carried to the caller; no call here, after which Ctrl-C could come
+                errors[worker] = error
 
         self._library.moelab_pool_run(self.handle, WORK(work), None)
         if errors:
-            raise errors[0]
+            raise next(iter(errors.values()))
+        if not all(done):
+            raise KeyboardInterrupt
 
     def close(self) -> None:
         """End the workers and wait for them."""

@@ -97,18 +97,18 @@ class Pool:
         """
         numbers = itertools.count()
         num_done = [0] * self.num_workers
+        failed: list[int] = []
 
         def work(worker: int, num_workers: int) -> None:
-            while (number := next(numbers)) < num_tasks:
-                try:
+            try:
+                while not failed and (number := next(numbers)) < num_tasks:
                     task(number)
-                except BaseException:
-                    for _ in range(num_tasks):  # nothing is left to draw
-                        next(numbers)
-                    raise
-                num_done[worker] += 1
-                if worker == 0 and after is not None:
-                    after(sum(num_done))
+                    num_done[worker] += 1
+                    if worker == 0 and after is not None:
+                        after(sum(num_done))
+            except BaseException:  # Ctrl-C may come between two tasks too
+                failed.append(worker)
+                raise
 
         self.run(work)
         if after is not None:

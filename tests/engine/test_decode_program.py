@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not NATIVE, reason="native kernels are not built
 
 
 def decode(engine, rows):
-    """Logits [B, Q, vocab] of rows [B, Q], fed one token at a time, and how many steps were native."""
+    """Logits [B, Q, vocab] of rows [B, Q], fed one token at a time, and the native programs by number of rows."""
     cache = engine.new_cache(len(rows))
     sequences = [engine.new_sequence(row.tolist(), 1, Sampling(), ()) for row in rows]
     logits = [engine.step(rows[:, q : q + 1], cache, 0, sequences, Phase.DECODE, "last") for q in range(rows.shape[1])]
@@ -82,6 +82,31 @@ def test_rows_of_different_lengths_do_not_see_each_other(tmp_path):
     for row, prompt in enumerate(prompts):
         expected = hf_logits(model, torch.cat((prompt, following[row])))[-1]
         torch.testing.assert_close(got[row, 0], expected, atol=TOLERANCE, rtol=0)
+
+
+def test_a_shorter_context_may_have_more_chunks(tmp_path):
+    """8,192 positions are 32 chunks, 8,193 are 17 longer ones; both in one step, beside torch on the same latents."""
+    lengths = (8191, 8192)
+    folder = save_hf(tiny_hf(9, max_position_embeddings=16384), tmp_path)
+    logits = []
+    for dense_weights in ("float32", "torch"):
+        with load(folder, dense_weights=dense_weights) as engine:
+            cache = engine.new_cache(2)
+            cache.reserve(max(lengths) + 1)
+            generator = torch.Generator().manual_seed(9)
+            for memory in cache.layers:
+                memory.normal_(generator=generator)
+            cache.lengths[:] = lengths
+            sequences = [engine.new_sequence([1], 1, Sampling(), ()) for _ in lengths]
+            logits.append(engine.step(torch.tensor([[5], [7]]), cache, 0, sequences, Phase.DECODE, "last"))
+    torch.testing.assert_close(logits[0], logits[1], atol=TOLERANCE, rtol=0)
+
+
+def test_programs_of_a_few_sizes_are_kept(tmp_path):
+    with load(save_hf(tiny_hf(2), tmp_path), dense_weights="float32") as engine:
+        for batch in (1, 2, 3, 1, 4, 5):
+            decode(engine, torch.ones((batch, 1), dtype=torch.int64))
+        assert list(engine.model._programs) == [3, 1, 4, 5]
 
 
 @pytest.mark.parametrize("dense_dtype", ["float32", "bfloat16"])

@@ -132,20 +132,33 @@ def test_a_folder_holds_what_memory_would(engine, tmp_path):
     assert again.header == memory.header
 
 
-def test_an_exception_keeps_what_was_recorded(engine, tmp_path):
+@pytest.mark.parametrize("interrupted_first", [True, False])
+def test_an_exception_keeps_what_was_recorded(engine, tmp_path, interrupted_first):
     def interrupt(step, rows, ids, weights):
         if rows.position[0] == 25:
             raise KeyboardInterrupt
 
     for path in (None, tmp_path / "trace"):
         with pytest.raises(KeyboardInterrupt), record(engine, path) as trace:  # noqa: PT012
-            engine.observers.insert(0, interrupt)
+            engine.observers.insert(0 if interrupted_first else 1, interrupt)
             try:
                 engine.generate(tokens(20), 10, stop=())
             finally:
                 engine.observers.remove(interrupt)
-        assert trace.num_tokens == 25  # the step that failed left no row
+        # The step of position 25 was computed and is counted; only who stood behind the interrupt did not see it.
+        assert trace.num_tokens == 25 + (not interrupted_first)
+        assert (trace.tokens.position == np.arange(trace.num_tokens)).all()
         assert engine.observers == []
+
+
+def test_a_wrong_domain_costs_no_row_before_it(engine, tmp_path):
+    with (  # noqa: PT012
+        pytest.raises(ValueError, match="domain: expected one of a"),
+        record(engine, tmp_path / "t", domains=("a",)) as trace,
+    ):
+        for domain in ("a", "b"):
+            engine.generate(tokens(8), 6, stop=(), domain=domain)
+    assert trace.num_tokens == 8 + 5  # all of "a": the last token that was sampled is not fed
 
 
 def test_folders_and_domains_that_do_not_fit(engine, tmp_path):

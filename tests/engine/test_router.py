@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from moelab.engine.dense import TorchLinears
+from moelab.engine.dense import TorchLinear
 from moelab.engine.router import Router, ranked
 from moelab.kernels import isa_table
 from moelab.kernels.ops import Ops
@@ -25,7 +25,7 @@ def test_routes_as_the_naive_twin(n_group, topk_group):
     draw = np.random.default_rng(n_group)
     # Few distinct, exactly representable scores, so ties are everywhere: logits 0 and bias in quarters.
     bias = draw.integers(-4, 5, 16).astype(np.float32) / 4
-    router = Router(TorchLinears().exact(torch.zeros(16, 8)), torch.from_numpy(bias), 4, n_group, topk_group, True, 2.0)
+    router = Router(TorchLinear(torch.zeros(16, 8), None), torch.from_numpy(bias), 4, n_group, topk_group, True, 2.0)
     ids, weights = router(torch.randn(5, 8))
     expected = naive(np.zeros(16), bias, 4, n_group, topk_group)
     assert ids.tolist() == [expected] * 5
@@ -39,7 +39,7 @@ def test_ties_go_to_the_lower_id_in_rows_of_any_length():
 
 def test_bias_chooses_but_does_not_weigh():
     bias = torch.tensor([0.0, 0.0, 5.0, 4.0])
-    router = Router(TorchLinears().exact(torch.eye(4)), bias, 2, 1, 1, False, 1.0)
+    router = Router(TorchLinear(torch.eye(4), None), bias, 2, 1, 1, False, 1.0)
     ids, weights = router(torch.tensor([[3.0, 2.0, -1.0, 1.0]]))
     assert ids.tolist() == [[2, 3]]
     torch.testing.assert_close(weights, torch.tensor([[-1.0, 1.0]]).sigmoid())

@@ -1,7 +1,8 @@
 """DeepSeek-V3 and everything built like it (Kimi K2): MLA, sigmoid router, shared and routed experts.
 
 DeepSeek-V3 technical report (2024). Attention is absorbed, the routed experts are somebody else's
-(`routed[layer].forward`), so are the linear layers (`linears`), the rest is torch on one device.
+(`routed[layer].forward`), so are the linear layers (`linears`), the rest is torch on one device:
+prefill, and decode where the linear layers are torch's. Other decode steps are one native call (`decode_program`).
 Multi-token-prediction layers are not run. It does not know files, sampling or requests. Floor 2.
 """
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from moelab.domain.model import ModelSpec
 from moelab.engine.attention import LatentAttention, StepPositions
 from moelab.engine.cache import LatentCache
-from moelab.engine.decode_program import NATIVE_TOKENS, DecodeProgram
+from moelab.engine.decode_program import NATIVE_TOKENS, PROGRAMS_KEPT, DecodeProgram
 from moelab.engine.dense import KernelLinears, Linear, Linears, rms_norm
 from moelab.engine.rope import RopeSettings, RotaryTable
 from moelab.engine.router import Router
@@ -172,10 +173,12 @@ class Model:
         return self.lm_head(rms_norm(hidden, self.norm, self.eps)).float()
 
     def program(self, num_tokens: int) -> DecodeProgram:
-        """The decode step of `num_tokens` sequences as one native list of operations; kept for the next one."""
-        if num_tokens not in self._programs:
-            self._programs[num_tokens] = DecodeProgram(self, num_tokens)
-        return self._programs[num_tokens]
+        """The decode step of `num_tokens` sequences as one native list of operations; the last few are kept."""
+        program = self._programs.pop(num_tokens, None) or DecodeProgram(self, num_tokens)
+        self._programs[num_tokens] = program  # the last one is the one used last
+        while len(self._programs) > PROGRAMS_KEPT:
+            del self._programs[next(iter(self._programs))]
+        return program
 
 
 class Layer:
