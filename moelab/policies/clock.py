@@ -81,4 +81,5 @@ POLICY = Policy(
     reference="Corbato 1968",
     parameters={},
     new_state=new_state,
+    layers_are_apart=True,
 )

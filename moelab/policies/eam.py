@@ -46,9 +46,10 @@ def decide(view):
     score, state, num_keys, num_pools = view.float_state, view.int_state, view.resident.size, view.free_slots.shape[1]
     (num_layers, num_experts), layer = view.resident.shape, view.layer
     pool, first, own = pool_of(layer, view.free_slots), layer * num_experts, state[num_int_words(num_keys, num_pools) :]
-    if layer == 0 and view.flags & FLAG_REQUEST_STARTS:
-        own[:num_keys] = 0
-        own[2 * num_keys : 2 * num_keys + num_layers] = 0
+    if view.flags & FLAG_REQUEST_STARTS and (layer == 0 or num_pools > 1):
+        begin, end = (layer, layer + 1) if num_pools > 1 else (0, num_layers)  # other layers matter in one pool only
+        own[begin * num_experts : end * num_experts] = 0
+        own[2 * num_keys + begin : 2 * num_keys + end] = 0
     for i in range(len(view.experts)):
         node = first + view.experts[i]
         touch(view, node)
@@ -74,4 +75,5 @@ POLICY = Policy(
     reference="Xue et al. 2024, arXiv 2401.14361 (victim score of the code)",
     parameters=dict(ADMISSION),
     new_state=new_state,
+    layers_are_apart=True,
 )

@@ -60,4 +60,5 @@ POLICY = Policy(
     reference="Cherkasova 1998",
     parameters=dict(ADMISSION),
     new_state=new_state,
+    layers_are_apart=True,
 )

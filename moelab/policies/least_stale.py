@@ -77,4 +77,5 @@ POLICY = Policy(
     reference="Hoang et al. 2026, arXiv 2602.03921 (ties reconstructed)",
     parameters={},
     new_state=new_state,
+    layers_are_apart=True,
 )

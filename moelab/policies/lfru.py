@@ -56,6 +56,7 @@ POLICY = Policy(
     reference="vLLM pull request 37190; colibri lfru",
     parameters=dict(ADMISSION),
     new_state=new_state,
+    layers_are_apart=True,
 )
 
 ADMIT_POLICY = Policy(
@@ -64,4 +65,5 @@ ADMIT_POLICY = Policy(
     reference="ADMIT(h, U) over lfru",
     parameters={**POLICY.parameters, "hysteresis": 0.2},
     new_state=new_state,
+    layers_are_apart=True,
 )

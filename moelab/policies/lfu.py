@@ -44,4 +44,5 @@ POLICY = Policy(
     reference="Liang et al. 2025, arXiv 2511.05814",
     parameters={**ADMISSION, "forget": 0},
     new_state=new_state,
+    layers_are_apart=True,
 )

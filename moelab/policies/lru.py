@@ -108,4 +108,5 @@ POLICY = Policy(
     reference="Eliseev and Mazur 2023, arXiv 2312.17238",
     parameters={},
     new_state=new_state,
+    layers_are_apart=True,
 )

@@ -176,5 +176,6 @@ POLICY = Policy(
     reference="Belady 1966; bypass: Mattson et al. 1970",
     parameters={},
     new_state=new_state,
+    layers_are_apart=True,
     needs_next_use=True,
 )

@@ -115,4 +115,5 @@ POLICY = Policy(
     reference="Yang et al. 2023 (SOSP)",
     parameters={"small": 0.1, "ghosts": 0.9, "promote_after": 2},
     new_state=new_state,
+    layers_are_apart=True,
 )

@@ -82,4 +82,5 @@ POLICY = Policy(
     reference="Zhang et al. 2024 (NSDI)",
     parameters={},
     new_state=new_state,
+    layers_are_apart=True,
 )

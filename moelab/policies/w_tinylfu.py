@@ -117,4 +117,5 @@ POLICY = Policy(
     reference="Einziger, Friedman and Manes 2017",
     parameters={"window": 0.01, "protected": 0.8, "sample": 10},
     new_state=new_state,
+    layers_are_apart=True,
 )

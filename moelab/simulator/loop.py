@@ -5,6 +5,11 @@ The policy comes in as a value of the type ``DECIDE_FUNCTION``; what it decides 
 stops early where the log is full, so that the caller can show progress, cancel and go on; all state
 lies in arrays. Does not know plans, bytes per node or time (``simulate`` does).
 
+Two orders of requests with equal results. ``run`` with stride 1 goes through them as they came. Where each layer has
+its own pool and the policy keeps its layers apart (``Policy.layers_are_apart``), ``run_by_layer`` takes a block
+of steps and goes through it layer by layer (stride L): what a policy remembers of one layer fits the first cache, of
+60 layers not the second.
+
 Numba keys its disk cache by this file and the signature; the type of the view is named after the sources of
 ``policies``, so that a changed rule never runs as its old self.
 """
@@ -24,6 +29,9 @@ HITS, MISSES, UPLOADS, PREFETCHES, EVICTIONS, ROUTED_HITS, ROUTINGS, LATE = rang
 routings that hit, routings, late copies (0 in the simulator: its copies arrive in time)."""
 
 NUM_COLUMNS = 8
+LAYER_STEPS = 8
+"""Last column of ``sums`` [3, L, 9], the same columns added up by phase and layer: requests that routed anything."""
+
 READ, COPIED = 0, 1
 """First index of ``totals`` [2, 3, L, E]: misses read at home, experts copied to a fast tier (uploads and
 prefetches); second index the phase (prefill, decode, mixed)."""
@@ -36,6 +44,7 @@ _loop_arguments = (
     VIEW,
     _i64,  # first request
     _i64,  # stop request
+    _i64,  # stride; of ``run_by_layer`` the steps of a block
     _i64[::1],  # offsets
     FIELDS["experts"],
     FIELDS["token_counts"],
@@ -53,7 +62,8 @@ _loop_arguments = (
     FIELDS["candidate_scores"],  # scores of the largest step [B, E] or [0, 0]
     FIELDS["stale_experts"],  # [E]
     _i64[::1],  # clock at which an expert entered stale_experts, -1 at first [E]
-    types.int32[:, ::1],  # counts
+    types.int32[:, ::1],  # counts, [0, 8] where only the sums are wanted
+    _i64[:, :, ::1],  # sums [3, L, 9]
     types.int32[:, :, :, ::1],  # tally [3, L, E, 2]: totals of this stretch, both kinds side by side
     _i64[:, ::1],  # log, [0, 5] without one
     _i64[::1],  # progress [7]: log rows used, broken rule, where[5]
@@ -111,20 +121,20 @@ def _write_log(log, row, clock, layer, admit, evict, prefetch, num_out):
 @njit(_i64(*_loop_arguments), nogil=True, **OPTIONS)
 @stamped
 def run(
-    decide, view, first, stop, offsets, experts, token_counts, gate_sums, next_use, step_of, first_token, flags_of,
-    run_flags, half_scores, stale, float_of_half, hits, misses, scores, stale_buffer, stale_clock, counts, tally, log,
-    progress,
+    decide, view, first, stop, stride, offsets, experts, token_counts, gate_sums, next_use, step_of, first_token,
+    flags_of, run_flags, half_scores, stale, float_of_half, hits, misses, scores, stale_buffer, stale_clock, counts,
+    sums, tally, log, progress,
 ):  # fmt: skip
-    """Run requests [first, stop); return the first request that was not run."""
+    """Run requests first, first + stride (1 or L), ... below stop; return the first that was not run."""
     num_layers, num_experts = view.resident.shape
     admit, evict, prefetch, num_out = view.admit, view.evict, view.prefetch, view.num_out
     longest = len(admit) + len(evict) + len(prefetch)
     where = progress[2:]
-    step, layer = first // num_layers, first % num_layers - 1
-    for clock in range(first, stop):
-        layer += 1
-        if layer == num_layers:
-            step, layer = step + 1, 0
+    step, layer = first // num_layers, first % num_layers - stride
+    for clock in range(first, stop, stride):
+        layer += stride
+        if layer >= num_layers:
+            step, layer = step + 1, layer - num_layers
         flags = flags_of[step] | run_flags
         begin, end = offsets[clock], offsets[clock + 1]
         if len(log) > 0 and len(log) - progress[0] < longest:
@@ -168,12 +178,44 @@ def run(
             tally[phase, prefetch[i, 0], prefetch[i, 1], COPIED] += 1
         if len(log) > 0:
             progress[0] = _write_log(log, progress[0], clock, layer, admit, evict, prefetch, num_out)
-        row = counts[clock]
-        row[HITS] = end - begin - len(missed)
-        row[MISSES] = len(missed)
-        row[UPLOADS] = num_admit
-        row[PREFETCHES] = num_prefetch
-        row[EVICTIONS] = num_evict
-        row[ROUTED_HITS] = routings + routed_hits
-        row[ROUTINGS] = routings
+        added = sums[phase, layer]
+        added[HITS] += end - begin - len(missed)
+        added[MISSES] += len(missed)
+        added[UPLOADS] += num_admit
+        added[PREFETCHES] += num_prefetch
+        added[EVICTIONS] += num_evict
+        added[ROUTED_HITS] += routings + routed_hits
+        added[ROUTINGS] += routings
+        added[LAYER_STEPS] += routings > 0
+        if len(counts) > 0:
+            row = counts[clock]
+            row[HITS] = end - begin - len(missed)
+            row[MISSES] = len(missed)
+            row[UPLOADS] = num_admit
+            row[PREFETCHES] = num_prefetch
+            row[EVICTIONS] = num_evict
+            row[ROUTED_HITS] = routings + routed_hits
+            row[ROUTINGS] = routings
+    return stop
+
+
+@njit(_i64(*_loop_arguments), nogil=True, **OPTIONS)
+@stamped
+def run_by_layer(
+    decide, view, first, stop, block, offsets, experts, token_counts, gate_sums, next_use, step_of, first_token,
+    flags_of, run_flags, half_scores, stale, float_of_half, hits, misses, scores, stale_buffer, stale_clock, counts,
+    sums, tally, log, progress,
+):  # fmt: skip
+    """Run the requests of whole steps, ``block`` steps at a time layer by layer; return ``stop``, or where it broke."""
+    num_layers = len(view.resident)
+    for begin in range(first, stop, block * num_layers):
+        end = min(stop, begin + block * num_layers)
+        for layer in range(num_layers):
+            reached = run(
+                decide, view, begin + layer, end, num_layers, offsets, experts, token_counts, gate_sums, next_use,
+                step_of, first_token, flags_of, run_flags, half_scores, stale, float_of_half, hits, misses, scores,
+                stale_buffer, stale_clock, counts, sums, tally, log, progress,
+            )  # fmt: skip
+            if progress[1] != 0:
+                return reached
     return stop
