@@ -5,10 +5,9 @@ The policy comes in as a value of the type ``DECIDE_FUNCTION``; what it decides 
 stops early where the log is full, so that the caller can show progress, cancel and go on; all state
 lies in arrays. Does not know plans, bytes per node or time (``simulate`` does).
 
-Two orders of requests with equal results. ``run`` with stride 1 goes through them as they came. Where each layer has
-its own pool and the policy keeps its layers apart (``Policy.layers_are_apart``), ``run_by_layer`` takes a block
-of steps and goes through it layer by layer (stride L): what a policy remembers of one layer fits the first cache, of
-60 layers not the second.
+Two orders of requests with equal results: as they came, or, where each layer has its own pool and the policy keeps its
+layers apart (``Policy.layers_are_apart``), all steps of one layer after those of another: what a policy remembers of
+one layer fits the first cache, of 60 layers not the second.
 
 Numba keys its disk cache by this file and the signature; the type of the view is named after the sources of
 ``policies``, so that a changed rule never runs as its old self.
@@ -44,7 +43,7 @@ _loop_arguments = (
     VIEW,
     _i64,  # first request
     _i64,  # stop request
-    _i64,  # stride; of ``run_by_layer`` the steps of a block
+    types.boolean,  # do the requests lie layer by layer (``RequestsByLayer``), or in order of time?
     _i64[::1],  # offsets
     FIELDS["experts"],
     FIELDS["token_counts"],
@@ -121,24 +120,33 @@ def _write_log(log, row, clock, layer, admit, evict, prefetch, num_out):
 @njit(_i64(*_loop_arguments), nogil=True, **OPTIONS)
 @stamped
 def run(
-    decide, view, first, stop, stride, offsets, experts, token_counts, gate_sums, next_use, step_of, first_token,
+    decide, view, first, stop, by_layer, offsets, experts, token_counts, gate_sums, next_use, step_of, first_token,
     flags_of, run_flags, half_scores, stale, float_of_half, hits, misses, scores, stale_buffer, stale_clock, counts,
     sums, tally, log, progress,
 ):  # fmt: skip
-    """Run requests first, first + stride (1 or L), ... below stop; return the first that was not run."""
+    """Run requests [first, stop) in the order in which they lie; return the first that was not run."""
     num_layers, num_experts = view.resident.shape
     admit, evict, prefetch, num_out = view.admit, view.evict, view.prefetch, view.num_out
     longest = len(admit) + len(evict) + len(prefetch)
     where = progress[2:]
-    step, layer = first // num_layers, first % num_layers - stride
-    for clock in range(first, stop, stride):
-        layer += stride
-        if layer >= num_layers:
-            step, layer = step + 1, layer - num_layers
+    num_steps = len(step_of)
+    step, layer = first // num_layers, first % num_layers - 1
+    if by_layer:
+        step, layer = first % num_steps - 1, first // num_steps
+    for at in range(first, stop):
+        if by_layer:
+            step += 1
+            if step == num_steps:
+                step, layer = 0, layer + 1
+        else:
+            layer += 1
+            if layer == num_layers:
+                step, layer = step + 1, 0
+        clock = step * num_layers + layer
         flags = flags_of[step] | run_flags
-        begin, end = offsets[clock], offsets[clock + 1]
+        begin, end = offsets[at], offsets[at + 1]
         if len(log) > 0 and len(log) - progress[0] < longest:
-            return clock
+            return at
         phase = 2
         if flags & (FLAG_PREFILL | FLAG_DECODE) == FLAG_PREFILL:
             phase = 0
@@ -171,7 +179,7 @@ def run(
         rule = close_request(view, where)
         if rule != 0:
             progress[1] = rule
-            return clock
+            return at
         for i in range(num_admit):
             of_phase[admit[i, 0], COPIED] += 1
         for i in range(num_prefetch):
@@ -196,26 +204,4 @@ def run(
             row[EVICTIONS] = num_evict
             row[ROUTED_HITS] = routings + routed_hits
             row[ROUTINGS] = routings
-    return stop
-
-
-@njit(_i64(*_loop_arguments), nogil=True, **OPTIONS)
-@stamped
-def run_by_layer(
-    decide, view, first, stop, block, offsets, experts, token_counts, gate_sums, next_use, step_of, first_token,
-    flags_of, run_flags, half_scores, stale, float_of_half, hits, misses, scores, stale_buffer, stale_clock, counts,
-    sums, tally, log, progress,
-):  # fmt: skip
-    """Run the requests of whole steps, ``block`` steps at a time layer by layer; return ``stop``, or where it broke."""
-    num_layers = len(view.resident)
-    for begin in range(first, stop, block * num_layers):
-        end = min(stop, begin + block * num_layers)
-        for layer in range(num_layers):
-            reached = run(
-                decide, view, begin + layer, end, num_layers, offsets, experts, token_counts, gate_sums, next_use,
-                step_of, first_token, flags_of, run_flags, half_scores, stale, float_of_half, hits, misses, scores,
-                stale_buffer, stale_clock, counts, sums, tally, log, progress,
-            )  # fmt: skip
-            if progress[1] != 0:
-                return reached
     return stop

@@ -23,11 +23,10 @@ from moelab.policies.contract import contract_error
 from moelab.policies.policy import PolicyState
 from moelab.policies.requests import PHASES, Requests
 from moelab.policies.signature import FLAG_OVERFLOW
-from moelab.simulator.loop import NUM_COLUMNS, run, run_by_layer
+from moelab.simulator.loop import NUM_COLUMNS, run
 from moelab.simulator.result import SimResult
 
 _CHUNK = 2**18  # requests between two looks at the progress bar
-_BLOCK = 64  # steps that one layer runs through before the next layer does
 _LOG_ROWS = 2**16  # decisions that the log holds beyond the longest single answer
 
 
@@ -137,7 +136,6 @@ def run_requests(
     half_scores = nothing if scores is None else np.ascontiguousarray(scores, np.float16).view(np.uint16)
     stale_experts = nothing if stale is None else np.ascontiguousarray(stale, np.uint16)
     float_of_half = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
-    next_use = requests.next_use if policy.needs_next_use else np.zeros(0, np.int64)
     num_layers, num_experts = state.resident.shape
     view = state.view()
     buffers = (
@@ -155,19 +153,20 @@ def run_requests(
     pages: list[np.ndarray] = []
     tally = np.zeros((*totals.shape[1:], 2), np.int32)  # small, so that it stays in the core's cache
     is_by_layer = policy.layers_are_apart and state.free_slots.shape[1] == num_layers and not log
-    go, stride, chunk = (run_by_layer, _BLOCK, _whole_steps(num_layers)) if is_by_layer else (run, 1, _CHUNK)
+    lying = requests.by_layer() if is_by_layer else requests
+    next_use = lying.next_use if policy.needs_next_use else np.zeros(0, np.int64)
     done = 0
     with tqdm(total=requests.num_requests, desc=f"simulate {policy.name}", delay=1, disable=not progress) as bar:
         while done < requests.num_requests:
-            reached = go(
-                policy.decide, view, done, min(done + chunk, requests.num_requests), stride,
-                requests.offsets, requests.experts, requests.token_counts, requests.gate_sums, next_use,
+            reached = run(
+                policy.decide, view, done, min(done + _CHUNK, requests.num_requests), is_by_layer,
+                lying.offsets, lying.experts, lying.token_counts, lying.gate_sums, next_use,
                 requests.step, requests.first_token, requests.flags, FLAG_OVERFLOW if state.overflow else 0,
                 half_scores, stale_experts, float_of_half, *buffers, counts, sums, tally, book, marks,
             )  # fmt: skip
             if marks[1]:
                 raise contract_error(
-                    policy.name, int(marks[1]), marks[2:], int(requests.step[reached // requests.num_layers])
+                    policy.name, int(marks[1]), marks[2:], int(requests.step[marks[2] // requests.num_layers])
                 )
             if log:
                 pages.append(book[: marks[0]].copy())
@@ -177,11 +176,6 @@ def run_requests(
             bar.update(reached - done)
             done = reached
     return np.concatenate([np.zeros((0, 5), np.int64), *pages]) if log else None
-
-
-def _whole_steps(num_layers: int) -> int:
-    """Requests of the whole steps that ``_CHUNK`` holds."""
-    return max(1, _CHUNK // num_layers) * num_layers
 
 
 def _policy_of(plan: Plan) -> Policy:
