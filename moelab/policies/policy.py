@@ -58,8 +58,8 @@ class Policy:
     ``int_parameters``, each in this order; ``seed`` is filled from the plan's. ``new_state`` returns
     (float_state, int_state). ``prefetches``: it may copy what the request does not use (no oracle of
     demand bounds it). ``layers_are_apart``: where each layer has its own pool, what it decides in a layer depends on
-    that layer's requests alone, so that the simulator may replay layer after layer. ``lossy``: its use changes what the model computes. ``reference``:
-    where the definition comes from.
+    that layer's requests alone, so that the simulator may replay layer after layer. ``lossy``: its use changes what
+    the model computes. ``reference``: where the definition comes from.
     """
 
     name: str
