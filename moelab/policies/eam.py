@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled, inlined
+from moelab.policies.compiled import at, compiled, inlined
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.score_heap import ADMISSION, new_heap, num_int_words, select_lowest, serve, touch
 from moelab.policies.signature import FLAG_REQUEST_STARTS, pool_of
@@ -33,8 +33,8 @@ def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
 def _worth(own, num_layers, num_experts, node):
     num_keys = num_layers * num_experts
     layer = node // num_experts
-    sum_tokens, sum_uses = own[2 * num_keys + layer], own[2 * num_keys + num_layers + layer]
-    of_request, of_all = own[node] / max(1, sum_tokens), own[num_keys + node] / max(1, sum_uses)
+    sum_tokens, sum_uses = own[at(2 * num_keys + layer)], own[at(2 * num_keys + num_layers + layer)]
+    of_request, of_all = own[at(node)] / max(1, sum_tokens), own[at(num_keys + node)] / max(1, sum_uses)
     return (1 - layer / num_layers) * of_request * of_all
 
 
@@ -53,19 +53,19 @@ def decide(view):
     for i in range(len(view.experts)):
         node = first + view.experts[i]
         touch(view, node)
-        own[node] += view.token_counts[i]
-        own[num_keys + node] += 1
-        own[2 * num_keys + layer] += view.token_counts[i]
-    own[2 * num_keys + num_layers + layer] += len(view.experts)
+        own[at(node)] += view.token_counts[i]
+        own[at(num_keys + node)] += 1
+        own[at(2 * num_keys + layer)] += view.token_counts[i]
+    own[at(2 * num_keys + num_layers + layer)] += len(view.experts)
     is_over = view.free_slots[0, pool] < 0 or view.free_bytes[0, pool] < 0
     if len(view.misses) == 0 and not is_over:
         return
     for i in view.misses:
         node = first + view.experts[i]
-        score[node] = _worth(own, num_layers, num_experts, node)
+        score[at(node)] = _worth(own, num_layers, num_experts, node)
     start = pool * (num_keys // num_pools)
-    for i in range(state[4 * num_keys + pool]):
-        score[num_keys + start + i] = _worth(own, num_layers, num_experts, state[start + i])
+    for i in range(state[at(4 * num_keys + pool)]):
+        score[at(num_keys + start + i)] = _worth(own, num_layers, num_experts, state[at(start + i)])
     serve(view, select_lowest(view))
 
 

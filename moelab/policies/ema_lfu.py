@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.score_heap import (
     ADMISSION,
@@ -35,7 +35,7 @@ def scale_down(score, state, num_keys, num_pools, pool):
     """Worths of a pool in units that are ``LARGEST`` times as large."""
     stretch = num_keys // num_pools
     for k in range(pool * stretch, (pool + 1) * stretch):
-        score[k] /= LARGEST
+        score[at(k)] /= LARGEST
     weigh_anew(score, state, num_keys, num_pools, pool)
 
 
@@ -59,14 +59,14 @@ def decide(view):
     own, weight = num_int_words(num_keys, num_pools) + pool, num_float_words(num_keys) + pool
     while state[own] < view.clock // num_layers:
         state[own] += 1
-        score[weight] /= view.float_parameters[1]
-        if score[weight] > LARGEST:
+        score[at(weight)] /= view.float_parameters[1]
+        if score[at(weight)] > LARGEST:
             scale_down(score, state, num_keys, num_pools, pool)
-            score[weight] /= LARGEST
+            score[at(weight)] /= LARGEST
     for expert in view.experts:
         node = view.layer * view.resident.shape[1] + expert
         touch(view, node)
-        score[node] += score[weight]
+        score[at(node)] += score[at(weight)]
     serve(view, IS_HEAP)
 
 

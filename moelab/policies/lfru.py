@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.score_heap import ADMISSION, new_heap, num_int_words, select_lowest, serve, touch
 from moelab.policies.signature import pool_of
@@ -37,16 +37,16 @@ def decide(view):
     for expert in view.experts:
         touch(view, first + expert)
         pair = 2 * (first + expert)
-        used[pair] += 1
-        used[pair + 1] = now
-        score[first + expert] = used[pair]
+        used[at(pair)] += 1
+        used[at(pair + 1)] = now
+        score[at(first + expert)] = used[at(pair)]
     is_over = view.free_slots[0, pool] < 0 or view.free_bytes[0, pool] < 0
     if len(view.misses) == 0 and not is_over:
         return
     start = pool * (num_keys // num_pools)
-    for i in range(state[4 * num_keys + pool]):
-        pair = 2 * state[start + i]
-        score[num_keys + start + i] = used[pair] / (1 + now - used[pair + 1])
+    for i in range(state[at(4 * num_keys + pool)]):
+        pair = 2 * state[at(start + i)]
+        score[at(num_keys + start + i)] = used[at(pair)] / (1 + now - used[at(pair + 1)])
     serve(view, select_lowest(view))
 
 

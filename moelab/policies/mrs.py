@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.ema_lfu import LARGEST, scale_down
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.score_heap import (
@@ -55,32 +55,32 @@ def decide(view):
     first = view.layer * num_experts
     while state[own] < view.clock // num_layers:
         state[own] += 1
-        score[weight_at] /= 1 - view.float_parameters[1]
-        if score[weight_at] > LARGEST:
+        score[at(weight_at)] /= 1 - view.float_parameters[1]
+        if score[at(weight_at)] > LARGEST:
             scale_down(score, state, num_keys, num_pools, pool)
-            score[weight_at] /= LARGEST
-    weight = score[weight_at]
+            score[at(weight_at)] /= LARGEST
+    weight = score[at(weight_at)]
     rows, best, top_p = view.candidate_scores, view.prefetch, min(view.int_parameters[1], num_experts)
     for row in range(len(rows)):
         num_best = 0
         for expert in range(num_experts):  # the p best so far in falling order
-            if num_best == top_p and rows[row, expert] <= rows[row, best[num_best - 1, 0]]:
+            if num_best == top_p and rows[at(row), expert] <= rows[at(row), best[at(num_best - 1), 0]]:
                 continue
             k = min(num_best, top_p - 1)
-            while k > 0 and rows[row, best[k - 1, 0]] < rows[row, expert]:
-                best[k, 0] = best[k - 1, 0]
+            while k > 0 and rows[at(row), best[at(k - 1), 0]] < rows[at(row), expert]:
+                best[at(k), 0] = best[at(k - 1), 0]
                 k -= 1
-            best[k, 0] = expert
+            best[at(k), 0] = expert
             num_best = min(num_best + 1, top_p)
         for k in range(num_best):
-            node = first + best[k, 0]
-            score[node] += weight * rows[row, best[k, 0]]
+            node = first + best[at(k), 0]
+            score[at(node)] += weight * rows[at(row), best[at(k), 0]]
             lowered(score, state, num_keys, num_pools, pool, node)
     for i in range(len(view.experts)):
         node = first + view.experts[i]
         touch(view, node)
         if len(rows) == 0:
-            score[node] += weight * view.gate_sums[i]
+            score[at(node)] += weight * view.gate_sums[i]
     serve(view, IS_HEAP)
 
 

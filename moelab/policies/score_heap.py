@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled, inlined
+from moelab.policies.compiled import at, compiled, inlined
 from moelab.policies.policy import PolicySetup
 from moelab.policies.room import initial_nodes, is_in_use, note_eviction
 from moelab.policies.signature import ADMIT, EVICT, FLAG_OVERFLOW, NEVER, UNLIMITED, pool_of
@@ -67,38 +67,38 @@ def num_float_words(num_keys):
 @inlined
 def _set(worth, state, num_keys, start, i, node, value, last):
     """Entry i of a heap."""
-    state[start + i] = node
-    state[num_keys + node] = i
-    worth[num_keys + start + i] = value
-    state[3 * num_keys + start + i] = last
+    state[at(start + i)] = node
+    state[at(num_keys + node)] = i
+    worth[at(num_keys + start + i)] = value
+    state[at(3 * num_keys + start + i)] = last
 
 
 @compiled
 def _rise(worth, state, num_keys, start, i):
-    node, value, last = state[start + i], worth[num_keys + start + i], state[3 * num_keys + start + i]
+    node, value, last = state[at(start + i)], worth[at(num_keys + start + i)], state[at(3 * num_keys + start + i)]
     while i > 0:
         parent = (i - 1) >> 1
-        above, above_last = worth[num_keys + start + parent], state[3 * num_keys + start + parent]
+        above, above_last = worth[at(num_keys + start + parent)], state[at(3 * num_keys + start + parent)]
         if above < value or (above == value and above_last < last):
             break
-        _set(worth, state, num_keys, start, i, state[start + parent], above, above_last)
+        _set(worth, state, num_keys, start, i, state[at(start + parent)], above, above_last)
         i = parent
     _set(worth, state, num_keys, start, i, node, value, last)
 
 
 @compiled
 def _sink(worth, state, num_keys, start, size, i):
-    node, value, last = state[start + i], worth[num_keys + start + i], state[3 * num_keys + start + i]
+    node, value, last = state[at(start + i)], worth[at(num_keys + start + i)], state[at(3 * num_keys + start + i)]
     while 2 * i + 1 < size:
         child = 2 * i + 1
-        below, below_last = worth[num_keys + start + child], state[3 * num_keys + start + child]
+        below, below_last = worth[at(num_keys + start + child)], state[at(3 * num_keys + start + child)]
         if child + 1 < size:
-            other, other_last = worth[num_keys + start + child + 1], state[3 * num_keys + start + child + 1]
+            other, other_last = worth[at(num_keys + start + child + 1)], state[at(3 * num_keys + start + child + 1)]
             if other < below or (other == below and other_last < below_last):
                 child, below, below_last = child + 1, other, other_last
         if value < below or (value == below and last < below_last):
             break
-        _set(worth, state, num_keys, start, i, state[start + child], below, below_last)
+        _set(worth, state, num_keys, start, i, state[at(start + child)], below, below_last)
         i = child
     _set(worth, state, num_keys, start, i, node, value, last)
 
@@ -106,9 +106,9 @@ def _sink(worth, state, num_keys, start, size, i):
 @compiled
 def put(worth, state, num_keys, num_pools, pool, node, scan):
     """Put a node into its pool, in any place where the pool is no heap (``scan``)."""
-    start, size = pool * (num_keys // num_pools), state[4 * num_keys + pool]
-    _set(worth, state, num_keys, start, size, node, worth[node], state[2 * num_keys + node])
-    state[4 * num_keys + pool] = size + 1
+    start, size = pool * (num_keys // num_pools), state[at(4 * num_keys + pool)]
+    _set(worth, state, num_keys, start, size, node, worth[at(node)], state[at(2 * num_keys + node)])
+    state[at(4 * num_keys + pool)] = size + 1
     if not scan:
         _rise(worth, state, num_keys, start, size)
 
@@ -119,32 +119,35 @@ def _take_lowest(worth, state, num_keys, num_pools, pool, scan, known):
 
     ``known``: the node, where it was selected before, else -1.
     """
-    start, size = pool * (num_keys // num_pools), state[4 * num_keys + pool]
-    at = 0
+    start, size = pool * (num_keys // num_pools), state[at(4 * num_keys + pool)]
+    where = 0
     if known >= 0:
-        at = state[num_keys + known]
+        where = state[at(num_keys + known)]
     elif scan:  # places know the worth, nodes the last use
         for i in range(1, size):
-            a, b = worth[num_keys + start + i], worth[num_keys + start + at]
-            if a < b or (a == b and state[2 * num_keys + state[start + i]] < state[2 * num_keys + state[start + at]]):
-                at = i
-        worth[state[start + at]] = worth[num_keys + start + at]
+            a, b = worth[at(num_keys + start + i)], worth[at(num_keys + start + where)]
+            last = state[at(2 * num_keys + state[at(start + i)])]
+            lowest_last = state[at(2 * num_keys + state[at(start + where)])]
+            if a < b or (a == b and last < lowest_last):
+                where = i
+        worth[at(state[at(start + where)])] = worth[at(num_keys + start + where)]
     else:
         while True:
-            node = state[start]
-            if state[3 * num_keys + start] == state[2 * num_keys + node] and worth[num_keys + start] == worth[node]:
+            node = state[at(start)]
+            is_known = state[at(3 * num_keys + start)] == state[at(2 * num_keys + node)]
+            if is_known and worth[at(num_keys + start)] == worth[at(node)]:
                 break
-            worth[num_keys + start] = worth[node]
-            state[3 * num_keys + start] = state[2 * num_keys + node]
+            worth[at(num_keys + start)] = worth[at(node)]
+            state[at(3 * num_keys + start)] = state[at(2 * num_keys + node)]
             _sink(worth, state, num_keys, start, size, 0)
-    node = state[start + at]
-    state[num_keys + node] = -1
+    node = state[at(start + where)]
+    state[at(num_keys + node)] = -1
     size -= 1
-    state[4 * num_keys + pool] = size
-    if at < size:
+    state[at(4 * num_keys + pool)] = size
+    if where < size:
         _set(
-            worth, state, num_keys, start, at, state[start + size], worth[num_keys + start + size],
-            state[3 * num_keys + start + size],
+            worth, state, num_keys, start, where, state[at(start + size)], worth[at(num_keys + start + size)],
+            state[at(3 * num_keys + start + size)],
         )  # fmt: skip
         if not scan:
             _sink(worth, state, num_keys, start, size, 0)
@@ -154,21 +157,21 @@ def _take_lowest(worth, state, num_keys, num_pools, pool, scan, known):
 @inlined
 def lowered(worth, state, num_keys, num_pools, pool, node):
     """The worth of a node may have fallen: weigh it anew, if it is in the heap."""
-    i = state[num_keys + node]
+    i = state[at(num_keys + node)]
     start = pool * (num_keys // num_pools)
-    if i >= 0 and worth[node] < worth[num_keys + start + i]:
-        worth[num_keys + start + i] = worth[node]
+    if i >= 0 and worth[at(node)] < worth[at(num_keys + start + i)]:
+        worth[at(num_keys + start + i)] = worth[at(node)]
         _rise(worth, state, num_keys, start, i)
 
 
 @compiled
 def weigh_anew(worth, state, num_keys, num_pools, pool):
     """All worths of a pool may have changed: take them over, and order the heap from the bottom up."""
-    start, size = pool * (num_keys // num_pools), state[4 * num_keys + pool]
+    start, size = pool * (num_keys // num_pools), state[at(4 * num_keys + pool)]
     for i in range(size):
-        node = state[start + i]
-        worth[num_keys + start + i] = worth[node]
-        state[3 * num_keys + start + i] = state[2 * num_keys + node]
+        node = state[at(start + i)]
+        worth[at(num_keys + start + i)] = worth[at(node)]
+        state[at(3 * num_keys + start + i)] = state[at(2 * num_keys + node)]
     for i in range(size // 2 - 1, -1, -1):
         _sink(worth, state, num_keys, start, size, i)
 
@@ -181,7 +184,7 @@ def select_lowest(view):
     """
     score, state, num_keys, num_pools = view.float_state, view.int_state, view.resident.size, view.free_slots.shape[1]
     pool, bytes_each, ready = pool_of(view.layer, view.free_slots), view.expert_bytes[1, view.layer], view.prefetch
-    start, size = pool * (num_keys // num_pools), state[4 * num_keys + pool]
+    start, size = pool * (num_keys // num_pools), state[at(4 * num_keys + pool)]
     wanted = min(len(view.misses), view.upload_budget, view.int_parameters[0])
     lacking_bytes = wanted * bytes_each - view.free_bytes[0, pool]
     most = wanted - view.free_slots[0, pool]
@@ -193,26 +196,26 @@ def select_lowest(view):
         return num_ready
     highest, highest_last = np.inf, np.int64(NEVER)
     for i in range(size):
-        value = score[num_keys + start + i]
+        value = score[at(num_keys + start + i)]
         if value > highest:
             continue
-        node = state[start + i]
-        last = state[2 * num_keys + node]
+        node = state[at(start + i)]
+        last = state[at(2 * num_keys + node)]
         if (value == highest and last > highest_last) or is_in_use(view, node):
             continue
-        score[node] = value
+        score[at(node)] = value
         k = min(num_ready, most - 1)
         while k > 0:
-            other = np.int64(ready[k - 1, 1])
-            if score[other] < value or (score[other] == value and state[2 * num_keys + other] < last):
+            other = np.int64(ready[at(k - 1), 1])
+            if score[at(other)] < value or (score[at(other)] == value and state[at(2 * num_keys + other)] < last):
                 break
-            ready[k, 1] = other
+            ready[at(k), 1] = other
             k -= 1
-        ready[k, 1] = node
+        ready[at(k), 1] = node
         num_ready = min(num_ready + 1, most)
         if num_ready == most:
-            worst = np.int64(ready[most - 1, 1])
-            highest, highest_last = score[worst], state[2 * num_keys + worst]
+            worst = np.int64(ready[at(most - 1), 1])
+            highest, highest_last = score[at(worst)], state[at(2 * num_keys + worst)]
     return num_ready
 
 
@@ -220,8 +223,8 @@ def select_lowest(view):
 def touch(view, node):
     """Give a node the next number of use."""
     state, num_keys, num_pools = view.int_state, view.resident.size, view.free_slots.shape[1]
-    state[2 * num_keys + node] = state[4 * num_keys + num_pools]
-    state[4 * num_keys + num_pools] += 1
+    state[at(2 * num_keys + node)] = state[at(4 * num_keys + num_pools)]
+    state[at(4 * num_keys + num_pools)] += 1
 
 
 @compiled
@@ -237,32 +240,32 @@ def serve(view, num_ready):
     hysteresis = view.float_parameters[0]
     slots, room, bytes_each = view.free_slots[0, pool], view.free_bytes[0, pool], view.expert_bytes[1, layer]
     for j in range(len(misses)):  # stable insertion by falling score
-        expert, k = experts[misses[j]], j
-        while k > 0 and score[first + admit[k - 1, 0]] < score[first + expert]:
-            admit[k, 0] = admit[k - 1, 0]
+        expert, k = experts[at(misses[at(j)])], j
+        while k > 0 and score[at(first + admit[at(k - 1), 0])] < score[at(first + expert)]:
+            admit[at(k), 0] = admit[at(k - 1), 0]
             k -= 1
-        admit[k, 0] = expert
+        admit[at(k), 0] = expert
     num_admit = 0
     num_evict = 0
     num_aside = 0
     for k in range(min(len(misses), view.upload_budget, view.int_parameters[0])):
-        node, num_before, is_worth_it = first + admit[k, 0], num_evict, True
+        node, num_before, is_worth_it = first + admit[at(k), 0], num_evict, True
         while slots < 1 or room < bytes_each:
             victim = -1
-            while victim < 0 and state[4 * num_keys + pool] > 0:
+            while victim < 0 and state[at(4 * num_keys + pool)] > 0:
                 known = np.int64(-1)
                 if next_ready < num_ready:
-                    known = np.int64(view.prefetch[next_ready, 1])
+                    known = np.int64(view.prefetch[at(next_ready), 1])
                     next_ready += 1
                 victim = _take_lowest(score, state, num_keys, num_pools, pool, scan, known)
                 if is_in_use(view, victim):
-                    aside[num_aside, 0] = victim
+                    aside[at(num_aside), 0] = victim
                     num_aside += 1
                     victim = -1
             if victim < 0:
                 is_worth_it = overflow > 0
                 break
-            if hysteresis > -1 and score[node] <= (1 + hysteresis) * score[victim]:
+            if hysteresis > -1 and score[at(node)] <= (1 + hysteresis) * score[at(victim)]:
                 put(score, state, num_keys, num_pools, pool, victim, scan)
                 is_worth_it = False
                 break
@@ -273,32 +276,32 @@ def serve(view, num_ready):
             num_ready = min(num_ready, 0)  # who was put back is lower than those that are left of the selection
             while num_evict > num_before:
                 num_evict -= 1
-                of_layer = np.int64(view.evict[num_evict, 0])
-                spared = of_layer * view.resident.shape[1] + view.evict[num_evict, 1]
+                of_layer = np.int64(view.evict[at(num_evict), 0])
+                spared = of_layer * view.resident.shape[1] + view.evict[at(num_evict), 1]
                 put(score, state, num_keys, num_pools, pool, spared, scan)
                 slots -= 1
                 room -= view.expert_bytes[1, of_layer]
             break
-        admit[k, 1] = 0
+        admit[at(k), 1] = 0
         num_admit += 1
         slots -= 1
         room -= bytes_each
-    while overflow and (slots < 0 or room < 0) and state[4 * num_keys + pool] > 0:
+    while overflow and (slots < 0 or room < 0) and state[at(4 * num_keys + pool)] > 0:
         known = np.int64(-1)
         if next_ready < num_ready:
-            known = np.int64(view.prefetch[next_ready, 1])
+            known = np.int64(view.prefetch[at(next_ready), 1])
             next_ready += 1
         victim = _take_lowest(score, state, num_keys, num_pools, pool, scan, known)
         if is_in_use(view, victim):
-            aside[num_aside, 0] = victim
+            aside[at(num_aside), 0] = victim
             num_aside += 1
         else:
             room += note_eviction(view, num_evict, victim)
             slots += 1
             num_evict += 1
     for k in range(num_aside):
-        put(score, state, num_keys, num_pools, pool, np.int64(aside[k, 0]), scan)
+        put(score, state, num_keys, num_pools, pool, np.int64(aside[at(k), 0]), scan)
     for k in range(num_admit):
-        put(score, state, num_keys, num_pools, pool, first + admit[k, 0], scan)
+        put(score, state, num_keys, num_pools, pool, first + admit[at(k), 0], scan)
     view.num_out[ADMIT] = num_admit
     view.num_out[EVICT] = num_evict

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from numba import njit, types
 
-from moelab.policies.compiled import OPTIONS, compiled
+from moelab.policies.compiled import OPTIONS, at, compiled
 from moelab.policies.contract import close_request, open_request
 from moelab.policies.signature import ADMIT, EVICT, FIELDS, FLAG_DECODE, FLAG_PREFILL, PREFETCH
 from moelab.policies.view import DECIDE_FUNCTION, VIEW
@@ -133,7 +133,7 @@ def run(
     step, layer = first // num_layers, first % num_layers - 1
     if by_layer:
         step, layer = first % num_steps - 1, first // num_steps
-    for at in range(first, stop):
+    for number in range(first, stop):
         if by_layer:
             step += 1
             if step == num_steps:
@@ -144,9 +144,9 @@ def run(
                 step, layer = step + 1, 0
         clock = step * num_layers + layer
         flags = flags_of[step] | run_flags
-        begin, end = offsets[at], offsets[at + 1]
+        begin, end = offsets[number], offsets[number + 1]
         if len(log) > 0 and len(log) - progress[0] < longest:
-            return at
+            return number
         phase = 2
         if flags & (FLAG_PREFILL | FLAG_DECODE) == FLAG_PREFILL:
             phase = 0
@@ -170,18 +170,18 @@ def run(
         missed, routed_hits, routings = view.misses, 0, 0
         of_phase = tally[phase, layer]
         for i in range(begin, end):
-            routings += token_counts[i]
+            routings += token_counts[at(i)]
         for j in missed:
-            of_phase[experts[begin + j], READ] += 1
-            routed_hits -= token_counts[begin + j]
+            of_phase[at(experts[at(begin + j)]), READ] += 1
+            routed_hits -= token_counts[at(begin + j)]
         decide(view)
         num_admit, num_evict, num_prefetch = num_out[ADMIT], num_out[EVICT], num_out[PREFETCH]
         rule = close_request(view, where)
         if rule != 0:
             progress[1] = rule
-            return at
+            return number
         for i in range(num_admit):
-            of_phase[admit[i, 0], COPIED] += 1
+            of_phase[at(admit[at(i), 0]), COPIED] += 1
         for i in range(num_prefetch):
             tally[phase, prefetch[i, 0], prefetch[i, 1], COPIED] += 1
         if len(log) > 0:
