@@ -1,6 +1,7 @@
 """A sweep: same numbers as single simulations, in threads and on a cluster; resumable; whole rows; refusals."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -138,6 +139,28 @@ def test_error_in_one_row_keeps_the_others(tmp_path, monkeypatch):
     after = moelab.sweep(trace, ["lru"], [2, 3, 4, 5], out=tmp_path, progress=False)
     assert after.num_known == len(slots)
     assert after.rows == moelab.sweep(trace, ["lru"], [2, 3, 4, 5], progress=False).rows
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize("at", [0, 3, 7])
+def test_interrupt_is_an_answer(tmp_path, monkeypatch, at, num_threads):
+    """SIGINT while cell `at` runs: what had begun is kept, nothing else begins, Python's handler stands again."""
+    trace, row, begun = trace_with_batches(), Cell.row, []
+
+    def interrupted(cell, *arguments):
+        begun.append(cell)
+        if len(begun) == at + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)  # the signal reaches the main thread
+        return row(cell, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cell, "row", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            moelab.sweep(trace, ["lru"], range(1, 9), out=tmp_path, num_threads=num_threads, progress=False)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert len(begun) == at + 1 or (num_threads > 1 and len(begun) > at)
+    assert len(list(tmp_path.iterdir())) == len(begun)
 
 
 def test_interrupted_sweep_leaves_whole_rows_and_resumes(tmp_path):
