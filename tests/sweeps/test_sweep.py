@@ -198,9 +198,9 @@ def test_loop_releases_the_gil():
     plan = plan_for(trace, "lfru", slots_per_layer=16)
     state = PolicyState.of_plan(plan, POLICIES["lfru"])
     counts = np.zeros((requests.num_requests, NUM_COLUMNS), np.int32)
-    totals = np.zeros((2, len(PHASES), 40, 64), np.int64)
+    sums, totals = np.zeros((3, 40, NUM_COLUMNS + 1), np.int64), np.zeros((2, len(PHASES), 40, 64), np.int64)
     work = threading.Thread(
-        target=run_requests, args=(trace, requests, POLICIES["lfru"], state, counts, totals),
+        target=run_requests, args=(trace, requests, POLICIES["lfru"], state, sums, counts, totals),
         kwargs={"log": False, "progress": False},
     )  # fmt: skip
     simulate(trace.take(np.arange(len(trace.experts)) < 10), plan, progress=False)  # compiled before
