@@ -167,6 +167,15 @@ def test_gdsf():
     assert made == {0: "+0", 2: "+1", 3: "-1 +2", 4: "-0 +3"}
 
 
+def test_gdsf_as_libcachesim_has_it():
+    """One slot: 0 is worth 2. {1} is worth 1, less: it is turned away, and the floor is 1. {1} is worth 2, as 0, and
+    younger: 0 goes, the floor is 2. {2} is worth 3, above 1.
+    """
+    parameters = {"floor_before": 1, "hysteresis": -1e-9}
+    made, _ = moves([[0], [0], [1], [1], [2]], "gdsf", slots_per_layer=1, parameters=parameters)
+    assert made == {0: "+0", 3: "-0 +1", 4: "-1 +2"}
+
+
 def test_mrs():
     """Gate weights are 1. {2}: S is 0.375, 0.125, 0.5: 1 goes. {1}: 0.1875, 0.5625, 0.25: 0 goes."""
     made, _ = moves([[0, 1], [0], [2], [1]], "mrs", slots_per_layer=2)

@@ -73,7 +73,7 @@ PARAMETERS = {
     "admit_ema_lfu": st.fixed_dictionaries({"decay": st.sampled_from([0.5, 1.0])}),
     "eam": st.fixed_dictionaries(_admission),
     "lfru": st.fixed_dictionaries(_admission),
-    "gdsf": st.fixed_dictionaries(_admission),
+    "gdsf": st.fixed_dictionaries({**_admission, "floor_before": st.integers(0, 1)}),
     "mrs": st.fixed_dictionaries({**_admission, "alpha": st.just(0.5), "top_p": st.integers(1, 5)}),
 }
 """What is drawn beside the defaults; floats are powers of two where a twin must meet them bit by bit."""
