@@ -264,5 +264,19 @@ def test_prefetch_markov():
     assert result.hits == 3
 
 
+def test_prefetch_eam():
+    """Requests A and B used 1 and 2 in layer 1. C's first token knows nothing; at its second C looks like B, whose 2 is
+    in already. D begins with 1 and looks like A: 1 is in. After 3 has taken its place D still looks like A (cosine
+    1 / sqrt 2; B and C: 0): 1 is copied back while layer 0 runs, and hits.
+    """
+    sets = [[0], [1], [0], [2], [0], [2], [0], [2], [0], [1], [0], [3], [0], [1]]
+    request = [0, 1, 2, 2, 3, 3, 3]
+    made, result = moves(
+        sets, "prefetch_eam", num_layers=2, slots_per_layer=1, request=request, parameters={"width": 1}
+    )
+    assert made == {0: "+0", 1: "+1", 3: "-1 +2", 9: "-2 +1", 11: "-1 +3", 12: "-3 >1"}
+    assert (result.prefetches, result.misses) == (1, 5)
+
+
 def test_every_policy_has_a_trace_here():
     assert {f"test_{name}" for name in POLICIES} <= set(globals())

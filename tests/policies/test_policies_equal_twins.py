@@ -67,6 +67,9 @@ PARAMETERS = {
     "prefetch_previous": st.fixed_dictionaries({"width": st.integers(0, 6)}),
     "prefetch_stale_gate": st.fixed_dictionaries({"width": st.integers(0, 6)}),
     "prefetch_markov": st.fixed_dictionaries({"width": st.integers(0, 6)}),
+    "prefetch_eam": st.fixed_dictionaries(
+        {"width": st.integers(0, 4), "depth": st.integers(0, 3), "rows": st.integers(1, 3)}
+    ),
     "second_touch": st.fixed_dictionaries({"window": st.integers(1, 6)}),
     "lfu": st.fixed_dictionaries({**_admission, "forget": st.integers(0, 1)}),
     "ema_lfu": st.fixed_dictionaries({**_admission, "decay": st.sampled_from([0.25, 0.5, 1.0])}),

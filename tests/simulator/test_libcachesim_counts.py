@@ -3,9 +3,9 @@
 They coincide for the policies of ``SAME``. ``lfu`` only with ``forget`` 1: libcachesim forgets an object's uses
 when it is evicted, our default goes on counting. ``s3_fifo`` from 20 slots on: libcachesim admits nothing where
 the small queue is as small as one object. ``gdsf`` with the two parameters that make it insert before it evicts:
-libcachesim weighs a newcomer on the floor before its eviction, and lets it be the victim itself. Not compared, because the definitions differ:
-libcachesim's SLRU has four segments (ours two), its W-TinyLFU counts in hashed sketches (ours exactly), random
-replacement has another generator.
+libcachesim weighs a newcomer on the floor before its eviction, and lets it be the victim itself. Not compared,
+because the definitions differ: libcachesim's SLRU has four segments (ours two), its W-TinyLFU counts in hashed
+sketches (ours exactly), random replacement has another generator.
 """
 
 import numpy as np
