@@ -1,11 +1,11 @@
 """prefetch_lru: LRU on demand, and copying ahead what a prediction names for the next layer.  Floor 1.
 
 What the prefetching policies share; each says who is predicted (``prefetch_previous``, ``prefetch_stale_gate``,
-``prefetch_markov``, ``prefetch_eam``). First the request is served as by ``lru``. Then the predicted experts of the next
-layer, in the order given, as many as the upload budget has left: a resident one becomes the newest use of its pool, a
-missing one takes free room or the place of the oldest that is neither in use nor predicted now. Every copy is a
-prefetch in the accounting, used or not; a useful one saves a miss of the next layer in the same pass. The last layer
-predicts nothing.
+``prefetch_markov``, ``prefetch_eam``). First the request is served as by ``lru``. Then the predicted experts of the
+next layer, in the order given, as many as the upload budget has left: a resident one becomes the newest use of its
+pool, a missing one takes free room or the place of the oldest that is neither in use nor predicted now. Every copy is
+a prefetch in the accounting, used or not; a useful one saves a miss of the next layer in the same pass. The last
+layer predicts nothing.
 
 ``int_state``: links of L * E nodes and P heads (``linked_list``, by last use), [L * E] clock of the request that
 last predicted a node; then the policy's own (``num_words``). Initial residents in ascending (layer, expert).
