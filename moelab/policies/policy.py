@@ -68,6 +68,7 @@ class Policy:
     new_state: Callable[[PolicySetup], tuple[np.ndarray, np.ndarray]] = no_state
     needs_next_use: bool = False
     prefetches: bool = False
+    bypasses: bool = False
     lossy: bool = False
 
     def chosen(self, choice: PolicyChoice) -> dict[str, float | int]:
@@ -86,6 +87,18 @@ class Policy:
         if "seed" in self.parameters and "seed" not in choice.parameters:
             values["seed"] = choice.seed
         return values
+
+    def oracle(self, choice: PolicyChoice) -> str | None:
+        """The policy that bounds its hits from above with these parameters; ``None`` where it may prefetch.
+
+        ``min_demand`` where it admits whatever fits, else ``min_bypass``. Parameters of admission
+        (``hysteresis`` above -1, a limit of uploads) make any policy one that may bypass.
+        """
+        if self.prefetches:
+            return None
+        values = self.chosen(choice)
+        admits_all = values.get("hysteresis", -1.0) <= -1 and values.get("max_uploads", UNLIMITED) >= UNLIMITED
+        return "min_demand" if admits_all and not self.bypasses else "min_bypass"
 
 
 @dataclass

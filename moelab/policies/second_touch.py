@@ -79,4 +79,5 @@ POLICY = Policy(
     reference="lk_moe 2.7.4",
     parameters={"window": 32},
     new_state=new_state,
+    bypasses=True,
 )
