@@ -1,12 +1,12 @@
 """min_demand: the oracle of fill on demand. Every miss is admitted that room can be made for; the farthest goes.
 
 Reference: MIN (Belady 1966). Where we differ: requests are sets, and what the request uses is pinned, so a set may
-leave room for some of its misses only: those that return soonest are admitted, as many as fit. Most distinct hits of all
-that admit whatever fits (tested against brute force), for equal sizes; with unequal bytes or an upload budget a
-heuristic, not a bound. Since such a policy uploads what it misses, it has the fewest reads of them too. A policy that
-may leave a miss outside is bounded by ``min_bypass`` only.
+leave room for some of its misses only: those that return soonest are admitted, as many as fit. Most distinct
+hits of all that admit whatever fits (tested against brute force), for equal sizes; with unequal bytes or an upload
+budget a heuristic, not a bound. A policy that may leave a miss outside is bounded by ``min_bypass`` only.
 
-Needs ``next_use``. Fast tier 0 only, without ``overflow``. Ties as in ``min_bypass``. State: ``next_use_heap``. Floor 1.
+Needs ``next_use``. Fast tier 0 only, without ``overflow``. Ties as in ``min_bypass``. State: ``next_use_heap``.
+Floor 1.
 """
 
 from __future__ import annotations

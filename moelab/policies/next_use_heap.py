@@ -1,7 +1,7 @@
 """next_use_heap: residents by next use, farthest first; what both forms of MIN evict from.  Floor 1.
 
-One indexed binary max-heap per pool in ``int_state``, over (next use, key), a key being ``layer * E + expert``: ``heap``
-[L * E] of keys (pool p owns its stretch), ``place`` [L * E] of a key in the heap or -1 (-2 pinned by the plan),
+One indexed binary max-heap per pool in ``int_state``, over (next use, key), a key being ``layer * E + expert``:
+``heap`` [L * E] of keys (pool p owns its stretch), ``place`` [L * E] of a key in the heap or -1 (-2 pinned),
 ``returns`` [L * E] next use of a key, ``size`` [P]. Ties: equal next uses go higher (layer, expert) first. What a
 request uses is out of the heap while it lasts. Does not know who is admitted.
 """

@@ -31,6 +31,7 @@ from moelab.simulator.loop import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
 
 
 def _ratio(part: float, whole: float) -> float | None:
@@ -150,6 +151,11 @@ class SimResult:
         return _ratio(self.misses + self.uploads + self.prefetches + self.late, self.num_layer_steps)
 
     @property
+    def misses_per_layer_step(self) -> float | None:
+        """Distinct misses per layer-step: what the oracle of a policy's class bounds."""
+        return _ratio(self.misses, self.num_layer_steps)
+
+    @property
     def uploads_per_layer_step(self) -> float | None:
         return _ratio(self.uploads, self.num_layer_steps)
 
@@ -219,6 +225,12 @@ class SimResult:
                     }
                 )
         return pd.DataFrame(rows)
+
+    def to_xarray(self) -> xr.Dataset:
+        """Every figure of ``to_frame`` over (phase, layer)."""
+        frame = self.to_frame().drop(columns=["policy", "routing"]).set_index(["phase", "layer"])
+        attributes = {name: self.summary()[name] for name in ("model", "routing", "policy", "plan")}
+        return frame.astype(float).to_xarray().assign_attrs(attributes)
 
     def log_frame(self) -> pd.DataFrame:
         """Decisions in the order they were applied; kind 0 admit, 1 evict, 2 prefetch."""
