@@ -35,7 +35,7 @@ def regret_bars(result: SweepResult) -> go.Figure:
                 hovertemplate="%{y}: %{customdata[0]:.2f} misses, oracle %{customdata[1]:.2f}<extra></extra>",
             )  # fmt: skip
     figure.update_yaxes(categoryorder="array", categoryarray=list(order), showgrid=False)
-    figure.update_xaxes(rangemode="tozero")
+    figure.update_xaxes(rangemode="tozero", nticks=4, tickangle=0)
     figure.update_xaxes(title_text="misses per layer-step above the oracle", row=1, col=(len(slots) + 1) // 2)
     height = max(150, 20 * len(order))  # of the bars, pixels
     figure.update_layout(

@@ -45,8 +45,8 @@ def sweep(
     """
     chosen, room = list(policies), list(capacities)
     cells = cells_of(trace, chosen, room, scope)
-    if oracles and (missing := _missing_oracles(cells)):
-        cells = cells_of(trace, [*chosen, *missing], room, scope)
+    if oracles and (bounds := _missing_oracles(cells)):
+        cells = cells_of(trace, [*chosen, *bounds], room, scope)
     folder = None if out is None else RowFolder(out)
     digest = digest_of_trace(trace)
     keys = [cell.key(digest) for cell in cells]
