@@ -15,7 +15,6 @@ import numpy as np
 from moelab.analysis.bootstrap import LEVEL, basic_interval, resamples
 from moelab.findings.counted import Counted
 
-
 _DIGITS = 12  # so that equal policies differ by 0, not by rounding
 
 

@@ -102,18 +102,19 @@ def _winners(studies: Sequence[Study]) -> str:
             online = study.online(share)
             best = online[0]
             by_hits = max(online, key=lambda one: one.value("hit_rate"))
-            lru = study.find(share, "lru")
+            lru, ties = study.find(share, "lru"), _ties(study, online, best)
             rows.append(
                 (
                     study.name, f"{study.slots[share]} ({share:.0%})", f"{study.uses_per_layer_step:.2f}",
-                    f"**{best.policy}**", _interval(study.bootstrap.interval(best, "reads")),
-                    _ties(study, online, best),
+                    f"**{best.policy}**" if ties == "nobody" else best.policy,
+                    _interval(study.bootstrap.interval(best, "reads")), ties,
                     by_hits.policy, f"{by_hits.value('reads'):.2f}", "" if lru is None else f"{lru.value('reads'):.2f}",
                     f"{_link(study, best)}, {'' if lru is None else _link(study, lru)}",
                 )
             )  # fmt: skip
-    return "## Which policy reads least\n\nReads per layer-step: distinct misses + uploads + prefetches.\n\n" + _table(
-        head, rows
+    return (
+        "## Which policy reads least\n\n"
+        "Reads per layer-step: distinct misses + uploads + prefetches. Bold: nobody ties.\n\n" + _table(head, rows)
     )
 
 
@@ -131,7 +132,8 @@ def _link(study: Study, one: Counted) -> str:
     if not size:
         return "unknown"
     copied = (one.column("uploads") + one.column("prefetches")).sum()
-    return f"{copied * size / study.num_tokens / 1e6:.3g} MB"
+    each = copied * size / study.num_tokens
+    return f"{each / 1e6:,.1f} MB" if each >= 1e6 else f"{each / 1e3:,.1f} kB"
 
 
 def _interval(interval: Interval, sign: str = "") -> str:
