@@ -177,9 +177,10 @@ def _replay_s(trace: Trace, requests: Requests, plan: Plan) -> float:
     """Seconds that the requests take, from a fresh state."""
     policy = POLICIES[plan.policy.name]
     state = PolicyState.of_plan(plan, policy, requests.first_use if policy.needs_next_use else None)
-    counts = np.zeros((requests.num_requests, NUM_COLUMNS), np.int32)
+    sums = np.zeros((len(PHASES), requests.num_layers, NUM_COLUMNS + 1), np.int64)
+    rows = np.zeros((0, NUM_COLUMNS), np.int32)
     totals = np.zeros((2, len(PHASES), requests.num_layers, requests.num_experts), np.int64)
-    return _seconds(lambda: run_requests(trace, requests, policy, state, counts, totals, log=False, progress=False))
+    return _seconds(lambda: run_requests(trace, requests, policy, state, sums, rows, totals, log=False, progress=False))
 
 
 def _seconds(work: Callable[[], Any]) -> float:

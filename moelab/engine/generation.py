@@ -27,7 +27,7 @@ class Generation:
     decode_s: float
     isa: str
     activation: str
-    dense_dtype: str
+    dense_path: str
     device: str
 
     @classmethod
@@ -43,7 +43,7 @@ class Generation:
             decode_s=sequence.decode_s,
             isa=engine.isa,
             activation=engine.activation,
-            dense_dtype=engine.dense_dtype,
+            dense_path=engine.dense_path,
             device=str(engine.device),
         )
 
@@ -66,7 +66,7 @@ class Generation:
             "finished by": self.finish_reason,
             "prefill tok/s": round(self.prefill_tok_per_s, 1),
             "decode tok/s": round(self.decode_tok_per_s, 1),
-            "engine": f"{self.device}, dense {self.dense_dtype}, experts {self.isa} {self.activation}",
+            "engine": f"dense {self.dense_path}; experts {self.activation} activations on {self.isa}",
             "text": self.text if self.text is not None else "no tokenizer",
         }
 

@@ -123,6 +123,7 @@ def study(
 
         def count(cell: Cell) -> Counted:
             result = simulate(trace, cell.plan(trace), requests=requests, progress=False)
+            assert result.counts is not None  # by_step is the default
             values = of_steps(result.counts, cluster, is_scored)
             oracle = POLICIES[cell.policy.name].needs_next_use
             return done(Counted(cell.policy.name, cell.slots, values, oracle))

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.score_heap import ADMISSION, new_heap, num_float_words, serve, touch
+from moelab.policies.score_heap import ADMISSION, IS_HEAP, new_heap, num_float_words, serve, touch
 from moelab.policies.signature import ADMIT, EVICT, pool_of
 
 
@@ -38,20 +38,20 @@ def decide(view):
     for expert in view.experts:
         node = first + expert
         touch(view, node)
-        score[uses + node] += 1
-        score[node] = score[floor] + score[uses + node] * gain
-    serve(view, False)
+        score[at(uses + node)] += 1
+        score[at(node)] = score[at(floor)] + score[at(uses + node)] * gain
+    serve(view, IS_HEAP)
     for k in range(view.num_out[EVICT]):
         node = np.int64(view.evict[k, 0]) * num_experts + view.evict[k, 1]
-        score[floor] = max(score[floor], score[node])
-        score[uses + node] = 0
+        score[at(floor)] = max(score[at(floor)], score[at(node)])
+        score[at(uses + node)] = 0
     for k in range(view.num_out[ADMIT]):
         node = first + view.admit[k, 0]
-        score[node] = score[floor] + score[uses + node] * gain
+        score[at(node)] = score[at(floor)] + score[at(uses + node)] * gain
     for i in view.misses:  # what was not admitted is forgotten too
         node = first + view.experts[i]
         if state[num_keys + node] < 0:
-            score[uses + node] = 0
+            score[at(uses + node)] = 0
 
 
 POLICY = Policy(
@@ -60,4 +60,5 @@ POLICY = Policy(
     reference="Cherkasova 1998",
     parameters=dict(ADMISSION),
     new_state=new_state,
+    layers_are_apart=True,
 )

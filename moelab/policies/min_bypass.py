@@ -13,7 +13,7 @@ and admitted in order of appearance. State: ``next_use_heap``. O((M + evictions)
 
 from __future__ import annotations
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.next_use_heap import new_next_use_heap, next_miss, put_used, remove, take_used
 from moelab.policies.policy import Policy
 from moelab.policies.signature import ADMIT, EVICT, NEVER, pool_of
@@ -36,24 +36,24 @@ def decide(view):
     last_return, last_index = -1, -1
     while num_admit < view.upload_budget:
         best = next_miss(view, last_return, last_index)
-        if best < 0 or view.next_use[best] == NEVER:
+        if best < 0 or view.next_use[at(best)] == NEVER:
             break
-        last_return, last_index = view.next_use[best], best
+        last_return, last_index = view.next_use[at(best)], best
         while slots < 1 or room < bytes_each:
-            if state[3 * num_keys + pool] == 0 or state[2 * num_keys + state[start]] <= last_return:
+            if state[at(3 * num_keys + pool)] == 0 or state[at(2 * num_keys + state[at(start)])] <= last_return:
                 break
-            farthest = state[start]
+            farthest = state[at(start)]
             remove(state, num_keys, pool, stretch, farthest)
             of_layer = farthest // num_experts
-            view.evict[num_evict, 0] = of_layer
-            view.evict[num_evict, 1] = farthest - of_layer * num_experts
+            view.evict[at(num_evict), 0] = of_layer
+            view.evict[at(num_evict), 1] = farthest - of_layer * num_experts
             num_evict += 1
             slots += 1
             room += view.expert_bytes[1, of_layer]
         if slots < 1 or room < bytes_each:
             break
-        view.admit[num_admit, 0] = view.experts[best]
-        view.admit[num_admit, 1] = 0
+        view.admit[at(num_admit), 0] = view.experts[at(best)]
+        view.admit[at(num_admit), 1] = 0
         num_admit += 1
         slots -= 1
         room -= bytes_each
@@ -68,6 +68,7 @@ POLICY = Policy(
     reference="Belady 1966; bypass: Mattson et al. 1970",
     parameters={},
     new_state=new_next_use_heap,
+    layers_are_apart=True,
     needs_next_use=True,
     bypasses=True,
 )

@@ -11,7 +11,7 @@ Floor 1.
 
 from __future__ import annotations
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.next_use_heap import new_next_use_heap, next_miss, put_used, remove, take_used
 from moelab.policies.policy import Policy
 from moelab.policies.room import note_eviction
@@ -37,17 +37,17 @@ def decide(view):
         best = next_miss(view, last_return, last_index)
         if best < 0:
             break
-        last_return, last_index = view.next_use[best], best
-        while (slots < 1 or room < bytes_each) and state[3 * num_keys + pool] > 0:
-            farthest = state[start]
+        last_return, last_index = view.next_use[at(best)], best
+        while (slots < 1 or room < bytes_each) and state[at(3 * num_keys + pool)] > 0:
+            farthest = state[at(start)]
             remove(state, num_keys, pool, stretch, farthest)
             room += note_eviction(view, num_evict, farthest)
             num_evict += 1
             slots += 1
         if slots < 1 or room < bytes_each:
             break
-        view.admit[num_admit, 0] = view.experts[best]
-        view.admit[num_admit, 1] = 0
+        view.admit[at(num_admit), 0] = view.experts[at(best)]
+        view.admit[at(num_admit), 1] = 0
         num_admit += 1
         slots -= 1
         room -= bytes_each
@@ -62,5 +62,6 @@ POLICY = Policy(
     reference="Belady 1966",
     parameters={},
     new_state=new_next_use_heap,
+    layers_are_apart=True,
     needs_next_use=True,
 )

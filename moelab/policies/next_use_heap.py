@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled, inlined
+from moelab.policies.compiled import at, compiled, inlined
 from moelab.policies.policy import PolicySetup
 from moelab.policies.signature import IN_USE
 
@@ -38,63 +38,63 @@ def new_next_use_heap(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
 @inlined
 def _farther(state, num_keys, a, b):
     """Is key a to be evicted before key b?"""
-    return_a, return_b = state[2 * num_keys + a], state[2 * num_keys + b]
+    return_a, return_b = state[at(2 * num_keys + a)], state[at(2 * num_keys + b)]
     return return_a > return_b or (return_a == return_b and a > b)
 
 
 @compiled
 def _rise(state, num_keys, start, i):
-    key = state[start + i]
+    key = state[at(start + i)]
     while i > 0:
         parent = (i - 1) // 2
-        above = state[start + parent]
+        above = state[at(start + parent)]
         if not _farther(state, num_keys, key, above):
             break
-        state[start + i] = above
-        state[num_keys + above] = i
+        state[at(start + i)] = above
+        state[at(num_keys + above)] = i
         i = parent
-    state[start + i] = key
-    state[num_keys + key] = i
+    state[at(start + i)] = key
+    state[at(num_keys + key)] = i
 
 
 @compiled
 def _sink(state, num_keys, start, size, i):
-    key = state[start + i]
+    key = state[at(start + i)]
     while 2 * i + 1 < size:
         child = 2 * i + 1
-        if child + 1 < size and _farther(state, num_keys, state[start + child + 1], state[start + child]):
+        if child + 1 < size and _farther(state, num_keys, state[at(start + child + 1)], state[at(start + child)]):
             child += 1
-        below = state[start + child]
+        below = state[at(start + child)]
         if not _farther(state, num_keys, below, key):
             break
-        state[start + i] = below
-        state[num_keys + below] = i
+        state[at(start + i)] = below
+        state[at(num_keys + below)] = i
         i = child
-    state[start + i] = key
-    state[num_keys + key] = i
+    state[at(start + i)] = key
+    state[at(num_keys + key)] = i
 
 
 @compiled
 def insert(state, num_keys, pool, stretch, key, returns):
-    start, size = pool * stretch, state[3 * num_keys + pool]
-    state[2 * num_keys + key] = returns
-    state[start + size] = key
-    state[3 * num_keys + pool] = size + 1
+    start, size = pool * stretch, state[at(3 * num_keys + pool)]
+    state[at(2 * num_keys + key)] = returns
+    state[at(start + size)] = key
+    state[at(3 * num_keys + pool)] = size + 1
     _rise(state, num_keys, start, size)
 
 
 @compiled
 def remove(state, num_keys, pool, stretch, key):
-    start, last = pool * stretch, state[3 * num_keys + pool] - 1
-    i = state[num_keys + key]
-    state[num_keys + key] = NOT_IN_HEAP
-    state[3 * num_keys + pool] = last
+    start, last = pool * stretch, state[at(3 * num_keys + pool)] - 1
+    i = state[at(num_keys + key)]
+    state[at(num_keys + key)] = NOT_IN_HEAP
+    state[at(3 * num_keys + pool)] = last
     if i != last:
-        moved = state[start + last]
-        state[start + i] = moved
-        state[num_keys + moved] = i
+        moved = state[at(start + last)]
+        state[at(start + i)] = moved
+        state[at(num_keys + moved)] = i
         _rise(state, num_keys, start, i)
-        _sink(state, num_keys, start, last, state[num_keys + moved])
+        _sink(state, num_keys, start, last, state[at(num_keys + moved)])
 
 
 @compiled
@@ -103,7 +103,7 @@ def take_used(view, pool, stretch):
     num_experts, state = view.resident.shape[1], view.int_state
     for expert in view.experts:
         key = view.layer * num_experts + expert
-        if view.resident[view.layer, expert] == IN_USE | 1 and state[view.resident.size + key] >= 0:
+        if view.resident[at(view.layer), at(expert)] == IN_USE | 1 and state[at(view.resident.size + key)] >= 0:
             remove(state, view.resident.size, pool, stretch, key)
 
 
@@ -112,14 +112,14 @@ def put_used(view, pool, stretch, num_admit):
     """Put hits and admitted back, each with its next use."""
     num_experts, state, num_keys = view.resident.shape[1], view.int_state, view.resident.size
     for i in range(len(view.experts)):
-        expert = view.experts[i]
+        expert = view.experts[at(i)]
         key = view.layer * num_experts + expert
-        if view.resident[view.layer, expert] == IN_USE | 1 and state[num_keys + key] == NOT_IN_HEAP:
-            insert(state, num_keys, pool, stretch, key, view.next_use[i])
-        elif view.resident[view.layer, expert] == IN_USE:
+        if view.resident[at(view.layer), at(expert)] == IN_USE | 1 and state[at(num_keys + key)] == NOT_IN_HEAP:
+            insert(state, num_keys, pool, stretch, key, view.next_use[at(i)])
+        elif view.resident[at(view.layer), at(expert)] == IN_USE:
             for j in range(num_admit):
-                if view.admit[j, 0] == expert:
-                    insert(state, num_keys, pool, stretch, key, view.next_use[i])
+                if view.admit[at(j), 0] == expert:
+                    insert(state, num_keys, pool, stretch, key, view.next_use[at(i)])
 
 
 @inlined
@@ -127,10 +127,10 @@ def next_miss(view, last_return, last_index):
     """Place of the miss that returns soonest after (last_return, last_index), -1 if there is none."""
     best = -1
     for i in range(len(view.experts)):
-        if view.resident[view.layer, view.experts[i]] != IN_USE:
+        if view.resident[at(view.layer), at(view.experts[at(i)])] != IN_USE:
             continue
-        if view.next_use[i] < last_return or (view.next_use[i] == last_return and i <= last_index):
+        if view.next_use[at(i)] < last_return or (view.next_use[at(i)] == last_return and i <= last_index):
             continue
-        if best < 0 or view.next_use[i] < view.next_use[best]:
+        if best < 0 or view.next_use[at(i)] < view.next_use[at(best)]:
             best = i
     return best

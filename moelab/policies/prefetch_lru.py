@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled, inlined
+from moelab.policies.compiled import at, compiled, inlined
 from moelab.policies.linked_list import new_links, newer, push, unlink
 from moelab.policies.policy import PolicySetup
 from moelab.policies.room import initial_nodes, is_ours, note_eviction, num_that_fit, num_wanted
@@ -93,7 +93,7 @@ def copy_ahead(view, predicted, num_predicted):
     left = view.upload_budget - view.num_out[ADMIT]
     for k in range(num_predicted):
         node = layer * num_experts + predicted[k]
-        marks[node] = view.clock
+        marks[at(node)] = view.clock
         if view.resident[layer, predicted[k]] == 1 and not view.pinned[layer, predicted[k]]:
             is_going = False  # this very request may have evicted it
             for j in range(view.num_out[EVICT]):
@@ -113,7 +113,7 @@ def copy_ahead(view, predicted, num_predicted):
             while victim != head:
                 of_layer = victim // num_experts
                 is_free = view.resident[of_layer, victim - of_layer * num_experts] == 1
-                if is_free and marks[victim] != view.clock:
+                if is_free and marks[at(victim)] != view.clock:
                     break
                 victim = newer(links, victim)
             if victim == head:

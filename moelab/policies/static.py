@@ -21,4 +21,5 @@ POLICY = Policy(
     reference="Fiddler, arXiv 2402.07033; KTransformers frequency",
     parameters={},
     bypasses=True,
+    layers_are_apart=True,
 )

@@ -98,7 +98,7 @@ class Cell:
     def row(self, trace: Trace, requests: Requests, digest: str) -> dict[str, Any]:
         """Simulate; plain values, the figures by phase (``all`` and those that occur)."""
         header, plan = trace.header, self.plan(trace)
-        result = simulate(trace, plan, requests=requests, progress=False)
+        result = simulate(trace, plan, requests=requests, by_step=False, progress=False)
         of_phase = {"all": figures(result)}
         for phase in PHASES:
             if (part := result.of_phase(phase)).num_layer_steps:

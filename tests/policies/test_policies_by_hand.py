@@ -8,7 +8,7 @@ from tests.policies.test_policies_equal_twins import assert_equal_to_twin, decis
 from tests.seeded_traces import trace_of_sets
 
 
-def moves(sets, policy, *, num_layers=1, num_prefill=0, stale=None, **options):
+def moves(sets, policy, *, num_layers=1, num_prefill=0, stale=None, request=None, **options):
     """{request: "-evicted +admitted >prefetched"} of a run, and the run.
 
     The first sets are tokens of one prefill step.
@@ -18,6 +18,10 @@ def moves(sets, policy, *, num_layers=1, num_prefill=0, stale=None, **options):
         step = np.maximum(0, np.arange(len(sets)) - num_prefill + 1)
         phase = np.where(np.arange(len(sets)) < num_prefill, Phase.PREFILL, Phase.DECODE)
         table = TokenTable.build(step=step, request=0, position=np.arange(len(sets)), phase=phase)
+        trace = Trace(trace.header, trace.experts, trace.gate_weights, table)
+    if request is not None:  # number of each token's request
+        at = np.arange(len(request))
+        table = TokenTable.build(step=at, request=np.array(request), position=at, phase=Phase.DECODE)
         trace = Trace(trace.header, trace.experts, trace.gate_weights, table)
     if stale is not None:  # [T][L] one expert each
         trace.extras["stale_gate_experts"] = np.array(stale, np.uint16)[:, :, None]
@@ -184,6 +188,19 @@ def test_mrs():
     """Gate weights are 1. {2}: S is 0.375, 0.125, 0.5: 1 goes. {1}: 0.1875, 0.5625, 0.25: 0 goes."""
     made, _ = moves([[0, 1], [0], [2], [1]], "mrs", slots_per_layer=2)
     assert made == {0: "+0 +1", 2: "-1 +2", 3: "-0 +1"}
+
+
+def test_eam():
+    """A new request forgets 0, used three times: it is worth 0 when {2} comes, 1 is worth 1/2 x 1/5. LFU takes 1.
+
+    Two layers, one pool: in pass 2 expert 0 of layer 0 is worth 1 x 2/3 x 2/3, expert 1 of layer 1 1/2 x 1 x 1.
+    """
+    sets = [[0], [0], [0], [1], [2]]
+    made, _ = moves(sets, "eam", slots_per_layer=2, request=[0, 0, 0, 1, 1])
+    assert made == {0: "+0", 3: "+1", 4: "-0 +2"}
+    assert moves(sets, "eam", slots_per_layer=2)[0] == {0: "+0", 3: "+1", 4: "-1 +2"}  # one request
+    made, _ = moves([[0], [1], [0], [1], [2], [1]], "eam", num_layers=2, slots=2)
+    assert made == {0: "+0", 1: "+1", 4: "-0 +2"}
 
 
 def test_least_stale():

@@ -71,6 +71,7 @@ PARAMETERS = {
     "lfu": st.fixed_dictionaries({**_admission, "forget": st.integers(0, 1)}),
     "ema_lfu": st.fixed_dictionaries({**_admission, "decay": st.sampled_from([0.25, 0.5, 1.0])}),
     "admit_ema_lfu": st.fixed_dictionaries({"decay": st.sampled_from([0.5, 1.0])}),
+    "eam": st.fixed_dictionaries(_admission),
     "lfru": st.fixed_dictionaries(_admission),
     "gdsf": st.fixed_dictionaries(_admission),
     "mrs": st.fixed_dictionaries({**_admission, "alpha": st.just(0.5), "top_p": st.integers(1, 5)}),

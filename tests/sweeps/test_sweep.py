@@ -1,6 +1,7 @@
 """A sweep: same numbers as single simulations, in threads and on a cluster; resumable; whole rows; refusals."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -140,6 +141,28 @@ def test_error_in_one_row_keeps_the_others(tmp_path, monkeypatch):
     assert after.rows == moelab.sweep(trace, ["lru"], [2, 3, 4, 5], progress=False).rows
 
 
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize("at", [0, 3, 7])
+def test_interrupt_is_an_answer(tmp_path, monkeypatch, at, num_threads):
+    """SIGINT while cell `at` runs: what had begun is kept, nothing else begins, Python's handler stands again."""
+    trace, row, begun = trace_with_batches(), Cell.row, []
+
+    def interrupted(cell, *arguments):
+        begun.append(cell)
+        if len(begun) == at + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)  # the signal reaches the main thread
+        return row(cell, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cell, "row", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            moelab.sweep(trace, ["lru"], range(1, 9), out=tmp_path, num_threads=num_threads, progress=False)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert len(begun) == at + 1 or (num_threads > 1 and len(begun) > at)
+    assert len(list(tmp_path.iterdir())) == len(begun)
+
+
 def test_interrupted_sweep_leaves_whole_rows_and_resumes(tmp_path):
     """SIGINT to the command: exit code 130, every file a row; the second run takes them and does the rest."""
     trace = moelab.open_trace(moelab.shipped("nano/capture")).load()
@@ -175,9 +198,9 @@ def test_loop_releases_the_gil():
     plan = plan_for(trace, "lfru", slots_per_layer=16)
     state = PolicyState.of_plan(plan, POLICIES["lfru"])
     counts = np.zeros((requests.num_requests, NUM_COLUMNS), np.int32)
-    totals = np.zeros((2, len(PHASES), 40, 64), np.int64)
+    sums, totals = np.zeros((3, 40, NUM_COLUMNS + 1), np.int64), np.zeros((2, len(PHASES), 40, 64), np.int64)
     work = threading.Thread(
-        target=run_requests, args=(trace, requests, POLICIES["lfru"], state, counts, totals),
+        target=run_requests, args=(trace, requests, POLICIES["lfru"], state, sums, counts, totals),
         kwargs={"log": False, "progress": False},
     )  # fmt: skip
     simulate(trace.take(np.arange(len(trace.experts)) < 10), plan, progress=False)  # compiled before
