@@ -16,5 +16,10 @@ def decide(view):
 
 
 POLICY = Policy(
-    name="static", decide=decide, reference="Fiddler, arXiv 2402.07033; KTransformers frequency", parameters={}
+    name="static",
+    decide=decide,
+    reference="Fiddler, arXiv 2402.07033; KTransformers frequency",
+    parameters={},
+    bypasses=True,
+    layers_are_apart=True,
 )

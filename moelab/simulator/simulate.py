@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from moelab.cost_model import one_node
+from moelab.cost_model.hybrid import Rates
 from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
@@ -38,14 +39,17 @@ def simulate(
     phase: str | None = None,
     efficiency: float = 1.0,
     log: bool = False,
+    by_step: bool = True,
     requests: Requests | None = None,
     policy: Policy | None = None,
     progress: bool = True,
 ) -> SimResult:
     """Replay the whole trace; rates cover ``phase`` (``prefill``, ``decode``, ``mixed``) or everything.
 
-    ``machine`` adds ``predicted`` (one node: its best read rate times ``efficiency``, kernel rate / read
-    rate). ``log`` keeps every decision. ``requests``: the trace's, where they were built before.
+    ``machine`` adds ``predicted`` (one node: its best read rate times ``efficiency``, kernel rate / read rate;
+    where the machine has a fast tier, its link and memory too, with uploads beside the reads). ``log`` keeps every
+    decision, ``by_step`` the counts of every step (32 bytes a layer-step); sums are always there. ``requests``: the
+    trace's, where they were built before.
     ``policy``: a record that is not in ``POLICIES``, in place of the one the plan names.
 
     Raises ``ValueError`` where trace, plan and machine do not fit together, and ``PolicyContractError``
@@ -58,9 +62,10 @@ def simulate(
     requests = requests if requests is not None else Requests.of_trace(trace)
     requests.steps_of_phase(phase)  # raises for an unknown name
     state = PolicyState.of_plan(plan, chosen, requests.first_use if chosen.needs_next_use else None)
-    counts = np.zeros((requests.num_requests, NUM_COLUMNS), np.int32)
+    sums = np.zeros((len(PHASES), header.num_layers, NUM_COLUMNS + 1), np.int64)
+    counts = np.zeros((requests.num_requests if by_step else 0, NUM_COLUMNS), np.int32)
     totals = np.zeros((2, len(PHASES), header.num_layers, header.num_experts), np.int64)
-    kept = run_requests(trace, requests, chosen, state, counts, totals, log=log, progress=progress)
+    kept = run_requests(trace, requests, chosen, state, sums, counts, totals, log=log, progress=progress)
     codes = requests.flags & PHASES["mixed"]
     phase_of_step = np.select([codes == code for code in PHASES.values()], range(len(PHASES)), -1).astype(np.int8)
     nodes = tuple(t for t in plan.tiers if t.startswith("node"))
@@ -69,7 +74,8 @@ def simulate(
         policy=chosen.name,
         plan=plan.fingerprint(),
         synthetic=header.synthetic,
-        counts=counts.reshape(requests.num_steps, header.num_layers, NUM_COLUMNS),
+        sums=sums,
+        counts=counts.reshape(-1, header.num_layers, NUM_COLUMNS) if by_step else None,
         totals=totals,
         phase_of_step=phase_of_step,
         tokens_of_step=np.diff(requests.first_token),
@@ -112,15 +118,18 @@ def run_requests(
     requests: Requests,
     policy: Policy,
     state: PolicyState,
+    sums: np.ndarray,
     counts: np.ndarray,
     totals: np.ndarray,
     *,
     log: bool,
     progress: bool,
 ) -> np.ndarray | None:
-    """All requests through the loop: fills ``counts`` [R, 8] and ``totals`` [2, 3, L, E], changes ``state``.
+    """All requests through the loop: fills ``sums`` [3, L, 9], ``totals`` [2, 3, L, E], changes ``state``.
 
-    Returns the log of decisions or ``None``. What ``simulate`` spends beyond this is the plan.
+    ``counts``: [R, 8], or [0, 8] where nobody wants them. Layer by layer where that gives the same (``loop``) and
+    no log is kept, whose order is that of the requests. Returns the log of decisions or ``None``. What ``simulate``
+    spends beyond this is the plan.
     """
     from tqdm.auto import tqdm
 
@@ -129,7 +138,6 @@ def run_requests(
     half_scores = nothing if scores is None else np.ascontiguousarray(scores, np.float16).view(np.uint16)
     stale_experts = nothing if stale is None else np.ascontiguousarray(stale, np.uint16)
     float_of_half = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
-    next_use = requests.next_use if policy.needs_next_use else np.zeros(0, np.int64)
     num_layers, num_experts = state.resident.shape
     view = state.view()
     buffers = (
@@ -146,18 +154,21 @@ def run_requests(
     marks = np.zeros(7, np.int64)
     pages: list[np.ndarray] = []
     tally = np.zeros((*totals.shape[1:], 2), np.int32)  # small, so that it stays in the core's cache
+    is_by_layer = policy.layers_are_apart and state.free_slots.shape[1] == num_layers and not log
+    lying = requests.by_layer() if is_by_layer else requests
+    next_use = lying.next_use if policy.needs_next_use else np.zeros(0, np.int64)
     done = 0
     with tqdm(total=requests.num_requests, desc=f"simulate {policy.name}", delay=1, disable=not progress) as bar:
         while done < requests.num_requests:
             reached = run(
-                policy.decide, view, done, min(done + _CHUNK, requests.num_requests),
-                requests.offsets, requests.experts, requests.token_counts, requests.gate_sums, next_use,
+                policy.decide, view, done, min(done + _CHUNK, requests.num_requests), is_by_layer,
+                lying.offsets, lying.experts, lying.token_counts, lying.gate_sums, next_use,
                 requests.step, requests.first_token, requests.flags, FLAG_OVERFLOW if state.overflow else 0,
-                half_scores, stale_experts, float_of_half, *buffers, counts, tally, book, marks,
+                half_scores, stale_experts, float_of_half, *buffers, counts, sums, tally, book, marks,
             )  # fmt: skip
             if marks[1]:
                 raise contract_error(
-                    policy.name, int(marks[1]), marks[2:], int(requests.step[reached // requests.num_layers])
+                    policy.name, int(marks[1]), marks[2:], int(requests.step[marks[2] // requests.num_layers])
                 )
             if log:
                 pages.append(book[: marks[0]].copy())
@@ -196,6 +207,8 @@ def _predict(result: SimResult, machine: Machine, efficiency: float) -> dict[str
         raise ValueError(
             f"{node.name} of machine {machine.name} has no read rate: probe it or simulate without a machine"
         )
+    if result.tier_names and machine.fast_tiers:
+        return _predict_with_fast_tier(result, machine, efficiency)
     return one_node.predict(
         read_bytes=result.bytes_of_node[result.node_names[0]],
         num_layer_steps=result.num_layer_steps,
@@ -204,3 +217,33 @@ def _predict(result: SimResult, machine: Machine, efficiency: float) -> dict[str
         efficiency=efficiency,
         layer_overhead_s=machine.layer_overhead_s or 0.0,
     )
+
+
+def _predict_with_fast_tier(result: SimResult, machine: Machine, efficiency: float) -> dict[str, Any]:
+    """Means over the tokens of the selected phase."""
+    fast = machine.fast_tiers[0]
+    read = machine.nodes[0].best_read_gb_per_s
+    assert read is not None
+    rates = Rates(
+        read_gb_per_s=read,
+        efficiency=min(1.0, efficiency),
+        link_gb_per_s=fast.link_gb_per_s,
+        fast_read_gb_per_s=fast.read_gb_per_s,
+        layer_overhead_s=machine.layer_overhead_s or 0.0,
+    )
+    if result.num_tokens < 1:
+        raise ValueError("num_tokens is 0, expected at least 1: choose a phase that the trace has")
+    time = result.time(rates)
+    total_s = time.step_s.sum() + time.drain_s
+    return {
+        "predicted_ms_per_token": 1e3 * total_s / result.num_tokens,
+        "predicted_tok_per_s": result.num_tokens / total_s if total_s > 0 else float("inf"),
+        "cpu_ms_per_token": 1e3 * time.cpu_s.sum() / result.num_tokens,
+        "fast_ms_per_token": 1e3 * time.fast_s.sum() / result.num_tokens,
+        "wait_ms_per_token": 1e3 * time.wait_s.sum() / result.num_tokens,
+        "read_gb_per_s": rates.read_gb_per_s,
+        "efficiency": rates.efficiency,
+        "layer_overhead_s": rates.layer_overhead_s,
+        "link_gb_per_s": rates.link_gb_per_s or float("inf"),
+        "fast_read_gb_per_s": rates.fast_read_gb_per_s or float("inf"),
+    }

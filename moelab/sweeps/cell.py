@@ -1,8 +1,7 @@
 """Cell: one policy at one capacity; its key, its plan and its row.  Floor 4.
 
-A row is a function of the cell, the trace and the code, so its key is the sha256 of these three. ``Trace.fingerprint``
-covers what static plans see; policies see more (gate weights, router scores, stale gates), so ``digest_of_trace``
-covers that too. Dynamic policies start from an empty fast tier. Two cannot: ``static`` takes the hottest experts of the
+A row is a function of the cell, the trace (``Trace.digest``) and the code, so its key is the sha256 of these three.
+Dynamic policies start from an empty fast tier. Two cannot: ``static`` takes the hottest experts of the
 very requests that it is scored on, and says "in sample"; ``kt_dynamic`` replaces what lies there and starts from
 ``uniform``, which looks at no routing. Does not know files, threads or clusters.
 """
@@ -15,8 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
-
-import numpy as np
 
 from moelab.domain.plan import Plan, PolicyChoice
 from moelab.domain.trace import Trace
@@ -42,15 +39,6 @@ _SCORED_ON = {
 def code_version() -> str:
     """Checksums of the rooms that decide a row."""
     return "-".join(stamp_of_room(room) for room in ROOMS)
-
-
-def digest_of_trace(trace: Trace) -> str:
-    """sha256 of everything in the trace that a policy can see."""
-    digest = hashlib.sha256(trace.fingerprint().encode())
-    for name, array in [("gate_weights", trace.gate_weights), *sorted(trace.extras.items())]:
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -98,7 +86,7 @@ class Cell:
     def row(self, trace: Trace, requests: Requests, digest: str) -> dict[str, Any]:
         """Simulate; plain values, the figures by phase (``all`` and those that occur)."""
         header, plan = trace.header, self.plan(trace)
-        result = simulate(trace, plan, requests=requests, progress=False)
+        result = simulate(trace, plan, requests=requests, by_step=False, progress=False)
         of_phase = {"all": figures(result)}
         for phase in PHASES:
             if (part := result.of_phase(phase)).num_layer_steps:
@@ -110,9 +98,13 @@ class Cell:
             "routing": "synthetic" if header.synthetic else "recorded",
             "policy": self.label,
             "is_oracle": POLICIES[self.policy.name].needs_next_use,
+            "oracle": POLICIES[self.policy.name].oracle(self.policy),
             "scope": self.scope,
             "slots": self.slots,
             "share_of_experts": self.slots / num_places,
+            "num_layers": header.num_layers,
+            "num_experts": header.num_experts,
+            "top_k": header.top_k,
             "scored_on": _SCORED_ON[self.start],
             "plan": plan.fingerprint(),
             "of_phase": of_phase,
@@ -132,6 +124,7 @@ def figures(result: SimResult) -> dict[str, Any]:
         "evictions": result.evictions,
         "hit_rate_per_routing": result.hit_rate_per_routing,
         "hit_rate_per_request": result.hit_rate_per_request,
+        "misses_per_layer_step": result.misses_per_layer_step,
         "reads_per_layer_step": result.reads_per_layer_step,
         "uploads_per_layer_step": result.uploads_per_layer_step,
         "node_read_bytes": sum(result.bytes_of_node.values()) if knows_bytes else None,
