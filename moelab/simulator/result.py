@@ -13,21 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moelab.policies.counts import EVICTIONS, HITS, LATE, MISSES, PREFETCHES, ROUTED_HITS, ROUTINGS, UPLOADS
 from moelab.policies.policy import PolicyState
 from moelab.policies.requests import PHASES
-from moelab.simulator.loop import (
-    COPIED,
-    EVICTIONS,
-    HITS,
-    LATE,
-    LOG_COLUMNS,
-    MISSES,
-    PREFETCHES,
-    READ,
-    ROUTED_HITS,
-    ROUTINGS,
-    UPLOADS,
-)
+from moelab.simulator.loop import COPIED, LOG_COLUMNS, READ
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,9 +30,9 @@ def _ratio(part: float, whole: float) -> float | None:
 class SimResult:
     """Result of ``simulate``.
 
-    ``counts`` int32 [S, L, 8] (columns in ``loop``), ``totals`` int64 [2, 3, L, E], ``phase_of_step`` int8 [S]
-    (prefill, decode, mixed), ``tokens_of_step`` int64 [S]; ``node_bytes`` float64 [nodes, L, E] what one use
-    of an expert reads at home on each node; ``link_bytes`` int64 [tiers, L] what one copy moves. ``phase``:
+    ``counts`` int32 [S, L, 8] (columns in ``policies.counts``), ``totals`` int64 [2, 3, L, E], ``phase_of_step``
+    int8 [S] (prefill, decode, mixed), ``tokens_of_step`` int64 [S]; ``node_bytes`` float64 [nodes, L, E] what one
+    use of an expert reads at home on each node; ``link_bytes`` int64 [tiers, L] what one copy moves. ``phase``:
     the phase that rates and bytes cover, ``None`` for all. ``state`` is the snapshot after the last request.
     """
 
