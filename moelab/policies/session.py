@@ -7,6 +7,8 @@ same requests. Gate weights are rounded to float16 first, as a trace keeps them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit, types
 
@@ -117,7 +119,7 @@ def _ask(
     place_of_expert, experts, token_counts, gate_sums, hits, misses, counts, where,
 ):  # fmt: skip
     """Group, ask, check, apply, count; return 0 or the number of the broken rule."""
-    view = view_at(view_address)
+    view: Any = view_at(view_address)  # type: ignore[call-arg]
     size = gather_request(
         expert_ids, half_weights, float_of_half, 0, len(expert_ids), place, clock, seen_at, backwards,
         place_of_expert, 0, experts, token_counts, gate_sums,
