@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from moelab.domain.plan import Plan
+from moelab.domain.plan import Plan, TierFormat
 from moelab.domain.summary import summary_html, summary_text
-from moelab.domain.trace import Phase
+from moelab.domain.trace import Phase, TraceHeader
 from moelab.engine.cache import LatentCache
 from moelab.engine.counters import Counters, PhaseCounts, bandwidth_beside_limit
 from moelab.engine.device import choose_device
@@ -315,6 +315,19 @@ class Engine:
         tier = FastTier(self.routed, plan, session, where, late=late, keep_log=keep_log)
         self._set_fast_tier(tier)
         return tier
+
+    def trace_header(self) -> TraceHeader:
+        """What is true of everything that this engine records; `moelab.PLANNERS["empty"]` plans from it."""
+        from moelab.engine.recorder import header_of
+
+        return header_of(self, (), "not stated", "not recorded yet")
+
+    def slot_format(self, weight_format: str) -> TierFormat:
+        """A format of the fast tier with the bytes that this model's experts take in it, as a plan wants it."""
+        from moelab.engine.fast_tier.plan import layout_of_slots
+
+        layout = layout_of_slots(weight_format, self.routed[0].layout)
+        return TierFormat(weight_format=weight_format, expert_bytes=(layout.expert_bytes,) * len(self.routed))
 
     def _set_fast_tier(self, tier: FastTier | None) -> None:
         before, self.fast_tier = self.fast_tier, tier

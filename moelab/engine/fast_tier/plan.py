@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moelab.domain.plan import Plan
+from moelab.engine.fast_tier.matrices import MATRICES
 from moelab.kernels.job import WEIGHT_FORMATS
 from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.routed import RoutedExperts
@@ -46,11 +47,17 @@ def check_plan(plan: Plan, routed: Sequence[RoutedExperts], late: str = "home") 
 
 def slot_layout(plan: Plan, home: ExpertLayout) -> ExpertLayout:
     """The layout of the bytes that cross the link: sizes of the home, format of the tier."""
-    wanted = plan.format_of_tier[FAST_TIER].weight_format
-    known = [name for name in WEIGHT_FORMATS if name == wanted]
-    if not known:
-        raise ValueError(f"plan has {FAST_TIER} in {wanted}; expected one of {', '.join(WEIGHT_FORMATS)}: re-plan")
-    return ExpertLayout(home.hidden_size, home.intermediate_size, known[0])
+    return layout_of_slots(plan.format_of_tier[FAST_TIER].weight_format, home)
+
+
+def layout_of_slots(weight_format: str, home: ExpertLayout) -> ExpertLayout:
+    """ValueError for a format that no slot has."""
+    known = next((name for name in WEIGHT_FORMATS if name == weight_format and name in MATRICES), None)
+    if known is None:
+        raise ValueError(
+            f"format of the fast tier: expected one of {', '.join(MATRICES)}, got {weight_format!r}; plan with one"
+        )
+    return ExpertLayout(home.hidden_size, home.intermediate_size, known)
 
 
 def num_slots_of(plan: Plan) -> int:

@@ -22,16 +22,12 @@ from moelab.kernels.layout import ExpertLayout
 class SlotMemory:
     """`num_slots` experts of `layout` on `device`; products in `dtype` (None: bf16 where the device multiplies it).
 
-    Raises `ValueError` for a format that no slot has and `MemoryError` where the device has no room.
+    Raises `MemoryError` where the device has no room.
     """
 
     def __init__(
         self, layout: ExpertLayout, num_slots: int, device: torch.device, dtype: torch.dtype | None = None
     ) -> None:
-        if layout.weight_format not in MATRICES:
-            raise ValueError(
-                f"format of the fast tier: expected one of {', '.join(MATRICES)}, got {layout.weight_format}; re-plan"
-            )
         on_cuda = device.type == "cuda"
         if dtype is None:
             dtype = torch.bfloat16 if on_cuda or has_bf16_products(device) else torch.float32
