@@ -29,6 +29,7 @@ class Generation:
     activation: str
     dense_dtype: str
     device: str
+    fast_tier: str | None = None  # its slots, device (emulated?) and policy
 
     @classmethod
     def of(cls, sequence: Sequence, engine: Engine) -> Generation:
@@ -45,6 +46,7 @@ class Generation:
             activation=engine.activation,
             dense_dtype=engine.dense_dtype,
             device=str(engine.device),
+            fast_tier=None if engine.fast_tier is None else str(engine.fast_tier),
         )
 
     @property
@@ -66,7 +68,8 @@ class Generation:
             "finished by": self.finish_reason,
             "prefill tok/s": round(self.prefill_tok_per_s, 1),
             "decode tok/s": round(self.decode_tok_per_s, 1),
-            "engine": f"{self.device}, dense {self.dense_dtype}, experts {self.isa} {self.activation}",
+            "engine": f"{self.device}, dense {self.dense_dtype}, experts {self.isa} {self.activation}"
+            + (f", fast tier of {self.fast_tier}" if self.fast_tier else ""),
             "text": self.text if self.text is not None else "no tokenizer",
         }
 

@@ -27,8 +27,8 @@ def empty(
     """Plan with an empty ``fast0``; exactly one of ``slots_per_layer``, ``slots`` and ``capacity_bytes`` (all layers).
 
     ``expert_bytes`` (one number or L) defaults to the trace's header. ``overflow``: fill on demand though what is
-    in use exceeds the room, and evict after the request, as recorded engines do. ``fast_format``: of the fast tier, where
-    it is not that of the home. ``trace``: its header is all that is looked at, and may come alone
+    in use exceeds the room, and evict after the request, as recorded engines do. ``fast_format``: of the fast tier,
+    where it is not that of the home. ``trace``: its header is all that is looked at, and may come alone
     (``Engine.trace_header``). Raises ``ValueError``
     where the budget is missing or impossible, or is given in bytes and the expert bytes are not known.
     """

@@ -30,7 +30,8 @@ def in_format(block: np.ndarray, layout: ExpertLayout, wanted: ExpertLayout) -> 
     if layout.weight_format == wanted.weight_format:
         return block
     packed = np.empty(wanted.expert_bytes, np.uint8)
-    wide = [_float32(source, layout) for source in layout.unpack_expert(block)]
+    sources = zip(layout.unpack_expert(block), layout.shapes, strict=True)
+    wide = [_float32(source, layout, columns) for source, (_, columns) in sources]
     if wanted.weight_format == "int4_g32":
         wanted.pack_expert(packed, *map(quantise_int4, wide))
     elif wanted.weight_format == "bf16":
@@ -40,7 +41,7 @@ def in_format(block: np.ndarray, layout: ExpertLayout, wanted: ExpertLayout) -> 
     return packed
 
 
-def _float32(source: Any, layout: ExpertLayout) -> np.ndarray:
+def _float32(source: Any, layout: ExpertLayout, columns: int) -> np.ndarray:
     """One projection as `unpack_expert` gives it -> float32 [R, C]."""
     if layout.weight_format == "float32":
         wide: np.ndarray = source
@@ -52,5 +53,4 @@ def _float32(source: Any, layout: ExpertLayout) -> np.ndarray:
         words = numbers.view(np.uint32)[:, :, None] >> (4 * np.arange(8, dtype=np.uint32))
         numbers = ((words & 15).astype(np.int8) - 8).reshape(len(numbers), -1)
     scales = np.repeat(bf16_to_float32(scale), GROUP, axis=1)
-    columns = min(numbers.shape[1], scales.shape[1])
     return numbers[:, :columns].astype(np.float32) * scales[:, :columns]

@@ -80,9 +80,10 @@ class SlotMemory:
     def forward(self, slot: int, x: torch.Tensor) -> torch.Tensor:
         """x [T, padded H] of `dtype` on the device -> float32 [T, H]: down(silu(gate(x)) * up(x))."""
         gate, up = self.gate_up.product(slot, x).split(self._up_rows, dim=1)
-        hidden = F.silu(gate) * up
-        spare = self.layout.padded_intermediate_size - self._up_rows
-        y = self.down.product(slot, F.pad(hidden, (0, spare)) if spare else hidden)
+        # The rows and columns that fill up tiles may hold anything: they meet zeros.
+        size, padded = self.layout.intermediate_size, self.layout.padded_intermediate_size
+        hidden = (F.silu(gate) * up)[:, :size]
+        y = self.down.product(slot, F.pad(hidden, (0, padded - size)) if padded > size else hidden)
         return y[:, : self.layout.hidden_size].float()
 
     def padded(self, x: torch.Tensor) -> torch.Tensor:
