@@ -317,7 +317,7 @@ class Engine:
         return tier
 
     def trace_header(self) -> TraceHeader:
-        """What is true of everything that this engine records; `moelab.PLANNERS["empty"]` plans from it."""
+        """What is true of everything that this engine records; `moelab.planner.empty` plans from it."""
         from moelab.engine.recorder import header_of
 
         return header_of(self, (), "not stated", "not recorded yet")

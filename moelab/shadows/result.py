@@ -89,7 +89,8 @@ class ShadowResult:
         lines = [f"ShadowResult: {self.model}, {self.num_requests} requests, {self.num_steps} steps"]
         for row in self.rows():
             reads, low, high = (row[f"reads_per_layer_step{end}"] for end in ("", "_low", "_high"))
-            lines.append(f"  {row['candidate']}: {reads:.3f} reads per layer-step ({low:.3f} to {high:.3f})")
+            interval = f"{low:.3f} to {high:.3f}" if np.isfinite(low) else "one request: no interval"
+            lines.append(f"  {row['candidate']}: {reads:.3f} reads per layer-step ({interval})")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

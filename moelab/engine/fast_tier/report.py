@@ -83,7 +83,10 @@ class FastTierReport:
 
     @property
     def reads_per_layer_step(self) -> float | None:
-        """Distinct misses + uploads + prefetches + late, per layer-step; late ones only where they ran from home."""
+        """Distinct misses + uploads + prefetches + late, per layer-step, as decided: superseded copies were not read.
+
+        Late hits count where they ran from home.
+        """
         late = self.late if self.late_copies == "home" else 0
         return _ratio(self.misses + self.uploads + self.prefetches + late, int(self.num_layer_steps.sum()))
 
