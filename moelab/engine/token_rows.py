@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from moelab.domain.trace import Phase
-from moelab.policies.signature import FLAG_DECODE, FLAG_PREFILL, FLAG_REQUEST_ENDED, FLAG_REQUEST_STARTS
 
 
 @dataclass(slots=True)
@@ -48,6 +47,9 @@ class TokenRows:
     @property
     def flags(self) -> int:
         """What a policy is told of this step: the sum of `policies.signature.FLAG_*`."""
+        # Here, because it imports all policies: an engine without them need not wait for that.
+        from moelab.policies.signature import FLAG_DECODE, FLAG_PREFILL, FLAG_REQUEST_ENDED, FLAG_REQUEST_STARTS
+
         phase = FLAG_PREFILL if self.phase is Phase.PREFILL else FLAG_DECODE
         return phase + FLAG_REQUEST_STARTS * (0 in self.starts) + FLAG_REQUEST_ENDED * self.request_ended
 
