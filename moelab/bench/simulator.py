@@ -37,7 +37,7 @@ NUM_OBJECTS, NUM_SLOTS = 23_040, 5_760
 HASH_POWERS: dict[str, int | None] = {"": None, ", peer with a table of 2**16": 16}
 """libcachesim's hash table as installed (2**24 entries, which miss every cache), and as small as its objects need."""
 
-PEERS: dict[str, tuple[str, dict[str, int]]] = {
+PEERS: dict[str, tuple[str, dict[str, float | int]]] = {
     "lru": ("LRU", {}),
     "fifo": ("FIFO", {}),
     "clock": ("Clock", {}),
@@ -45,7 +45,7 @@ PEERS: dict[str, tuple[str, dict[str, int]]] = {
     "arc": ("ARC", {}),
     "s3_fifo": ("S3FIFO", {}),
     "lfu": ("LFU", {"forget": 1}),
-    "gdsf": ("GDSF", {}),
+    "gdsf": ("GDSF", {"floor_before": 1, "hysteresis": -1e-9}),
 }
 """libcachesim's name of a policy, and our parameters that make it the same."""
 
@@ -177,9 +177,10 @@ def _replay_s(trace: Trace, requests: Requests, plan: Plan) -> float:
     """Seconds that the requests take, from a fresh state."""
     policy = POLICIES[plan.policy.name]
     state = PolicyState.of_plan(plan, policy, requests.first_use if policy.needs_next_use else None)
-    counts = np.zeros((requests.num_requests, NUM_COLUMNS), np.int32)
+    sums = np.zeros((len(PHASES), requests.num_layers, NUM_COLUMNS + 1), np.int64)
+    rows = np.zeros((0, NUM_COLUMNS), np.int32)
     totals = np.zeros((2, len(PHASES), requests.num_layers, requests.num_experts), np.int64)
-    return _seconds(lambda: run_requests(trace, requests, policy, state, counts, totals, log=False, progress=False))
+    return _seconds(lambda: run_requests(trace, requests, policy, state, sums, rows, totals, log=False, progress=False))
 
 
 def _seconds(work: Callable[[], Any]) -> float:

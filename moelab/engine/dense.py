@@ -16,7 +16,8 @@ import torch.nn.functional as F
 
 from moelab.engine.strips import Fetch
 from moelab.kernels.arena import ExpertArena
-from moelab.kernels.job import WeightFormat
+from moelab.kernels.isa import choose_isa
+from moelab.kernels.job import ACTIVATIONS_OF_FORMAT, WeightFormat
 from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.linear import PackedLinear, Tiles, pack_matrices
 from moelab.kernels.pool import Pool
@@ -114,6 +115,13 @@ class KernelLinears:
     @property
     def num_bytes(self) -> int:
         return sum(made.num_bytes for made in self.made)
+
+    @property
+    def arithmetic(self) -> str:
+        """Activations and kernels, in words; where AMX is forced the float32 of routers and attention is AVX-512's."""
+        activation = ACTIVATIONS_OF_FORMAT[self.weight_format][0]
+        used = (choose_isa(self._isa_of(each)).isa for each in (self.weight_format, "float32"))
+        return f"{activation} activations on {' and '.join(dict.fromkeys(used))}"
 
     def linear(self, name: str, *weights: torch.Tensor, bias: torch.Tensor | None = None) -> KernelLinear:
         return self._linear(name, weights, bias, self.weight_format)

@@ -24,6 +24,7 @@ from moelab.domain.summary import summary_html, summary_text
 from moelab.domain.trace import Phase, TraceHeader
 from moelab.engine.cache import LatentCache
 from moelab.engine.counters import Counters, PhaseCounts, bandwidth_beside_limit
+from moelab.engine.dense import KernelLinears
 from moelab.engine.device import choose_device
 from moelab.engine.generate import PREFILL_CHUNK, Sequence, run
 from moelab.engine.generation import Generation
@@ -91,6 +92,14 @@ class Engine:
         """The name of the directory, or of the one above a plain `model`: a checkpoint does not carry its own."""
         path = self.directory.resolve()
         return path.parent.name if path.name == "model" else path.name
+
+    @property
+    def dense_path(self) -> str:
+        """Where and in which arithmetic everything but the routed experts is computed."""
+        linears = self.model.linears
+        if not isinstance(linears, KernelLinears):
+            return f"{self.dense_dtype} on {self.device}"
+        return f"{self.dense_weights} weights, {linears.arithmetic}; attention of prefill {self.dense_dtype}"
 
     @property
     def expert_bytes(self) -> int:
@@ -352,8 +361,7 @@ class Engine:
         """What `repr` and `_repr_html_` show."""
         return {
             "model": f"{self.name} ({self.spec.label})",
-            "dense path": f"{self.device}, {self.dense_dtype}"
-            + (f", linear layers from {self.dense_weights} weights by the kernels" if self.dense_weights else ""),
+            "dense path": self.dense_path,
             "routed experts": f"{self.weight_format} weights, {self.activation} activations, {self.isa} kernels, "
             f"{self.pool.num_workers} workers",
             "expert memory": f"{len(self.routed) * self.spec.n_routed_experts * self.expert_bytes / 2**30:.2f} GiB",

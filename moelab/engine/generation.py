@@ -27,7 +27,7 @@ class Generation:
     decode_s: float
     isa: str
     activation: str
-    dense_dtype: str
+    dense_path: str
     device: str
     fast_tier: str | None = None  # its slots, device (emulated?) and policy
 
@@ -44,7 +44,7 @@ class Generation:
             decode_s=sequence.decode_s,
             isa=engine.isa,
             activation=engine.activation,
-            dense_dtype=engine.dense_dtype,
+            dense_path=engine.dense_path,
             device=str(engine.device),
             fast_tier=None if engine.fast_tier is None else str(engine.fast_tier),
         )
@@ -68,8 +68,8 @@ class Generation:
             "finished by": self.finish_reason,
             "prefill tok/s": round(self.prefill_tok_per_s, 1),
             "decode tok/s": round(self.decode_tok_per_s, 1),
-            "engine": f"{self.device}, dense {self.dense_dtype}, experts {self.isa} {self.activation}"
-            + (f", fast tier of {self.fast_tier}" if self.fast_tier else ""),
+            "engine": f"dense {self.dense_path}; experts {self.activation} activations on {self.isa}"
+            + (f"; fast tier of {self.fast_tier}" if self.fast_tier else ""),
             "text": self.text if self.text is not None else "no tokenizer",
         }
 

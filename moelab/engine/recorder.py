@@ -83,7 +83,7 @@ def header_of(engine: Engine, domains: tuple[str, ...], licence: str, provenance
         moe_intermediate_size=spec.moe_intermediate_size,
         gate_weight_kind=gate_weight_kind(spec.norm_topk_prob, spec.routed_scaling_factor),
         slot_order="rank",
-        engine=f"moelab {release}: {engine.isa} kernels, {engine.activation} activations, dense {engine.dense_dtype}"
+        engine=f"moelab {release}: {engine.isa} kernels, {engine.activation} activations, dense {engine.dense_path}"
         + ("" if engine.fast_tier is None else f", fast tier of {engine.fast_tier}"),
         quantization=engine.weight_format,
         licence=licence,
@@ -113,7 +113,7 @@ class Recorder:
         self._first_step: int | None = None
         self._num_tokens = 0
         self._pending: list[tuple[int, TokenRows, np.ndarray, np.ndarray]] = []
-        self._num_pending = 0  # tokens
+        self.num_pending = 0  # tokens that are kept and not yet copied
         self._allocate(FIRST_CAPACITY)
 
     def _allocate(self, capacity: int) -> None:
@@ -136,15 +136,15 @@ class Recorder:
         for name in rows.domains:  # before anything is kept: a wrong one must not cost the steps that wait
             self._domain(name)
         self._pending.append((step, rows, expert_ids, gate_weights))
-        self._num_pending += len(rows)
-        if self._num_pending >= PENDING_TOKENS:
+        self.num_pending += len(rows)
+        if self.num_pending >= PENDING_TOKENS:
             self._drain()
             if self._writer is not None and self._num_tokens >= FLUSH_TOKENS:
                 self._flush()
 
     def _drain(self) -> None:
         """Pending steps into the arrays."""
-        pending, self._pending, self._num_pending = self._pending, [], 0
+        pending, self._pending, self.num_pending = self._pending, [], 0
         if not pending:
             return
         steps, rows, expert_ids, gate_weights = zip(*pending, strict=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from moelab.policies import (
     arc,
     clock,
+    eam,
     ema_lfu,
     fifo,
     gdsf,
@@ -19,6 +20,7 @@ from moelab.policies import (
     lru,
     min_bypass,
     mrs,
+    prefetch_eam,
     prefetch_markov,
     prefetch_previous,
     prefetch_stale_gate,
@@ -34,7 +36,8 @@ from moelab.policies.policy import Policy
 
 _FILES = (
     static, kt_dynamic, fifo, random, lru, slru, clock, sieve, s3_fifo, arc, w_tinylfu, lfu, ema_lfu, lfru, gdsf, mrs,
-    least_stale, second_touch, prefetch_previous, prefetch_stale_gate, prefetch_markov, min_bypass,
+    eam, least_stale, second_touch, prefetch_previous, prefetch_stale_gate, prefetch_markov, prefetch_eam,
+    min_bypass,
 )  # fmt: skip
 _ADMISSION = (ema_lfu.ADMIT_POLICY, lfru.ADMIT_POLICY, mrs.ADMIT_POLICY)
 

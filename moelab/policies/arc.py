@@ -110,4 +110,5 @@ POLICY = Policy(
     reference="Megiddo and Modha 2003 (FAST)",
     parameters={},
     new_state=new_state,
+    layers_are_apart=True,
 )

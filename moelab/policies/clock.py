@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.linked_list import new_links, newer, push, unlink
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.room import answer, initial_nodes, is_in_use, is_ours, note_eviction, num_that_fit, num_wanted
@@ -41,9 +41,9 @@ def decide(view):
     links = view.int_state[: num_keys + num_pools].view(np.int32)
     used = view.int_state[num_keys + num_pools : 2 * num_keys + num_pools]
     lengths = view.int_state[2 * num_keys + num_pools :]
-    num_free_to_go = lengths[pool]
+    num_free_to_go = lengths[at(pool)]
     for i in view.hits:
-        used[first + view.experts[i]] = 1
+        used[at(first + view.experts[i])] = 1
         num_free_to_go -= is_ours(view, i)
     slots, room = view.free_slots[0, pool], view.free_bytes[0, pool]
     wanted, bytes_each = num_wanted(view), view.expert_bytes[1, view.layer]
@@ -55,8 +55,8 @@ def decide(view):
         after = newer(links, node)
         if not is_in_use(view, node):
             unlink(links, node)
-            if used[node]:
-                used[node] = 0
+            if used[at(node)]:
+                used[at(node)] = 0
                 push(links, head, node)
                 if after == head:
                     after = node
@@ -69,9 +69,9 @@ def decide(view):
     num_admit = num_that_fit(view, wanted, slots, room)
     for j in range(num_admit):
         node = first + view.experts[view.misses[j]]
-        used[node] = 0
+        used[at(node)] = 0
         push(links, head, node)
-    lengths[pool] += num_admit - num_evict
+    lengths[at(pool)] += num_admit - num_evict
     answer(view, num_admit, num_evict)
 
 
@@ -81,4 +81,5 @@ POLICY = Policy(
     reference="Corbato 1968",
     parameters={},
     new_state=new_state,
+    layers_are_apart=True,
 )

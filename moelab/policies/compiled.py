@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numba import njit
 
 from moelab.source_stamp import stamped
@@ -27,3 +28,9 @@ def compiled(function: Callable) -> Any:
 def inlined(function: Callable) -> Any:
     """The same for a small helper whose call should cost nothing."""
     return njit(forceinline=True, **OPTIONS)(stamped(function))
+
+
+@inlined
+def at(index):
+    """An index that is known not to be negative: Numba tests every signed one, which took a fifth of a request."""
+    return np.uint64(index)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled, inlined
+from moelab.policies.compiled import at, compiled, inlined
 from moelab.policies.signature import ADMIT, EVICT, FLAG_OVERFLOW, IN_USE, PREFETCH, pool_of
 
 RULES: dict[int, str] = {
@@ -48,14 +48,14 @@ def open_request(view, hits, misses):
 
     ``view.experts`` and ``view.layer`` are set; leaves ``view.hits``, ``view.misses`` and an empty answer.
     """
-    experts, used = view.experts, view.resident[view.layer]
+    experts, used = view.experts, view.resident[at(view.layer)]
     num_hits = 0
     num_misses = 0
     for i in range(len(experts)):  # no branch: nobody can guess which uses hit
-        value = used[experts[i]]
-        used[experts[i]] = value | IN_USE
-        hits[num_hits] = i
-        misses[num_misses] = i
+        value = used[at(experts[at(i)])]
+        used[at(experts[at(i)])] = value | IN_USE
+        hits[at(num_hits)] = i
+        misses[at(num_misses)] = i
         num_hits += value != 0
         num_misses += value == 0
     view.hits = hits[:num_hits]
@@ -73,13 +73,13 @@ def close_request(view, where):
     ``where`` int64 [5] gets the place of a broken rule. Residency is then left as far as it was applied.
     """
     num_out, layer, experts = view.num_out, view.layer, view.experts
-    used = view.resident[layer]
+    used = view.resident[at(layer)]
     num_admit, num_evict, num_prefetch = num_out[ADMIT], num_out[EVICT], num_out[PREFETCH]
     rule = 0
     if num_admit != 0 or num_evict != 0 or num_prefetch != 0 or view.flags & FLAG_OVERFLOW:
         rule = _apply(view, num_admit, num_evict, num_prefetch, where)
     for i in range(len(experts)):
-        used[experts[i]] &= ~IN_USE
+        used[at(experts[at(i)])] &= ~IN_USE
     return rule
 
 
@@ -102,14 +102,14 @@ def _apply(view, num_admit, num_evict, num_prefetch, where):
     if rule != 0:
         return _note(where, rule, view.clock, layer, -1, -1, -1)
     for i in range(num_evict):
-        of_layer, expert = np.int64(evict[i, 0]), np.int64(evict[i, 1])
+        of_layer, expert = np.int64(evict[at(i), 0]), np.int64(evict[at(i), 1])
         if of_layer < 0 or of_layer >= num_layers or expert < 0 or expert >= num_experts:
             return _note(where, 9, view.clock, layer, of_layer, expert, -1)
-        value = np.int64(resident[of_layer, expert])
-        if value <= 0 or value >= IN_USE or pinned[of_layer, expert]:
+        value = np.int64(resident[at(of_layer), at(expert)])
+        if value <= 0 or value >= IN_USE or pinned[at(of_layer), at(expert)]:
             rule = 2 if value & ~IN_USE == 0 else 3 if value >= IN_USE else 4
             return _note(where, rule, view.clock, layer, of_layer, expert, -1)
-        resident[of_layer, expert] = 0
+        resident[at(of_layer), at(expert)] = 0
         of_pool = of_layer if num_pools > 1 else 0
         if of_pool == pool and value == 1:
             gained_slots += 1
@@ -118,16 +118,16 @@ def _apply(view, num_admit, num_evict, num_prefetch, where):
             free_slots[value - 1, of_pool] += 1
             free_bytes[value - 1, of_pool] += expert_bytes[value, of_layer]
     for i in range(num_admit):
-        expert, tier = np.int64(admit[i, 0]), np.int64(admit[i, 1])
+        expert, tier = np.int64(admit[at(i), 0]), np.int64(admit[at(i), 1])
         if expert < 0 or expert >= num_experts:
             return _note(where, 9, view.clock, layer, layer, expert, tier)
         if tier < 0 or tier >= num_tiers:
             return _note(where, 7, view.clock, layer, layer, expert, tier)
-        value = np.int64(resident[layer, expert])
+        value = np.int64(resident[at(layer), at(expert)])
         if value != IN_USE:
             rule = 6 if value & ~IN_USE else 5
             return _note(where, rule, view.clock, layer, layer, expert, tier)
-        resident[layer, expert] = IN_USE | (tier + 1)
+        resident[at(layer), at(expert)] = IN_USE | (tier + 1)
         if tier == 0:
             gained_slots -= 1
             gained_bytes -= expert_bytes[1, layer]
@@ -138,15 +138,16 @@ def _apply(view, num_admit, num_evict, num_prefetch, where):
         free_slots[0, pool] += gained_slots
         free_bytes[0, pool] += gained_bytes
     for i in range(num_prefetch):
-        of_layer, expert, tier = np.int64(prefetch[i, 0]), np.int64(prefetch[i, 1]), np.int64(prefetch[i, 2])
+        row = prefetch[at(i)]
+        of_layer, expert, tier = np.int64(row[0]), np.int64(row[1]), np.int64(row[2])
         if of_layer < 0 or of_layer >= num_layers or expert < 0 or expert >= num_experts:
             return _note(where, 9, view.clock, layer, of_layer, expert, tier)
         if tier < 0 or tier >= num_tiers:
             return _note(where, 7, view.clock, layer, of_layer, expert, tier)
-        value = np.int64(resident[of_layer, expert])
+        value = np.int64(resident[at(of_layer), at(expert)])
         if value & ~IN_USE:
             return _note(where, 6, view.clock, layer, of_layer, expert, tier)
-        resident[of_layer, expert] = value | (tier + 1)
+        resident[at(of_layer), at(expert)] = value | (tier + 1)
         of_pool = of_layer if num_pools > 1 else 0
         free_slots[tier, of_pool] -= 1
         free_bytes[tier, of_pool] -= expert_bytes[tier + 1, of_layer]
@@ -177,6 +178,6 @@ def _only_used(tier, free_slots, layer, resident, pinned):
     first, last = (layer, layer + 1) if free_slots.shape[1] > 1 else (0, resident.shape[0])
     for of_layer in range(first, last):
         for expert in range(resident.shape[1]):
-            if resident[of_layer, expert] == tier + 1 and not pinned[of_layer, expert]:
+            if resident[at(of_layer), at(expert)] == tier + 1 and not pinned[at(of_layer), at(expert)]:
                 return False
     return True

@@ -7,3 +7,6 @@ HITS, MISSES, UPLOADS, PREFETCHES, EVICTIONS, ROUTED_HITS, ROUTINGS, LATE = rang
 (only a live engine has them: the simulator's copies arrive in time)."""
 
 NUM_COLUMNS = 8
+
+LAYER_STEPS = 8
+"""Column behind those in sums by phase and layer: requests of the layer that routed anything."""

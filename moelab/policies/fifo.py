@@ -59,4 +59,5 @@ POLICY = Policy(
     reference="first in, first out",
     parameters={},
     new_state=new_state,
+    layers_are_apart=True,
 )

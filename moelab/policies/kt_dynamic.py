@@ -97,5 +97,6 @@ POLICY = Policy(
     reference="KTransformers dynamic-expert-update",
     parameters={"min_routings": 1},
     new_state=new_state,
+    layers_are_apart=True,
     prefetches=True,
 )

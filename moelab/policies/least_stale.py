@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.linked_list import new_links, newer, older, push, unlink
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.room import answer, initial_nodes, is_ours, note_eviction, num_that_fit, num_wanted
@@ -50,7 +50,7 @@ def decide(view):
     num_evict = 0
     while newer(links, head) != head and (slots < wanted or room < wanted * bytes_each):
         victim = newer(links, head)
-        if touched[victim] == view.step:
+        if touched[at(victim)] == view.step:
             victim = older(links, head)
         unlink(links, victim)
         room += note_eviction(view, num_evict, victim)
@@ -66,7 +66,7 @@ def decide(view):
                 continue
         elif not is_ours(view, i):
             continue
-        touched[node] = view.step
+        touched[at(node)] = view.step
         push(links, head, node)
     answer(view, num_admit, num_evict)
 
@@ -77,4 +77,5 @@ POLICY = Policy(
     reference="Hoang et al. 2026, arXiv 2602.03921 (ties reconstructed)",
     parameters={},
     new_state=new_state,
+    layers_are_apart=True,
 )

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.score_heap import ADMISSION, new_heap, serve, touch
+from moelab.policies.score_heap import ADMISSION, IS_HEAP, new_heap, serve, touch
 from moelab.policies.signature import EVICT
 
 
@@ -31,11 +31,11 @@ def decide(view):
     for expert in view.experts:
         node = view.layer * num_experts + expert
         touch(view, node)
-        score[node] += 1
-    serve(view, False)
+        score[at(node)] += 1
+    serve(view, IS_HEAP)
     if view.int_parameters[1]:
         for k in range(view.num_out[EVICT]):
-            score[view.evict[k, 0] * num_experts + view.evict[k, 1]] = 0
+            score[at(view.evict[k, 0] * num_experts + view.evict[k, 1])] = 0
 
 
 POLICY = Policy(
@@ -44,4 +44,5 @@ POLICY = Policy(
     reference="Liang et al. 2025, arXiv 2511.05814",
     parameters={**ADMISSION, "forget": 0},
     new_state=new_state,
+    layers_are_apart=True,
 )

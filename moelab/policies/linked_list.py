@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import inlined
+from moelab.policies.compiled import at, inlined
 
 
 def new_links(num_nodes: int) -> np.ndarray:
@@ -20,27 +20,27 @@ def new_links(num_nodes: int) -> np.ndarray:
 
 @inlined
 def older(links, node):
-    return np.int64(links[2 * node])
+    return np.int64(links[at(2 * node)])
 
 
 @inlined
 def newer(links, node):
-    return np.int64(links[2 * node + 1])
+    return np.int64(links[at(2 * node + 1)])
 
 
 @inlined
 def unlink(links, node):
     """Take a node out of its list."""
-    before, after = np.int64(links[2 * node]), np.int64(links[2 * node + 1])
-    links[2 * before + 1] = after
-    links[2 * after] = before
+    before, after = np.int64(links[at(2 * node)]), np.int64(links[at(2 * node + 1)])
+    links[at(2 * before + 1)] = after
+    links[at(2 * after)] = before
 
 
 @inlined
 def push(links, head, node):
     """Make a node the newest of a list."""
-    newest = np.int64(links[2 * head])
-    links[2 * newest + 1] = node
-    links[2 * node] = newest
-    links[2 * node + 1] = head
-    links[2 * head] = node
+    newest = np.int64(links[at(2 * head)])
+    links[at(2 * newest + 1)] = node
+    links[at(2 * node)] = newest
+    links[at(2 * node + 1)] = head
+    links[at(2 * head)] = node

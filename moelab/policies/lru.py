@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.signature import ADMIT, EVICT, FLAG_OVERFLOW, pool_of
 
@@ -55,10 +55,10 @@ def decide(view):
     fixed = view.int_state[num_layers * num_experts + num_pools :]
     has_fixed = fixed[num_layers * num_experts] > 0
     for i in hits:
-        node = first + experts[i]
-        older, newer = np.int64(links[2 * node]), np.int64(links[2 * node + 1])
-        links[2 * older + 1] = newer
-        links[2 * newer] = older
+        node = 2 * (first + experts[at(i)])
+        older, newer = np.int64(links[at(node)]), np.int64(links[at(node + 1)])
+        links[at(2 * older + 1)] = newer
+        links[at(2 * newer)] = older
     bytes_each = expert_bytes[1, layer]
     slots, room = free_slots[0, pool], free_bytes[0, pool]
     num_wanted = min(len(misses), view.upload_budget)
@@ -66,12 +66,12 @@ def decide(view):
     oldest = np.int64(links[2 * head + 1])
     while oldest != head and (slots < num_wanted or room < num_wanted * bytes_each):
         of_layer = layer if num_pools > 1 else oldest // num_experts
-        evict[num_evict, 0] = of_layer
-        evict[num_evict, 1] = oldest - of_layer * num_experts
+        evict[at(num_evict), 0] = of_layer
+        evict[at(num_evict), 1] = oldest - of_layer * num_experts
         num_evict += 1
         slots += 1
-        room += expert_bytes[1, of_layer]
-        oldest = np.int64(links[2 * oldest + 1])
+        room += expert_bytes[1, at(of_layer)]
+        oldest = np.int64(links[at(2 * oldest + 1)])
     num_admit = num_wanted
     if not view.flags & FLAG_OVERFLOW:
         while slots < num_admit or room < num_admit * bytes_each:
@@ -79,13 +79,13 @@ def decide(view):
     links[2 * head + 1] = oldest
     links[2 * oldest] = head
     for j in range(num_admit):
-        admit[j, 0] = experts[misses[j]]
-        admit[j, 1] = 0
+        admit[at(j), 0] = experts[at(misses[at(j)])]
+        admit[at(j), 1] = 0
     newest = np.int64(links[2 * head])
     all_stay = num_admit == len(misses) and not has_fixed
     next_miss = 0
     for i in range(len(experts)):
-        node = first + experts[i]
+        node = first + experts[at(i)]
         if not all_stay:
             if next_miss < len(misses) and misses[next_miss] == i:
                 next_miss += 1
@@ -93,8 +93,8 @@ def decide(view):
                     continue
             elif fixed[node]:
                 continue
-        links[2 * newest + 1] = node
-        links[2 * node] = newest
+        links[at(2 * newest + 1)] = node
+        links[at(2 * node)] = newest
         newest = node
     links[2 * newest + 1] = head
     links[2 * head] = newest
@@ -108,4 +108,5 @@ POLICY = Policy(
     reference="Eliseev and Mazur 2023, arXiv 2312.17238",
     parameters={},
     new_state=new_state,
+    layers_are_apart=True,
 )

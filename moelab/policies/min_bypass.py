@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled, inlined
+from moelab.policies.compiled import at, compiled, inlined
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.signature import ADMIT, EVICT, IN_USE, NEVER, pool_of
 
@@ -46,63 +46,63 @@ def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
 @inlined
 def _farther(state, num_keys, a, b):
     """Is key a to be evicted before key b?"""
-    return_a, return_b = state[2 * num_keys + a], state[2 * num_keys + b]
+    return_a, return_b = state[at(2 * num_keys + a)], state[at(2 * num_keys + b)]
     return return_a > return_b or (return_a == return_b and a > b)
 
 
 @compiled
 def _rise(state, num_keys, start, i):
-    key = state[start + i]
+    key = state[at(start + i)]
     while i > 0:
         parent = (i - 1) // 2
-        above = state[start + parent]
+        above = state[at(start + parent)]
         if not _farther(state, num_keys, key, above):
             break
-        state[start + i] = above
-        state[num_keys + above] = i
+        state[at(start + i)] = above
+        state[at(num_keys + above)] = i
         i = parent
-    state[start + i] = key
-    state[num_keys + key] = i
+    state[at(start + i)] = key
+    state[at(num_keys + key)] = i
 
 
 @compiled
 def _sink(state, num_keys, start, size, i):
-    key = state[start + i]
+    key = state[at(start + i)]
     while 2 * i + 1 < size:
         child = 2 * i + 1
-        if child + 1 < size and _farther(state, num_keys, state[start + child + 1], state[start + child]):
+        if child + 1 < size and _farther(state, num_keys, state[at(start + child + 1)], state[at(start + child)]):
             child += 1
-        below = state[start + child]
+        below = state[at(start + child)]
         if not _farther(state, num_keys, below, key):
             break
-        state[start + i] = below
-        state[num_keys + below] = i
+        state[at(start + i)] = below
+        state[at(num_keys + below)] = i
         i = child
-    state[start + i] = key
-    state[num_keys + key] = i
+    state[at(start + i)] = key
+    state[at(num_keys + key)] = i
 
 
 @compiled
 def _insert(state, num_keys, pool, stretch, key, returns):
-    start, size = pool * stretch, state[3 * num_keys + pool]
-    state[2 * num_keys + key] = returns
-    state[start + size] = key
-    state[3 * num_keys + pool] = size + 1
+    start, size = pool * stretch, state[at(3 * num_keys + pool)]
+    state[at(2 * num_keys + key)] = returns
+    state[at(start + size)] = key
+    state[at(3 * num_keys + pool)] = size + 1
     _rise(state, num_keys, start, size)
 
 
 @compiled
 def _remove(state, num_keys, pool, stretch, key):
-    start, last = pool * stretch, state[3 * num_keys + pool] - 1
-    i = state[num_keys + key]
-    state[num_keys + key] = NOT_IN_HEAP
-    state[3 * num_keys + pool] = last
+    start, last = pool * stretch, state[at(3 * num_keys + pool)] - 1
+    i = state[at(num_keys + key)]
+    state[at(num_keys + key)] = NOT_IN_HEAP
+    state[at(3 * num_keys + pool)] = last
     if i != last:
-        moved = state[start + last]
-        state[start + i] = moved
-        state[num_keys + moved] = i
+        moved = state[at(start + last)]
+        state[at(start + i)] = moved
+        state[at(num_keys + moved)] = i
         _rise(state, num_keys, start, i)
-        _sink(state, num_keys, start, last, state[num_keys + moved])
+        _sink(state, num_keys, start, last, state[at(num_keys + moved)])
 
 
 @compiled
@@ -123,7 +123,7 @@ def decide(view):
     slots, room = free_slots[0, pool], free_bytes[0, pool]
     for expert in experts:
         key = layer * num_experts + expert
-        if resident[layer, expert] == IN_USE | 1 and state[num_keys + key] >= 0:
+        if resident[at(layer), expert] == IN_USE | 1 and state[at(num_keys + key)] >= 0:
             _remove(state, num_keys, pool, stretch, key)
     num_admit = 0
     num_evict = 0
@@ -131,19 +131,19 @@ def decide(view):
     while num_admit < view.upload_budget:
         best = -1  # the miss that returns soonest after (last_return, last_index)
         for i in range(len(experts)):
-            if resident[layer, experts[i]] != IN_USE or next_use[i] == NEVER:
+            if resident[at(layer), experts[at(i)]] != IN_USE or next_use[at(i)] == NEVER:
                 continue
-            if next_use[i] < last_return or (next_use[i] == last_return and i <= last_index):
+            if next_use[at(i)] < last_return or (next_use[at(i)] == last_return and i <= last_index):
                 continue
-            if best < 0 or next_use[i] < next_use[best]:
+            if best < 0 or next_use[at(i)] < next_use[at(best)]:
                 best = i
         if best < 0:
             break
-        last_return, last_index = next_use[best], best
+        last_return, last_index = next_use[at(best)], best
         while slots < 1 or room < bytes_each:
-            if state[3 * num_keys + pool] == 0 or state[2 * num_keys + state[start]] <= last_return:
+            if state[at(3 * num_keys + pool)] == 0 or state[at(2 * num_keys + state[at(start)])] <= last_return:
                 break
-            farthest = state[start]
+            farthest = state[at(start)]
             _remove(state, num_keys, pool, stretch, farthest)
             of_layer = farthest // num_experts
             evict[num_evict, 0] = of_layer
@@ -153,19 +153,19 @@ def decide(view):
             room += expert_bytes[1, of_layer]
         if slots < 1 or room < bytes_each:
             break
-        admit[num_admit, 0] = experts[best]
+        admit[num_admit, 0] = experts[at(best)]
         admit[num_admit, 1] = 0
         num_admit += 1
         slots -= 1
         room -= bytes_each
     for i in range(len(experts)):
-        key = layer * num_experts + experts[i]
-        if resident[layer, experts[i]] == IN_USE | 1 and state[num_keys + key] == NOT_IN_HEAP:
-            _insert(state, num_keys, pool, stretch, key, next_use[i])
+        key = layer * num_experts + experts[at(i)]
+        if resident[at(layer), experts[at(i)]] == IN_USE | 1 and state[at(num_keys + key)] == NOT_IN_HEAP:
+            _insert(state, num_keys, pool, stretch, key, next_use[at(i)])
     for j in range(num_admit):
         for i in range(len(experts)):
-            if experts[i] == admit[j, 0]:
-                _insert(state, num_keys, pool, stretch, layer * num_experts + experts[i], next_use[i])
+            if experts[at(i)] == admit[j, 0]:
+                _insert(state, num_keys, pool, stretch, layer * num_experts + experts[at(i)], next_use[at(i)])
     view.num_out[ADMIT] = num_admit
     view.num_out[EVICT] = num_evict
 
@@ -176,5 +176,6 @@ POLICY = Policy(
     reference="Belady 1966; bypass: Mattson et al. 1970",
     parameters={},
     new_state=new_state,
+    layers_are_apart=True,
     needs_next_use=True,
 )

@@ -8,7 +8,7 @@ where capacity is per layer (as in the code); with one global pool from all laye
 updated in this step. All S of a layer shrink alike, so instead of shrinking them the weight of a new score
 grows by 1 / (1 - a) a step (see ``ema_lfu``). Equal scores at the edge of TopP: the lower expert is kept. Ties
 of victims: the older last use goes first. Serving and ADMIT(``hysteresis``, ``max_uploads``): ``score_heap``.
-State: S in units of the first step, weight [1], its step [1]. Prefetching by S is a prefetcher's business.
+State: S in units of the first step, weight [P], its step [P]. Prefetching by S is a prefetcher's business.
 Floor 1.
 """
 
@@ -16,21 +16,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
+from moelab.policies.ema_lfu import LARGEST, scale_down
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.score_heap import (
     ADMISSION,
+    IS_HEAP,
     lowered,
     new_heap,
     num_float_words,
     num_int_words,
     serve,
     touch,
-    weigh_anew,
 )
 from moelab.policies.signature import pool_of
-
-_LARGEST = 2.0**256
 
 
 def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
@@ -39,8 +38,9 @@ def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"alpha is {setup.parameters['alpha']}, expected a number between 0 and 1")
     if setup.parameters["top_p"] < 1:
         raise ValueError(f"top_p is {setup.parameters['top_p']}, expected at least 1 score to keep")
-    float_state, int_state = new_heap(setup, num_floats=1, num_ints=1)
-    float_state[-1] = setup.parameters["alpha"]
+    num_pools = setup.num_pools
+    float_state, int_state = new_heap(setup, num_floats=num_pools, num_ints=num_pools)
+    float_state[len(float_state) - num_pools :] = setup.parameters["alpha"]
     return float_state, int_state
 
 
@@ -51,38 +51,37 @@ def decide(view):
         return
     score, state, num_keys, num_pools = view.float_state, view.int_state, view.resident.size, view.free_slots.shape[1]
     pool, (num_layers, num_experts) = pool_of(view.layer, view.free_slots), view.resident.shape
-    own, weight_at, first = num_int_words(num_keys, num_pools), num_float_words(num_keys), view.layer * num_experts
+    own, weight_at = num_int_words(num_keys, num_pools) + pool, num_float_words(num_keys) + pool
+    first = view.layer * num_experts
     while state[own] < view.clock // num_layers:
         state[own] += 1
-        score[weight_at] /= 1 - view.float_parameters[1]
-        if score[weight_at] > _LARGEST:
-            for k in range(weight_at + 1):
-                score[k] /= _LARGEST
-            for each in range(num_pools):
-                weigh_anew(score, state, num_keys, num_pools, each, True)
-    weight = score[weight_at]
+        score[at(weight_at)] /= 1 - view.float_parameters[1]
+        if score[at(weight_at)] > LARGEST:
+            scale_down(score, state, num_keys, num_pools, pool)
+            score[at(weight_at)] /= LARGEST
+    weight = score[at(weight_at)]
     rows, best, top_p = view.candidate_scores, view.prefetch, min(view.int_parameters[1], num_experts)
     for row in range(len(rows)):
         num_best = 0
         for expert in range(num_experts):  # the p best so far in falling order
-            if num_best == top_p and rows[row, expert] <= rows[row, best[num_best - 1, 0]]:
+            if num_best == top_p and rows[at(row), expert] <= rows[at(row), best[at(num_best - 1), 0]]:
                 continue
             k = min(num_best, top_p - 1)
-            while k > 0 and rows[row, best[k - 1, 0]] < rows[row, expert]:
-                best[k, 0] = best[k - 1, 0]
+            while k > 0 and rows[at(row), best[at(k - 1), 0]] < rows[at(row), expert]:
+                best[at(k), 0] = best[at(k - 1), 0]
                 k -= 1
-            best[k, 0] = expert
+            best[at(k), 0] = expert
             num_best = min(num_best + 1, top_p)
         for k in range(num_best):
-            node = first + best[k, 0]
-            score[node] += weight * rows[row, best[k, 0]]
+            node = first + best[at(k), 0]
+            score[at(node)] += weight * rows[at(row), best[at(k), 0]]
             lowered(score, state, num_keys, num_pools, pool, node)
     for i in range(len(view.experts)):
         node = first + view.experts[i]
         touch(view, node)
         if len(rows) == 0:
-            score[node] += weight * view.gate_sums[i]
-    serve(view, False)
+            score[at(node)] += weight * view.gate_sums[i]
+    serve(view, IS_HEAP)
 
 
 POLICY = Policy(
@@ -91,6 +90,7 @@ POLICY = Policy(
     reference="Zhong et al. 2025, arXiv 2504.05897",
     parameters={**ADMISSION, "alpha": 0.5, "top_p": 12},
     new_state=new_state,
+    layers_are_apart=True,
 )
 
 ADMIT_POLICY = Policy(
@@ -99,4 +99,5 @@ ADMIT_POLICY = Policy(
     reference="ADMIT(h, U) over mrs",
     parameters={**POLICY.parameters, "hysteresis": 0.2},
     new_state=new_state,
+    layers_are_apart=True,
 )

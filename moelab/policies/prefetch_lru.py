@@ -1,10 +1,11 @@
 """prefetch_lru: LRU on demand, and copying ahead what a prediction names for the next layer.  Floor 1.
 
 What the prefetching policies share; each says who is predicted (``prefetch_previous``, ``prefetch_stale_gate``,
-``prefetch_markov``). First the request is served as by ``lru``. Then the predicted experts of the next layer, in
-the order given, as many as the upload budget has left: a resident one becomes the newest use of its pool, a missing
-one takes free room or the place of the oldest that is neither in use nor predicted now. Every copy is a prefetch in the
-accounting, used or not; a useful one saves a miss of the next layer in the same pass. The last layer predicts nothing.
+``prefetch_markov``, ``prefetch_eam``). First the request is served as by ``lru``. Then the predicted experts of the
+next layer, in the order given, as many as the upload budget has left: a resident one becomes the newest use of its
+pool, a missing one takes free room or the place of the oldest that is neither in use nor predicted now. Every copy is
+a prefetch in the accounting, used or not; a useful one saves a miss of the next layer in the same pass. The last
+layer predicts nothing.
 
 ``int_state``: links of L * E nodes and P heads (``linked_list``, by last use), [L * E] clock of the request that
 last predicted a node; then the policy's own (``num_words``). Initial residents in ascending (layer, expert).
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled, inlined
+from moelab.policies.compiled import at, compiled, inlined
 from moelab.policies.linked_list import new_links, newer, push, unlink
 from moelab.policies.policy import PolicySetup
 from moelab.policies.room import initial_nodes, is_ours, note_eviction, num_that_fit, num_wanted
@@ -71,29 +72,32 @@ def serve_lru(view):
 
 
 @compiled
-def copy_ahead(view, predicted, num_predicted):
-    """Bring the first ``num_predicted`` of ``predicted`` (experts of the next layer) in.
+def copy_ahead(view, layer, predicted, num_predicted):
+    """Bring the first ``num_predicted`` of ``predicted`` (experts of a later ``layer``) in.
 
-    As far as room and budget go.
+    As far as room and budget go; called again for another layer it goes on behind what it has answered.
     """
     num_layers, num_experts = view.resident.shape
-    num_keys, num_pools, layer = view.resident.size, view.free_slots.shape[1], view.layer + 1
-    if layer == num_layers:
+    num_keys, num_pools = view.resident.size, view.free_slots.shape[1]
+    if layer >= num_layers:
         return
     links = view.int_state[: num_keys + num_pools].view(np.int32)
     marks = view.int_state[num_keys + num_pools :]
     pool = pool_of(layer, view.free_slots)
     head, bytes_each = num_keys + pool, view.expert_bytes[1, layer]
     slots, room, num_evict = view.free_slots[0, pool], view.free_bytes[0, pool], view.num_out[EVICT]
+    num_prefetch = view.num_out[PREFETCH]
     if num_pools == 1:  # the same pool: what the request has changed counts
-        slots += num_evict - view.num_out[ADMIT]
+        slots += num_evict - view.num_out[ADMIT] - num_prefetch
         room -= view.num_out[ADMIT] * view.expert_bytes[1, view.layer]
         for k in range(num_evict):
             room += view.expert_bytes[1, view.evict[k, 0]]
+        for k in range(num_prefetch):
+            room -= view.expert_bytes[1, view.prefetch[k, 0]]
     left = view.upload_budget - view.num_out[ADMIT]
     for k in range(num_predicted):
         node = layer * num_experts + predicted[k]
-        marks[node] = view.clock
+        marks[at(node)] = view.clock
         if view.resident[layer, predicted[k]] == 1 and not view.pinned[layer, predicted[k]]:
             is_going = False  # this very request may have evicted it
             for j in range(view.num_out[EVICT]):
@@ -101,7 +105,6 @@ def copy_ahead(view, predicted, num_predicted):
             if not is_going:
                 unlink(links, node)
                 push(links, head, node)
-    num_prefetch = 0
     for k in range(num_predicted):
         expert = np.int64(predicted[k])
         if view.resident[layer, expert] != 0:
@@ -113,7 +116,7 @@ def copy_ahead(view, predicted, num_predicted):
             while victim != head:
                 of_layer = victim // num_experts
                 is_free = view.resident[of_layer, victim - of_layer * num_experts] == 1
-                if is_free and marks[victim] != view.clock:
+                if is_free and marks[at(victim)] != view.clock:
                     break
                 victim = newer(links, victim)
             if victim == head:

@@ -4,15 +4,16 @@ Reference: order-1 transitions between layers (arXiv 2510.05497 measures them): 
 request's e of N(e, e') / sum N(e, .). Counts are of (expert of a layer, expert of the next) in the same pass
 and begin at 0; the sets count, not the gate weights. The ``width`` highest scores above 0, ties to the lower
 expert. Time O(M E) a request, memory (L - 1) E^2 words. Serving, room and accounting: ``prefetch_lru``. State
-of its own: N [L - 1, E, E], its row sums [L - 1, E], last set of the layer before [E] and its size [1];
-``float_state`` [E] scores. Floor 1.
+of its own: row sums of N [L - 1, E], last set of the layer before [E] and its size [1], [E] for the best, N
+[L - 1, E, E] as int32 (half the bytes of a row, and the processor divides four at a time); ``float_state`` [E]
+scores. Floor 1.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.prefetch_lru import copy_ahead, new_lists, num_words, serve_lru
 
@@ -20,7 +21,8 @@ from moelab.policies.prefetch_lru import copy_ahead, new_lists, num_words, serve
 def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
     """The lists of ``prefetch_lru``; no transitions."""
     num_experts = setup.num_experts
-    own = (setup.num_layers - 1) * num_experts * (num_experts + 1) + 2 * num_experts + 1
+    num_rows = (setup.num_layers - 1) * num_experts
+    own = num_rows + 2 * num_experts + 1 + (num_rows * num_experts + 1) // 2
     return np.zeros(num_experts, np.float64), new_lists(setup, num_ints=own)
 
 
@@ -30,16 +32,16 @@ def decide(view):
     if len(view.free_slots) == 0:
         return
     (num_layers, num_experts), score = view.resident.shape, view.float_state
-    own = view.int_state[num_words(view.resident.size, view.free_slots.shape[1]) :]
+    sums = view.int_state[num_words(view.resident.size, view.free_slots.shape[1]) :]
     num_rows = (num_layers - 1) * num_experts
-    sums, before = own[num_rows * num_experts :], own[num_rows * (num_experts + 1) :]
-    best = before[num_experts + 1 :]
+    before, best = sums[num_rows:], sums[num_rows + num_experts + 1 :]
+    followers = sums[num_rows + 2 * num_experts + 1 :].view(np.int32)
     if view.layer > 0:
         for i in range(before[num_experts]):
             row = (view.layer - 1) * num_experts + before[i]
             for expert in view.experts:
-                own[row * num_experts + expert] += 1
-            sums[row] += len(view.experts)
+                followers[at(row * num_experts + expert)] += 1
+            sums[at(row)] += len(view.experts)
     for i in range(len(view.experts)):
         before[i] = view.experts[i]
     before[num_experts] = len(view.experts)
@@ -50,9 +52,11 @@ def decide(view):
         score[expert] = 0
     for expert in view.experts:
         row = view.layer * num_experts + expert
-        if sums[row] > 0:
+        total = np.float64(sums[at(row)])
+        if total > 0:
+            of_row = followers[row * num_experts : (row + 1) * num_experts]
             for follower in range(num_experts):
-                score[follower] += own[row * num_experts + follower] / sums[row]
+                score[follower] += of_row[follower] / total
     num_best, width = 0, min(view.int_parameters[0], num_experts)
     for expert in range(num_experts):
         if score[expert] == 0 or width < 1 or (num_best == width and score[expert] <= score[best[width - 1]]):
@@ -63,7 +67,7 @@ def decide(view):
             k -= 1
         best[k] = expert
         num_best = min(num_best + 1, width)
-    copy_ahead(view, best, num_best)
+    copy_ahead(view, view.layer + 1, best, num_best)
 
 
 POLICY = Policy(

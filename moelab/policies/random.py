@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.room import answer, initial_nodes, is_in_use, note_eviction, num_that_fit, num_wanted
 from moelab.policies.signature import pool_of
@@ -43,23 +43,23 @@ def decide(view):
     start, first = pool * (num_keys // num_pools), view.layer * view.resident.shape[1]
     slots, room = view.free_slots[0, pool], view.free_bytes[0, pool]
     wanted, bytes_each = num_wanted(view), view.expert_bytes[1, view.layer]
-    num = state[2 * num_keys + pool]
+    num = state[at(2 * num_keys + pool)]
     num_free_to_go = num
     for i in view.hits:
-        num_free_to_go -= state[num_keys + first + view.experts[i]] >= 0
-    x = state[2 * num_keys + num_pools]
+        num_free_to_go -= state[at(num_keys + first + view.experts[i])] >= 0
+    x = state[at(2 * num_keys + num_pools)]
     num_evict = 0
     while num_free_to_go > 0 and (slots < wanted or room < wanted * bytes_each):
         x = x * 48271 % _MODULUS
         drawn = x % num
-        node = state[start + drawn]
+        node = state[at(start + drawn)]
         if is_in_use(view, node):
             continue
         num -= 1
-        moved = state[start + num]
-        state[start + drawn] = moved
-        state[num_keys + moved] = drawn
-        state[num_keys + node] = -1
+        moved = state[at(start + num)]
+        state[at(start + drawn)] = moved
+        state[at(num_keys + moved)] = drawn
+        state[at(num_keys + node)] = -1
         num_free_to_go -= 1
         room += note_eviction(view, num_evict, node)
         slots += 1
@@ -67,11 +67,11 @@ def decide(view):
     num_admit = num_that_fit(view, wanted, slots, room)
     for j in range(num_admit):
         node = first + view.experts[view.misses[j]]
-        state[start + num] = node
-        state[num_keys + node] = num
+        state[at(start + num)] = node
+        state[at(num_keys + node)] = num
         num += 1
-    state[2 * num_keys + pool] = num
-    state[2 * num_keys + num_pools] = x
+    state[at(2 * num_keys + pool)] = num
+    state[at(2 * num_keys + num_pools)] = x
     answer(view, num_admit, num_evict)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from threading import RLock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,7 @@ FLOAT_OF_HALF = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.flo
 """float32 [65536]: the value of every float16 by its bits."""
 
 _i64 = types.int64
+_laying = RLock()  # threads of a sweep share one ``Requests``: what is derived from it is built once
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +140,15 @@ class Requests:
         """int64 [L, E]: first use of each expert in the form of ``next_use``, else ``NEVER``."""
         return self._uses[1]
 
+    def by_layer(self) -> RequestsByLayer:
+        """The same requests lying layer by layer; built once, whichever thread asks first."""
+        with _laying:
+            return self._by_layer
+
+    @cached_property
+    def _by_layer(self) -> RequestsByLayer:
+        return RequestsByLayer(self)
+
     def to_frame(self) -> pd.DataFrame:
         """One row per distinct expert of each request."""
         import pandas as pd
@@ -158,6 +169,37 @@ class Requests:
             f"Requests({self.num_steps} steps x {self.num_layers} layers, {len(self.experts)} distinct experts used, "
             f"largest set {int(self.set_sizes.max(initial=0))})"
         )
+
+
+class RequestsByLayer:
+    """Requests in the order of a replay that goes through one layer after the other: all steps of layer 0, then of 1.
+
+    Why copies: a stride over the requests of one layer cost more than the nearness of that layer's state gained.
+    ``offsets`` int64 [R + 1] with request ``layer * S + step``; the other arrays as in ``Requests``.
+    """
+
+    def __init__(self, requests: Requests):
+        self.offsets = np.zeros(requests.num_requests + 1, np.int64)
+        np.cumsum(requests.set_sizes.T.ravel(), out=self.offsets[1:])
+        self._requests = requests
+        self.experts = self._laid(requests.experts)
+        self.token_counts = self._laid(requests.token_counts)
+        self.gate_sums = self._laid(requests.gate_sums)
+
+    @property
+    def next_use(self) -> np.ndarray:
+        """int64 [N]: see ``Requests.next_use``; its values stay clocks."""
+        with _laying:
+            return self._next_use
+
+    @cached_property
+    def _next_use(self) -> np.ndarray:
+        return self._laid(self._requests.next_use)
+
+    def _laid(self, values: np.ndarray) -> np.ndarray:
+        out = np.empty_like(values)
+        _lay(self._requests.offsets, self._requests.num_layers, self.offsets, values, out)
+        return out
 
 
 _build_signature = _i64(
@@ -226,6 +268,23 @@ def _build(experts, half_weights, float_of_half, first_token, num_experts, offse
             request += 1
             offsets[request] = used
     return used
+
+
+_lay_signatures = [
+    types.void(_i64[::1], _i64, _i64[::1], kind[::1], kind[::1]) for kind in (types.int32, types.float32, _i64)
+]
+
+
+@njit(_lay_signatures, cache=True, nogil=True)
+@stamped
+def _lay(offsets, num_layers, new_offsets, values, out):
+    """Entries of requests in order of time into requests layer by layer."""
+    num_steps = (len(offsets) - 1) // num_layers
+    for layer in range(num_layers):
+        for step in range(num_steps):
+            begin, start = offsets[step * num_layers + layer], new_offsets[layer * num_steps + step]
+            for i in range(new_offsets[layer * num_steps + step + 1] - start):
+                out[start + i] = values[begin + i]
 
 
 @njit(types.void(_i64[::1], types.int32[::1], _i64, _i64[::1], _i64[:, ::1]), cache=True, nogil=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import inlined
+from moelab.policies.compiled import at, inlined
 from moelab.policies.policy import PolicySetup
 from moelab.policies.signature import ADMIT, EVICT, FLAG_OVERFLOW, IN_USE, UNLIMITED
 
@@ -44,8 +44,8 @@ def num_wanted(view):
 @inlined
 def is_ours(view, i):
     """Is the i-th expert of the request a resident that the policy may evict at another time?"""
-    expert = view.experts[i]
-    return view.resident[view.layer, expert] == IN_USE | 1 and not view.pinned[view.layer, expert]
+    expert = view.experts[at(i)]
+    return view.resident[at(view.layer), at(expert)] == IN_USE | 1 and not view.pinned[at(view.layer), at(expert)]
 
 
 @inlined
@@ -58,15 +58,15 @@ def layer_of(view, node):
 def is_in_use(view, node):
     """Does this request use the expert?"""
     of_layer = layer_of(view, node)
-    return view.resident[of_layer, node - of_layer * view.resident.shape[1]] >= IN_USE
+    return view.resident[at(of_layer), at(node - of_layer * view.resident.shape[1])] >= IN_USE
 
 
 @inlined
 def note_eviction(view, num_evict, node):
     """Write an eviction into the answer; return the bytes that it frees."""
     of_layer = layer_of(view, node)
-    view.evict[num_evict, 0] = of_layer
-    view.evict[num_evict, 1] = node - of_layer * view.resident.shape[1]
+    view.evict[at(num_evict), 0] = of_layer
+    view.evict[at(num_evict), 1] = node - of_layer * view.resident.shape[1]
     return view.expert_bytes[1, of_layer]
 
 
@@ -84,7 +84,7 @@ def num_that_fit(view, wanted, slots, room):
 def answer(view, num_admit, num_evict):
     """Admit the first misses in their order and say how many rows are filled."""
     for j in range(num_admit):
-        view.admit[j, 0] = view.experts[view.misses[j]]
-        view.admit[j, 1] = 0
+        view.admit[at(j), 0] = view.experts[at(view.misses[at(j)])]
+        view.admit[at(j), 1] = 0
     view.num_out[ADMIT] = num_admit
     view.num_out[EVICT] = num_evict

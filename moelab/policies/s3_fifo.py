@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.room import answer, note_eviction, num_wanted
 from moelab.policies.segments import capacity_of, move, new_segments, num_words, oldest, segment_of, size_of, unit_of
@@ -48,8 +48,8 @@ def _evict_one(view, small_limit, ghost_limit):
         is_main_over = size_of(view, _LISTS, MAIN) > capacity_of(view, _LISTS) - small_limit
         is_in_small = from_small >= 0 and (is_in_small or from_main < 0 or not is_main_over)
         if is_in_small:
-            if uses[from_small] >= view.int_parameters[0]:
-                uses[from_small] = 0
+            if uses[at(from_small)] >= view.int_parameters[0]:
+                uses[at(from_small)] = 0
                 move(view, _LISTS, from_small, MAIN)
                 continue
             unit = unit_of(view, _LISTS, from_small)
@@ -60,8 +60,8 @@ def _evict_one(view, small_limit, ghost_limit):
                 move(view, _LISTS, oldest(view, _LISTS, GHOSTS, True), 0)
             move(view, _LISTS, from_small, GHOSTS)
             return from_small
-        if uses[from_main] > 0:
-            uses[from_main] -= 1
+        if uses[at(from_main)] > 0:
+            uses[at(from_main)] -= 1
             move(view, _LISTS, from_main, MAIN)
         else:
             move(view, _LISTS, from_main, 0)
@@ -80,7 +80,7 @@ def decide(view):
     small_limit = np.int64(capacity * view.float_parameters[0])
     ghost_limit = np.int64(capacity * view.float_parameters[1])
     for i in view.hits:
-        uses[first + view.experts[i]] = min(3, uses[first + view.experts[i]] + 1)
+        uses[at(first + view.experts[i])] = min(3, uses[at(first + view.experts[i])] + 1)
     slots, room, bytes_each = view.free_slots[0, pool], view.free_bytes[0, pool], view.expert_bytes[1, view.layer]
     num_admit = 0
     num_evict = 0
@@ -97,11 +97,11 @@ def decide(view):
             room += note_eviction(view, num_evict, victim)
             num_evict += 1
             slots += 1
-            uses[num_keys + pool] = 1
+            uses[at(num_keys + pool)] = 1
         if is_last or (not overflow and (slots < 1 or room < bytes_each)):
             break
-        is_small_full = uses[num_keys + pool] == 0 and size_of(view, _LISTS, SMALL) >= small_limit
-        uses[node] = 0
+        is_small_full = uses[at(num_keys + pool)] == 0 and size_of(view, _LISTS, SMALL) >= small_limit
+        uses[at(node)] = 0
         move(view, _LISTS, node, MAIN if was_ghost or is_small_full else SMALL)
         num_admit += 1
         slots -= 1
@@ -115,4 +115,5 @@ POLICY = Policy(
     reference="Yang et al. 2023 (SOSP)",
     parameters={"small": 0.1, "ghosts": 0.9, "promote_after": 2},
     new_state=new_state,
+    layers_are_apart=True,
 )

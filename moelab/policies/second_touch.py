@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.linked_list import new_links, newer, push, unlink
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.room import initial_nodes, is_ours, note_eviction, num_that_fit
@@ -46,7 +46,7 @@ def decide(view):
             unlink(links, first + view.experts[i])
     wanted, bytes_each = 0, view.expert_bytes[1, view.layer]
     for i in view.misses:
-        if now - touched[first + view.experts[i]] <= view.int_parameters[0]:
+        if now - touched[at(first + view.experts[i])] <= view.int_parameters[0]:
             view.admit[wanted, 0] = view.experts[i]
             view.admit[wanted, 1] = 0
             wanted += 1
@@ -63,7 +63,7 @@ def decide(view):
     next_admitted = 0
     for i in range(len(view.experts)):
         node = first + view.experts[i]
-        touched[node] = now
+        touched[at(node)] = now
         if next_admitted < num_admit and view.admit[next_admitted, 0] == view.experts[i]:
             next_admitted += 1
         elif not is_ours(view, i):
@@ -79,4 +79,5 @@ POLICY = Policy(
     reference="lk_moe 2.7.4",
     parameters={"window": 32},
     new_state=new_state,
+    layers_are_apart=True,
 )

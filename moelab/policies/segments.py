@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled, inlined
+from moelab.policies.compiled import at, compiled, inlined
 from moelab.policies.linked_list import new_links, newer, push, unlink
 from moelab.policies.policy import PolicySetup
 from moelab.policies.room import capacities, initial_nodes, is_in_bytes, is_in_use
@@ -42,7 +42,7 @@ def num_words(num_keys, num_pools, num_lists):
 @inlined
 def segment_of(view, num_lists, node):
     """Number of the list that holds a node, 0 if none does."""
-    return view.int_state[view.resident.size + num_lists * view.free_slots.shape[1] + node]
+    return view.int_state[at(view.resident.size + num_lists * view.free_slots.shape[1] + node)]
 
 
 @inlined
@@ -50,21 +50,21 @@ def size_of(view, num_lists, which):
     """Size of a list of this request's pool."""
     num_pools = view.free_slots.shape[1]
     first = 2 * view.resident.size + num_lists * num_pools
-    return view.int_state[first + (which - 1) * num_pools + pool_of(view.layer, view.free_slots)]
+    return view.int_state[at(first + (which - 1) * num_pools + pool_of(view.layer, view.free_slots))]
 
 
 @inlined
 def capacity_of(view, num_lists):
     """What the policy has of this request's pool."""
     num_pools = view.free_slots.shape[1]
-    return view.int_state[2 * view.resident.size + 2 * num_lists * num_pools + pool_of(view.layer, view.free_slots)]
+    return view.int_state[at(2 * view.resident.size + 2 * num_lists * num_pools + pool_of(view.layer, view.free_slots))]
 
 
 @inlined
 def unit_of(view, num_lists, node):
     """Size of an expert of this request's pool: its bytes, or 1 slot."""
     num_pools = view.free_slots.shape[1]
-    if not view.int_state[2 * view.resident.size + (2 * num_lists + 1) * num_pools]:
+    if not view.int_state[at(2 * view.resident.size + (2 * num_lists + 1) * num_pools)]:
         return 1
     of_layer = view.layer if num_pools > 1 else node // view.resident.shape[1]
     return view.expert_bytes[1, of_layer]
@@ -79,13 +79,13 @@ def move(view, num_lists, node, which):
     segment = num_keys + num_lists * num_pools + node
     sizes = 2 * num_keys + num_lists * num_pools + pool
     unit = unit_of(view, num_lists, node)
-    if state[segment] > 0:
+    if state[at(segment)] > 0:
         unlink(links, node)
-        state[sizes + (state[segment] - 1) * num_pools] -= unit
-    state[segment] = which
+        state[at(sizes + (state[at(segment)] - 1) * num_pools)] -= unit
+    state[at(segment)] = which
     if which > 0:
         push(links, num_keys + (which - 1) * num_pools + pool, node)
-        state[sizes + (which - 1) * num_pools] += unit
+        state[at(sizes + (which - 1) * num_pools)] += unit
 
 
 @compiled

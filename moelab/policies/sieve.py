@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.linked_list import new_links, newer, push, unlink
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.room import answer, initial_nodes, is_in_use, is_ours, note_eviction, num_that_fit, num_wanted
@@ -43,22 +43,22 @@ def decide(view):
     used = view.int_state[num_keys + num_pools : 2 * num_keys + num_pools]
     hands = view.int_state[2 * num_keys + num_pools : 2 * num_keys + 2 * num_pools]
     lengths = view.int_state[2 * num_keys + 2 * num_pools :]
-    num_free_to_go = lengths[pool]
+    num_free_to_go = lengths[at(pool)]
     for i in view.hits:
-        used[first + view.experts[i]] = 1
+        used[at(first + view.experts[i])] = 1
         num_free_to_go -= is_ours(view, i)
     slots, room = view.free_slots[0, pool], view.free_bytes[0, pool]
     wanted, bytes_each = num_wanted(view), view.expert_bytes[1, view.layer]
     num_evict = 0
-    hand = hands[pool]
+    hand = hands[at(pool)]
     while num_free_to_go > 0 and (slots < wanted or room < wanted * bytes_each):
         if hand == head:
             hand = newer(links, head)
             continue
         after = newer(links, hand)
         if not is_in_use(view, hand):
-            if used[hand]:
-                used[hand] = 0
+            if used[at(hand)]:
+                used[at(hand)] = 0
             else:
                 unlink(links, hand)
                 room += note_eviction(view, num_evict, hand)
@@ -66,13 +66,13 @@ def decide(view):
                 num_evict += 1
                 num_free_to_go -= 1
         hand = after
-    hands[pool] = hand
+    hands[at(pool)] = hand
     num_admit = num_that_fit(view, wanted, slots, room)
     for j in range(num_admit):
         node = first + view.experts[view.misses[j]]
-        used[node] = 0
+        used[at(node)] = 0
         push(links, head, node)
-    lengths[pool] += num_admit - num_evict
+    lengths[at(pool)] += num_admit - num_evict
     answer(view, num_admit, num_evict)
 
 
@@ -82,4 +82,5 @@ POLICY = Policy(
     reference="Zhang et al. 2024 (NSDI)",
     parameters={},
     new_state=new_state,
+    layers_are_apart=True,
 )

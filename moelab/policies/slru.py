@@ -68,4 +68,5 @@ POLICY = Policy(
     reference="Karedla, Love and Wherry 1994",
     parameters={"protected": 0.8},
     new_state=new_state,
+    layers_are_apart=True,
 )

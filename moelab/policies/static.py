@@ -16,5 +16,9 @@ def decide(view):
 
 
 POLICY = Policy(
-    name="static", decide=decide, reference="Fiddler, arXiv 2402.07033; KTransformers frequency", parameters={}
+    name="static",
+    decide=decide,
+    reference="Fiddler, arXiv 2402.07033; KTransformers frequency",
+    parameters={},
+    layers_are_apart=True,
 )

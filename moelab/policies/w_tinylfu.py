@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.policies.compiled import compiled
+from moelab.policies.compiled import at, compiled
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.room import answer, note_eviction, num_wanted
 from moelab.policies.segments import capacity_of, move, new_segments, num_words, oldest, segment_of, size_of, unit_of
@@ -38,13 +38,13 @@ def _count(view, counts, node):
     """One use; after ``sample`` x capacity of them all counts of the pool are halved."""
     num_keys, num_pools = view.resident.size, view.free_slots.shape[1]
     pool, stretch = pool_of(view.layer, view.free_slots), num_keys // num_pools
-    counts[node] += 1
-    counts[num_keys + pool] += 1
+    counts[at(node)] += 1
+    counts[at(num_keys + pool)] += 1
     num_held = capacity_of(view, _LISTS) // unit_of(view, _LISTS, node)
-    if counts[num_keys + pool] >= view.int_parameters[0] * max(1, num_held):
+    if counts[at(num_keys + pool)] >= view.int_parameters[0] * max(1, num_held):
         for each in range(pool * stretch, (pool + 1) * stretch):
-            counts[each] //= 2
-        counts[num_keys + pool] //= 2
+            counts[at(each)] //= 2
+        counts[at(num_keys + pool)] //= 2
 
 
 @compiled
@@ -56,7 +56,7 @@ def _evict_one(view, counts, is_window_full):
     candidate = oldest(view, _LISTS, WINDOW, False) if is_window_full or of_main < 0 else -1
     victim = candidate if of_main < 0 else of_main
     if candidate >= 0 and of_main >= 0:
-        if counts[candidate] > counts[of_main]:
+        if counts[at(candidate)] > counts[at(of_main)]:
             move(view, _LISTS, candidate, PROBATION)
         else:
             victim = candidate
@@ -117,4 +117,5 @@ POLICY = Policy(
     reference="Einziger, Friedman and Manes 2017",
     parameters={"window": 0.01, "protected": 0.8, "sample": 10},
     new_state=new_state,
+    layers_are_apart=True,
 )

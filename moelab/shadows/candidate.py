@@ -10,15 +10,15 @@ import numpy as np
 
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Phase
-from moelab.policies.counts import NUM_COLUMNS, ROUTINGS
+from moelab.policies.counts import LAYER_STEPS, NUM_COLUMNS, ROUTINGS
 from moelab.policies.session import PolicySession
-
-LAYER_STEPS = NUM_COLUMNS
-"""Column behind those of ``policies.counts``: requests of the layer that routed something."""
 
 
 class Candidate:
-    """``of_request[r]`` float64 [phases, L, 9]; ``steps`` (with ``keep_log``) has int64 [L, 8] for each step."""
+    """``of_request[r]`` float64 [phases, L, 9] (columns in ``policies.counts``).
+
+    ``steps`` (with ``keep_log``) has int64 [L, 8] for each step.
+    """
 
     def __init__(self, name: str, plan: Plan, *, keep_log: bool = False) -> None:
         self.name, self.plan = name, plan

@@ -12,8 +12,8 @@ import numpy as np
 
 from moelab.analysis.bootstrap import basic_interval, resamples
 from moelab.domain.trace import Phase
-from moelab.policies.counts import EVICTIONS, HITS, MISSES, PREFETCHES, ROUTED_HITS, ROUTINGS, UPLOADS
-from moelab.shadows.candidate import LAYER_STEPS, Candidate
+from moelab.policies.counts import EVICTIONS, HITS, LAYER_STEPS, MISSES, PREFETCHES, ROUTED_HITS, ROUTINGS, UPLOADS
+from moelab.shadows.candidate import Candidate
 
 if TYPE_CHECKING:
     import pandas as pd

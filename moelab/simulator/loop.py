@@ -5,6 +5,10 @@ The policy comes in as a value of the type ``DECIDE_FUNCTION``; what it decides 
 stops early where the log is full, so that the caller can show progress, cancel and go on; all state
 lies in arrays. Does not know plans, bytes per node or time (``simulate`` does).
 
+Two orders of requests with equal results: as they came, or, where each layer has its own pool and the policy keeps its
+layers apart (``Policy.layers_are_apart``), all steps of one layer after those of another: what a policy remembers of
+one layer fits the first cache, of 60 layers not the second.
+
 Numba keys its disk cache by this file and the signature; the type of the view is named after the sources of
 ``policies``, so that a changed rule never runs as its old self.
 """
@@ -13,9 +17,18 @@ from __future__ import annotations
 
 from numba import njit, types
 
-from moelab.policies.compiled import OPTIONS, compiled
+from moelab.policies.compiled import OPTIONS, at, compiled
 from moelab.policies.contract import close_request, open_request
-from moelab.policies.counts import EVICTIONS, HITS, MISSES, PREFETCHES, ROUTED_HITS, ROUTINGS, UPLOADS
+from moelab.policies.counts import (
+    EVICTIONS,
+    HITS,
+    LAYER_STEPS,
+    MISSES,
+    PREFETCHES,
+    ROUTED_HITS,
+    ROUTINGS,
+    UPLOADS,
+)
 from moelab.policies.signature import ADMIT, EVICT, FIELDS, FLAG_DECODE, FLAG_PREFILL, PREFETCH
 from moelab.policies.view import DECIDE_FUNCTION, VIEW
 from moelab.source_stamp import stamped
@@ -32,6 +45,7 @@ _loop_arguments = (
     VIEW,
     _i64,  # first request
     _i64,  # stop request
+    types.boolean,  # do the requests lie layer by layer (``RequestsByLayer``), or in order of time?
     _i64[::1],  # offsets
     FIELDS["experts"],
     FIELDS["token_counts"],
@@ -49,7 +63,8 @@ _loop_arguments = (
     FIELDS["candidate_scores"],  # scores of the largest step [B, E] or [0, 0]
     FIELDS["stale_experts"],  # [E]
     _i64[::1],  # clock at which an expert entered stale_experts, -1 at first [E]
-    types.int32[:, ::1],  # counts [R, 8]
+    types.int32[:, ::1],  # counts [R, 8], [0, 8] where only the sums are wanted
+    _i64[:, :, ::1],  # sums [3, L, 9]
     types.int32[:, :, :, ::1],  # tally [3, L, E, 2]: totals of this stretch, both kinds side by side
     _i64[:, ::1],  # log, [0, 5] without one
     _i64[::1],  # progress [7]: log rows used, broken rule, where[5]
@@ -107,24 +122,33 @@ def _write_log(log, row, clock, layer, admit, evict, prefetch, num_out):
 @njit(_i64(*_loop_arguments), nogil=True, **OPTIONS)
 @stamped
 def run(
-    decide, view, first, stop, offsets, experts, token_counts, gate_sums, next_use, step_of, first_token, flags_of,
-    run_flags, half_scores, stale, float_of_half, hits, misses, scores, stale_buffer, stale_clock, counts, tally, log,
-    progress,
+    decide, view, first, stop, by_layer, offsets, experts, token_counts, gate_sums, next_use, step_of, first_token,
+    flags_of, run_flags, half_scores, stale, float_of_half, hits, misses, scores, stale_buffer, stale_clock, counts,
+    sums, tally, log, progress,
 ):  # fmt: skip
-    """Run requests [first, stop); return the first request that was not run."""
+    """Run requests [first, stop) in the order in which they lie; return the first that was not run."""
     num_layers, num_experts = view.resident.shape
     admit, evict, prefetch, num_out = view.admit, view.evict, view.prefetch, view.num_out
     longest = len(admit) + len(evict) + len(prefetch)
     where = progress[2:]
+    num_steps = len(step_of)
     step, layer = first // num_layers, first % num_layers - 1
-    for clock in range(first, stop):
-        layer += 1
-        if layer == num_layers:
-            step, layer = step + 1, 0
+    if by_layer:
+        step, layer = first % num_steps - 1, first // num_steps
+    for number in range(first, stop):
+        if by_layer:
+            step += 1
+            if step == num_steps:
+                step, layer = 0, layer + 1
+        else:
+            layer += 1
+            if layer == num_layers:
+                step, layer = step + 1, 0
+        clock = step * num_layers + layer
         flags = flags_of[step] | run_flags
-        begin, end = offsets[clock], offsets[clock + 1]
+        begin, end = offsets[number], offsets[number + 1]
         if len(log) > 0 and len(log) - progress[0] < longest:
-            return clock
+            return number
         phase = 2
         if flags & (FLAG_PREFILL | FLAG_DECODE) == FLAG_PREFILL:
             phase = 0
@@ -148,28 +172,38 @@ def run(
         missed, routed_hits, routings = view.misses, 0, 0
         of_phase = tally[phase, layer]
         for i in range(begin, end):
-            routings += token_counts[i]
+            routings += token_counts[at(i)]
         for j in missed:
-            of_phase[experts[begin + j], READ] += 1
-            routed_hits -= token_counts[begin + j]
+            of_phase[at(experts[at(begin + j)]), READ] += 1
+            routed_hits -= token_counts[at(begin + j)]
         decide(view)
         num_admit, num_evict, num_prefetch = num_out[ADMIT], num_out[EVICT], num_out[PREFETCH]
         rule = close_request(view, where)
         if rule != 0:
             progress[1] = rule
-            return clock
+            return number
         for i in range(num_admit):
-            of_phase[admit[i, 0], COPIED] += 1
+            of_phase[at(admit[at(i), 0]), COPIED] += 1
         for i in range(num_prefetch):
             tally[phase, prefetch[i, 0], prefetch[i, 1], COPIED] += 1
         if len(log) > 0:
             progress[0] = _write_log(log, progress[0], clock, layer, admit, evict, prefetch, num_out)
-        row = counts[clock]
-        row[HITS] = end - begin - len(missed)
-        row[MISSES] = len(missed)
-        row[UPLOADS] = num_admit
-        row[PREFETCHES] = num_prefetch
-        row[EVICTIONS] = num_evict
-        row[ROUTED_HITS] = routings + routed_hits
-        row[ROUTINGS] = routings
+        added = sums[phase, layer]
+        added[HITS] += end - begin - len(missed)
+        added[MISSES] += len(missed)
+        added[UPLOADS] += num_admit
+        added[PREFETCHES] += num_prefetch
+        added[EVICTIONS] += num_evict
+        added[ROUTED_HITS] += routings + routed_hits
+        added[ROUTINGS] += routings
+        added[LAYER_STEPS] += routings > 0
+        if len(counts) > 0:
+            row = counts[clock]
+            row[HITS] = end - begin - len(missed)
+            row[MISSES] = len(missed)
+            row[UPLOADS] = num_admit
+            row[PREFETCHES] = num_prefetch
+            row[EVICTIONS] = num_evict
+            row[ROUTED_HITS] = routings + routed_hits
+            row[ROUTINGS] = routings
     return stop

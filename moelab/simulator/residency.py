@@ -89,7 +89,7 @@ def check_residency(trace: Trace, plan: Plan, result: SimResult) -> ResidencyChe
         initial |= plan.resident(fast.tier)
     # One line of events for all experts: by key, and by clock within it; the last event before a use decides.
     events = result.log
-    stride = result.counts.shape[0] * num_layers + 1
+    stride = len(result.phase_of_step) * num_layers + 1
     event_place = (events[:, 2] * num_experts + events[:, 3]) * stride + events[:, 0]
     order = np.argsort(event_place, kind="stable")
     event_place, arrives = event_place[order], events[order, 1] != EVICT

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moelab.policies.counts import EVICTIONS, HITS, LATE, MISSES, PREFETCHES, ROUTED_HITS, ROUTINGS, UPLOADS
+from moelab.policies.counts import (
+    EVICTIONS,
+    HITS,
+    LATE,
+    LAYER_STEPS,
+    MISSES,
+    PREFETCHES,
+    ROUTED_HITS,
+    ROUTINGS,
+    UPLOADS,
+)
 from moelab.policies.policy import PolicyState
 from moelab.policies.requests import PHASES
 from moelab.simulator.loop import COPIED, LOG_COLUMNS, READ
@@ -30,9 +40,10 @@ def _ratio(part: float, whole: float) -> float | None:
 class SimResult:
     """Result of ``simulate``.
 
-    ``counts`` int32 [S, L, 8] (columns in ``policies.counts``), ``totals`` int64 [2, 3, L, E], ``phase_of_step``
-    int8 [S] (prefill, decode, mixed), ``tokens_of_step`` int64 [S]; ``node_bytes`` float64 [nodes, L, E] what one
-    use of an expert reads at home on each node; ``link_bytes`` int64 [tiers, L] what one copy moves. ``phase``:
+    ``sums`` int64 [3, L, 9] by phase (prefill, decode, mixed; columns in ``loop``), ``counts`` int32 [S, L, 8] the same
+    by step, ``None`` where they were not kept, ``totals`` int64 [2, 3, L, E], ``phase_of_step`` int8 [S],
+    ``tokens_of_step`` int64 [S]; ``node_bytes`` float64 [nodes, L, E] what one use
+    of an expert reads at home on each node; ``link_bytes`` int64 [tiers, L] what one copy moves. ``phase``:
     the phase that rates and bytes cover, ``None`` for all. ``state`` is the snapshot after the last request.
     """
 
@@ -40,7 +51,8 @@ class SimResult:
     policy: str
     plan: str
     synthetic: bool
-    counts: np.ndarray
+    sums: np.ndarray
+    counts: np.ndarray | None
     totals: np.ndarray
     phase_of_step: np.ndarray
     tokens_of_step: np.ndarray
@@ -76,8 +88,8 @@ class SimResult:
 
     @property
     def _by_layer(self) -> np.ndarray:
-        """int64 [L, 8]."""
-        return self.counts[self._steps].sum(0, dtype=np.int64)
+        """int64 [L, 9] over the selected phase."""
+        return self.sums.sum(0) if self.phase is None else self.sums[list(PHASES).index(self.phase)]
 
     def _sum(self, column: int) -> int:
         return int(self._by_layer[:, column].sum())
@@ -91,7 +103,7 @@ class SimResult:
     @property
     def num_layer_steps(self) -> int:
         """Requests of the selected phase with at least one routed expert."""
-        return int((self.counts[self._steps][:, :, ROUTINGS] > 0).sum())
+        return self._sum(LAYER_STEPS)
 
     @property
     def hits(self) -> int:
@@ -187,7 +199,6 @@ class SimResult:
             part = replace(self, phase=name)
             if not part._steps.any():
                 continue
-            layer_steps = (part.counts[part._steps][:, :, ROUTINGS] > 0).sum(0)
             for layer, c in enumerate(part._by_layer.tolist()):
                 reads = c[MISSES] + c[UPLOADS] + c[PREFETCHES] + c[LATE]
                 rows.append(
@@ -196,7 +207,7 @@ class SimResult:
                         "routing": "synthetic" if self.synthetic else "recorded",
                         "phase": name,
                         "layer": layer,
-                        "layer_steps": int(layer_steps[layer]),
+                        "layer_steps": c[LAYER_STEPS],
                         "distinct_hits": c[HITS],
                         "distinct_misses": c[MISSES],
                         "uploads": c[UPLOADS],
@@ -204,7 +215,7 @@ class SimResult:
                         "evictions": c[EVICTIONS],
                         "hit_rate_per_routing": _ratio(c[ROUTED_HITS], c[ROUTINGS]),
                         "hit_rate_per_request": _ratio(c[HITS], c[HITS] + c[MISSES]),
-                        "reads_per_layer_step": _ratio(reads, int(layer_steps[layer])),
+                        "reads_per_layer_step": _ratio(reads, c[LAYER_STEPS]),
                     }
                 )
         return pd.DataFrame(rows)

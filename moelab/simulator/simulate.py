@@ -39,6 +39,7 @@ def simulate(
     phase: str | None = None,
     efficiency: float = 1.0,
     log: bool = False,
+    by_step: bool = True,
     requests: Requests | None = None,
     policy: Policy | None = None,
     progress: bool = True,
@@ -46,7 +47,8 @@ def simulate(
     """Replay the whole trace; rates cover ``phase`` (``prefill``, ``decode``, ``mixed``) or everything.
 
     ``machine`` adds ``predicted`` (one node: its best read rate times ``efficiency``, kernel rate / read
-    rate). ``log`` keeps every decision. ``requests``: the trace's, where they were built before.
+    rate). ``log`` keeps every decision, ``by_step`` the counts of every step (32 bytes a layer-step); sums are
+    always there. ``requests``: the trace's, where they were built before.
     ``policy``: a record that is not in ``POLICIES``, in place of the one the plan names.
 
     Raises ``ValueError`` where trace, plan and machine do not fit together, and ``PolicyContractError``
@@ -59,9 +61,10 @@ def simulate(
     requests = requests if requests is not None else Requests.of_trace(trace)
     requests.steps_of_phase(phase)  # raises for an unknown name
     state = PolicyState.of_plan(plan, chosen, requests.first_use if chosen.needs_next_use else None)
-    counts = np.zeros((requests.num_requests, NUM_COLUMNS), np.int32)
+    sums = np.zeros((len(PHASES), header.num_layers, NUM_COLUMNS + 1), np.int64)
+    counts = np.zeros((requests.num_requests if by_step else 0, NUM_COLUMNS), np.int32)
     totals = np.zeros((2, len(PHASES), header.num_layers, header.num_experts), np.int64)
-    kept = run_requests(trace, requests, chosen, state, counts, totals, log=log, progress=progress)
+    kept = run_requests(trace, requests, chosen, state, sums, counts, totals, log=log, progress=progress)
     codes = requests.flags & PHASES["mixed"]
     phase_of_step = np.select([codes == code for code in PHASES.values()], range(len(PHASES)), -1).astype(np.int8)
     nodes = tuple(t for t in plan.tiers if t.startswith("node"))
@@ -70,7 +73,8 @@ def simulate(
         policy=chosen.name,
         plan=plan.fingerprint(),
         synthetic=header.synthetic,
-        counts=counts.reshape(requests.num_steps, header.num_layers, NUM_COLUMNS),
+        sums=sums,
+        counts=counts.reshape(-1, header.num_layers, NUM_COLUMNS) if by_step else None,
         totals=totals,
         phase_of_step=phase_of_step,
         tokens_of_step=np.diff(requests.first_token),
@@ -113,15 +117,18 @@ def run_requests(
     requests: Requests,
     policy: Policy,
     state: PolicyState,
+    sums: np.ndarray,
     counts: np.ndarray,
     totals: np.ndarray,
     *,
     log: bool,
     progress: bool,
 ) -> np.ndarray | None:
-    """All requests through the loop: fills ``counts`` [R, 8] and ``totals`` [2, 3, L, E], changes ``state``.
+    """All requests through the loop: fills ``sums`` [3, L, 9], ``totals`` [2, 3, L, E], changes ``state``.
 
-    Returns the log of decisions or ``None``. What ``simulate`` spends beyond this is the plan.
+    ``counts``: [R, 8], or [0, 8] where nobody wants them. Layer by layer where that gives the same (``loop``) and
+    no log is kept, whose order is that of the requests. Returns the log of decisions or ``None``. What ``simulate``
+    spends beyond this is the plan.
     """
     from tqdm.auto import tqdm
 
@@ -129,7 +136,6 @@ def run_requests(
     scores, stale = trace.extras.get("candidate_scores"), trace.extras.get("stale_gate_experts")
     half_scores = nothing if scores is None else np.ascontiguousarray(scores, np.float16).view(np.uint16)
     stale_experts = nothing if stale is None else np.ascontiguousarray(stale, np.uint16)
-    next_use = requests.next_use if policy.needs_next_use else np.zeros(0, np.int64)
     num_layers, num_experts = state.resident.shape
     view = state.view()
     buffers = (
@@ -146,18 +152,21 @@ def run_requests(
     marks = np.zeros(7, np.int64)
     pages: list[np.ndarray] = []
     tally = np.zeros((*totals.shape[1:], 2), np.int32)  # small, so that it stays in the core's cache
+    is_by_layer = policy.layers_are_apart and state.free_slots.shape[1] == num_layers and not log
+    lying = requests.by_layer() if is_by_layer else requests
+    next_use = lying.next_use if policy.needs_next_use else np.zeros(0, np.int64)
     done = 0
     with tqdm(total=requests.num_requests, desc=f"simulate {policy.name}", delay=1, disable=not progress) as bar:
         while done < requests.num_requests:
             reached = run(
-                policy.decide, view, done, min(done + _CHUNK, requests.num_requests),
-                requests.offsets, requests.experts, requests.token_counts, requests.gate_sums, next_use,
+                policy.decide, view, done, min(done + _CHUNK, requests.num_requests), is_by_layer,
+                lying.offsets, lying.experts, lying.token_counts, lying.gate_sums, next_use,
                 requests.step, requests.first_token, requests.flags, FLAG_OVERFLOW if state.overflow else 0,
-                half_scores, stale_experts, FLOAT_OF_HALF, *buffers, counts, tally, book, marks,
+                half_scores, stale_experts, FLOAT_OF_HALF, *buffers, counts, sums, tally, book, marks,
             )  # fmt: skip
             if marks[1]:
                 raise contract_error(
-                    policy.name, int(marks[1]), marks[2:], int(requests.step[reached // requests.num_layers])
+                    policy.name, int(marks[1]), marks[2:], int(requests.step[marks[2] // requests.num_layers])
                 )
             if log:
                 pages.append(book[: marks[0]].copy())

@@ -35,14 +35,7 @@ def test_generated_checkpoint_loads_and_runs(tmp_path, form):
 
 
 @pytest.mark.parametrize(
-    ("form", "how"),
-    [
-        ("int4", {"dense_weights": "int8"}),
-        ("int4", {}),
-        ("bf16", {"dense_weights": "int4"}),
-        ("fused", {}),
-        ("saved", {}),
-    ],
+    ("form", "how"), [("int4", {}), ("bf16", {"dense_weights": "int4"}), ("fused", {}), ("saved", {})]
 )
 def test_peak_of_loading_is_hardly_more_than_the_weights(tmp_path, form, how):
     stored = "int4" if form == "saved" else form
@@ -62,6 +55,8 @@ def test_the_bound_can_fail():
 
 
 def test_every_case_is_a_row(monkeypatch):
+    """Of two cases: each takes the seconds in which a process imports torch."""
+    monkeypatch.setattr(loading, "CASES", loading.CASES[2:4])
     monkeypatch.setattr(loading, "COPY_ROWS", 16)
     monkeypatch.setattr(loading, "COPY_COLUMNS", 256)
     rows = loading.bench_loading(0.01, SMALL)

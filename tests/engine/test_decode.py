@@ -108,7 +108,7 @@ def test_generation_says_what_ran(engine):
     before = engine.counters
     result = engine.generate(tokens(10).tolist(), 5, stop=())
     after = engine.counters
-    assert (result.isa, result.activation, result.dense_dtype) == (engine.isa, "f32", "float32")
+    assert (result.isa, result.activation, result.dense_path) == (engine.isa, "f32", engine.dense_path)
     assert after.num_prefill_tokens - before.num_prefill_tokens == 10
     assert after.num_decode_tokens - before.num_decode_tokens == 4
     assert after.expert_bytes > before.expert_bytes

@@ -9,6 +9,7 @@ import torch
 import moelab
 from moelab.engine.dense import PACKED_FORMATS, KernelLinear, Rows, TorchLinear
 from moelab.engine.engine import load
+from moelab.engine.recorder import record
 from moelab.kernels import Pool, isa_table
 
 NATIVE = [row.isa for row in isa_table() if row.supported and row.isa != "numba"]
@@ -34,7 +35,7 @@ def exact(tokens):
 def test_same_model_within_the_error_of_the_format(dense_weights, tokens, exact):
     with load(NANO, activation="f32", dense_dtype="float32", dense_weights=dense_weights) as engine:
         assert engine.dense_weights == dense_weights
-        assert f"from {dense_weights} weights" in repr(engine)
+        assert f"{dense_weights} weights" in repr(engine)
         together = engine.forward(tokens).log_softmax(-1)
         difference = float((together.exp() * (together - exact)).sum(-1).mean())  # KL divergence
         assert abs(difference) < LIMIT[dense_weights]
@@ -62,6 +63,24 @@ def test_kernel_linear_equals_torch_on_numbers_that_the_format_holds(dtype):
             first = ours(x[0, 0][None])
             ours(x[1])
             torch.testing.assert_close(first, ours(x[0, 0][None]))  # a result stays when the kernel runs again
+
+
+@pytest.mark.parametrize(
+    ("choice", "path"),
+    [
+        ({"dense_weights": "int8"}, "int8 weights, int8 activations on generic;"),
+        ({"dense_weights": "float32"}, "float32 weights, f32 activations on generic;"),
+        ({"dense_weights": "torch", "dense_dtype": "float32"}, "float32 on cpu"),
+    ],
+)
+def test_the_dense_path_is_told(choice, path):
+    """In the summary, in every generation and in the header of every trace that the engine records."""
+    with load(NANO, device="cpu", isa="generic", **choice) as engine:
+        assert engine.dense_path.startswith(path)
+        assert engine.dense_path in repr(engine)
+        with record(engine) as trace:
+            assert engine.generate([1, 2, 3], 2).dense_path == engine.dense_path
+        assert engine.dense_path in trace.header.engine
 
 
 @pytest.mark.parametrize(("dense_dtype", "chosen"), [(None, "bf16"), ("float32", "float32"), ("bfloat16", "bf16")])

@@ -8,7 +8,7 @@ from tests.policies.test_policies_equal_twins import assert_equal_to_twin, decis
 from tests.seeded_traces import trace_of_sets
 
 
-def moves(sets, policy, *, num_layers=1, num_prefill=0, stale=None, **options):
+def moves(sets, policy, *, num_layers=1, num_prefill=0, stale=None, request=None, **options):
     """{request: "-evicted +admitted >prefetched"} of a run, and the run.
 
     The first sets are tokens of one prefill step.
@@ -18,6 +18,10 @@ def moves(sets, policy, *, num_layers=1, num_prefill=0, stale=None, **options):
         step = np.maximum(0, np.arange(len(sets)) - num_prefill + 1)
         phase = np.where(np.arange(len(sets)) < num_prefill, Phase.PREFILL, Phase.DECODE)
         table = TokenTable.build(step=step, request=0, position=np.arange(len(sets)), phase=phase)
+        trace = Trace(trace.header, trace.experts, trace.gate_weights, table)
+    if request is not None:  # number of each token's request
+        at = np.arange(len(request))
+        table = TokenTable.build(step=at, request=np.array(request), position=at, phase=Phase.DECODE)
         trace = Trace(trace.header, trace.experts, trace.gate_weights, table)
     if stale is not None:  # [T][L] one expert each
         trace.extras["stale_gate_experts"] = np.array(stale, np.uint16)[:, :, None]
@@ -163,10 +167,32 @@ def test_gdsf():
     assert made == {0: "+0", 2: "+1", 3: "-1 +2", 4: "-0 +3"}
 
 
+def test_gdsf_as_libcachesim_has_it():
+    """One slot: 0 is worth 2. {1} is worth 1, less: it is turned away, and the floor is 1. {1} is worth 2, as 0, and
+    younger: 0 goes, the floor is 2. {2} is worth 3, above 1.
+    """
+    parameters = {"floor_before": 1, "hysteresis": -1e-9}
+    made, _ = moves([[0], [0], [1], [1], [2]], "gdsf", slots_per_layer=1, parameters=parameters)
+    assert made == {0: "+0", 3: "-0 +1", 4: "-1 +2"}
+
+
 def test_mrs():
     """Gate weights are 1. {2}: S is 0.375, 0.125, 0.5: 1 goes. {1}: 0.1875, 0.5625, 0.25: 0 goes."""
     made, _ = moves([[0, 1], [0], [2], [1]], "mrs", slots_per_layer=2)
     assert made == {0: "+0 +1", 2: "-1 +2", 3: "-0 +1"}
+
+
+def test_eam():
+    """A new request forgets 0, used three times: it is worth 0 when {2} comes, 1 is worth 1/2 x 1/5. LFU takes 1.
+
+    Two layers, one pool: in pass 2 expert 0 of layer 0 is worth 1 x 2/3 x 2/3, expert 1 of layer 1 1/2 x 1 x 1.
+    """
+    sets = [[0], [0], [0], [1], [2]]
+    made, _ = moves(sets, "eam", slots_per_layer=2, request=[0, 0, 0, 1, 1])
+    assert made == {0: "+0", 3: "+1", 4: "-0 +2"}
+    assert moves(sets, "eam", slots_per_layer=2)[0] == {0: "+0", 3: "+1", 4: "-1 +2"}  # one request
+    made, _ = moves([[0], [1], [0], [1], [2], [1]], "eam", num_layers=2, slots=2)
+    assert made == {0: "+0", 1: "+1", 4: "-0 +2"}
 
 
 def test_least_stale():
@@ -236,6 +262,20 @@ def test_prefetch_markov():
     )
     assert made == {0: "+0", 1: "+1", 3: "-1 +2", 4: "-2 >1"}
     assert result.hits == 3
+
+
+def test_prefetch_eam():
+    """Requests A and B used 1 and 2 in layer 1. C's first token knows nothing; at its second C looks like B, whose 2 is
+    in already. D begins with 1 and looks like A: 1 is in. After 3 has taken its place D still looks like A (cosine
+    1 / sqrt 2; B and C: 0): 1 is copied back while layer 0 runs, and hits.
+    """
+    sets = [[0], [1], [0], [2], [0], [2], [0], [2], [0], [1], [0], [3], [0], [1]]
+    request = [0, 1, 2, 2, 3, 3, 3]
+    made, result = moves(
+        sets, "prefetch_eam", num_layers=2, slots_per_layer=1, request=request, parameters={"width": 1}
+    )
+    assert made == {0: "+0", 1: "+1", 3: "-1 +2", 9: "-2 +1", 11: "-1 +3", 12: "-3 >1"}
+    assert (result.prefetches, result.misses) == (1, 5)
 
 
 def test_every_policy_has_a_trace_here():

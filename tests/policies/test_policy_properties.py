@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from moelab.policies import POLICIES, Policy
 from moelab.policies.compiled import compiled
 from moelab.policies.contract import RULES, PolicyContractError
+from moelab.policies.counts import LAYER_STEPS, ROUTINGS
 from moelab.policies.policy import PolicyState
 from moelab.policies.requests import Requests
 from moelab.policies.signature import FIELDS
@@ -166,3 +167,30 @@ def test_unknown_parameter_and_lost_home_are_refused():
         simulate(trace, plan)
     with pytest.raises(ValueError, match="placements exceed the capacity of fast0 by 1 slots"):
         simulate(trace, plan_for(trace, "lru", slots_per_layer=1, resident=[(0, 1), (0, 2)]))
+
+
+@pytest.mark.parametrize("policy", [name for name, each in POLICIES.items() if each.layers_are_apart])
+def test_layer_by_layer_equals_in_order(policy):
+    """A replay without a log goes through a block of steps layer by layer, one with a log in order: same counts, same
+    residents. Several requests, prefill of several tokens, a second block; capacities differ by layer.
+    """
+    trace = seeded_trace(
+        11, num_layers=5, num_experts=12, top_k=3, num_requests=8, prefill_tokens=6, decode_tokens=24, batch=2
+    )
+    parameters = {"decay": 2.0**-20} if policy == "ema_lfu" else {}  # its unit changes every 13 steps
+    plan = plan_for(
+        trace, policy, slots_per_layer=5, resident=[(0, 3), (2, 1), (2, 7)], upload_budget=3, parameters=parameters
+    )
+    fast = plan.fast_tiers[0].model_copy(update={"slots_per_layer": (5, 1, 7, 0, 12)})
+    plan = plan.model_copy(update={"fast_tiers": (fast,)})
+    in_order, by_layer = (simulate(trace, plan, log=log, progress=False) for log in (True, False))
+    assert in_order.sums[:, :, :LAYER_STEPS].sum() > 0
+    assert len(in_order.phase_of_step) > 65
+    for name in ("counts", "sums", "totals"):
+        assert np.array_equal(getattr(in_order, name), getattr(by_layer, name)), name
+    assert np.array_equal(in_order.state.resident, by_layer.state.resident)
+    assert np.array_equal(in_order.sums[:, :, :LAYER_STEPS].sum(0), in_order.counts.sum(0))
+    assert (in_order.counts[:, :, ROUTINGS] > 0).sum() == in_order.num_layer_steps
+    only_sums = simulate(trace, plan, by_step=False, progress=False)
+    assert only_sums.counts is None
+    assert only_sums.summary() == in_order.summary()

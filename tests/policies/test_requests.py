@@ -32,6 +32,18 @@ def test_equals_naive_grouping(seed, batch, top_k, prefill, unrouted):
         assert requests.gate_sums[entries].tolist() == [float(total) for _, total in used.values()]
 
 
+def test_by_layer_holds_the_same_requests():
+    requests = Requests.of_trace(seeded_trace(3, batch=2, unrouted=0.3))
+    by_layer, (num_steps, num_layers) = requests.by_layer(), requests.set_sizes.shape
+    assert requests.by_layer() is by_layer
+    for clock in range(requests.num_requests):
+        step, layer = divmod(clock, num_layers)
+        here = slice(*requests.offsets[clock : clock + 2])
+        there = slice(*by_layer.offsets[layer * num_steps + step :][:2])
+        for name in ("experts", "token_counts", "gate_sums", "next_use"):
+            assert np.array_equal(getattr(requests, name)[here], getattr(by_layer, name)[there]), name
+
+
 def test_next_use_by_hand():
     """E = 4. Experts 0 and 1 return together in request 2; 1 is used again in 3, so 1 has place 0 there."""
     requests = Requests.of_trace(trace_of_sets([[0, 1], [2], [0, 1], [1]], num_experts=4))

@@ -1,6 +1,7 @@
 """A sweep: same numbers as single simulations, in threads and on a cluster; resumable; whole rows; refusals."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from moelab.policies.requests import PHASES, Requests
 from moelab.simulator.simulate import run_requests, simulate
 from moelab.sweeps import cell as cell_module
 from moelab.sweeps import on_dask
-from moelab.sweeps.cell import Cell, digest_of_trace
+from moelab.sweeps.cell import Cell
 from tests.seeded_traces import plan_for, seeded_trace
 
 ADMITTING = PolicyChoice(name="ema_lfu", parameters={"decay": 0.5, "hysteresis": 0.25})
@@ -97,7 +98,7 @@ def test_repeated_computes_nothing_and_larger_computes_what_is_new(tmp_path, mon
 def test_key_follows_what_decides_the_numbers(monkeypatch):
     trace = trace_with_batches()
     cell = Cell(PolicyChoice(name="mrs"), 4, "layer")
-    digest = digest_of_trace(trace)
+    digest = trace.digest()
     key = cell.key(digest)
     assert key == Cell(PolicyChoice(name="mrs", parameters={"alpha": 0.5}), 4, "layer").key(digest)  # the default
     others = [
@@ -107,11 +108,11 @@ def test_key_follows_what_decides_the_numbers(monkeypatch):
     ]  # fmt: skip
     assert len({key, *(other.key(digest) for other in others)}) == 5
     trace.gate_weights[0, 0, 0] += 1  # mrs sees it, though a static plan's fingerprint does not
-    assert digest_of_trace(trace) != digest
+    assert trace.digest() != digest
     trace.gate_weights[0, 0, 0] -= 1
-    assert digest_of_trace(trace) == digest
+    assert trace.digest() == digest
     trace.extras["candidate_scores"] = np.zeros((*trace.shape[:2], 16), np.float16)
-    assert digest_of_trace(trace) != digest
+    assert trace.digest() != digest
     monkeypatch.setattr(cell_module, "stamp_of_room", lambda room: f"edited {room}")
     cell_module.code_version.cache_clear()
     edited = cell.key(digest)
@@ -138,6 +139,28 @@ def test_error_in_one_row_keeps_the_others(tmp_path, monkeypatch):
     after = moelab.sweep(trace, ["lru"], [2, 3, 4, 5], out=tmp_path, progress=False)
     assert after.num_known == len(slots)
     assert after.rows == moelab.sweep(trace, ["lru"], [2, 3, 4, 5], progress=False).rows
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize("at", [0, 3, 7])
+def test_interrupt_is_an_answer(tmp_path, monkeypatch, at, num_threads):
+    """SIGINT while cell `at` runs: what had begun is kept, nothing else begins, Python's handler stands again."""
+    trace, row, begun = trace_with_batches(), Cell.row, []
+
+    def interrupted(cell, *arguments):
+        begun.append(cell)
+        if len(begun) == at + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)  # the signal reaches the main thread
+        return row(cell, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cell, "row", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            moelab.sweep(trace, ["lru"], range(1, 9), out=tmp_path, num_threads=num_threads, progress=False)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert len(begun) == at + 1 or (num_threads > 1 and len(begun) > at)
+    assert len(list(tmp_path.iterdir())) == len(begun)
 
 
 def test_interrupted_sweep_leaves_whole_rows_and_resumes(tmp_path):
@@ -175,9 +198,9 @@ def test_loop_releases_the_gil():
     plan = plan_for(trace, "lfru", slots_per_layer=16)
     state = PolicyState.of_plan(plan, POLICIES["lfru"])
     counts = np.zeros((requests.num_requests, NUM_COLUMNS), np.int32)
-    totals = np.zeros((2, len(PHASES), 40, 64), np.int64)
+    sums, totals = np.zeros((3, 40, NUM_COLUMNS + 1), np.int64), np.zeros((2, len(PHASES), 40, 64), np.int64)
     work = threading.Thread(
-        target=run_requests, args=(trace, requests, POLICIES["lfru"], state, counts, totals),
+        target=run_requests, args=(trace, requests, POLICIES["lfru"], state, sums, counts, totals),
         kwargs={"log": False, "progress": False},
     )  # fmt: skip
     simulate(trace.take(np.arange(len(trace.experts)) < 10), plan, progress=False)  # compiled before
