@@ -21,9 +21,7 @@ def plan_of(
     if slots_per_layer is None and not capacity:
         slots_per_layer = 7
     slots = engine.slot_format(weight_format)
-    plan = empty(
-        engine.trace_header(), slots_per_layer=slots_per_layer, policy=policy, fast_format=slots, **capacity
-    )
+    plan = empty(engine.trace_header(), slots_per_layer=slots_per_layer, policy=policy, fast_format=slots, **capacity)
     placed = [*resident, *pinned]
     columns = plan.placements.model_dump()
     for layer, expert in placed:
@@ -66,5 +64,3 @@ def assert_live_equals_simulated(tier, trace, policy=None):
     for name in ("hits", "misses", "uploads", "prefetches", "evictions", "hit_rate_per_routing"):
         assert getattr(report, name) == getattr(simulated, name), name
     return simulated, report
-
-

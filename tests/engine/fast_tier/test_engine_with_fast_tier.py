@@ -146,9 +146,7 @@ def changed(plan, **fields):
 def test_what_cannot_be_carried_out_is_refused_and_the_tier_before_stays(engine):
     plan = plan_of(engine, "lru")
     before = engine.use_plan(plan)
-    wrong_bytes = plan.model_dump()["format_of_tier"] | {
-        "fast0": {"weight_format": "bf16", "expert_bytes": (17,) * 6}
-    }
+    wrong_bytes = plan.model_dump()["format_of_tier"] | {"fast0": {"weight_format": "bf16", "expert_bytes": (17,) * 6}}
     wrong_format = plan.model_dump()["format_of_tier"] | {"fast0": {"weight_format": "Q4_0", "expert_bytes": (0,) * 6}}
     for other, message in (
         (changed(plan, policy={"name": "lru", "parameters": {"overflow": 1}}), "allocated once"),
