@@ -26,9 +26,9 @@ from moelab.bench.result import BenchResult
 from moelab.domain.plan import FastTier, Placements, Plan, PlanModel, PolicyChoice, TierFormat
 from moelab.domain.trace import Phase, TokenTable, Trace, TraceHeader
 from moelab.policies import POLICIES
+from moelab.policies.counts import NUM_COLUMNS
 from moelab.policies.policy import PolicyState
 from moelab.policies.requests import PHASES, Requests
-from moelab.simulator.loop import NUM_COLUMNS
 from moelab.simulator.simulate import run_requests
 
 NUM_LAYERS, NUM_EXPERTS, TOP_K = 60, 384, 8
