@@ -11,8 +11,9 @@ similarities: the older row; equal counts: the lower expert. Serving, room and a
 is charged.
 
 Cosines are kept by their exact integer dot products, so a request costs O(M rows) and a pass O(L rows), whatever E is.
-State of its own, R rows: M [L, E], squared norms of M [L], matched row [L] or -1, rows used [1], matches of each row [R], squared norms [L, R], dot products [L, R], most used experts [R, L, width] or -1, the
-collection [L, E, R] as int32; ``float_state`` [R] similarities. Floor 1.
+State of its own, R rows: M [L, E], squared norms of M [L], matched row [L] or -1, rows used [1], matches of each row
+[R], squared norms [L, R], dot products [L, R], most used experts [R, L, width] or -1, the collection [L, E, R] as
+int32; ``float_state`` [R] similarities. Floor 1.
 """
 
 from __future__ import annotations
