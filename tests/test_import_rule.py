@@ -15,7 +15,7 @@ FLOOR_OF_ROOM = {
     "engine": 2, "analysis": 2, "simulator": 2, "sizing": 2, "synthetic": 2, "sources": 2,
     "planner": 3, "calibrate": 3,  # execution asks calibrate for the machine, so it stands below
     "migration": 4, "execution": 4, "realism": 4, "sweeps": 4,
-    "plots": 5,
+    "plots": 5, "findings": 5,
     "html_report": 6, "widgets": 6, "bench": 6,
     "cli": 7,
 }  # fmt: skip

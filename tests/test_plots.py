@@ -7,7 +7,7 @@ import moelab
 from moelab import plots
 from moelab.analysis import miss_ratio_curve
 from moelab.domain.counts import CountsTable
-from tests.seeded_traces import seeded_trace
+from tests.seeded_traces import plan_for, seeded_trace
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +68,65 @@ def test_counts_have_a_load_map():
     table = CountsTable("tiny", trace.num_tokens, 3, (0, 1, 2), trace.loads())
     assert np.array_equal(plots.load_map(table).data[0].z, plots.load_map(trace).data[0].z)
     assert "SYNTHETIC" not in plots.load_map(table).layout.title.text
+
+
+@pytest.fixture(scope="module")
+def swept():
+    trace = seeded_trace(3, num_requests=6, decode_tokens=30)
+    policies = ["lru", "admit_lfru", "prefetch_previous", "static"]
+    return moelab.sweep(trace, policies, [1, 4, 8], phase="decode", oracles=True, progress=False)
+
+
+def test_policy_curves_hold_the_rows_and_the_bands_lie_below(swept):
+    frame = swept.to_frame().set_index(["policy", "slots"])
+    misses, reads = plots.policy_curves(swept, of="misses"), plots.policy_curves(swept, of="reads")
+    for figure in (misses, reads):
+        assert "SYNTHETIC" in figure.layout.title.text
+        assert figure.layout.shapes[-1].x0 == 3, "top-k"
+    assert list(trace_named(misses, "lru").y) == (1 - frame.loc["lru"].hit_rate_per_request).tolist()
+    assert list(trace_named(reads, "lru").y) == frame.loc["lru"].reads_per_layer_step.tolist()
+    assert trace_named(misses, "static (in sample)")
+    bypass, demand = (next(t for t in misses.data if t.fill == fill) for fill in ("tozeroy", "tonexty"))
+    assert list(bypass.y) == (1 - frame.loc["min_bypass"].hit_rate_per_request).tolist()
+    assert (np.array(bypass.y) <= np.array(demand.y)).all()
+    assert (np.array(demand.y) <= np.array(trace_named(misses, "lru").y)).all()
+
+
+def test_cliff_of_one_pool_is_marked_where_lru_begins_to_hit():
+    trace = seeded_trace(3, num_layers=4, num_experts=16, num_requests=3, prefill_tokens=0, decode_tokens=60)
+    result = moelab.sweep(trace, ["lru"], [6, 9, 12, 24], scope="global", progress=False)
+    figure = plots.policy_curves(result)
+    assert figure.layout.shapes[-1].x0 == 4 * 3
+    assert "L x K = 12" in figure.layout.annotations[-1].text
+    missed = dict(zip(figure.data[0].x, figure.data[0].y, strict=True))
+    assert missed[6] == missed[9] == 1, "sequential flooding: the other layers' (L - 1) x K experts come in between"
+    assert missed[12] < 1
+
+
+def test_regret_bars_are_misses_above_the_oracle_of_the_class(swept):
+    figure = plots.regret_bars(swept)
+    frame = swept.to_frame().set_index(["policy", "slots"]).misses_per_layer_step
+    seen = {}
+    for bar, slots in zip(figure.data, np.repeat([1, 4, 8], 2), strict=True):
+        seen |= {(name, slots): regret for name, regret in zip(bar.y, bar.x, strict=True)}
+    assert {name for name, _ in seen} == {"lru", "admit_lfru", "static"}, "what prefetches has no bound"
+    for (name, slots), regret in seen.items():
+        oracle = "min_demand" if name == "lru" else "min_bypass"
+        assert regret == pytest.approx(frame[name, slots] - frame[oracle, slots])
+        assert regret >= 0
+    alone = moelab.sweep(seeded_trace(3), ["lru"], [4], progress=False)
+    with pytest.raises(ValueError, match="regret needs min_demand in the sweep"):
+        plots.regret_bars(alone)
+
+
+def test_simulated_reads_add_up():
+    trace = seeded_trace(3)
+    result = moelab.simulate(trace, plan_for(trace, "lru", slots_per_layer=4), phase="decode", progress=False)
+    figure = plots.simulated_reads(result)
+    height = sum(np.array(bar.y) for bar in figure.data if bar.type == "bar")
+    assert height.mean() == pytest.approx(result.reads_per_layer_step)
+    used = figure.data[-1].y
+    assert np.mean(used) == pytest.approx((result.hits + result.misses) / result.num_layer_steps)
+    arrays = result.to_xarray()
+    assert arrays["uploads"].sum() == result.uploads
+    assert arrays.sizes == {"phase": 1, "layer": 3}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moelab.cli.output import print_json, print_rows, print_table
+from moelab.cli.output import check_report, print_json, print_rows, print_table
 from moelab.cli.trace_arguments import add_phase, add_trace, check_phase, load_trace
 
 if TYPE_CHECKING:
@@ -31,10 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from moelab.analysis import analyse
 
-    if options.report and not Path(options.report).resolve().parent.is_dir():
-        raise ValueError(
-            f"--report is {options.report}, but its folder does not exist: create it or choose another path"
-        )
+    check_report(options.report)
     source = _load(options.trace)
     result = analyse(
         source, phase=_phase(source, options.phase), num_windows=options.windows, num_samples=options.samples,

@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def check_report(path: str | None) -> None:
+    """Before any work: raises ``ValueError`` where the page of ``--report`` could not be written."""
+    if path and not Path(path).resolve().parent.is_dir():
+        raise ValueError(f"--report is {path}, but its folder does not exist: create it or choose another path")
 
 
 def plain(value: Any) -> Any:

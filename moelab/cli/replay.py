@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moelab.cli.output import print_json
+from moelab.cli.output import check_report, print_json
 from moelab.cli.trace_arguments import add_machine, add_phase, add_trace, check_phase, load_trace
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
 
     if options.uniform and options.trace:
         raise ValueError("got both TRACE and --uniform, expected one")
-    _check_writable(options.report)
+    check_report(options.report)
     if options.uniform:
         from moelab.execution.uniform import uniform_trace
 
@@ -96,9 +95,3 @@ def _say_prediction(name: str, prediction: Prediction) -> None:
     """On standard error, before the row is measured; ``--json`` carries it with its time as well."""
     row = {"own": "(a)", "expert_shape": "(b)"}[name]
     print(f"predicted at {prediction.made_at}: {row} {prediction.ms_per_token():.3f} ms/token", file=sys.stderr)
-
-
-def _check_writable(path: str | None) -> None:
-    """Say before a minute of work that the report cannot be written."""
-    if path and not Path(path).resolve().parent.is_dir():
-        raise ValueError(f"--report is {path}, but its folder does not exist: create it or choose another path")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from moelab.cli.output import print_json, print_rows
+from moelab.cli.output import check_report, print_json, print_rows
 from moelab.cli.trace_arguments import add_machine, add_phase, add_trace, check_phase, load_trace
 
 HELP = "simulate a trace under a plan: hits, reads, uploads, predicted time"
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compare with the residency that the engine recorded, every row of the trace",
     )
+    parser.add_argument("--report", metavar="FILE", help="also write a self-contained HTML page with pictures")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -41,6 +42,7 @@ def run(options: argparse.Namespace) -> None:
     from moelab.execution.planned import plan_for, policy_label, scored_part
     from moelab.simulator import check_residency, simulate
 
+    check_report(options.report)
     trace = load_trace(options.trace)
     phase = check_phase(trace, options.phase)
     plan = plan_for(
@@ -60,6 +62,10 @@ def run(options: argparse.Namespace) -> None:
         summary["predicted"] = "nothing: neither trace nor plan says the bytes of an expert"
     if options.check_residency:
         summary |= check_residency(scored, plan, result).summary()
+    if options.report:
+        from moelab.html_report import report_simulation
+
+        report_simulation(result, scored, plan, options.report)
     if options.json:
         print_json(summary)
     else:
@@ -67,3 +73,5 @@ def run(options: argparse.Namespace) -> None:
         if trace.header.synthetic:
             title += ", synthetic routing"
         print_rows(title, summary)
+        if options.report:
+            print(f"report: {options.report}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from moelab.cli.output import print_json, print_table
+from moelab.cli.output import check_report, print_json, print_table
 from moelab.cli.trace_arguments import add_phase, add_trace, check_phase, load_trace
 
 if TYPE_CHECKING:
@@ -32,24 +32,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scheduler", metavar="ADDRESS", help="a Dask scheduler, such as tcp://host:8786 (extra: sweep)"
     )
+    parser.add_argument(
+        "--report", metavar="FILE", help="also write a self-contained HTML page with pictures (adds the oracles)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     from moelab.sweeps import sweep
 
+    check_report(options.report)
     policies = [policy_of(text) for text in options.policies]
     capacities = [capacity_of(text) for text in options.capacities]
     trace = load_trace(options.trace)
     result = sweep(
         trace, policies, capacities, scope=options.scope, out=options.out, scheduler=options.scheduler,
-        phase=check_phase(trace, options.phase), progress=not options.json,
+        phase=check_phase(trace, options.phase), oracles=bool(options.report),
+        progress=not options.json,
     )  # fmt: skip
+    if options.report:
+        from moelab.html_report import report_sweep
+
+        report_sweep(result, options.report)
     if options.json:
         print_json({"computed": result.num_computed, "known": result.num_known, "rows": result.table()})
         return
     wide = result.reads().reset_index()
     print_table(result.title, wide.rename(columns=str))
     print(f"{result.num_computed} rows computed, {result.num_known} were in {options.out}")
+    if options.report:
+        print(f"report: {options.report}")
 
 
 def policy_of(text: str) -> PolicyChoice:

@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from moelab.html_report.analysis import report_analysis
 from moelab.html_report.replay import report
+from moelab.html_report.simulation import report_simulation
+from moelab.html_report.sweep import report_sweep
 
-__all__ = ["report", "report_analysis"]
+__all__ = ["report", "report_analysis", "report_simulation", "report_sweep"]

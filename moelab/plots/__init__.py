@@ -11,8 +11,11 @@ from moelab.plots.coactivation_lifts import coactivation_lifts
 from moelab.plots.lag_curve import lag_curve
 from moelab.plots.load_map import load_map
 from moelab.plots.miss_ratio import miss_ratio
+from moelab.plots.policy_curves import policy_curves
 from moelab.plots.popularity_curve import popularity_curve
+from moelab.plots.regret_bars import regret_bars
 from moelab.plots.replay_times import replay_times
+from moelab.plots.simulated_reads import simulated_reads
 from moelab.plots.stability_bars import stability_bars
 from moelab.plots.template import PALETTE, TEMPLATE
 
@@ -24,7 +27,10 @@ __all__ = [
     "lag_curve",
     "load_map",
     "miss_ratio",
+    "policy_curves",
     "popularity_curve",
+    "regret_bars",
     "replay_times",
+    "simulated_reads",
     "stability_bars",
 ]

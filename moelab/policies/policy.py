@@ -57,9 +57,10 @@ class Policy:
     ``parameters`` are its names with defaults; a float default goes to ``float_parameters``, an int to
     ``int_parameters``, each in this order; ``seed`` is filled from the plan's. ``new_state`` returns
     (float_state, int_state). ``prefetches``: it may copy what the request does not use (no oracle of
-    demand bounds it). ``layers_are_apart``: where each layer has its own pool, what it decides in a layer depends on
-    that layer's requests alone, so that the simulator may replay layer after layer. ``lossy``: its use changes what
-    the model computes. ``reference``: where the definition comes from.
+    demand bounds it). ``bypasses``: it may leave a miss outside though room could be made. ``layers_are_apart``: where
+    each layer has its own pool, what it decides in a layer depends on that layer's requests alone, so that the
+    simulator may replay layer after layer. ``lossy``: its use changes what the model computes. ``reference``: where
+    the definition comes from.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Policy:
     new_state: Callable[[PolicySetup], tuple[np.ndarray, np.ndarray]] = no_state
     needs_next_use: bool = False
     prefetches: bool = False
+    bypasses: bool = False
     layers_are_apart: bool = False
     lossy: bool = False
 
@@ -88,6 +90,18 @@ class Policy:
         if "seed" in self.parameters and "seed" not in choice.parameters:
             values["seed"] = choice.seed
         return values
+
+    def oracle(self, choice: PolicyChoice) -> str | None:
+        """The policy that bounds its hits from above with these parameters; ``None`` where it may prefetch.
+
+        ``min_demand`` where it admits whatever fits, else ``min_bypass``. Parameters of admission
+        (``hysteresis`` above -1, a limit of uploads) make any policy one that may bypass.
+        """
+        if self.prefetches:
+            return None
+        values = self.chosen(choice)
+        admits_all = values.get("hysteresis", -1.0) <= -1 and values.get("max_uploads", UNLIMITED) >= UNLIMITED
+        return "min_demand" if admits_all and not self.bypasses else "min_bypass"
 
 
 @dataclass

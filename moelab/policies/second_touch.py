@@ -77,5 +77,6 @@ POLICY = Policy(
     reference="lk_moe 2.7.4",
     parameters={"window": 32},
     new_state=new_state,
+    bypasses=True,
     layers_are_apart=True,
 )

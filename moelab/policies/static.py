@@ -20,5 +20,6 @@ POLICY = Policy(
     decide=decide,
     reference="Fiddler, arXiv 2402.07033; KTransformers frequency",
     parameters={},
+    bypasses=True,
     layers_are_apart=True,
 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moelab.cost_model.hybrid import HybridTime, Rates, hybrid
 from moelab.policies.policy import PolicyState
 from moelab.policies.requests import PHASES
 from moelab.simulator.loop import (
@@ -32,6 +33,7 @@ from moelab.simulator.loop import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
 
 
 def _ratio(part: float, whole: float) -> float | None:
@@ -153,6 +155,11 @@ class SimResult:
         return _ratio(self.misses + self.uploads + self.prefetches + self.late, self.num_layer_steps)
 
     @property
+    def misses_per_layer_step(self) -> float | None:
+        """Distinct misses per layer-step: what the oracle of a policy's class bounds."""
+        return _ratio(self.misses, self.num_layer_steps)
+
+    @property
     def uploads_per_layer_step(self) -> float | None:
         return _ratio(self.uploads, self.num_layer_steps)
 
@@ -167,6 +174,46 @@ class SimResult:
         """Bytes copied over the link of each fast tier, in the format of the tier."""
         copied = self._totals[COPIED].sum(1)
         return {t: float((copied * b).sum()) for t, b in zip(self.tier_names, self.link_bytes, strict=True)}
+
+    def bytes_of_layer_steps(self) -> dict[str, np.ndarray]:
+        """``miss_bytes``, ``fast_bytes``, ``upload_bytes`` float64 [S, L] of the selected steps, for ``hybrid``.
+
+        Hits are read in the fast tier's format, uploads and prefetches cross the link in it (or are read at home, if
+        that is more). Prefetched bytes stand at the layer that asked, each of the mean size of what was prefetched.
+        One expert of a layer counts as any other (their mean, where a plan cuts them into pieces).
+        Raises ``ValueError`` where the counts of steps were not kept.
+        """
+        if self.counts is None:
+            raise ValueError("this run kept no counts of its steps: simulate with by_step=True")
+        counts = self.counts[self._steps].astype(np.float64)
+        home = self.node_bytes.sum(0).mean(1)
+        link = self.link_bytes[0] if len(self.link_bytes) else np.zeros(len(home))
+        copy = np.maximum(home, link)
+        prefetch = 0.0
+        if self.prefetches:
+            copied = self._totals[COPIED].sum(1) - counts[:, :, UPLOADS].sum(0)
+            prefetch = float(copied @ copy) / self.prefetches
+        return {
+            "miss_bytes": counts[:, :, MISSES] * home,
+            "fast_bytes": counts[:, :, HITS] * link,
+            "upload_bytes": counts[:, :, UPLOADS] * copy + counts[:, :, PREFETCHES] * prefetch,
+        }
+
+    def time(self, rates: Rates) -> HybridTime:
+        """Time of the selected layer-steps on a machine of these ``rates`` (``cost_model.hybrid``).
+
+        Raises ``ValueError`` where expert bytes are not known or the plan uses several nodes.
+        """
+        if len(self.node_names) != 1:
+            raise ValueError(
+                f"plan uses {', '.join(self.node_names) or 'no node'}; the cost model predicts plans on one node: "
+                "simulate without a machine or plan for one node"
+            )
+        if not all(self.node_bytes.any(-1).ravel()):
+            raise ValueError(
+                "plan gives 0 bytes for the experts at home, so no time can be predicted: plan with expert bytes"
+            )
+        return hybrid(**self.bytes_of_layer_steps(), rates=rates)
 
     # -- views -------------------------------------------------------------------------------------
 
@@ -221,6 +268,12 @@ class SimResult:
                     }
                 )
         return pd.DataFrame(rows)
+
+    def to_xarray(self) -> xr.Dataset:
+        """Every figure of ``to_frame`` over (phase, layer)."""
+        frame = self.to_frame().drop(columns=["policy", "routing"]).set_index(["phase", "layer"])
+        attributes = {name: self.summary()[name] for name in ("model", "routing", "policy", "plan")}
+        return frame.astype(float).to_xarray().assign_attrs(attributes)
 
     def log_frame(self) -> pd.DataFrame:
         """Decisions in the order they were applied; kind 0 admit, 1 evict, 2 prefetch."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from moelab.cost_model import one_node
+from moelab.cost_model.hybrid import Rates
 from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
@@ -45,9 +46,10 @@ def simulate(
 ) -> SimResult:
     """Replay the whole trace; rates cover ``phase`` (``prefill``, ``decode``, ``mixed``) or everything.
 
-    ``machine`` adds ``predicted`` (one node: its best read rate times ``efficiency``, kernel rate / read
-    rate). ``log`` keeps every decision, ``by_step`` the counts of every step (32 bytes a layer-step); sums are
-    always there. ``requests``: the trace's, where they were built before.
+    ``machine`` adds ``predicted`` (one node: its best read rate times ``efficiency``, kernel rate / read rate;
+    where the machine has a fast tier, its link and memory too, with uploads beside the reads). ``log`` keeps every
+    decision, ``by_step`` the counts of every step (32 bytes a layer-step); sums are always there. ``requests``: the
+    trace's, where they were built before.
     ``policy``: a record that is not in ``POLICIES``, in place of the one the plan names.
 
     Raises ``ValueError`` where trace, plan and machine do not fit together, and ``PolicyContractError``
@@ -205,6 +207,8 @@ def _predict(result: SimResult, machine: Machine, efficiency: float) -> dict[str
         raise ValueError(
             f"{node.name} of machine {machine.name} has no read rate: probe it or simulate without a machine"
         )
+    if result.tier_names and machine.fast_tiers:
+        return _predict_with_fast_tier(result, machine, efficiency)
     return one_node.predict(
         read_bytes=result.bytes_of_node[result.node_names[0]],
         num_layer_steps=result.num_layer_steps,
@@ -213,3 +217,33 @@ def _predict(result: SimResult, machine: Machine, efficiency: float) -> dict[str
         efficiency=efficiency,
         layer_overhead_s=machine.layer_overhead_s or 0.0,
     )
+
+
+def _predict_with_fast_tier(result: SimResult, machine: Machine, efficiency: float) -> dict[str, Any]:
+    """Means over the tokens of the selected phase."""
+    fast = machine.fast_tiers[0]
+    read = machine.nodes[0].best_read_gb_per_s
+    assert read is not None
+    rates = Rates(
+        read_gb_per_s=read,
+        efficiency=min(1.0, efficiency),
+        link_gb_per_s=fast.link_gb_per_s,
+        fast_read_gb_per_s=fast.read_gb_per_s,
+        layer_overhead_s=machine.layer_overhead_s or 0.0,
+    )
+    if result.num_tokens < 1:
+        raise ValueError("num_tokens is 0, expected at least 1: choose a phase that the trace has")
+    time = result.time(rates)
+    total_s = time.step_s.sum() + time.drain_s
+    return {
+        "predicted_ms_per_token": 1e3 * total_s / result.num_tokens,
+        "predicted_tok_per_s": result.num_tokens / total_s if total_s > 0 else float("inf"),
+        "cpu_ms_per_token": 1e3 * time.cpu_s.sum() / result.num_tokens,
+        "fast_ms_per_token": 1e3 * time.fast_s.sum() / result.num_tokens,
+        "wait_ms_per_token": 1e3 * time.wait_s.sum() / result.num_tokens,
+        "read_gb_per_s": rates.read_gb_per_s,
+        "efficiency": rates.efficiency,
+        "layer_overhead_s": rates.layer_overhead_s,
+        "link_gb_per_s": rates.link_gb_per_s or float("inf"),
+        "fast_read_gb_per_s": rates.fast_read_gb_per_s or float("inf"),
+    }

@@ -62,6 +62,38 @@ class SweepResult:
         )
         return out.assign_attrs({name: frame[name][0] for name in ("model", "routing", "scope", "phase")})
 
+    @property
+    def model(self) -> str:
+        return self.rows[0]["model"]
+
+    @property
+    def synthetic(self) -> bool:
+        return self.rows[0]["routing"] == "synthetic"
+
+    def missing_oracles(self) -> list[str]:
+        """Oracles that bound a policy of this sweep and are not in it."""
+        there = {row["policy"] for row in self.rows}
+        return sorted({row["oracle"] for row in self.rows if row["oracle"]} - there)
+
+    def regret(self) -> pd.DataFrame:
+        """Misses per layer-step beside those of the oracle of the policy's class, at each capacity.
+
+        ``oracle`` and what follows are empty for policies that prefetch: nothing bounds them. ``regret`` is never
+        negative where all experts have one size. Raises ``ValueError`` where an oracle is not in the sweep.
+        """
+        if missing := self.missing_oracles():
+            raise ValueError(
+                f"regret needs {' and '.join(missing)} in the sweep: add them to the policies, "
+                "or sweep with oracles=True"
+            )
+        frame = self.to_frame()
+        columns = ["policy", "slots", "share_of_experts", "oracle", "misses_per_layer_step"]
+        rows = frame.loc[~frame["is_oracle"], [*columns, "hit_rate_per_request"]]
+        of_oracle = frame.loc[frame["is_oracle"], ["policy", "slots", "misses_per_layer_step"]]
+        of_oracle = of_oracle.set_axis(["oracle", "slots", "oracle_misses_per_layer_step"], axis=1)
+        out = rows.merge(of_oracle, on=["oracle", "slots"], how="left")
+        return out.assign(regret=out["misses_per_layer_step"] - out["oracle_misses_per_layer_step"])
+
     def reads(self) -> pd.DataFrame:
         """Reads per layer-step: a line for each policy, a column for each capacity."""
         frame = self.to_frame()

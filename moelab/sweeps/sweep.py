@@ -31,6 +31,7 @@ def sweep(
     scheduler: str | None = None,
     num_threads: int | None = None,
     phase: str | None = None,
+    oracles: bool = False,
     progress: bool = True,
 ) -> SweepResult:
     """Simulate every policy (a name, or a ``PolicyChoice`` with parameters) at every capacity.
@@ -38,10 +39,14 @@ def sweep(
     A capacity is an int, slots in each layer (``scope`` ``layer``) or over all layers (``global``), or a float, a
     share of the experts above 0 up to 1.0, rounded to slots, at least one. ``out``: folder of the rows.
     ``scheduler``: address of a Dask scheduler; otherwise ``num_threads`` threads (default: one for each core).
-    ``phase``: what the result shows at first. Raises ``ValueError`` for unknown names, capacities that do not
-    fit, the same policy or capacity twice, or a folder that holds something else.
+    ``phase``: what the result shows at first. ``oracles`` adds those that bound the policies (``Policy.oracle``).
+    Raises ``ValueError`` for unknown names, capacities that do not fit, the same policy or capacity twice, or a folder
+    that holds something else.
     """
-    cells = cells_of(trace, policies, capacities, scope)
+    chosen, room = list(policies), list(capacities)
+    cells = cells_of(trace, chosen, room, scope)
+    if oracles and (bounds := _missing_oracles(cells)):
+        cells = cells_of(trace, [*chosen, *bounds], room, scope)
     folder = None if out is None else RowFolder(out)
     digest = trace.digest()
     keys = [cell.key(digest) for cell in cells]
@@ -56,6 +61,11 @@ def sweep(
         _compute(trace, missing, digest, scheduler, num_threads, folder, row_of_key, progress)
     result = SweepResult([row_of_key[key] for key in keys], num_computed=len(missing), num_known=num_known)
     return result.of_phase(phase)
+
+
+def _missing_oracles(cells: list[Cell]) -> list[str]:
+    wanted = {POLICIES[cell.policy.name].oracle(cell.policy) for cell in cells}
+    return sorted(name for name in wanted - {cell.label for cell in cells} if name)
 
 
 def _compute(

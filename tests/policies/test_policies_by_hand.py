@@ -66,6 +66,23 @@ def test_min_bypass():
     assert result.hits == 2
 
 
+def test_min_demand():
+    """One slot: every miss comes in, whoever returns. {0,1}: of the two that miss, 1 returns sooner and fits.
+
+    {1,2}: 1 hits and is pinned, 2 stays outside. {0}: 1 goes although it returns sooner.
+    """
+    made, result = moves([[0, 1], [1, 2], [0], [1], [0]], "min_demand", slots_per_layer=1)
+    assert made == {0: "+1", 2: "-1 +0", 3: "-0 +1", 4: "-1 +0"}
+    assert (result.hits, result.misses, result.uploads) == (1, 6, 4)
+
+
+def test_min_demand_evicts_the_farthest():
+    """Two slots: 2 comes in for 1 (returns at 5, 0 at 3); at 4 the 2 that never returns goes, at 5 the 3."""
+    made, result = moves([[0], [1], [2], [0], [3], [1]], "min_demand", slots_per_layer=2)
+    assert made == {0: "+0", 1: "+1", 2: "-1 +2", 4: "-2 +3", 5: "-3 +1"}
+    assert result.hits == 1
+
+
 def test_static():
     made, result = moves([[0, 1], [1, 2], [1]], "static", slots_per_layer=1, resident=[(0, 1)])
     assert made == {}
