@@ -1,5 +1,5 @@
 /* May this process use AMX: three questions in a fixed order, each with its own answer. */
-#include "moelab_kernels.h"
+#include "fits.h"
 
 static int32_t answer(const moelab_amx_questions *ask) {
     uint32_t registers[4] = {0, 0, 0, 0};
@@ -54,7 +54,6 @@ extern "C" MOELAB_API int32_t moelab_amx(const moelab_amx_questions *questions) 
         static const int32_t answered = answer_of_machine();
         return answered;
     }
-    if (questions->struct_bytes != sizeof(moelab_amx_questions) || questions->abi_version != MOELAB_ABI_VERSION)
-        return MOELAB_BAD_STRUCT;
+    if (!fits(questions)) return MOELAB_BAD_STRUCT;
     return answer(questions);
 }

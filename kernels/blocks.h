@@ -1,5 +1,5 @@
-/* Dot products in blocks of 1..4 rows of tiles and 1..4 tokens whose sums stay in registers. A token's sums are the same
- * operations in the same order in every block, so that batching changes no bit. */
+/* Dot products in blocks of 1..4 rows of tiles and 1..4 tokens whose sums stay in registers. A token's sums are
+ * the same operations in the same order in every block, so that batching changes no bit. */
 #ifndef MOELAB_BLOCKS_H
 #define MOELAB_BLOCKS_H
 

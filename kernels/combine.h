@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-/* y[0..count) of one token = sum over its slots k in rising order of gate_weight[k] * output[pair_of_slot[k]]; a slot below 0 is
- * unrouted. Rows of output are `stride` numbers apart. */
+/* y[0..count) of one token = sum over its slots k in rising order of gate_weight[k] * output[pair_of_slot[k]]; a
+ * slot below 0 is unrouted. Rows of output are `stride` numbers apart. */
 static inline void combine_slots(int64_t top_k, int64_t count, int64_t stride, const int64_t *pair_of_slot,
                                  const float *gate_weights, const float *output, float *y) {
     for (int64_t h = 0; h < count; h++) y[h] = 0.0f;

@@ -1,7 +1,9 @@
-/* "amx+avx512": each expert by the kernel that suits its number of tokens in the layer-step. In int8 mode both give the same bits;
- * with bf16 activations they round differently, so that a token's result depends on how many share its experts.
+/* "amx+avx512": each expert by the kernel that suits its number of tokens in the layer-step. In int8 mode both
+ * give the same bits; with bf16 activations they round differently, so that a token's result depends on how many
+ * share its experts.
  *
- * A library without AVX-512 has AVX2 beside AMX. CMake never makes one; the tests do, for a CPU that has neither (tests/kernels/amx). */
+ * A library without AVX-512 has AVX2 beside AMX. CMake never makes one; the tests do, for a CPU that has neither
+ * (tests/kernels/amx). */
 #include "moelab_kernels.h"
 
 #ifdef MOELAB_AMX

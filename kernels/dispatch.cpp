@@ -1,7 +1,8 @@
-/* Which kernels this library has, by ISA, weight format and activation mode: one table, and what each ISA asks of the CPU. */
+/* Which kernels this library has, by ISA, weight format and activation mode: one table, and what each ISA asks of
+ * the CPU. */
 #include <cstring>
 
-#include "moelab_kernels.h"
+#include "fits.h"
 
 #define PHASES(isa, name)                                                                                        \
     extern "C" int32_t moelab_##isa##_##name##_gate_up(const moelab_moe_job *, int64_t, int64_t, uint64_t *);    \
@@ -110,8 +111,7 @@ extern "C" MOELAB_API int32_t moelab_isa_supported(const char *isa) {
 
 extern "C" MOELAB_API int32_t moelab_kernels(const char *isa, int32_t weight_format, int32_t activation_mode,
                                              moelab_kernel_table *table) {
-    if (table->struct_bytes != sizeof(moelab_kernel_table) || table->abi_version != MOELAB_ABI_VERSION)
-        return MOELAB_BAD_STRUCT;
+    if (!fits(table)) return MOELAB_BAD_STRUCT;
     for (const kernel_row &row : kernel_rows) {
         if (std::strcmp(row.isa, isa) != 0) continue;
         if (row.weight_format != weight_format || row.activation_mode != activation_mode) continue;

@@ -7,6 +7,7 @@ static void work(void *context, int32_t worker, int32_t num_workers) {
 
 static int32_t run_step(moelab_pool *pool, moelab_forward *forward, bool linear) {
     step s;
+    s.start_ns = now_ns();
     const int32_t status = prepare_step(&s, pool, forward, linear);
     if (status) return status;
     if (pool)

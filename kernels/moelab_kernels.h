@@ -1,8 +1,14 @@
-/* C ABI of the native kernels, version 3: everything that Python (ctypes) or Numba may call.
+/* C ABI of the native kernels, version 4: everything that Python (ctypes) or Numba may call.
  *
- * Knows weight layouts, activation modes and one job: the routed experts of one layer for a set of
- * tokens. Kernels do not know threads (they compute a slice of the job), memory (the
- * caller owns every buffer), models or placement, and neither allocate nor keep state; the pool has the threads.
+ * Knows weight layouts, activation modes, and how to run: a slice of one layer's routed experts or of a matrix (a
+ * phase), a whole layer-step or matrix on a pool (forward), a list of such steps and of the small operations
+ * between them, latent attention and router included (ops: a decode step); packing of weights into the layout;
+ * read loops and peaks to measure beside. Does not know models, files or placement. The caller owns every buffer.
+ * Kernels neither allocate nor keep state nor make threads; the pool has the threads, and one answer is kept for
+ * the life of the process: whether it may use AMX.
+ *
+ * Every struct begins with its size and the version, which the library compares with its own before it reads any
+ * further: MOELAB_BAD_STRUCT where they differ.
  *
  * Weight layout, the same for every ISA. A projection of R output rows and C columns is cut into
  * tiles of 16 rows x 64 columns, rows padded to 16 and columns to 64 with zero weights; tiles run
@@ -18,18 +24,17 @@
  * An expert is gate_proj, up_proj, down_proj, one after the other, in one block aligned to 64 B.
  *
  * Activation modes: f32 (float32 weights), bf16 (activations rounded to nearest even, float32
- * accumulation; bf16, int8_g32 or int4_g32 weights; beside each group of 32 columns its sum in rising order, for kernels
- * whose nibbles are unsigned), int8 (int8_g32 or int4_g32 weights): per group of 32 columns
- * scale = absmax / 127, q = rint(x * (127 / absmax)), ties to even, offset = -8 * sum(q), which takes back the
- * + 8 of the nibbles, and 16 times it the + 128 of int8 weights; a group whose absmax is below 2^-100 is all zero; one with a NaN or infinity gets q = 0 and
- * scale NaN. Integer sums are exact, and the float32 sum over groups runs in rising order as
- * acc += (float(isum) * activation_scale) * weight_scale, without contraction.
+ * accumulation; bf16, int8_g32 or int4_g32 weights; beside each group of 32 columns its sum in rising order, for
+ * kernels whose nibbles are unsigned), int8 (int8_g32 or int4_g32 weights): per group of 32 columns scale = absmax
+ * / 127, q = rint(x * (127 / absmax)), ties to even, offset = -8 * sum(q), which takes back the + 8 of the
+ * nibbles, and 16 times it the + 128 of int8 weights; a group whose absmax is below 2^-100 is all zero; one with a
+ * NaN or infinity gets q = 0 and scale NaN. Integer sums are exact, and the float32 sum over groups runs in rising
+ * order as acc += (float(isum) * activation_scale) * weight_scale, without contraction.
  *
  * The hidden vector silu(gate) * up between up_proj and down_proj is treated the same way, by gate_up itself:
  * its unit is one group of 32 intermediate rows, so that nobody has to wait for a neighbour. silu(x) is
  * x / (1 + exp(-x)) with one polynomial exp in a fixed order of operations (kernels/silu.h), so that all
- * ISAs give the same bits in int8 mode.
- */
+ * ISAs give the same bits in int8 mode. */
 #ifndef MOELAB_KERNELS_H
 #define MOELAB_KERNELS_H
 
@@ -45,7 +50,7 @@
 extern "C" {
 #endif
 
-#define MOELAB_ABI_VERSION 3
+#define MOELAB_ABI_VERSION 4
 
 enum moelab_weight_format { MOELAB_FLOAT32 = 0, MOELAB_BF16 = 1, MOELAB_INT4_G32 = 2, MOELAB_INT8_G32 = 3 };
 enum moelab_activation_mode { MOELAB_ACT_F32 = 0, MOELAB_ACT_BF16 = 1, MOELAB_ACT_INT8 = 2 };
@@ -56,7 +61,8 @@ enum moelab_status {
     MOELAB_BAD_STRUCT = -1,   /* size or version of the struct is not what this library knows */
     MOELAB_UNSUPPORTED = -2,  /* this ISA has no kernel for the format and mode */
     MOELAB_BAD_SHAPE = -3,
-    MOELAB_BAD_EXPERT = -4    /* a token names an expert that does not exist */
+    MOELAB_BAD_EXPERT = -4,   /* a token names an expert that does not exist */
+    MOELAB_NOT_A_NUMBER = -5  /* a router's logits, or its bias, hold a NaN */
 };
 
 /* The routed experts of one layer-step. A (expert) has tokens pair_start[a] .. pair_start[a+1]; each
@@ -89,10 +95,11 @@ typedef struct moelab_moe_job {
 
 /* Units are counted over the experts of the job. Unit u of gate_up is group u % ceil(I/32) of 32 intermediate
  * rows (two tile rows; the last may be one) of expert u / ceil(I/32), and the last unit of an expert also
- * clears the padding of hidden_q. Unit u of linear, which is a matrix [I, H] alone in the place of an expert (output = W x, no
- * activation), is tile row u % ceil(I/16) of matrix u / ceil(I/16). Unit u of down is tile row u % ceil(H/16) of expert u / ceil(H/16). A call
- * computes the units [unit_start, unit_stop) and adds the bytes of weights that it read to *bytes_read. Calls with
- * disjoint ranges may run at the same time; all of gate_up comes before any of down. */
+ * clears the padding of hidden_q. Unit u of linear, which is a matrix [I, H] alone in the place of an expert
+ * (output = W x, no activation), is tile row u % ceil(I/16) of matrix u / ceil(I/16). Unit u of down is tile row u
+ * % ceil(H/16) of expert u / ceil(H/16). A call computes the units [unit_start, unit_stop) and adds the bytes of
+ * weights that it read to *bytes_read. Calls with disjoint ranges may run at the same time; all of gate_up comes
+ * before any of down. */
 typedef int32_t (*moelab_phase_fn)(const moelab_moe_job *job, int64_t unit_start, int64_t unit_stop,
                                    uint64_t *bytes_read);
 
@@ -102,7 +109,8 @@ typedef struct moelab_kernel_table {
     moelab_phase_fn gate_up;
     moelab_phase_fn down;
     moelab_phase_fn linear;
-    /* Of a thread, before its first phase call of a job and after its last: AMX configures and releases its tiles. NULL: nothing. */
+    /* Of a thread, before its first phase call of a job and after its last: AMX configures and releases its tiles.
+     * NULL: nothing. */
     void (*begin)(void);
     void (*end)(void);
 } moelab_kernel_table;
@@ -110,19 +118,20 @@ typedef struct moelab_kernel_table {
 MOELAB_API uint32_t moelab_abi_version(void);
 MOELAB_API int32_t moelab_isa_built(const char *isa);     /* 1, 0 */
 MOELAB_API int32_t moelab_isa_supported(const char *isa); /* by this CPU and operating system */
-/* Fills the table of one ISA ("generic", "avx2", "avx512", "amx", "amx+avx512") for a format and mode. "amx" is AMX for every number
- * of tokens; "amx+avx512" computes an expert that has fewer than MOELAB_AMX_MIN_TOKENS tokens in the layer-step with AVX-512, and all of
- * the formats that AMX does not have. */
+/* Fills the table of one ISA ("generic", "avx2", "avx512", "amx", "amx+avx512") for a format and mode. "amx" is
+ * AMX for every number of tokens; "amx+avx512" computes an expert that has fewer than MOELAB_AMX_MIN_TOKENS tokens
+ * in the layer-step with AVX-512, and all of the formats that AMX does not have. */
 MOELAB_API int32_t moelab_kernels(const char *isa, int32_t weight_format, int32_t activation_mode,
                                   moelab_kernel_table *table);
 
-/* Tokens of an expert from which on tiles of 16 tokens pay: the published choice of KTransformers (more than four), not measured here;
- * `moelab bench kernels` measures it where there is AMX. */
+/* Tokens of an expert from which on tiles of 16 tokens pay: the published choice of KTransformers (more than
+ * four), not measured here; `moelab bench kernels` measures it where there is AMX. */
 #define MOELAB_AMX_MIN_TOKENS 5
 
-/* May this process use AMX? Asked of the CPU (cpuid), of what the operating system saves (XCR0) and of the kernel, which gives
- * each process its permission (Linux: arch_prctl ARCH_REQ_XCOMP_PERM, feature 18). NULL: of this machine, once in the life of the
- * process, at the latest by moelab_pool_create, before it makes threads. Otherwise of the functions given, every time. */
+/* May this process use AMX? Asked of the CPU (cpuid), of what the operating system saves (XCR0) and of the kernel,
+ * which gives each process its permission (Linux: arch_prctl ARCH_REQ_XCOMP_PERM, feature 18). NULL: of this
+ * machine, once in the life of the process, at the latest by moelab_pool_create, before it makes threads.
+ * Otherwise of the functions given, every time. */
 typedef struct moelab_amx_questions {
     uint32_t struct_bytes;
     uint32_t abi_version;
@@ -140,22 +149,28 @@ enum moelab_amx_answer {
 
 MOELAB_API int32_t moelab_amx(const moelab_amx_questions *questions); /* moelab_amx_answer, or MOELAB_BAD_STRUCT */
 
-/* The pool: num_workers workers, of which the caller of a run is worker 0 and the others are threads, pinned to core_of_worker
- * (NULL or below 0: not). Workers spin for spin_ns after a run and then sleep. One run at a time. In a forked child the pool has
- * no threads and must neither be run nor destroyed. */
+/* The pool: num_workers workers, of which the caller of a run is worker 0 and the others are threads, pinned to
+ * core_of_worker (NULL or below 0: not). Workers spin for spin_ns after a run and then sleep. One run at a time.
+ * In a forked child the pool has no threads and must neither be run nor destroyed. */
 typedef struct moelab_pool moelab_pool;
 typedef void (*moelab_work_fn)(void *context, int32_t worker, int32_t num_workers);
 
 MOELAB_API moelab_pool *moelab_pool_create(int32_t num_workers, const int32_t *core_of_worker,
                                            const int32_t *node_of_worker, int64_t spin_ns);
 MOELAB_API int32_t moelab_pool_pinned(const moelab_pool *pool); /* how many threads sit on their core */
-MOELAB_API void moelab_pool_run(moelab_pool *pool, moelab_work_fn work, void *context);
+/* A run in two calls, for a caller whose own share is not native: start lets the threads work, wait returns when
+ * they are done. The caller calls work(context, 0, num_workers) between the two, or does the like. A start waits
+ * for a run before it. */
+MOELAB_API void moelab_pool_start(moelab_pool *pool, moelab_work_fn work, void *context);
+MOELAB_API void moelab_pool_wait(moelab_pool *pool);
 MOELAB_API void moelab_pool_destroy(moelab_pool *pool);
 
-/* What forward adds to after each call: bytes of weights read, time from the start until the last worker of a node was done,
- * time between the first and the last worker that was done, and the whole time. */
+/* What forward adds to after each call: bytes of weights read, time from the start until the last worker of a node
+ * was done, time between the first and the last worker that was done, and the whole time. */
 #define MOELAB_MAX_NODES 16
 typedef struct moelab_counters {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
     uint64_t bytes_of_node[MOELAB_MAX_NODES];
     uint64_t ns_of_node[MOELAB_MAX_NODES];
     uint64_t tail_ns;
@@ -186,42 +201,45 @@ typedef struct moelab_forward {
     int64_t bad_token;                   /* set with MOELAB_BAD_EXPERT */
 } moelab_forward;
 
-/* One layer-step on a pool (NULL: on the caller alone): pairs sorted by node, expert and token | quantise | gate_up | down |
- * combine. With node_of_expert workers draw the experts of their own node; an expert on a node without workers is
- * MOELAB_BAD_SHAPE. The result does not depend on the pool. */
+/* One layer-step on a pool (NULL: on the caller alone): pairs sorted by node, expert and token | quantise |
+ * gate_up | down | combine. With node_of_expert workers draw the experts of their own node; an expert on a node
+ * without workers is MOELAB_BAD_SHAPE. The result does not depend on the pool. */
 MOELAB_API int32_t moelab_moe_forward(moelab_pool *pool, moelab_forward *forward);
-/* y [T, I] = W x for matrices W [I, H] in the place of experts; job->output is the result, rows I (to 16) numbers apart.
- * Without expert_ids there is one matrix, address_of_expert[0], and rows are tokens; with them (top_k 1) each token has its own
- * matrix and rows are pairs. Gate weights and y are not used. */
+/* y [T, I] = W x for matrices W [I, H] in the place of experts; job->output is the result, rows I (to 16) numbers
+ * apart. Without expert_ids there is one matrix, address_of_expert[0], and rows are tokens; with them (top_k 1)
+ * each token has its own matrix and rows are pairs. Gate weights and y are not used. */
 MOELAB_API int32_t moelab_linear_forward(moelab_pool *pool, moelab_forward *forward);
 
-/* Read loops: the sum of the 64-bit words of [data, data + bytes), bytes a multiple of 8, by loops of several ISAs and numbers of
- * streams; only those that this CPU supports are counted. The read limit is the best of them. read_all reads `bytes` at each of
- * `count` addresses on all workers, which draw blocks of `block` bytes. */
+/* Read loops: the sum of the 64-bit words of [data, data + bytes), bytes a multiple of 8, by loops of several ISAs
+ * and numbers of streams; only those that this CPU supports are counted. The read limit is the best of them.
+ * read_all reads `bytes` at each of `count` addresses on all workers, which draw blocks of `block` bytes. */
 MOELAB_API int32_t moelab_num_read_loops(void);
 MOELAB_API const char *moelab_read_loop_name(int32_t loop);
 MOELAB_API uint64_t moelab_read(int32_t loop, const void *data, uint64_t bytes);
 MOELAB_API uint64_t moelab_read_all(moelab_pool *pool, int32_t loop, const int64_t *addresses, int64_t count,
                                     uint64_t bytes, uint64_t block);
-/* The same by node, all nodes at once: addresses are sorted by node, count_of_node [num_nodes] of them each, and a worker draws
- * blocks of its own node only. ns_of_node [num_nodes]: from the start until the last worker of the node was done; 0 for one with
- * nothing to read. Reads nothing and returns 0 where a node that has addresses has no worker. */
+/* The same by node, all nodes at once: addresses are sorted by node, count_of_node [num_nodes] of them each, and a
+ * worker draws blocks of its own node only. ns_of_node [num_nodes]: from the start until the last worker of the
+ * node was done; 0 for one with nothing to read. Reads nothing and returns 0 where a node that has addresses has
+ * no worker. */
 MOELAB_API uint64_t moelab_read_nodes(moelab_pool *pool, int32_t loop, const int64_t *addresses,
                                       const int64_t *count_of_node, int32_t num_nodes, uint64_t bytes, uint64_t block,
                                       uint64_t *ns_of_node);
 
-/* Operations (2 for each product) of `iterations` of a register-only loop of the ISA's dot-product instruction for the mode, on
- * all workers; 0 where it has none. */
+/* Operations (2 for each product) of `iterations` of a register-only loop of the ISA's dot-product instruction for
+ * the mode, on all workers; 0 where it has none. */
 MOELAB_API uint64_t moelab_peak(moelab_pool *pool, const char *isa, int32_t activation_mode, int64_t iterations);
 
-/* --- A decode step: many small operations and steps in one run of the pool ---------------------------------------------------
+/* --- A decode step: many small operations and steps in one run of the pool ---
  *
- * A call of Python between two steps costs more than the operation itself, because nothing of the interpreter is in the cache after
- * the weights of a layer have passed through it (docs/log.md). All numbers are float32 unless said; T tokens of one or more
- * sequences. */
+ * A call of Python between two steps costs more than the operation itself, because nothing of the interpreter is
+ * in the cache after the weights of a layer have passed through it (docs/log.md). All numbers are float32 unless
+ * said; T tokens of one or more sequences. */
 
 /* y[t] = weight * x[t] / sqrt(mean(x[t]^2) + eps), `size` numbers. */
 typedef struct moelab_norm {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
     const float *x;
     int64_t x_stride;
     const float *weight;
@@ -230,13 +248,16 @@ typedef struct moelab_norm {
     float eps;
 } moelab_norm;
 
-/* Latent attention (DeepSeek-V2, 2024, section 2.1.2), absorbed: `a` [T, a_stride] is the latent (kv_rank numbers) and the key's rotated
- * part (rope_dim), whose norm and rotation are written into the cache [rows, row_numbers] at row_of_token and position_of_token; `q`
- * [T, heads * (nope_dim + rope_dim)] becomes query_nope [heads * T, nope_dim] and query_rope [heads * T, rope_dim] (row head * T + t);
- * `query` [heads * T, query_stride] is query_nope times W_UK. Attention of a token over the positions 0 .. position of its row gives
- * mixed [heads * T, mixed_stride], weighted sums of latents. A context is cut into moelab_attention_chunks parts, whose number
+/* Latent attention (DeepSeek-V2, 2024, section 2.1.2), absorbed: `a` [T, a_stride] is the latent (kv_rank numbers)
+ * and the key's rotated part (rope_dim), whose norm and rotation are written into the cache [rows, row_numbers] at
+ * row_of_token and position_of_token; `q` [T, heads * (nope_dim + rope_dim)] becomes query_nope [heads * T,
+ * nope_dim] and query_rope [heads * T, rope_dim] (row head * T + t); `query` [heads * T, query_stride] is
+ * query_nope times W_UK. Attention of a token over the positions 0 .. position of its row gives mixed [heads * T,
+ * mixed_stride], weighted sums of latents. A context is cut into moelab_attention_chunks parts, whose number
  * depends on its length only, so that no result depends on the workers. */
 typedef struct moelab_attention {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
     int64_t num_tokens, num_heads, kv_rank, nope_dim, rope_dim;
     const float *a;
     int64_t a_stride;
@@ -262,15 +283,19 @@ typedef struct moelab_attention {
 
 /* to [T, matrices * size] from rows [matrices * T, from_stride] (row matrix * T + t). */
 typedef struct moelab_gather {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
     const float *from;
     int64_t from_stride, num_tokens, num_matrices, size;
     float *to;
 } moelab_gather;
 
-/* Router of DeepSeek-V3 (2024, section 2.1.2) from logits [T, logits_stride]: sigmoid, bias for the choice only, the best topk_group of
- * n_group groups by their two best, top_k in rank order with the lower id first among equals, gate weights normalised (if asked)
- * and scaled. */
+/* Router of DeepSeek-V3 (2024, section 2.1.2) from logits [T, logits_stride]: sigmoid, bias for the choice only,
+ * the best topk_group of n_group groups by their two best, top_k in rank order with the lower id first among
+ * equals, gate weights normalised (if asked) and scaled. */
 typedef struct moelab_route {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
     const float *logits;
     int64_t logits_stride;
     const float *bias; /* [E] */
@@ -280,10 +305,13 @@ typedef struct moelab_route {
     float *choice;       /* [E] scratch */
     int32_t *expert_ids; /* [T, K] */
     float *gate_weights; /* [T, K] */
+    int64_t bad_token;   /* set with MOELAB_NOT_A_NUMBER */
 } moelab_route;
 
 /* sum[t] += a[t] (+ b[t]); size numbers each, rows of sum and b size numbers apart. */
 typedef struct moelab_add {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
     float *sum;
     const float *a;
     int64_t a_stride;
@@ -306,22 +334,26 @@ enum moelab_op_kind {
 };
 
 typedef struct moelab_op {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
     int64_t kind;
     void *arguments; /* of the kind */
     uint64_t ns;     /* added to: time of the operation, with the meeting at its end, as the caller sees it */
 } moelab_op;
 
-/* Runs the operations one after the other on a pool (NULL: on the caller alone), all workers meeting after each. The first status
- * that is not MOELAB_OK ends the run. */
-MOELAB_API int32_t moelab_run_ops(moelab_pool *pool, moelab_op *ops, int64_t num_ops);
+/* Runs the operations one after the other on a pool (NULL: on the caller alone), all workers meeting after each.
+ * The first status that is not MOELAB_OK ends the run; *failed_op (NULL: not asked) is then the number of its
+ * operation. */
+MOELAB_API int32_t moelab_run_ops(moelab_pool *pool, moelab_op *ops, int64_t num_ops, int64_t *failed_op);
 MOELAB_API int64_t moelab_attention_chunks(int64_t length);
 /* The attend function of an ISA; NULL where it has none. */
 MOELAB_API void *moelab_attend(const char *isa, int32_t cache_bf16);
 
-/* Repacking for loading: a matrix [rows, columns], its rows one after the other, into the tiles of weight_format. `pack` takes the
- * numbers of that format (int4: words of eight nibbles of q + 8, [rows, ceil(columns / 8)], low nibble first; int8: q) and, for
- * integers, scale [rows, ceil(columns / 32)] as bf16 bits. `quantise_pack` takes float32 or bf16 (source_format) and rounds to the
- * nearest. Strips of rows at multiples of 16 may be packed at the same time. */
+/* Repacking for loading: a matrix [rows, columns], its rows one after the other, into the tiles of weight_format.
+ * `pack` takes the numbers of that format (int4: words of eight nibbles of q + 8, [rows, ceil(columns / 8)], low
+ * nibble first; int8: q) and, for integers, scale [rows, ceil(columns / 32)] as bf16 bits. `quantise_pack` takes
+ * float32 or bf16 (source_format) and rounds to the nearest. Strips of rows at multiples of 16 may be packed at
+ * the same time. */
 MOELAB_API int32_t moelab_pack(int32_t weight_format, void *tiles, const void *source, const uint16_t *scale, int64_t rows,
                                int64_t columns);
 MOELAB_API int32_t moelab_quantise_pack(int32_t weight_format, void *tiles, int32_t source_format, const void *source,

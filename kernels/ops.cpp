@@ -10,8 +10,8 @@ extern "C" MOELAB_API int64_t moelab_attention_chunks(int64_t length) {
     return (length + chunk - 1) / chunk;
 }
 
-/* Heads of a chunk that one worker takes at once: enough for the block of positions in its cache to pay, few enough for all
- * workers to have some. */
+/* Heads of a chunk that one worker takes at once: enough for the block of positions in its cache to pay, few
+ * enough for all workers to have some. */
 static const int64_t HEADS_AT_ONCE = 16;
 
 /* Workers draw: chunks are not of one length. */
@@ -57,33 +57,68 @@ struct op_run {
     int64_t num_ops;
     step steps[2]; /* the next one is prepared while others may still be in this one */
     std::atomic<int64_t> next[2]; /* of attention, alike */
-    int32_t status[2]; /* of the next operation: written by worker 0 before a meeting, read by all after it */
-    int32_t failed; /* of the last step; worker 0's own */
-    int64_t start_ns;
+    int32_t status[2]; /* of the run, likewise: written by worker 0 before a meeting, read by all after it */
+    /* Worker 0's own: */
+    int32_t failed;
+    int64_t failed_op;
+    int64_t start_ns; /* of this operation: the last meeting */
 };
 
 static bool is_step(const moelab_op &op) { return op.kind == MOELAB_OP_LINEAR || op.kind == MOELAB_OP_EXPERTS; }
 
+/* The first that fails is the one that is told. */
+static void note(op_run *run, int64_t i, int32_t status) {
+    if (!status || run->failed) return;
+    run->failed = status;
+    run->failed_op = i;
+}
+
+static int32_t check_attention(const moelab_attention *a, int64_t kind) {
+    if (!fits(a)) return MOELAB_BAD_STRUCT;
+    if (kind == MOELAB_OP_LATENT || kind == MOELAB_OP_QUERY)
+        return a->rope_dim >= 0 && a->rope_dim <= MAX_ROPE_DIM && a->rope_dim % 2 == 0 ? MOELAB_OK : MOELAB_BAD_SHAPE;
+    if (kind == MOELAB_OP_ATTEND && !a->attend) return MOELAB_UNSUPPORTED;
+    for (int64_t t = 0; t < a->num_tokens; t++) {
+        const int64_t position = a->position_of_token[t];
+        if (position < 0 || moelab_attention_chunks(position + 1) > a->max_chunks) return MOELAB_BAD_SHAPE;
+    }
+    return MOELAB_OK;
+}
+
+static int32_t check_route(const moelab_route *r) {
+    if (!fits(r)) return MOELAB_BAD_STRUCT;
+    const bool groups = r->n_group >= 1 && r->n_group <= MAX_GROUPS && r->num_experts % r->n_group == 0;
+    return groups && r->top_k >= 1 && r->top_k <= r->num_experts ? MOELAB_OK : MOELAB_BAD_SHAPE;
+}
+
+template <class S>
+static int32_t check_struct(const void *arguments) {
+    return fits((const S *)arguments) ? MOELAB_OK : MOELAB_BAD_STRUCT;
+}
+
 static int32_t prepare(op_run *run, int64_t i) {
     moelab_op &op = run->ops[i];
-    if (op.kind < 0 || op.kind >= MOELAB_NUM_OPS) return MOELAB_UNSUPPORTED;
-    if (op.kind == MOELAB_OP_LATENT || op.kind == MOELAB_OP_QUERY)
-        return ((const moelab_attention *)op.arguments)->rope_dim <= MAX_ROPE_DIM ? MOELAB_OK : MOELAB_BAD_SHAPE;
-    if (op.kind == MOELAB_OP_ATTEND) {
-        const moelab_attention *a = (const moelab_attention *)op.arguments;
-        for (int64_t t = 0; t < a->num_tokens; t++)
-            if (moelab_attention_chunks(a->position_of_token[t] + 1) > a->max_chunks) return MOELAB_BAD_SHAPE;
-        run->next[i % 2].store(0, std::memory_order_relaxed);
-        return MOELAB_OK;
+    if (!fits(&op)) return MOELAB_BAD_STRUCT;
+    switch (op.kind) {
+    case MOELAB_OP_NORM: return check_struct<moelab_norm>(op.arguments);
+    case MOELAB_OP_LINEAR:
+    case MOELAB_OP_EXPERTS: {
+        moelab_forward *forward = (moelab_forward *)op.arguments;
+        return prepare_step(&run->steps[i % 2], run->pool, forward, op.kind == MOELAB_OP_LINEAR);
     }
-    if (op.kind == MOELAB_OP_ROUTE)
-        return ((const moelab_route *)op.arguments)->n_group <= MAX_GROUPS ? MOELAB_OK : MOELAB_BAD_SHAPE;
-    if (!is_step(op)) return MOELAB_OK;
-    return prepare_step(&run->steps[i % 2], run->pool, (moelab_forward *)op.arguments, op.kind == MOELAB_OP_LINEAR);
+    case MOELAB_OP_ATTEND: run->next[i % 2].store(0, std::memory_order_relaxed); /* fallthrough */
+    case MOELAB_OP_LATENT:
+    case MOELAB_OP_QUERY:
+    case MOELAB_OP_MERGE: return check_attention((const moelab_attention *)op.arguments, op.kind);
+    case MOELAB_OP_GATHER: return check_struct<moelab_gather>(op.arguments);
+    case MOELAB_OP_ROUTE: return check_route((const moelab_route *)op.arguments);
+    case MOELAB_OP_ADD: return check_struct<moelab_add>(op.arguments);
+    default: return MOELAB_UNSUPPORTED;
+    }
 }
 
 static void op_share(op_run *run, int64_t i, int32_t worker, int32_t num_workers) {
-    const void *arguments = run->ops[i].arguments;
+    void *arguments = run->ops[i].arguments;
     switch (run->ops[i].kind) {
     case MOELAB_OP_NORM: return norm_share((const moelab_norm *)arguments, worker, num_workers);
     case MOELAB_OP_LINEAR:
@@ -94,9 +129,18 @@ static void op_share(op_run *run, int64_t i, int32_t worker, int32_t num_workers
     case MOELAB_OP_MERGE: return merge_share((const moelab_attention *)arguments, worker, num_workers);
     case MOELAB_OP_GATHER: return gather_share((const moelab_gather *)arguments, worker, num_workers);
     case MOELAB_OP_ADD: return add_share((const moelab_add *)arguments, worker, num_workers);
-    default:
-        if (worker == 0) route_tokens((const moelab_route *)arguments);
+    default: /* MOELAB_OP_ROUTE */
+        if (worker == 0) note(run, i, route_tokens((moelab_route *)arguments));
     }
+}
+
+/* Worker 0 alone, after the meeting at the end of operation i: counts it, and begins the time of the next. */
+static void finish(op_run *run, int64_t i) {
+    const int64_t now = now_ns();
+    run->ops[i].ns += (uint64_t)(now - run->start_ns);
+    if (is_step(run->ops[i])) note(run, i, finish_step(&run->steps[i % 2]));
+    run->start_ns = now;
+    if (i + 1 < run->num_ops) run->steps[(i + 1) % 2].start_ns = now;
 }
 
 static void work(void *context, int32_t worker, int32_t num_workers) {
@@ -104,33 +148,31 @@ static void work(void *context, int32_t worker, int32_t num_workers) {
     for (int64_t i = 0; i < run->num_ops; i++) {
         op_share(run, i, worker, num_workers);
         /* Worker 0 alone prepares: what the next list is made from (a router's choice) is its own doing. */
-        if (worker == 0)
-            run->status[i % 2] = run->failed || i + 1 == run->num_ops ? run->failed : prepare(run, i + 1);
-        if (run->pool) run->pool->all.arrive();
         if (worker == 0) {
-            if (is_step(run->ops[i])) run->failed = finish_step(&run->steps[i % 2]);
-            const int64_t now = now_ns();
-            run->ops[i].ns += (uint64_t)(now - run->start_ns);
-            run->start_ns = now;
+            if (!run->failed && i + 1 < run->num_ops) note(run, i + 1, prepare(run, i + 1));
+            run->status[i % 2] = run->failed;
         }
+        if (run->pool) run->pool->all.arrive();
+        if (worker == 0) finish(run, i);
         if (run->status[i % 2]) return;
     }
 }
 
-extern "C" MOELAB_API int32_t moelab_run_ops(moelab_pool *pool, moelab_op *ops, int64_t num_ops) {
+extern "C" MOELAB_API int32_t moelab_run_ops(moelab_pool *pool, moelab_op *ops, int64_t num_ops, int64_t *failed_op) {
     if (num_ops < 1) return MOELAB_OK;
     op_run run;
     run.pool = pool;
     run.ops = ops;
     run.num_ops = num_ops;
-    run.start_ns = now_ns();
-    run.failed = MOELAB_OK;
-    const int32_t status = prepare(&run, 0);
-    if (status) return status;
-    run.status[0] = run.status[1] = MOELAB_OK;
-    if (pool)
-        pool->run(work, &run);
-    else
-        work(&run, 0, 1);
-    return run.failed ? run.failed : run.status[0] ? run.status[0] : run.status[1];
+    run.failed = run.status[0] = run.status[1] = MOELAB_OK;
+    run.start_ns = run.steps[0].start_ns = now_ns();
+    note(&run, 0, prepare(&run, 0));
+    if (!run.failed) {
+        if (pool)
+            pool->run(work, &run);
+        else
+            work(&run, 0, 1);
+    }
+    if (run.failed && failed_op) *failed_op = run.failed_op;
+    return run.failed;
 }

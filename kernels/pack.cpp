@@ -1,4 +1,5 @@
-/* Repacking for loading: the fastest of the builds of pack.h and quantise_pack.h that this CPU runs; the bytes are the same. */
+/* Repacking for loading: the fastest of the builds of pack.h and quantise_pack.h that this CPU runs; the bytes are
+ * the same. */
 #include "pack.h"
 #include "quantise_pack.h"
 

@@ -1,8 +1,10 @@
-/* Row-major weights -> tiles of 16 rows x 64 columns, one tile row after the other. Plain static code, compiled once for each ISA.
+/* Row-major weights -> tiles of 16 rows x 64 columns, one tile row after the other. Plain static code, compiled
+ * once for each ISA.
  *
- * Every format is the same permutation of 32-bit units: a row of a tile is 8 (int4), 16 (int8), 32 (bf16) or 64 (float32) of
- * them, and line j of the tile holds unit j of its 16 rows. Four rows by sixteen units are taken at a time, so that each
- * line of 64 B of the source is read once, whole: rows that lie a multiple of 4 kB apart share the sets of the L1 cache. */
+ * Every format is the same permutation of 32-bit units: a row of a tile is 8 (int4), 16 (int8), 32 (bf16) or 64
+ * (float32) of them, and line j of the tile holds unit j of its 16 rows. Four rows by sixteen units are taken at a
+ * time, so that each line of 64 B of the source is read once, whole: rows that lie a multiple of 4 kB apart share
+ * the sets of the L1 cache. */
 #ifndef MOELAB_PACK_H
 #define MOELAB_PACK_H
 
@@ -202,10 +204,12 @@ void pack_edge(uint8_t *tile, const uint8_t *source, const uint16_t *scale, int6
 template <class Rows>
 void pack_rows(uint8_t *tiles, const uint8_t *source, const uint16_t *scale, int64_t rows, int64_t columns) {
     const int64_t row_bytes = Rows::row_bytes(columns), groups = (columns + 31) / 32, num_tiles = (columns + 63) / 64;
-    /* Words of a row may begin at any byte (int8, bf16 with an odd number of columns): then every tile goes the slow way. */
+    /* Words of a row may begin at any byte (int8, bf16 with an odd number of columns): then every tile goes the
+     * slow way. */
     const bool words = row_bytes % 4 == 0 && (uintptr_t)source % 4 == 0;
     for (int64_t first = 0; first < rows; first += 16) {
-        /* The scales are 16 more streams, too many for the hardware: those of the next tile row, which lie together, by hand. */
+        /* The scales are 16 more streams, too many for the hardware: those of the next tile row, which lie
+         * together, by hand. */
         if (Rows::scaled && first + 32 <= rows)
             for (int64_t group = (first + 16) * groups; group < (first + 32) * groups; group += 32) prefetch(scale + group);
         const int64_t left = rows - first < 16 ? rows - first : 16;

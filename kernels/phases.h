@@ -8,13 +8,14 @@
  *                       const int64_t *token, int num_tokens, float *out);
  *   };
  *
- * Rows of tiles are given MAX_ROWS at a time and tokens MAX_TOKENS at a time: weights come from memory once for the first
- * tokens and from the cache for the others, activations are loaded once for all rows. Everything is `static`: each ISA's
- * file compiles its own copy with its own instructions. Does not know how a dot product is computed. */
+ * Rows of tiles are given MAX_ROWS at a time and tokens MAX_TOKENS at a time: weights come from memory once for
+ * the first tokens and from the cache for the others, activations are loaded once for all rows. Everything is
+ * `static`: each ISA's file compiles its own copy with its own instructions. Does not know how a dot product is
+ * computed. */
 #ifndef MOELAB_PHASES_H
 #define MOELAB_PHASES_H
 
-#include "moelab_kernels.h"
+#include "fits.h"
 #include "quantise.h"
 #include "silu.h"
 
@@ -32,7 +33,7 @@ static inline int64_t tiles_of(int64_t size, int64_t tile) { return (size + tile
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static inline int32_t check_job(const moelab_moe_job *job, int32_t format, int32_t mode, int num_projections) {
-    if (job->struct_bytes != sizeof(moelab_moe_job) || job->abi_version != MOELAB_ABI_VERSION) return MOELAB_BAD_STRUCT;
+    if (!fits(job)) return MOELAB_BAD_STRUCT;
     for (int i = 0; i < num_projections; i++)
         if (job->weight_format_of_projection[i] != format) return MOELAB_UNSUPPORTED;
     if (job->activation_mode != mode || job->activation_function != MOELAB_SILU) return MOELAB_UNSUPPORTED;
@@ -104,8 +105,8 @@ static void run_groups(const moelab_moe_job *job, int64_t expert, const int64_t 
     }
 }
 
-/* What is asked of one expert is cut into two long runs of groups that advance together, four streams of weights: prefetchers
- * follow long runs, not neighbouring rows (docs/log.md). */
+/* What is asked of one expert is cut into two long runs of groups that advance together, four streams of weights:
+ * prefetchers follow long runs, not neighbouring rows (docs/log.md). */
 template <class K>
 static int32_t run_gate_up(const moelab_moe_job *job, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {
     const int32_t status = check_job(job, K::format, K::mode, 3);
@@ -129,8 +130,8 @@ static int32_t run_gate_up(const moelab_moe_job *job, int64_t unit_start, int64_
     return MOELAB_OK;
 }
 
-/* The rows of tiles `n[0..num_rows)` of one projection of one expert for all its pairs; `weights` is its first row. With `hidden`
- * the activation row of a pair is the pair's own. */
+/* The rows of tiles `n[0..num_rows)` of one projection of one expert for all its pairs; `weights` is its first
+ * row. With `hidden` the activation row of a pair is the pair's own. */
 template <class K>
 static void run_rows(const moelab_moe_job *job, const activations &x, bool hidden, int64_t expert, int projection,
                      const uint8_t *weights, int64_t num_outputs, int64_t num_tiles, const int64_t *n, int num_rows) {
@@ -155,8 +156,8 @@ static void run_rows(const moelab_moe_job *job, const activations &x, bool hidde
     }
 }
 
-/* Units of a projection [num_outputs, num_tiles * 64] that begins at `offset` in the block of each expert. What is asked of one
- * expert is cut into MAX_ROWS long runs that advance together. */
+/* Units of a projection [num_outputs, num_tiles * 64] that begins at `offset` in the block of each expert. What is
+ * asked of one expert is cut into MAX_ROWS long runs that advance together. */
 template <class K>
 static void run_units(const moelab_moe_job *job, const activations &x, bool hidden, int projection, int64_t offset,
                       int64_t num_outputs, int64_t num_tiles, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {

@@ -1,18 +1,14 @@
-/* The pool: create, run, destroy. The only place of the library that makes threads. */
+/* The pool: create, start, wait, destroy. The only place of the library that makes threads. */
 #include "pool.h"
 
-#include <chrono>
 #include <new>
+
+#include "clock.h"
 
 #if defined(__linux__)
 #include <pthread.h>
 #include <sched.h>
 #endif
-
-static int64_t now_ns() {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-        .count();
-}
 
 static bool pin_this_thread(int32_t core) {
 #if defined(__linux__)
@@ -64,13 +60,22 @@ static void start_run(moelab_pool *pool) {
     }
 }
 
-void moelab_pool::run(moelab_work_fn function, void *of) {
+void moelab_pool::start(moelab_work_fn function, void *of) {
+    wait(); /* for workers of a run that nobody waited for */
     work = function;
     context = of;
     unfinished.store(num_workers - 1, std::memory_order_relaxed);
     if (num_workers > 1) start_run(this);
-    function(of, 0, num_workers);
+}
+
+void moelab_pool::wait() {
     spin_until([&] { return unfinished.load(std::memory_order_acquire) == 0; });
+}
+
+void moelab_pool::run(moelab_work_fn function, void *of) {
+    start(function, of);
+    function(of, 0, num_workers);
+    wait();
 }
 
 extern "C" MOELAB_API moelab_pool *moelab_pool_create(int32_t num_workers, const int32_t *core_of_worker,
@@ -105,9 +110,11 @@ extern "C" MOELAB_API int32_t moelab_pool_pinned(const moelab_pool *pool) {
     return pool->pinned.load(std::memory_order_relaxed);
 }
 
-extern "C" MOELAB_API void moelab_pool_run(moelab_pool *pool, moelab_work_fn work, void *context) {
-    pool->run(work, context);
+extern "C" MOELAB_API void moelab_pool_start(moelab_pool *pool, moelab_work_fn work, void *context) {
+    pool->start(work, context);
 }
+
+extern "C" MOELAB_API void moelab_pool_wait(moelab_pool *pool) { pool->wait(); }
 
 extern "C" MOELAB_API void moelab_pool_destroy(moelab_pool *pool) {
     if (!pool) return;

@@ -66,6 +66,9 @@ struct moelab_pool {
     std::atomic<int32_t> pinned{0};
     std::vector<std::thread> threads;
 
+    /* The caller does worker 0's share between the two, or in `run`. */
+    void start(moelab_work_fn function, void *of);
+    void wait();
     void run(moelab_work_fn function, void *of);
 };
 

@@ -1,5 +1,6 @@
-/* Float weights -> tiles of another format in one pass: nearest steps in groups of 32 columns with bf16 scales, or bf16. Plain static
- * code, compiled once for each ISA; the numbers are those of moelab/kernels/quantise.py to the bit. */
+/* Float weights -> tiles of another format in one pass: nearest steps in groups of 32 columns with bf16 scales, or
+ * bf16. Plain static code, compiled once for each ISA; the numbers are those of moelab/kernels/quantise.py to the
+ * bit. */
 #ifndef MOELAB_QUANTISE_PACK_H
 #define MOELAB_QUANTISE_PACK_H
 
@@ -26,8 +27,8 @@ inline float from_bf16(uint16_t bits) { return float_of((uint32_t)bits << 16); }
 
 inline float divisor_of(uint16_t scale) { return (scale & 0x7FFF) == 0 ? 1.0f : from_bf16(scale); }
 
-/* 32 numbers of a row. Steps are numbers / divisor rounded to integers, ties to even, within [smallest, largest], a NaN 0: they are
- * far below 2^22, so that adding 1.5 * 2^23 rounds and leaves the integer in the low bits. */
+/* 32 numbers of a row. Steps are numbers / divisor rounded to integers, ties to even, within [smallest, largest],
+ * a NaN 0: they are far below 2^22, so that adding 1.5 * 2^23 rounds and leaves the integer in the low bits. */
 #if defined(__AVX2__)
 struct group32 {
     __m256 x[4];

@@ -1,7 +1,7 @@
 /* Which read loops there are, and one pass of all workers, over everything or each over the bytes of its own node. */
 #include <atomic>
-#include <chrono>
 
+#include "clock.h"
 #include "moelab_kernels.h"
 #include "pool.h"
 
@@ -58,11 +58,6 @@ extern "C" MOELAB_API const char *moelab_read_loop_name(int32_t loop) {
 extern "C" MOELAB_API uint64_t moelab_read(int32_t loop, const void *data, uint64_t bytes) {
     const read_row *row = supported_row(loop);
     return row ? row->read(data, bytes) : 0;
-}
-
-static int64_t now_ns() {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-        .count();
 }
 
 /* Blocks of one node (or of everybody): its workers draw them from `next`. */

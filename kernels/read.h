@@ -1,5 +1,5 @@
-/* Sums of 64-bit words by `streams` runs of equal length that advance together, `unroll` vectors of each at a time: the loop of
- * every ISA's read.cpp, over its vector V: `zero()`, `add(sum, from)`, `total(sum)`, `bytes`. */
+/* Sums of 64-bit words by `streams` runs of equal length that advance together, `unroll` vectors of each at a
+ * time: the loop of every ISA's read.cpp, over its vector V: `zero()`, `add(sum, from)`, `total(sum)`, `bytes`. */
 #ifndef MOELAB_READ_H
 #define MOELAB_READ_H
 

@@ -135,13 +135,22 @@ static inline void keep_best_groups(const moelab_route *r, float *choice) {
         if (kept[e / size] == 0.0f) choice[e] = -INFINITY;
 }
 
-/* By one worker: the lists of the next step are made from it. */
-static inline void route_tokens(const moelab_route *r) {
+/* By one worker: the lists of the next step are made from it. A NaN is never the largest, so that it would choose
+ * in silence. */
+static inline int32_t route_tokens(moelab_route *r) {
     for (int64_t t = 0; t < r->num_tokens; t++) {
         const float *logits = r->logits + t * r->logits_stride;
         int32_t *ids = r->expert_ids + t * r->top_k;
         float *gates = r->gate_weights + t * r->top_k;
-        for (int64_t e = 0; e < r->num_experts; e++) r->choice[e] = 1.0f / (1.0f + std::exp(-logits[e])) + r->bias[e];
+        bool is_number = true;
+        for (int64_t e = 0; e < r->num_experts; e++) {
+            r->choice[e] = 1.0f / (1.0f + std::exp(-logits[e])) + r->bias[e];
+            is_number &= r->choice[e] == r->choice[e];
+        }
+        if (!is_number) {
+            r->bad_token = t;
+            return MOELAB_NOT_A_NUMBER;
+        }
         if (r->n_group > 1) keep_best_groups(r, r->choice);
         float total = 0.0f;
         for (int64_t k = 0; k < r->top_k; k++) {
@@ -156,6 +165,7 @@ static inline void route_tokens(const moelab_route *r) {
             gates[k] *= r->scaling_factor;
         }
     }
+    return MOELAB_OK;
 }
 
 #endif

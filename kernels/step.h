@@ -1,23 +1,19 @@
-/* One layer-step of a set of matrices: quantise | gate_up | down | combine, or quantise | linear, cut into shares of workers.
+/* One layer-step of a set of matrices: quantise | gate_up | down | combine, or quantise | linear, cut into shares
+ * of workers.
  *
- * A worker draws units of its own node's experts only. Chunks are a share of what is left, so that they are long runs of
- * memory at first and short at the end, when the last worker would otherwise be waited for. Who calls the shares, and what comes
- * before and after them, is forward.cpp's (one step) and ops.cpp's (many in a row). */
+ * A worker draws units of its own node's experts only. Chunks are a share of what is left, so that they are long
+ * runs of memory at first and short at the end, when the last worker would otherwise be waited for. Who calls the
+ * shares, and what comes before and after them, is forward.cpp's (one step) and ops.cpp's (many in a row). */
 #ifndef MOELAB_STEP_H
 #define MOELAB_STEP_H
 
 #include <atomic>
-#include <chrono>
 
+#include "clock.h"
 #include "combine.h"
 #include "group.h"
 #include "phases.h"
 #include "pool.h"
-
-static inline int64_t now_ns() {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-        .count();
-}
 
 struct alignas(64) unit_counter {
     std::atomic<int64_t> next{0};
@@ -29,7 +25,7 @@ struct step {
     const moelab_forward *forward;
     bool linear;
     int32_t num_nodes;
-    int64_t start_ns;
+    int64_t start_ns; /* the caller's own: set by who runs the step, when its workers begin */
     std::atomic<int32_t> status;
     unit_counter up[MOELAB_MAX_NODES], down[MOELAB_MAX_NODES];
     int32_t workers_of_node[MOELAB_MAX_NODES];
@@ -57,9 +53,9 @@ static inline int32_t node_of(const step *s, int32_t worker) {
 
 /* Sorts the pairs and sets the counters; by one thread, before any share. */
 static inline int32_t prepare_step(step *s, moelab_pool *pool, moelab_forward *forward, bool linear) {
-    if (forward->struct_bytes != sizeof(moelab_forward) || forward->abi_version != MOELAB_ABI_VERSION)
-        return MOELAB_BAD_STRUCT;
-    s->start_ns = forward->counters ? now_ns() : 0;
+    if (!fits(forward)) return MOELAB_BAD_STRUCT;
+    if (!fits(forward->job) || !fits(forward->table)) return MOELAB_BAD_STRUCT;
+    if (forward->counters && !fits(forward->counters)) return MOELAB_BAD_STRUCT;
     s->pool = pool;
     s->forward = forward;
     s->linear = linear;

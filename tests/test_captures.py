@@ -57,7 +57,7 @@ def test_recorded_from_the_shipped_weights(capture):
 def test_plan_was_made_on_the_capture():
     trace = moelab.open_trace(NANO / "capture").load()
     plan = moelab.Plan.load(NANO / "plan.json")
-    assert plan.fingerprints["trace"] == trace.fingerprint()
+    assert trace.has_fingerprint(plan.fingerprints["trace"])  # of version 1
     again = moelab.PLANNERS["frequency"](trace, slots_per_layer=12, phase="decode")
     assert again.placements == plan.placements
     held_out = trace.requests(plan.planner["held_out_requests"])

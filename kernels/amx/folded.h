@@ -1,9 +1,9 @@
-/* Weights x bf16 activations: TDPBF16PS over all columns, sums in the tile from the first group to the last, nothing stored between.
- * Quantised weights are expanded to bf16 with their scale: each is rounded once, to 8 bits, which the other ISAs' bf16 kernels do
- * not do. TDPBF16PS takes denormal numbers for zero.
+/* Weights x bf16 activations: TDPBF16PS over all columns, sums in the tile from the first group to the last,
+ * nothing stored between. Quantised weights are expanded to bf16 with their scale: each is rounded once, to 8
+ * bits, which the other ISAs' bf16 kernels do not do. TDPBF16PS takes denormal numbers for zero.
  *
- * W: `format`, `tile_bytes` and lines(tile, group, buffer): the 16 lines [16 rows][2 columns] of a group of 32 columns, in the weights themselves
- * or made in `buffer` (1 KB). */
+ * W: `format`, `tile_bytes` and lines(tile, group, buffer): the 16 lines [16 rows][2 columns] of a group of 32
+ * columns, in the weights themselves or made in `buffer` (1 KB). */
 #ifndef MOELAB_AMX_FOLDED_H
 #define MOELAB_AMX_FOLDED_H
 
@@ -44,8 +44,9 @@ struct folded {
     }
 };
 
-/* The lines of a group from quantised weights. `parts` of a byte (nibbles 2, int8 1), `zero` (8 or 128): each number is cut out of
- * the four bytes of its row; n * scale - zero * scale is exact in float32, then rounded to nearest even. */
+/* The lines of a group from quantised weights. `parts` of a byte (nibbles 2, int8 1), `zero` (8 or 128): each
+ * number is cut out of the four bytes of its row; n * scale - zero * scale is exact in float32, then rounded to
+ * nearest even. */
 template <int parts, int zero, int scales>
 static inline void expand_group(const uint8_t *tile, int group, uint8_t *buffer) {
     const int bits = 8 / parts, num_lines = 8 / parts;

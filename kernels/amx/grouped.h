@@ -1,10 +1,11 @@
-/* Quantised weights x int8 activations: TDPBSUD over one group of 32 columns, then the float order of moelab_kernels.h, so that
- * every bit is that of the other ISAs. The unsigned operand is the weight as it is stored (q + 8 or q + 128), so that q = -8 or -128
- * times any activation is exact; `W::zero` / 8 offsets take the constant back.
+/* Quantised weights x int8 activations: TDPBSUD over one group of 32 columns, then the float order of
+ * moelab_kernels.h, so that every bit is that of the other ISAs. The unsigned operand is the weight as it is
+ * stored (q + 8 or q + 128), so that q = -8 or -128 times any activation is exact; `W::zero` / 8 offsets take the
+ * constant back.
  *
- * W: `format`, `tile_bytes`, `scales` (offset of the scales), `zero`, and lines(tile, group, buffer): the 8 lines [16 rows][4 columns] of a
- * group, in the weights themselves or made in `buffer` (512 B). The sums of a group are scaled after the tile instructions of the
- * next one have been issued. */
+ * W: `format`, `tile_bytes`, `scales` (offset of the scales), `zero`, and lines(tile, group, buffer): the 8 lines
+ * [16 rows][4 columns] of a group, in the weights themselves or made in `buffer` (512 B). The sums of a group are
+ * scaled after the tile instructions of the next one have been issued. */
 #ifndef MOELAB_AMX_GROUPED_H
 #define MOELAB_AMX_GROUPED_H
 

@@ -1,10 +1,11 @@
 /* What the AMX kernels share: the tile instructions, the tiles' shapes and 64-byte vectors.
  *
- * Tiles: 0 and 1 hold activations (16 tokens a row), 2 and 3 weights (the lines of the layout as they are, or expanded), 4 to 7 sums
- * [16 tokens][16 rows]. The instructions are inline assembly with a memory clobber, not the compilers' intrinsics: GCC 12's _tile_loadd
- * does not say that it reads memory, and at -O3 stores to a staging buffer before it are deleted (docs/amx.md). Vectors are the
- * compilers' extension, so that the same source becomes zmm instructions in the library and ymm ones in the build that the tests
- * run under an emulator on a CPU without AVX-512. */
+ * Tiles: 0 and 1 hold activations (16 tokens a row), 2 and 3 weights (the lines of the layout as they are, or
+ * expanded), 4 to 7 sums [16 tokens][16 rows]. The instructions are inline assembly with a memory clobber, not the
+ * compilers' intrinsics: GCC 12's _tile_loadd does not say that it reads memory, and at -O3 stores to a staging
+ * buffer before it are deleted (docs/amx.md). Vectors are the compilers' extension, so that the same source
+ * becomes zmm instructions in the library and ymm ones in the build that the tests run under an emulator on a CPU
+ * without AVX-512. */
 #ifndef MOELAB_AMX_TILES_H
 #define MOELAB_AMX_TILES_H
 
@@ -25,7 +26,8 @@ struct alignas(64) tile_shapes {
     uint8_t rows[16];
 };
 
-/* A tile operation has one group of 32 columns: `activation_bytes` of a row of activations, `weight_lines` lines of 64 B. */
+/* A tile operation has one group of 32 columns: `activation_bytes` of a row of activations, `weight_lines` lines
+ * of 64 B. */
 static inline void configure_tiles(int activation_bytes, int weight_lines) {
     tile_shapes shapes = {};
     shapes.palette = 1;

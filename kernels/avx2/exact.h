@@ -1,6 +1,6 @@
-/* Quantised weights x bf16 activations in float32, weights exact: each number is cut out of the four bytes of its row as an
- * unsigned integer, and every sum starts from -zero * (sum of the group's activations). W: `tile_bytes`, `scales` (offset of
- * the scales), `lines` of a group, `parts` of a byte (nibbles 2, int8 1), `zero` (8 or 128). */
+/* Quantised weights x bf16 activations in float32, weights exact: each number is cut out of the four bytes of its
+ * row as an unsigned integer, and every sum starts from -zero * (sum of the group's activations). W: `tile_bytes`,
+ * `scales` (offset of the scales), `lines` of a group, `parts` of a byte (nibbles 2, int8 1), `zero` (8 or 128). */
 #ifndef MOELAB_AVX2_EXACT_H
 #define MOELAB_AVX2_EXACT_H
 

@@ -1,5 +1,6 @@
-/* int4_g32 weights x int8 activations. The nibbles are the unsigned operand of vpmaddubsw: a pair is at most 2 * 15 * 127 and
- * the eight pairs of a group at most 30,480, so the sums of a whole group fit int16 and nothing saturates. */
+/* int4_g32 weights x int8 activations. The nibbles are the unsigned operand of vpmaddubsw: a pair is at most 2 *
+ * 15 * 127 and the eight pairs of a group at most 30,480, so the sums of a whole group fit int16 and nothing
+ * saturates. */
 #include "vectors.h"
 
 namespace {

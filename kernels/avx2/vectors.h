@@ -10,8 +10,8 @@ static inline __m256 load_bf16(const void *from) { /* 8 bf16 -> float32 */
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from)), 16));
 }
 
-/* In the order of the program: hardware prefetchers follow a stream only while its lines come in rising order and once each
- * (docs/log.md), and compilers move ordinary loads. */
+/* In the order of the program: hardware prefetchers follow a stream only while its lines come in rising order and
+ * once each (docs/log.md), and compilers move ordinary loads. */
 static inline __m256i stream_half_line(const void *from) { return *(const volatile __m256i *)from; }
 
 /* Of half the last line of an int4 or int8 tile, 16 scales: those of rows 8 * half .. of one group. */

@@ -1,8 +1,10 @@
-/* int4_g32 weights x bf16 activations with vdpbf16ps, weights exact: a nibble n = q + 8 becomes the bf16 number 16 + n by
- * placing it in the mantissa (0x4180 | n << 3), and each sum starts from -24 * sum of the group's activations.
+/* int4_g32 weights x bf16 activations with vdpbf16ps, weights exact: a nibble n = q + 8 becomes the bf16 number 16
+ * + n by placing it in the mantissa (0x4180 | n << 3), and each sum starts from -24 * sum of the group's
+ * activations.
  *
- * The four bytes of a row are two halves of four nibbles each. The same nibble of both halves is a pair of columns two apart, so
- * shifting is all that unpacking takes, and the activations are put into the order 0 2 1 3 within each quad instead. */
+ * The four bytes of a row are two halves of four nibbles each. The same nibble of both halves is a pair of columns
+ * two apart, so shifting is all that unpacking takes, and the activations are put into the order 0 2 1 3 within
+ * each quad instead. */
 #include "vectors.h"
 
 namespace {

@@ -1,5 +1,5 @@
-/* int4_g32 weights x int8 activations with VNNI: the nibbles are the unsigned operand of vpdpbusd, so that q = -8 and any
- * activation are exact; -8 * sum of activations starts each sum. */
+/* int4_g32 weights x int8 activations with VNNI: the nibbles are the unsigned operand of vpdpbusd, so that q = -8
+ * and any activation are exact; -8 * sum of activations starts each sum. */
 #include "vectors.h"
 
 namespace {
@@ -11,8 +11,8 @@ static inline __m512 scaled(__m512i isum, float activation_scale, __m512 weight_
     return _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(isum), _mm512_set1_ps(activation_scale)), weight_scale);
 }
 
-/* One token, bound by memory: weights are streamed, the activations of a tile are loaded once for all rows. High nibbles stay
- * in place, 16 times their value: their sum is shifted down once, exactly. */
+/* One token, bound by memory: weights are streamed, the activations of a tile are loaded once for all rows. High
+ * nibbles stay in place, 16 times their value: their sum is shifted down once, exactly. */
 struct one {
     template <int R, int M>
     static inline void run(const uint8_t *const *rows, int64_t num_tiles, const activations &x, const int64_t *token,
@@ -46,8 +46,9 @@ struct one {
     }
 };
 
-/* Several tokens, bound by computing: the weights of a group of R rows are unpacked once and stay in registers, the sums live in
- * the L1 cache, and the tile after the next is prefetched (which helps here and hurts with one token). */
+/* Several tokens, bound by computing: the weights of a group of R rows are unpacked once and stay in registers,
+ * the sums live in the L1 cache, and the tile after the next is prefetched (which helps here and hurts with one
+ * token). */
 template <int R>
 static void run_many(const uint8_t *const *rows, int64_t num_tiles, const activations &x, const int64_t *token,
                      int num_tokens, float *out) {

@@ -1,5 +1,5 @@
-/* int8_g32 weights x bf16 activations with vdpbf16ps, weights exact: every int8 is a bf16 number, made through float32. A
- * vector holds 8 rows x 4 columns, with two sums for each row, of columns 0, 1 and 2, 3 of every quad. */
+/* int8_g32 weights x bf16 activations with vdpbf16ps, weights exact: every int8 is a bf16 number, made through
+ * float32. A vector holds 8 rows x 4 columns, with two sums for each row, of columns 0, 1 and 2, 3 of every quad. */
 #include "vectors.h"
 
 namespace {

@@ -1,5 +1,5 @@
-/* int8_g32 weights x int8 activations with VNNI: the weights are stored as q + 128, the unsigned operand, so that q = -128 is
- * exact; -128 * sum of activations starts each sum. */
+/* int8_g32 weights x int8 activations with VNNI: the weights are stored as q + 128, the unsigned operand, so that
+ * q = -128 is exact; -128 * sum of activations starts each sum. */
 #include "vectors.h"
 
 namespace {

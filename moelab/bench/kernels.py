@@ -174,9 +174,7 @@ def bench_case(
         others = np.setdiff1d(np.arange(len(arena)), ids)[:TOP_K]
         if len(others) < TOP_K:
             others = rng.permutation(len(arena))[:TOP_K]
-        limits.append(
-            _read_gb_per_s(arena.addresses[others], nodes[others], layout.expert_bytes, best.loop, pool, placed)
-        )
+        limits.append(_read_gb_per_s(arena, others, nodes, best.loop, pool, placed))
         read_s.append(layout.expert_bytes / (np.nansum(limits[-1]) * 1e9))
         if batch > 16:
             peaks.append(peak_gflops(isa, activation, pool) or np.nan)
@@ -206,9 +204,10 @@ def bench_case(
 
 
 def _read_gb_per_s(
-    addresses: np.ndarray, nodes: np.ndarray, expert_bytes: int, loop: int, pool: Pool, placed: bool
+    arena: ExpertArena | NodeArenas, experts: np.ndarray, nodes: np.ndarray, loop: int, pool: Pool, placed: bool
 ) -> np.ndarray:
-    """GB/s of each node [N] in one read, all nodes at once; NaN for a node without bytes."""
+    """GB/s of each node [N] in one read of these experts, all nodes at once; NaN for a node without bytes."""
+    addresses, nodes, expert_bytes = arena.addresses[experts], nodes[experts], arena.layout.expert_bytes
     if not placed:
         return np.array([len(addresses) * expert_bytes / read_once(addresses, expert_bytes, loop, pool) / 1e9])
     seconds = read_nodes(addresses, nodes, expert_bytes, loop, pool)

@@ -37,7 +37,7 @@ NUM_OBJECTS, NUM_SLOTS = 23_040, 5_760
 HASH_POWERS: dict[str, int | None] = {"": None, ", peer with a table of 2**16": 16}
 """libcachesim's hash table as installed (2**24 entries, which miss every cache), and as small as its objects need."""
 
-PEERS: dict[str, tuple[str, dict[str, int]]] = {
+PEERS: dict[str, tuple[str, dict[str, float | int]]] = {
     "lru": ("LRU", {}),
     "fifo": ("FIFO", {}),
     "clock": ("Clock", {}),
@@ -45,7 +45,7 @@ PEERS: dict[str, tuple[str, dict[str, int]]] = {
     "arc": ("ARC", {}),
     "s3_fifo": ("S3FIFO", {}),
     "lfu": ("LFU", {"forget": 1}),
-    "gdsf": ("GDSF", {}),
+    "gdsf": ("GDSF", {"floor_before": 1, "hysteresis": -1e-9}),
 }
 """libcachesim's name of a policy, and our parameters that make it the same."""
 

@@ -250,13 +250,35 @@ class Trace:
             loads[layer] = np.bincount(ids[ids != NO_EXPERT], minlength=num_experts)
         return loads
 
+    def digest(self) -> str:
+        """sha256, 64 hexadecimal digits, of everything in the trace that a policy, planner or simulation can see.
+
+        The header without provenance and checksum of the weights, experts, gate weights, the step, request and phase
+        of each token, and every extra array (candidate scores, stale gates, residency). Not: positions, domains and
+        token ids, which decide nothing.
+        """
+        digest = self._seen_by_static_plans()
+        for name, array in [("gate_weights", self.gate_weights), *sorted(self.extras.items())]:
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
     def fingerprint(self) -> str:
-        """Short sha256 over experts and the step, request and phase columns: what a plan saw."""
+        """``2-`` and the first 16 digits of ``digest``: what a plan keeps of the trace that it was made on."""
+        return f"2-{self.digest()[:16]}"
+
+    def has_fingerprint(self, fingerprint: str | None) -> bool:
+        """Was this fingerprint made of this trace? Version 1, 16 digits, left out gate weights and extra arrays."""
+        if fingerprint is None or fingerprint.startswith("2-"):
+            return fingerprint == self.fingerprint()
+        return fingerprint == self._seen_by_static_plans().hexdigest()[:16]
+
+    def _seen_by_static_plans(self) -> hashlib._Hash:
         digest = hashlib.sha256()
         digest.update(self.header.model_dump_json(exclude={"provenance", "weights_fingerprint"}).encode())
         for array in (self.experts, self.tokens.step, self.tokens.request, self.tokens.phase):
             digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()[:16]
+        return digest
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each routed (token, layer, slot); columns of the token table repeated."""

@@ -90,7 +90,9 @@ class Checkpoint:
     def fetch(self, view: torch.Tensor, stream: int = 0) -> torch.Tensor:
         """The numbers of a view (or a part of one) that `read` gave, read from the file; see `MappedFile.fetch`."""
         address = view.data_ptr()
-        for file in self._open_files.values():
+        with self._opening:  # another worker may open one meanwhile
+            files = tuple(self._open_files.values())
+        for file in files:
             if file.base <= address < file.base + file.num_bytes:
                 return file.fetch(view, stream)
         return view

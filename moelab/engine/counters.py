@@ -9,7 +9,10 @@ import numpy as np
 
 from moelab.domain.machine import Machine
 from moelab.domain.trace import Phase
-from moelab.kernels import Bandwidth, Counts, RoutedExperts, read_limit
+from moelab.engine.dense import KernelLinear, KernelMLP
+from moelab.kernels import Bandwidth, Counts, Pool, RoutedExperts, read_limit
+from moelab.kernels.counts import Counted
+from moelab.kernels.native import Counters as NativeCounters
 
 
 @dataclass
@@ -24,15 +27,38 @@ class Counters:
     expert_bytes: int = 0
 
 
+class DenseLayers:
+    """Everything that the kernels read beside the routed experts, counted as one layer of one node."""
+
+    def __init__(self, made: Sequence[KernelLinear | KernelMLP]) -> None:
+        self._counters: list[NativeCounters] = [layer.counters for layer in made]
+
+    @property
+    def bytes_of_node(self) -> list[int]:
+        return [sum(sum(counters.bytes_of_node) for counters in self._counters)]
+
+    @property
+    def seconds_of_node(self) -> list[float]:
+        return [sum(max(counters.ns_of_node) for counters in self._counters) / 1e9]
+
+    @property
+    def tail_seconds(self) -> float:
+        return sum(counters.tail_ns for counters in self._counters) / 1e9
+
+    @property
+    def num_calls(self) -> int:
+        return sum(counters.num_calls for counters in self._counters)
+
+
 class PhaseCounts:
-    """Divides what the kernels of all layers count between prefill and decode.
+    """Divides what the kernels of some layers count between prefill and decode.
 
     The counters are read when the phase changes, so a step costs one comparison.
     """
 
-    def __init__(self, routed: Sequence[RoutedExperts]) -> None:
-        self._routed = routed
-        self._last = Counts.of(routed)
+    def __init__(self, layers: Sequence[Counted]) -> None:
+        self._layers = layers
+        self._last = Counts.of(layers)
         self._phase: Phase | None = None
         self._of_phase = dict.fromkeys(Phase, self._last - self._last)
 
@@ -47,17 +73,19 @@ class PhaseCounts:
         return self._of_phase[phase]
 
     def _settle(self) -> None:
-        now = Counts.of(self._routed)
+        now = Counts.of(self._layers)
         if self._phase is not None:
             self._of_phase[self._phase] += now - self._last
         self._last = now
 
 
-def bandwidth_beside_limit(title: str, counts: Counts, routed: Sequence[RoutedExperts], top_k: int) -> Bandwidth:
+def bandwidth_beside_limit(
+    title: str, counts: Counts, dense: Counts, routed: Sequence[RoutedExperts], top_k: int, workers: Pool | None
+) -> Bandwidth:
     """What was counted, beside the read limit of the experts' own bytes, which is measured now (below a second).
 
-    Read are seeded random experts, eight times the last-level cache of them, by the workers that a token's layer-step
-    has. ``RuntimeError`` where nothing was counted.
+    Read are seeded random experts, eight times the last-level cache of them, by ``workers``: those that the steps had.
+    ``RuntimeError`` where nothing was counted.
     """
     if not counts.num_calls.any():
         raise RuntimeError(f"{title}: expected steps of this phase, got none since loading; generate something first")
@@ -68,11 +96,11 @@ def bandwidth_beside_limit(title: str, counts: Counts, routed: Sequence[RoutedEx
     sample = np.random.default_rng(0).permutation(len(addresses))[:num_read]
     placed = [layer.node_of_expert for layer in routed if layer.node_of_expert is not None]
     limit = read_limit(
-        addresses[sample], layout.expert_bytes, routed[0].workers(top_k), rounds=3,
+        addresses[sample], layout.expert_bytes, workers, rounds=3,
         node_of_address=np.concatenate(placed)[sample] if len(placed) == len(routed) else None,
     )  # fmt: skip
     pool = routed[0].pool
     return Bandwidth.of(
         title, counts, limit.gb_per_s_of_node, read_loop=limit.loop_name, cache_resident=cache_resident,
-        virtual_nodes=pool is not None and pool.virtual,
+        virtual_nodes=pool is not None and pool.virtual, dense=dense,
     )  # fmt: skip

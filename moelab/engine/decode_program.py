@@ -8,7 +8,7 @@ sampling. Floor 2.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -16,56 +16,62 @@ import torch.nn.functional as F
 
 from moelab.engine.attention import LATENT_NORM_EPS, LatentAttention, StepPositions
 from moelab.engine.cache import LatentCache
-from moelab.engine.dense import KernelLinear, KernelLinears, KernelMLP
+from moelab.engine.dense import KernelLinear, KernelLinears, KernelMLP, Linear
 from moelab.engine.step_routing import StepRouting
 from moelab.kernels import RoutedExperts
+from moelab.kernels.native import sized
 from moelab.kernels.ops import Attention, Ops, attend_address, attention_chunks
+from moelab.kernels.step_memory import StepMemory
 
 if TYPE_CHECKING:
     from moelab.engine.models.deepseek_v3 import Layer, Model
 
 NATIVE_TOKENS = 64  # sequences that decode together at most; more go through torch
-PROGRAMS_KEPT = 4  # of different numbers of sequences: each has buffers of its own, the logits among them
 ALONE_BYTES = 4_000_000  # a step that reads fewer weights is faster on the caller alone (docs/log.md)
+Kind = TypeVar("Kind")
 
 
 class DecodeProgram:
-    """One new token of each of `num_tokens` sequences. Made from a model whose linear layers are packed."""
+    """One new token of each of `num_tokens` sequences. Made from a model whose linear layers are packed.
 
-    def __init__(self, model: Model, num_tokens: int) -> None:
-        spec, linears, routed = model.spec, model.linears, model.routed
-        assert isinstance(linears, KernelLinears)
-        assert isinstance(model.lm_head, KernelLinear)
-        self.model = model
+    Programs of one model share a `memory` and are never run at the same time. `TypeError` for layers of another kind.
+    """
+
+    def __init__(self, model: Model, num_tokens: int, memory: StepMemory) -> None:
+        # Not the model itself, which holds its programs: a cycle would keep the weights until a garbage collection.
+        spec, linears, lm_head = model.spec, of_kind(KernelLinears, model.linears), of_kind(KernelLinear, model.lm_head)
+        self._embed_tokens, self._rotary = model.embed_tokens, model.rotary
         self.num_tokens = num_tokens
-        isa = model.lm_head.packed.isa.isa
-        self.ops = Ops(num_tokens, isa)
+        isa = lm_head.packed.isa.isa
+        self.ops = Ops(num_tokens, isa, memory)
         self._attend = {kind: attend_address(isa, kind) for kind in (False, True)}
         self.hidden = self.ops.array("hidden", num_tokens, spec.hidden_size)
-        self.row_of_token = self.ops.constant(np.zeros(num_tokens), np.int64)
-        self.position_of_token = self.ops.constant(np.zeros(num_tokens), np.int64)
+        self.row_of_token = self.ops.own(np.zeros(num_tokens), np.int64)
+        self.position_of_token = self.ops.own(np.zeros(num_tokens), np.int64)
         self._attentions: list[Attention] = []
-        shape = (len(model.routed), num_tokens, spec.num_experts_per_tok)
-        self.expert_ids = self.ops.constant(np.zeros(shape), np.int32)
-        self.gate_weights = self.ops.constant(np.zeros(shape))
-        self._partial = np.zeros(0, np.float32)
-        for layer in model.layers:
+        routed = [of_kind(RoutedExperts, layer) for layer in model.routed]
+        shape = (len(routed), num_tokens, spec.num_experts_per_tok)
+        self.expert_ids = self.ops.own(np.zeros(shape), np.int32)
+        self.gate_weights = self.ops.own(np.zeros(shape))
+        self._partial = np.zeros(0, np.uint8)
+        for number, layer in enumerate(model.layers):
+            self.ops.part = f"layer {number}"
             self._layer(layer)
+        self.ops.part = ""
         self._stop = len(self.ops)  # without norm and head
         normed = self.ops.norm("final norm", self.hidden, _numpy(model.norm), model.eps)
-        self.logits = self._linear("lm_head", model.lm_head, normed)
-        expert_bytes = sum(layer.layout.expert_bytes for layer in routed if isinstance(layer, RoutedExperts))
+        self.logits = self._linear("lm_head", lm_head, normed)
+        expert_bytes = sum(layer.layout.expert_bytes for layer in routed)
         step_bytes = sum(made.num_bytes for made in linears.made) + expert_bytes * spec.num_experts_per_tok * num_tokens
         self.pool = linears.pool if step_bytes >= ALONE_BYTES else None
 
-    def _linear(self, name: str, linear: Any, x: np.ndarray) -> np.ndarray:
-        assert isinstance(linear, KernelLinear)
+    def _linear(self, name: str, layer: Linear, x: np.ndarray) -> np.ndarray:
+        linear = of_kind(KernelLinear, layer)
         return self.ops.linear(name, linear.packed, x, None if linear.bias is None else _numpy(linear.bias))
 
-    def _mlp(self, name: str, mlp: Any, x: np.ndarray) -> np.ndarray:
-        assert isinstance(mlp, KernelMLP)
-        ids = self.ops.constant(np.zeros((len(x), 1)), np.int32)
-        return self.ops.experts(name, mlp.expert, x, ids, self.ops.constant(np.ones((len(x), 1))))
+    def _mlp(self, name: str, layer: Linear | None, x: np.ndarray) -> np.ndarray:
+        ids, gates = self.ops.own(np.zeros((len(x), 1)), np.int32), self.ops.own(np.ones((len(x), 1)))
+        return self.ops.experts(name, of_kind(KernelMLP, layer).expert, x, ids, gates)
 
     def _layer(self, layer: Layer) -> None:
         ops, hidden = self.ops, self.hidden
@@ -82,8 +88,7 @@ class DecodeProgram:
             logits, _numpy(router.bias), ids, gates, router.n_group, router.topk_group, router.normalise,
             router.scaling_factor,
         )  # fmt: skip
-        assert isinstance(layer.routed, RoutedExperts)
-        routed = ops.experts("routed", layer.routed, x, ids, gates)
+        routed = ops.experts("routed", of_kind(RoutedExperts, layer.routed), x, ids, gates)
         shared = None if layer.mlp is None else self._mlp("shared", layer.mlp, x)
         ops.add(hidden, routed, shared)
 
@@ -95,12 +100,12 @@ class DecodeProgram:
         if weights.q_b_proj is not None and weights.q_norm is not None:
             normed = ops.norm("q norm", q, _numpy(weights.q_norm), LATENT_NORM_EPS)
             q = self._linear("q_b_proj", weights.q_b_proj, normed)
-        kv_norm = ops.constant(_numpy(weights.kv_norm))
+        kv_norm = ops.constant("kv norm", _numpy(weights.kv_norm))
         query_nope = ops.array("query_nope", rows, weights.nope_dim)
         query_rope = ops.array("query_rope", rows, weights.rope_dim)
         mixed = ops.array("mixed", rows, weights.kv_rank)
-        attention = Attention(
-            num_tokens=len(x), num_heads=heads, kv_rank=weights.kv_rank, nope_dim=weights.nope_dim,
+        attention = sized(
+            Attention, num_tokens=len(x), num_heads=heads, kv_rank=weights.kv_rank, nope_dim=weights.nope_dim,
             rope_dim=weights.rope_dim, a=latent.ctypes.data, a_stride=latent.strides[0] // 4,
             kv_norm=kv_norm.ctypes.data, eps=LATENT_NORM_EPS, softmax_scale=weights.softmax_scale,
             interleave=weights.interleave, row_of_token=self.row_of_token.ctypes.data,
@@ -122,13 +127,11 @@ class DecodeProgram:
         """Addresses and positions of this step."""
         self.row_of_token[:] = np.arange(at.row, at.row + self.num_tokens)
         self.position_of_token[:] = at.positions[:, 0].numpy()
-        weights = self.model.layers[0].attention
         # Not those of the longest context: longer chunks begin at 8,193 positions, so that a shorter one may have more.
         chunks = max(attention_chunks(int(position) + 1) for position in self.position_of_token)
-        size = self.num_tokens * chunks * weights.num_heads * (weights.kv_rank + 2)
-        if size > len(self._partial):
-            self._partial = np.zeros(size, np.float32)
-        cos, sin = self.model.rotary.upto(at.length)
+        heads, state = self._attentions[0].num_heads, self._attentions[0].kv_rank + 2
+        self._partial = self.ops.memory.block("partial", 4 * self.num_tokens * chunks * heads * state)
+        cos, sin = self._rotary.upto(at.length)
         bf16 = cache.layers[0].dtype == torch.bfloat16
         shared = (cos.data_ptr(), sin.data_ptr(), bf16, self._attend[bf16], self._partial.ctypes.data, chunks)
         for attention, memory in zip(self._attentions, cache.layers, strict=True):
@@ -146,13 +149,26 @@ class DecodeProgram:
         routing: StepRouting | None,
         with_logits: bool,
     ) -> torch.Tensor | None:
-        """token_ids [B, 1] -> logits float32 [B, 1, vocab], or None; writes the latents of the step into `cache`."""
+        """token_ids [B, 1] -> logits float32 [B, 1, vocab], or None; writes the latents of the step into `cache`.
+
+        `FloatingPointError` where a router's logits hold a NaN: it names layer and row.
+        """
         self._point(at, cache)
-        self.hidden[:] = F.embedding(token_ids[:, 0], self.model.embed_tokens).float().numpy()
+        self.hidden[:] = F.embedding(token_ids[:, 0], self._embed_tokens).float().numpy()
         self.ops.run(self.pool, 0, len(self.ops) if with_logits else self._stop)
         if routing is not None:
             routing.expert_ids[:], routing.gate_weights[:] = self.expert_ids, self.gate_weights
         return torch.from_numpy(self.logits.copy())[:, None] if with_logits else None
+
+
+def of_kind(kind: type[Kind], layer: object) -> Kind:
+    """The layer, if it is of that kind."""
+    if not isinstance(layer, kind):
+        raise TypeError(
+            f"decode step: expected {kind.__name__} throughout, got {type(layer).__name__}; models of other layers "
+            "decode by torch"
+        )
+    return layer
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -20,6 +20,7 @@ from moelab.kernels.isa import choose_isa
 from moelab.kernels.job import ACTIVATIONS_OF_FORMAT, WeightFormat
 from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.linear import PackedLinear, Tiles, pack_matrices
+from moelab.kernels.native import Counters as NativeCounters
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import RoutedExperts
 
@@ -231,6 +232,10 @@ class KernelLinear:
         """Time spent in the kernels."""
         return self.packed.seconds
 
+    @property
+    def counters(self) -> NativeCounters:
+        return self.packed.counters
+
 
 class KernelMLP:
     """A gated MLP as one expert that every token uses: gate_proj, up_proj [I, H], down_proj [H, I], packed."""
@@ -263,6 +268,11 @@ class KernelMLP:
     def seconds(self) -> float:
         """Time spent in the kernels."""
         return self.expert.seconds
+
+    @property
+    def counters(self) -> NativeCounters:
+        counters: NativeCounters = self.expert.native_struct.counters.contents
+        return counters
 
 
 @dataclass(frozen=True)

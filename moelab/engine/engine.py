@@ -21,7 +21,7 @@ import torch
 from moelab.domain.summary import summary_html, summary_text
 from moelab.domain.trace import Phase
 from moelab.engine.cache import LatentCache
-from moelab.engine.counters import Counters, PhaseCounts, bandwidth_beside_limit
+from moelab.engine.counters import Counters, DenseLayers, PhaseCounts, bandwidth_beside_limit
 from moelab.engine.dense import KernelLinears
 from moelab.engine.generate import PREFILL_CHUNK, Sequence, run
 from moelab.engine.generation import Generation
@@ -71,6 +71,8 @@ class Engine:
         self._num_tokens = {Phase.PREFILL: 0, Phase.DECODE: 0}
         self._step_s = 0.0
         self._phase_counts = PhaseCounts(self.routed)
+        linears = self.model.linears
+        self._dense_counts = PhaseCounts([DenseLayers(linears.made if isinstance(linears, KernelLinears) else [])])
         on_cpu = self.device.type == "cpu"
         large = self.spec.hidden_size >= PREFILL_THREADS_FROM
         self._torch_threads = {
@@ -109,10 +111,19 @@ class Engine:
         )
 
     def bandwidth(self, phase: Phase = Phase.DECODE) -> Bandwidth:
-        """GB/s of the routed experts by layer and node since loading, beside the read limit, which is measured now."""
+        """GB/s of the routed experts by layer and node since loading, beside the read limit, which is measured now.
+
+        Linear layers that run on the kernels are a row of their own, `dense`. The limit is read by the workers of the
+        latest decode step, or of a step of the phase's mean number of tokens.
+        """
         title = f"{self.name}, {phase.name.lower()}: bandwidth by layer and node"
-        counts = self._phase_counts.of(phase)
-        return bandwidth_beside_limit(title, counts, self.routed, self.spec.num_experts_per_tok)
+        counts, dense = self._phase_counts.of(phase), self._dense_counts.of(phase)
+        top_k, program = self.spec.num_experts_per_tok, self.model.last_program
+        if phase is Phase.DECODE and program is not None:
+            workers = program.pool
+        else:
+            workers = self.routed[0].workers(self._num_tokens[phase] * top_k // max(1, int(counts.num_calls[0])))
+        return bandwidth_beside_limit(title, counts, dense, self.routed, top_k, workers)
 
     # --- generation ---
 
@@ -240,6 +251,7 @@ class Engine:
             if threads is not None:
                 torch.set_num_threads(threads)
             self._phase_counts.enter(phase)
+            self._dense_counts.enter(phase)
             routing = self._routing_of(batch * num_queries) if self.observers else None
             at = self.model.positions(cache, row, batch, num_queries)
             logits: torch.Tensor | None = self.model.forward(token_ids.to(self.device), at, cache, routing, want)
@@ -284,6 +296,7 @@ class Engine:
             "routed experts": f"{self.weight_format} weights, {self.activation} activations, {self.isa} kernels, "
             f"{self.pool.num_workers} workers",
             "expert memory": f"{len(self.routed) * self.spec.n_routed_experts * self.expert_bytes / 2**30:.2f} GiB",
+            "decode buffers": f"{self.model.step_memory.num_bytes / 2**20:.1f} MiB",
             "loaded": f"{self.loaded_bytes / 1e9:.2f} GB in {self.load_s:.1f} s "
             f"({self.loaded_bytes / 1e9 / max(self.load_s, 1e-9):.2f} GB/s), "
             + ("repacked" if self.packed is None else f"packed before: {self.packed}"),

@@ -112,7 +112,7 @@ def scored_part(trace: Trace, plan: Plan) -> tuple[Trace, str]:
     """
     if plan.planner.get("name") == "empty":
         return trace, "every request; the fast tier was empty at first"
-    if plan.fingerprints.get("trace") != trace.fingerprint():
+    if not trace.has_fingerprint(plan.fingerprints.get("trace")):
         return trace, "every request; the plan was made on another trace"
     held_out = plan.planner.get("held_out_requests")
     if held_out:

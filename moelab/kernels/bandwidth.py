@@ -41,7 +41,10 @@ class BandwidthRow:
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """``rows`` by layer and node, ``totals`` by node. ``basis`` says how rates and percentages were taken."""
+    """``rows`` by layer and node, ``totals`` by node. ``basis`` says how rates and percentages were taken.
+
+    ``dense`` by node: everything else that the kernels read, linear layers, shared experts and head; not in ``totals``.
+    """
 
     title: str
     rows: tuple[BandwidthRow, ...]
@@ -50,15 +53,16 @@ class Bandwidth:
     virtual_nodes: bool
     cache_resident: bool
     basis: str
+    dense: tuple[BandwidthRow, ...] = ()
 
     @classmethod
     def of(
         cls, title: str, counts: Counts, read_limit_gb_per_s_of_node: tuple[float, ...], *, read_loop: str,
-        virtual_nodes: bool = False, cache_resident: bool = False,
+        virtual_nodes: bool = False, cache_resident: bool = False, dense: Counts | None = None,
     ) -> Bandwidth:  # fmt: skip
         """All bytes over all the time that was counted, beside limits that were measured in the same run."""
 
-        def row(layer: int | None, node: int) -> BandwidthRow:
+        def row(layer: int | None, node: int, counts: Counts = counts) -> BandwidthRow:
             at = slice(None) if layer is None else slice(layer, layer + 1)
             num_bytes, seconds = int(counts.num_bytes[at, node].sum()), float(counts.seconds[at, node].sum())
             calls, tail_s = int(counts.num_calls[at].sum()), float(counts.tail_s[at].sum())
@@ -75,6 +79,9 @@ class Bandwidth:
             title, tuple(row(layer, node) for layer in range(num_layers) for node in range(num_nodes)),
             tuple(row(None, node) for node in range(num_nodes)), read_loop, virtual_nodes, cache_resident,
             "bytes and time summed over all calls; the limit was read after them, over other bytes",
+            () if dense is None or not dense.num_calls.any() else tuple(
+                row(None, node, dense) for node in range(dense.num_bytes.shape[1])
+            ),
         )  # fmt: skip
 
     @property
@@ -86,7 +93,7 @@ class Bandwidth:
         return asdict(self)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each layer and node."""
+        """One row for each layer and node; the dense ones are not in it."""
         import pandas as pd
 
         return pd.DataFrame([asdict(row) for row in self.rows])
@@ -103,10 +110,10 @@ class Bandwidth:
         return notes
 
     def table(self) -> list[tuple[str, ...]]:
-        """Texts; the first line is the heading, then the totals, then the layers."""
+        """Texts; the first line is the heading, then the totals, then the layers, then the dense ones."""
         lines = [tuple(name for name, _ in _COLUMNS)]
         lines += [tuple(text(row) for _, text in _COLUMNS) for row in (*self.totals, *self.rows)]
-        return lines
+        return lines + [("dense", *(text(row) for _, text in _COLUMNS[1:])) for row in self.dense]
 
     def __repr__(self) -> str:
         table = self.table()

@@ -8,10 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from moelab.kernels.routed import RoutedExperts
+
+class Counted(Protocol):
+    """What counts: the routed experts of a layer, or others. All since it was made."""
+
+    @property
+    def bytes_of_node(self) -> list[int]: ...
+
+    @property
+    def seconds_of_node(self) -> list[float]: ...
+
+    @property
+    def tail_seconds(self) -> float | None: ...
+
+    @property
+    def num_calls(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -27,7 +42,7 @@ class Counts:
     num_calls: np.ndarray
 
     @classmethod
-    def of(cls, layers: Sequence[RoutedExperts]) -> Counts:
+    def of(cls, layers: Sequence[Counted]) -> Counts:
         """Since the layers were made. All layers have the same nodes."""
         tails = [layer.tail_seconds for layer in layers]
         return cls(

@@ -28,7 +28,7 @@ from moelab.kernels.job import (
     WeightFormat,
 )
 from moelab.kernels.layout import ExpertLayout, quantise_pack
-from moelab.kernels.native import Counters, Forward, check_status, kernel_table, require_library
+from moelab.kernels.native import Counters, Forward, check_status, kernel_table, require_library, sized
 from moelab.kernels.native_phases import LARGEST_BYTES, SMALLEST_BYTES
 from moelab.kernels.pages import map_pages
 from moelab.kernels.pool import Pool
@@ -102,7 +102,7 @@ class PackedLinear:
         self._count = np.zeros(count + 1, np.int64)
         self._table = kernel_table(self.isa.isa, weight_format, self.activation)
         self._function = require_library().moelab_linear_forward
-        self.counters = Counters()
+        self.counters = sized(Counters)
         self._struct: Forward | None = None
         self._tokens_each = -1
 
@@ -112,9 +112,8 @@ class PackedLinear:
         """``moelab_forward`` of this matrix over ``num_rows`` rows at ``x_address``; the rest as ``linear_job``."""
         several = self.num_matrices is not None
         row_bytes = self._layout.projection_bytes(TILE_ROWS, self.num_columns)
-        return Forward(
-            struct_bytes=ctypes.sizeof(Forward),
-            abi_version=ABI_VERSION,
+        return sized(
+            Forward,
             job=job.ctypes.data,
             table=ctypes.pointer(self._table),
             x=x_address,

@@ -11,13 +11,16 @@ import importlib.metadata
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 from moelab.kernels.job import ABI_VERSION, ACTIVATION_CODE, FORMAT_CODE, Activation, WeightFormat
 
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 LIBRARY_NAME = "libmoelab_kernels" + _SUFFIX
 _UNSUPPORTED = -2
-STATUS = {-1: "bad struct", -2: "unsupported format and mode", -3: "bad shape", -4: "no such expert"}
+STATUS = {
+    -1: "bad struct", -2: "unsupported format and mode", -3: "bad shape", -4: "no such expert", -5: "not a number",
+}  # fmt: skip
 
 PHASE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
@@ -26,6 +29,7 @@ CPUID = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint32, ctypes.POINTER(
 XGETBV = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint32)
 REQUEST = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int32)
 MAX_NODES = 16
+_Struct = TypeVar("_Struct", bound=ctypes.Structure)
 
 
 class KernelTable(ctypes.Structure):
@@ -58,6 +62,8 @@ class Counters(ctypes.Structure):
     """``moelab_counters``."""
 
     _fields_ = (
+        ("struct_bytes", ctypes.c_uint32),
+        ("abi_version", ctypes.c_uint32),
         ("bytes_of_node", ctypes.c_uint64 * MAX_NODES),
         ("ns_of_node", ctypes.c_uint64 * MAX_NODES),
         ("tail_ns", ctypes.c_uint64),
@@ -95,6 +101,11 @@ class Forward(ctypes.Structure):
     )
 
 
+def sized(struct: type[_Struct], **fields: Any) -> _Struct:
+    """A struct of the ABI with its size and version, which the library compares with its own."""
+    return struct(struct_bytes=ctypes.sizeof(struct), abi_version=ABI_VERSION, **fields)
+
+
 def library_path() -> Path | None:
     """Beside this file, else among the files of the installed distribution (editable installs)."""
     beside = Path(__file__).with_name(LIBRARY_NAME)
@@ -122,43 +133,43 @@ def library() -> tuple[ctypes.CDLL | None, str]:
         loaded = ctypes.CDLL(str(path))
         loaded.moelab_abi_version.restype = ctypes.c_uint32
         found = loaded.moelab_abi_version()
-        i32, i64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
-        # Younger than the version that has them: a library without them is one of an older install.
-        loaded.moelab_pack.argtypes = [i32, pointer, pointer, pointer, i64, i64]
-        loaded.moelab_quantise_pack.argtypes = [i32, pointer, i32, pointer, i64, i64]
+        if found != ABI_VERSION:
+            return None, f"{LIBRARY_NAME}: expected ABI version {ABI_VERSION}; got {found}: reinstall moelab"
+        for name, (result, arguments) in _FUNCTIONS.items():
+            function = getattr(loaded, name)  # a library of an older install of the same version may lack one
+            function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
         return None, f"{LIBRARY_NAME} cannot be loaded ({error}): reinstall moelab"
-    if found != ABI_VERSION:
-        return None, f"{LIBRARY_NAME}: expected ABI version {ABI_VERSION}; got {found}: reinstall moelab"
-    loaded.moelab_isa_built.argtypes = [ctypes.c_char_p]
-    loaded.moelab_isa_supported.argtypes = [ctypes.c_char_p]
-    loaded.moelab_kernels.argtypes = [ctypes.c_char_p, i32, i32, ctypes.POINTER(KernelTable)]
-    loaded.moelab_amx.argtypes = [ctypes.POINTER(AmxQuestions)]
-    loaded.moelab_pool_create.argtypes = [i32, pointer, pointer, i64]
-    loaded.moelab_pool_create.restype = pointer
-    loaded.moelab_pool_pinned.argtypes = [pointer]
-    loaded.moelab_pool_run.argtypes = [pointer, WORK, pointer]
-    loaded.moelab_pool_run.restype = None
-    loaded.moelab_pool_destroy.argtypes = [pointer]
-    loaded.moelab_pool_destroy.restype = None
-    loaded.moelab_moe_forward.argtypes = [pointer, pointer]
-    loaded.moelab_linear_forward.argtypes = [pointer, pointer]
-    loaded.moelab_run_ops.argtypes = [pointer, pointer, i64]
-    loaded.moelab_attention_chunks.argtypes = [i64]
-    loaded.moelab_attention_chunks.restype = i64
-    loaded.moelab_attend.argtypes = [ctypes.c_char_p, i32]
-    loaded.moelab_attend.restype = pointer
-    loaded.moelab_read_loop_name.argtypes = [i32]
-    loaded.moelab_read_loop_name.restype = ctypes.c_char_p
-    loaded.moelab_read.argtypes = [i32, pointer, ctypes.c_uint64]
-    loaded.moelab_read.restype = ctypes.c_uint64
-    loaded.moelab_read_all.argtypes = [pointer, i32, pointer, i64, ctypes.c_uint64, ctypes.c_uint64]
-    loaded.moelab_read_all.restype = ctypes.c_uint64
-    loaded.moelab_read_nodes.argtypes = [pointer, i32, pointer, pointer, i32, ctypes.c_uint64, ctypes.c_uint64, pointer]
-    loaded.moelab_read_nodes.restype = ctypes.c_uint64
-    loaded.moelab_peak.argtypes = [pointer, ctypes.c_char_p, i32, i64]
-    loaded.moelab_peak.restype = ctypes.c_uint64
     return loaded, ""
+
+
+_i32, _i64, _u64, _pointer, _text = (
+    ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_char_p,
+)  # fmt: skip
+_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {  # result, arguments
+    "moelab_isa_built": (_i32, [_text]),
+    "moelab_isa_supported": (_i32, [_text]),
+    "moelab_kernels": (_i32, [_text, _i32, _i32, ctypes.POINTER(KernelTable)]),
+    "moelab_amx": (_i32, [ctypes.POINTER(AmxQuestions)]),
+    "moelab_pool_create": (_pointer, [_i32, _pointer, _pointer, _i64]),
+    "moelab_pool_pinned": (_i32, [_pointer]),
+    "moelab_pool_start": (None, [_pointer, WORK, _pointer]),
+    "moelab_pool_wait": (None, [_pointer]),
+    "moelab_pool_destroy": (None, [_pointer]),
+    "moelab_moe_forward": (_i32, [_pointer, _pointer]),
+    "moelab_linear_forward": (_i32, [_pointer, _pointer]),
+    "moelab_run_ops": (_i32, [_pointer, _pointer, _i64, ctypes.POINTER(_i64)]),
+    "moelab_attention_chunks": (_i64, [_i64]),
+    "moelab_attend": (_pointer, [_text, _i32]),
+    "moelab_num_read_loops": (_i32, []),
+    "moelab_read_loop_name": (_text, [_i32]),
+    "moelab_read": (_u64, [_i32, _pointer, _u64]),
+    "moelab_read_all": (_u64, [_pointer, _i32, _pointer, _i64, _u64, _u64]),
+    "moelab_read_nodes": (_u64, [_pointer, _i32, _pointer, _pointer, _i32, _u64, _u64, _pointer]),
+    "moelab_peak": (_u64, [_pointer, _text, _i32, _i64]),
+    "moelab_pack": (_i32, [_i32, _pointer, _pointer, _pointer, _i64, _i64]),
+    "moelab_quantise_pack": (_i32, [_i32, _pointer, _i32, _pointer, _i64, _i64]),
+}
 
 
 def require_library() -> ctypes.CDLL:
@@ -171,7 +182,7 @@ def require_library() -> ctypes.CDLL:
 
 def kernel_table(isa: str, weight_format: WeightFormat, activation: Activation) -> KernelTable:
     """The phase functions of one ISA; raises ``ValueError`` where it has none for this format and mode."""
-    table = KernelTable(struct_bytes=ctypes.sizeof(KernelTable), abi_version=ABI_VERSION)
+    table = sized(KernelTable)
     status = require_library().moelab_kernels(
         isa.encode(), FORMAT_CODE[weight_format], ACTIVATION_CODE[activation], ctypes.byref(table)
     )

@@ -11,9 +11,9 @@ import ctypes
 
 import numpy as np
 
-from moelab.kernels.job import ABI_VERSION, Activation
+from moelab.kernels.job import Activation
 from moelab.kernels.layout import ExpertLayout
-from moelab.kernels.native import Counters, Forward, KernelTable, check_status, require_library
+from moelab.kernels.native import Counters, Forward, KernelTable, check_status, require_library, sized
 from moelab.kernels.pool import Pool
 from moelab.kernels.scratch import Scratch, aligned
 
@@ -66,16 +66,15 @@ class NativePhases:
         table: KernelTable,
     ) -> None:
         self.layout = layout
-        self.counters = Counters()
+        self.counters = sized(Counters)
         self._buffers = StepBuffers(layout, len(address_of_expert), activation)
         self._version = -1
         self._kept = (table, address_of_expert, node_of_expert)  # the structs hold their addresses
         self._function = require_library().moelab_moe_forward
         up_bytes = 2 * layout.projection_bytes(32, layout.hidden_size)
         down_bytes = layout.projection_bytes(16, layout.intermediate_size)
-        self.struct = Forward(
-            struct_bytes=ctypes.sizeof(Forward),
-            abi_version=ABI_VERSION,
+        self.struct = sized(
+            Forward,
             table=ctypes.pointer(table),
             x_stride=layout.hidden_size,
             num_experts=len(address_of_expert),

@@ -1,7 +1,12 @@
 """Workers of the native library: threads that spin for a moment after a run and then sleep.
 
-``handle`` is what native calls take; ``run`` calls a Python function on every worker (each takes the GIL for it). Does
-not know forks, owners or nodes (see ``pool``). Floor 1: the standard library.
+``handle`` is what native calls take; ``run`` calls a Python function on every worker (each takes the GIL for it).
+
+Ctrl-C: a native call ends before Python looks for it, and no Python of the caller runs inside one (ctypes would print
+and drop what is raised there): ``run`` starts the others, does the caller's share as plain Python and waits. CPython
+looks for Ctrl-C after calls, at the start of Python functions and when it jumps back, which from the start on is only
+inside the block whose end waits. So none is lost, and no worker is at work when it is raised. Does not know forks,
+owners or nodes (see ``pool``). Floor 1: the standard library.
 """
 
 from __future__ import annotations
@@ -22,37 +27,36 @@ class NativeWorkers:
 
     def __init__(self, cores: list[int | None], nodes: list[int]) -> None:
         self.num_workers = len(cores)
-        self._library = require_library()
+        library = require_library()
+        self._start, self._wait = library.moelab_pool_start, library.moelab_pool_wait
         core_array = (ctypes.c_int32 * len(cores))(*[-1 if core is None else core for core in cores])
         node_array = (ctypes.c_int32 * len(nodes))(*nodes)
-        self.handle: int | None = self._library.moelab_pool_create(len(cores), core_array, node_array, SPIN_NS)
+        self.handle: int | None = library.moelab_pool_create(len(cores), core_array, node_array, SPIN_NS)
         if not self.handle:
             raise RuntimeError(f"pool: expected {len(cores)} threads; the system gave fewer: ask for fewer workers")
         # A pool that is dropped without close ends its threads too; in a forked child there are none to end.
         self._finalizer = weakref.finalize(self, _destroy, os.getpid(), self.handle)
-        self.pinned = self._library.moelab_pool_pinned(self.handle) == len(cores) - 1
+        self.pinned = library.moelab_pool_pinned(self.handle) == len(cores) - 1
 
     def run(self, function: Callable[[int, int], object]) -> None:
-        """The first exception of any worker is raised after all have finished.
-
-        Ctrl-C that comes when Python enters the caller's callback leaves it by no way that it could be caught there:
-        ctypes prints and drops it. The caller's share is then undone, which is how it is noticed, and it is raised.
-        """
-        errors: dict[int, BaseException] = {}
-        done = [False] * self.num_workers
+        """The caller's own exception, or the first of another worker, is raised after all have finished."""
+        errors: list[BaseException] = []
 
         def work(_context: int | None, worker: int, num_workers: int) -> None:
             try:
                 function(worker, num_workers)
-                done[worker] = True
-            except BaseException as error:  # carried to the caller; no call here, after which Ctrl-C could come
-                errors[worker] = error
+            except BaseException as error:  # carried to the caller
+                errors.append(error)
 
-        self._library.moelab_pool_run(self.handle, WORK(work), None)
+        # Looked up before: from `try` to the start, and from the caller's share to the wait, there is one call each.
+        start, wait, handle, share, num_workers = self._start, self._wait, self.handle, WORK(work), self.num_workers
+        try:
+            start(handle, share, None)
+            function(0, num_workers)
+        finally:
+            wait(handle)
         if errors:
-            raise next(iter(errors.values()))
-        if not all(done):
-            raise KeyboardInterrupt
+            raise errors[0]
 
     def close(self) -> None:
         """End the workers and wait for them."""

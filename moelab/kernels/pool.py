@@ -78,8 +78,9 @@ class Pool:
     def run(self, function: Callable[[int, int], object]) -> None:
         """Call ``function(worker, num_workers)`` on every worker, here as worker 0, and wait for all.
 
-        The first exception of any worker is raised after all have finished. Raises ``RuntimeError`` when
-        the pool is closed, was created by another process, or is called from inside a run.
+        The caller's own exception, Ctrl-C among them, or the first of another worker is raised after all have
+        finished. Raises ``RuntimeError`` when the pool is closed, was created by another process, or is called from
+        inside a run.
         """
         self._check()
         with self._busy:

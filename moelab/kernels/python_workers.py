@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 
+_release = type(threading.Lock()).release
+
 
 class PythonWorkers:
     """Workers 1.. are threads on ``cores[worker]`` (``None``: anywhere); worker 0 is the caller of ``run``."""
@@ -58,32 +60,33 @@ class PythonWorkers:
             self._finished[worker] = run_number
 
     def run(self, function: Callable[[int, int], object]) -> None:
-        """The first exception of any worker is raised after all have finished."""
+        """The caller's own exception, or the first of another worker, is raised after all have finished; Ctrl-C too."""
         self._function = function
         self._errors.clear()
         self._run_number += 1
-        for lock in self._start[1:]:
-            lock.release()
+        interrupt: KeyboardInterrupt | None = None
+        worker, starts = 1, map(_release, self._start[1:])
         try:
+            list(starts)  # one call: when Ctrl-C comes, all of them are started
             function(0, self.num_workers)
         finally:
-            self._wait()
-        if self._errors:
-            raise self._errors[0]
-
-    def _wait(self) -> None:
-        """Wait for workers 1..; Ctrl-C is raised only after all have finished, or the next run would race."""
-        interrupt: KeyboardInterrupt | None = None
-        for worker in range(1, self.num_workers):
-            try:
-                self._done[worker].acquire()
-            except KeyboardInterrupt as error:
-                interrupt = error
-                while self._finished[worker] != self._run_number:
-                    time.sleep(1e-4)
-                self._done[worker].acquire(blocking=False)
+            # In this function: at the start of another one Ctrl-C would be raised before its block.
+            while worker < self.num_workers:
+                try:
+                    while worker < self.num_workers:
+                        if interrupt is None:
+                            self._done[worker].acquire()
+                        else:  # taken already, perhaps: asked by number, as often as it takes
+                            while self._finished[worker] != self._run_number:
+                                time.sleep(1e-4)
+                            self._done[worker].acquire(blocking=False)
+                        worker += 1
+                except KeyboardInterrupt as error:
+                    interrupt = error
         if interrupt is not None:
             raise interrupt
+        if self._errors:
+            raise self._errors[0]
 
     def close(self) -> None:
         """End the workers and wait for them."""

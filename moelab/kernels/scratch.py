@@ -87,5 +87,10 @@ class Scratch:
             self.num_pairs = num_pairs
 
     @property
+    def num_bytes(self) -> int:
+        """Of all buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+    @property
     def output_address(self) -> int:
         return int(self.record["output"][0])

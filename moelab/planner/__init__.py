@@ -15,6 +15,7 @@ from moelab.planner.front_loading import front_loading
 from moelab.planner.layer_balanced import layer_balanced
 from moelab.planner.random import random
 from moelab.planner.uniform import uniform
+from moelab.planner.water_filled import water_filled
 
 PLANNERS: dict[str, Callable[..., Plan]] = {
     "frequency": frequency,
@@ -22,6 +23,7 @@ PLANNERS: dict[str, Callable[..., Plan]] = {
     "front_loading": front_loading,
     "random": random,
     "layer_balanced": layer_balanced,
+    "water_filled": water_filled,
 }
 
-__all__ = ["PLANNERS", "empty", "frequency", "front_loading", "layer_balanced", "random", "uniform"]
+__all__ = ["PLANNERS", "empty", "frequency", "front_loading", "layer_balanced", "random", "uniform", "water_filled"]

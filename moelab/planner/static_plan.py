@@ -72,7 +72,7 @@ def static_plan(
         planner={**planner, "phase": phase or "all"},
         fingerprints=fingerprints,
     )
-    return plan.model_copy(update={"prediction": _score(plan, train, test, machine, efficiency, phase)})
+    return plan.model_copy(update={"prediction": scored(plan, train, test, machine, efficiency, phase)})
 
 
 def total_slots(trace: Trace, slots_per_layer: int | Sequence[int] | None, slots: int | None) -> int:
@@ -118,13 +118,13 @@ def of_phase(trace: Trace, phase: str | None) -> Trace:
     return trace.take(trace.tokens.phase == code)
 
 
-def _score(
+def scored(
     plan: Plan, train: Trace, test: Trace, machine: Machine | None, efficiency: float, phase: str | None
 ) -> dict[str, Any]:
     """Prediction: on the held-out part, and beside it the rate on the part that was counted."""
     is_held_out = plan.planner["split"] != "none"
-    on_test = simulate(test, plan, machine, phase=phase, efficiency=efficiency, progress=False)
-    on_train = simulate(train, plan, phase=phase, progress=False) if is_held_out else on_test
+    on_test = simulate(test, plan, machine, phase=phase, efficiency=efficiency, by_step=False, progress=False)
+    on_train = simulate(train, plan, phase=phase, by_step=False, progress=False) if is_held_out else on_test
     prediction = {
         "scored_on": "held-out requests" if plan.planner["split"] == "request" else
         "held-out steps (split in time)" if is_held_out else "the planning requests (in sample)",

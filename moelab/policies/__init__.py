@@ -21,6 +21,7 @@ from moelab.policies import (
     min_bypass,
     min_demand,
     mrs,
+    prefetch_eam,
     prefetch_markov,
     prefetch_previous,
     prefetch_stale_gate,
@@ -36,7 +37,8 @@ from moelab.policies.policy import Policy
 
 _FILES = (
     static, kt_dynamic, fifo, random, lru, slru, clock, sieve, s3_fifo, arc, w_tinylfu, lfu, ema_lfu, lfru, gdsf, mrs,
-    eam, least_stale, second_touch, prefetch_previous, prefetch_stale_gate, prefetch_markov, min_bypass, min_demand,
+    eam, least_stale, second_touch, prefetch_previous, prefetch_stale_gate, prefetch_markov, prefetch_eam, min_bypass,
+    min_demand,
 )  # fmt: skip
 _ADMISSION = (ema_lfu.ADMIT_POLICY, lfru.ADMIT_POLICY, mrs.ADMIT_POLICY)
 

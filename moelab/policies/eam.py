@@ -6,8 +6,7 @@ by layer and expert; F counts uses and is never reset; both are divided by their
 linearly with the layer, 1 - l / L (our form: early layers cannot be prefetched in time). Where we differ:
 several requests of a batch share one M, begun anew whenever a request starts; a set request counts once in F; what
 the request uses is no victim. Before a request has touched a layer all worths there are 0 and the older last
-use goes first. Not here: the collection of past EAMs and its nearest-row match, which only prefetching asks; it
-compares the layers ahead by the request's EARLIER tokens, so at the first token it knows nothing.
+use goes first. The collection of past EAMs and its match, which only prefetching asks, are ``prefetch_eam``.
 Per layer the topology cancels out. Order changes with every request, so worths of a pool are computed when it must
 evict. Serving and ADMIT(``hysteresis``, ``max_uploads``): ``score_heap``. State: M [L * E], F [L * E], sums of M [L]
 and of F [L]. Floor 1.

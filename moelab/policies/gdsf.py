@@ -6,7 +6,10 @@ where both formats agree or no bytes are known. Where we differ: a request is a 
 expert; all that a request admits gets the floor after its evictions. An eviction forgets the uses. One floor
 per pool. Ties: the older last use goes first. Serving and ADMIT(``hysteresis``, ``max_uploads``):
 ``score_heap``; a miss competes with the floor before the request. State: H [L * E], uses [L * E], floors [P].
-libcachesim breaks ties in another order, so its counts differ by up to 3%. Floor 1.
+libcachesim inserts before it evicts: a newcomer is worth one use above the floor BEFORE its eviction, may itself be the
+lowest, and then raises the floor and is gone again. That is ``floor_before`` 1 (newcomers keep the worth they competed
+with, and one that was turned away for lack of worth or room raises the floor to it) with a ``hysteresis`` just below
+0 (newcomers win ties, being the younger use); then single-expert streams have equal hit counts. Floor 1.
 """
 
 from __future__ import annotations
@@ -45,9 +48,14 @@ def decide(view):
         node = np.int64(view.evict[k, 0]) * num_experts + view.evict[k, 1]
         score[at(floor)] = max(score[at(floor)], score[at(node)])
         score[at(uses + node)] = 0
-    for k in range(view.num_out[ADMIT]):
-        node = first + view.admit[k, 0]
-        score[at(node)] = score[at(floor)] + score[at(uses + node)] * gain
+    num_admit = view.num_out[ADMIT]
+    if view.int_parameters[1]:
+        if num_admit < min(len(view.misses), view.upload_budget, view.int_parameters[0]):
+            score[at(floor)] = max(score[at(floor)], score[at(first + view.admit[at(num_admit), 0])])
+    else:
+        for k in range(num_admit):
+            node = first + view.admit[k, 0]
+            score[at(node)] = score[at(floor)] + score[at(uses + node)] * gain
     for i in view.misses:  # what was not admitted is forgotten too
         node = first + view.experts[i]
         if state[num_keys + node] < 0:
@@ -58,7 +66,7 @@ POLICY = Policy(
     name="gdsf",
     decide=decide,
     reference="Cherkasova 1998",
-    parameters=dict(ADMISSION),
+    parameters={**ADMISSION, "floor_before": 0},
     new_state=new_state,
     layers_are_apart=True,
 )

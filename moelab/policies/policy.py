@@ -59,8 +59,8 @@ class Policy:
     (float_state, int_state). ``prefetches``: it may copy what the request does not use (no oracle of
     demand bounds it). ``bypasses``: it may leave a miss outside though room could be made. ``layers_are_apart``: where
     each layer has its own pool, what it decides in a layer depends on that layer's requests alone, so that the
-    simulator may replay layer after layer. ``lossy``: its use changes what the model computes. ``reference``:
-    where the definition comes from.
+    simulator may replay layer after layer. ``lossy``: its use changes what the model computes. ``reference``: where
+    the definition comes from.
     """
 
     name: str

@@ -1,10 +1,11 @@
 """prefetch_lru: LRU on demand, and copying ahead what a prediction names for the next layer.  Floor 1.
 
 What the prefetching policies share; each says who is predicted (``prefetch_previous``, ``prefetch_stale_gate``,
-``prefetch_markov``). First the request is served as by ``lru``. Then the predicted experts of the next layer, in
-the order given, as many as the upload budget has left: a resident one becomes the newest use of its pool, a missing
-one takes free room or the place of the oldest that is neither in use nor predicted now. Every copy is a prefetch in the
-accounting, used or not; a useful one saves a miss of the next layer in the same pass. The last layer predicts nothing.
+``prefetch_markov``, ``prefetch_eam``). First the request is served as by ``lru``. Then the predicted experts of the
+next layer, in the order given, as many as the upload budget has left: a resident one becomes the newest use of its
+pool, a missing one takes free room or the place of the oldest that is neither in use nor predicted now. Every copy is
+a prefetch in the accounting, used or not; a useful one saves a miss of the next layer in the same pass. The last
+layer predicts nothing.
 
 ``int_state``: links of L * E nodes and P heads (``linked_list``, by last use), [L * E] clock of the request that
 last predicted a node; then the policy's own (``num_words``). Initial residents in ascending (layer, expert).
@@ -71,25 +72,28 @@ def serve_lru(view):
 
 
 @compiled
-def copy_ahead(view, predicted, num_predicted):
-    """Bring the first ``num_predicted`` of ``predicted`` (experts of the next layer) in.
+def copy_ahead(view, layer, predicted, num_predicted):
+    """Bring the first ``num_predicted`` of ``predicted`` (experts of a later ``layer``) in.
 
-    As far as room and budget go.
+    As far as room and budget go; called again for another layer it goes on behind what it has answered.
     """
     num_layers, num_experts = view.resident.shape
-    num_keys, num_pools, layer = view.resident.size, view.free_slots.shape[1], view.layer + 1
-    if layer == num_layers:
+    num_keys, num_pools = view.resident.size, view.free_slots.shape[1]
+    if layer >= num_layers:
         return
     links = view.int_state[: num_keys + num_pools].view(np.int32)
     marks = view.int_state[num_keys + num_pools :]
     pool = pool_of(layer, view.free_slots)
     head, bytes_each = num_keys + pool, view.expert_bytes[1, layer]
     slots, room, num_evict = view.free_slots[0, pool], view.free_bytes[0, pool], view.num_out[EVICT]
+    num_prefetch = view.num_out[PREFETCH]
     if num_pools == 1:  # the same pool: what the request has changed counts
-        slots += num_evict - view.num_out[ADMIT]
+        slots += num_evict - view.num_out[ADMIT] - num_prefetch
         room -= view.num_out[ADMIT] * view.expert_bytes[1, view.layer]
         for k in range(num_evict):
             room += view.expert_bytes[1, view.evict[k, 0]]
+        for k in range(num_prefetch):
+            room -= view.expert_bytes[1, view.prefetch[k, 0]]
     left = view.upload_budget - view.num_out[ADMIT]
     for k in range(num_predicted):
         node = layer * num_experts + predicted[k]
@@ -101,7 +105,6 @@ def copy_ahead(view, predicted, num_predicted):
             if not is_going:
                 unlink(links, node)
                 push(links, head, node)
-    num_prefetch = 0
     for k in range(num_predicted):
         expert = np.int64(predicted[k])
         if view.resident[layer, expert] != 0:

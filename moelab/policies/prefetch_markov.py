@@ -67,7 +67,7 @@ def decide(view):
             k -= 1
         best[k] = expert
         num_best = min(num_best + 1, width)
-    copy_ahead(view, best, num_best)
+    copy_ahead(view, view.layer + 1, best, num_best)
 
 
 POLICY = Policy(

@@ -31,7 +31,7 @@ def decide(view):
     layer = view.layer + 1
     if layer < num_layers:
         predicted = last[layer * num_experts : (layer + 1) * num_experts]
-        copy_ahead(view, predicted, min(last[num_keys + layer], view.int_parameters[0]))
+        copy_ahead(view, layer, predicted, min(last[num_keys + layer], view.int_parameters[0]))
     for i in range(len(view.experts)):
         last[view.layer * num_experts + i] = view.experts[i]
     last[num_keys + view.layer] = len(view.experts)

@@ -25,7 +25,7 @@ def decide(view):
     if len(view.free_slots) == 0:
         return
     serve_lru(view)
-    copy_ahead(view, view.stale_experts, min(len(view.stale_experts), view.int_parameters[0]))
+    copy_ahead(view, view.layer + 1, view.stale_experts, min(len(view.stale_experts), view.int_parameters[0]))
 
 
 POLICY = Policy(

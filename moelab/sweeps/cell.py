@@ -1,8 +1,7 @@
 """Cell: one policy at one capacity; its key, its plan and its row.  Floor 4.
 
-A row is a function of the cell, the trace and the code, so its key is the sha256 of these three. ``Trace.fingerprint``
-covers what static plans see; policies see more (gate weights, router scores, stale gates), so ``digest_of_trace``
-covers that too. Dynamic policies start from an empty fast tier. Two cannot: ``static`` takes the hottest experts of the
+A row is a function of the cell, the trace (``Trace.digest``) and the code, so its key is the sha256 of these three.
+Dynamic policies start from an empty fast tier. Two cannot: ``static`` takes the hottest experts of the
 very requests that it is scored on, and says "in sample"; ``kt_dynamic`` replaces what lies there and starts from
 ``uniform``, which looks at no routing. Does not know files, threads or clusters.
 """
@@ -15,8 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
-
-import numpy as np
 
 from moelab.domain.plan import Plan, PolicyChoice
 from moelab.domain.trace import Trace
@@ -42,15 +39,6 @@ _SCORED_ON = {
 def code_version() -> str:
     """Checksums of the rooms that decide a row."""
     return "-".join(stamp_of_room(room) for room in ROOMS)
-
-
-def digest_of_trace(trace: Trace) -> str:
-    """sha256 of everything in the trace that a policy can see."""
-    digest = hashlib.sha256(trace.fingerprint().encode())
-    for name, array in [("gate_weights", trace.gate_weights), *sorted(trace.extras.items())]:
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from moelab.domain.plan import PolicyChoice
 from moelab.domain.trace import Trace
 from moelab.policies import POLICIES
 from moelab.sweeps import in_threads, on_dask
-from moelab.sweeps.cell import Cell, digest_of_trace
+from moelab.sweeps.cell import Cell
 from moelab.sweeps.result import SweepResult
 from moelab.sweeps.rows import Row, RowFolder
 
@@ -48,7 +48,7 @@ def sweep(
     if oracles and (bounds := _missing_oracles(cells)):
         cells = cells_of(trace, [*chosen, *bounds], room, scope)
     folder = None if out is None else RowFolder(out)
-    digest = digest_of_trace(trace)
+    digest = trace.digest()
     keys = [cell.key(digest) for cell in cells]
     row_of_key: dict[str, Row] = {}
     for key in keys:

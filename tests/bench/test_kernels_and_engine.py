@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from moelab.bench import beside_peers, kernels
 from moelab.cli import main
 from moelab.domain.model import ModelSpec
-from moelab.kernels import isa_table
+from moelab.kernels import Pool, isa_table
 from moelab.store import shipped
 
 KEYS = "isa weights activation batch threads ms_median ms_min ms_max percent_of_read_limit gflops relative_error"
@@ -73,6 +74,10 @@ def test_engine_slice(monkeypatch, capsys):
     assert [(row["dense_weights"], row["head"]) for row in rows] == [
         ("int8", True), ("int8", False), ("bf16", True), ("bf16", False),
     ]  # fmt: skip
+    for row in rows:
+        assert len(row["routed_gb_per_s_per_node"]) == len(row["routed_percent_of_read_limit_per_node"]) == 1
+        assert row["routed_gb_per_s_per_node"][0] > 0
+        assert row["routed_tail_us"] >= 0
     for with_head, without in (rows[:2], rows[2:]):
         head_bytes = with_head["bytes_per_token"] - without["bytes_per_token"]
         assert head_bytes == tiny.vocab_size * tiny.hidden_size * (
@@ -86,3 +91,18 @@ def test_engine_slice(monkeypatch, capsys):
 def test_options_of_another_bench_are_refused(capsys):
     assert main(["bench", "store", "--layers", "2"]) == 2
     assert "--layers: expected bench engine; got store" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(AVAILABLE == ["numba"], reason="native kernels are not built")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core only")
+def test_kernel_rows_by_node(small):
+    """Experts on two virtual nodes, each read by its own worker; Numba beside it knows one."""
+    isa = next(isa for isa in AVAILABLE if isa != "numba")
+    with kernels.generated_experts("int4_g32", 24, virtual_nodes=2) as arena, Pool(virtual_nodes=2) as pool:
+        row = kernels.bench_case(arena, pool, isa, "int8", 1, 0.01)
+        numba = kernels.bench_case(arena, pool, "numba", "int8", 1, 0.01)
+    for got, nodes in ((row, 2), (numba, 1)):
+        assert len(got.gb_per_s_per_node) == len(got.percent_of_read_limit_per_node) == nodes
+        assert min(got.gb_per_s_per_node) > 0
+    assert row.tail_us > 0
+    assert numba.tail_us is None

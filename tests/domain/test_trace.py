@@ -1,5 +1,7 @@
 """Trace: shapes, sentinels and selections; wrong arrays are refused with expected and got."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,27 @@ def test_fingerprint_changes_with_the_routing_only():
     changed.experts[3, 1] = changed.experts[3, 1, ::-1]
     assert trace.fingerprint() == make_trace().fingerprint()
     assert trace.fingerprint() != changed.fingerprint()
+
+
+def test_fingerprint_covers_what_policies_see_and_nothing_else():
+    trace, seen = make_trace(), make_trace()
+    seen.gate_weights[0, 0, 0] += 1
+    scored = dataclasses.replace(trace, extras={"candidate_scores": np.zeros((20, 3, 5), np.float16)})
+    not_seen = dataclasses.replace(trace, tokens=dataclasses.replace(trace.tokens, token_id=trace.tokens.token_id + 1))
+    assert len({each.digest() for each in (trace, seen, scored)}) == 3
+    assert not_seen.digest() == trace.digest()
+    assert trace.fingerprint() == f"2-{trace.digest()[:16]}"
+    assert [each.has_fingerprint(trace.fingerprint()) for each in (trace, seen, scored)] == [True, False, False]
+    assert not trace.has_fingerprint(None)
+
+
+def test_fingerprint_of_version_1_is_known_again():
+    """Written down by the code of version 1; it left out gate weights and extra arrays, but no routing."""
+    trace, gates, routing = make_trace(), make_trace(), make_trace()
+    gates.gate_weights[0, 0, 0] += 1
+    routing.experts[3, 1] = routing.experts[3, 1, ::-1]
+    first = "4b1cb613219615a1"
+    assert [each.has_fingerprint(first) for each in (trace, gates, routing)] == [True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import torch
 import moelab
 from moelab import plots
 from moelab.domain.trace import Phase
-from moelab.kernels import Bandwidth, Counts, isa_table
+from moelab.engine import counters
+from moelab.kernels import Bandwidth, Counts, isa_table, read_limit
 
 ISAS = [row.isa for row in isa_table() if row.supported and row.isa in ("numba", "generic", "avx2", "avx512")]
 
@@ -30,6 +31,11 @@ def test_decode_and_prefill_are_counted_apart(isa):
         # One sequence, top-k distinct experts: a call reads k experts, whatever the prompt.
         assert [row.num_bytes for row in table.rows] == [2 * 8 * top_k * engine.expert_bytes] * layers
         assert [row.num_calls for row in table.rows] == [16] * layers
+        if isa == "numba":
+            assert table.dense == ()
+        else:  # every linear layer, router, shared expert and the head once a token
+            assert [row.num_bytes for row in table.dense] == [16 * engine.model.linears.num_bytes]
+            assert [line[0] for line in table.table()].count("dense") == 1
         prefill = engine.bandwidth(Phase.PREFILL)
         total = sum(row.num_bytes for row in (*table.rows, *prefill.rows))
         assert total == engine.counters.expert_bytes
@@ -43,6 +49,25 @@ def test_decode_and_prefill_are_counted_apart(isa):
         assert "<table>" in table._repr_html_()
         assert "read limit" in repr(table)
         assert len(plots.bandwidth(table).data) == 2
+
+
+@pytest.mark.skipif(ISAS == ["numba"], reason="native kernels are not built")
+def test_the_limit_is_read_by_the_workers_of_the_decode_step(monkeypatch):
+    """nano's expert layers alone would run on the caller; its decode step may have the pool."""
+    asked = []
+
+    def noted(addresses, num_bytes, pool=None, **options):
+        asked.append(pool)
+        return read_limit(addresses, num_bytes, pool, **options)
+
+    monkeypatch.setattr(counters, "read_limit", noted)
+    with moelab.load(moelab.shipped("nano/model")) as engine:
+        engine.generate("The first", 3, stop=())
+        program = engine.model.last_program
+        for pool in (None, engine.pool):
+            program.pool = pool
+            engine.bandwidth()
+        assert asked == [None, engine.pool]
 
 
 def test_rates_and_percentages_of_two_nodes():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -102,11 +105,62 @@ def test_a_shorter_context_may_have_more_chunks(tmp_path):
     torch.testing.assert_close(logits[0], logits[1], atol=TOLERANCE, rtol=0)
 
 
-def test_programs_of_a_few_sizes_are_kept(tmp_path):
-    with load(save_hf(tiny_hf(2), tmp_path), dense_weights="float32") as engine:
-        for batch in (1, 2, 3, 1, 4, 5):
-            decode(engine, torch.ones((batch, 1), dtype=torch.int64))
-        assert list(engine.model._programs) == [3, 1, 4, 5]
+def test_programs_are_made_once_and_share_their_memory(tmp_path):
+    """Batches that shrink and grow: the same programs, a fresh engine's logits, below twice the largest's memory."""
+    folder = save_hf(tiny_hf(2), tmp_path)
+    sizes = (7, 3, 8, 1, 5, 2, 6, 4)
+    rows = torch.randint(0, 97, (8, 2), generator=torch.Generator().manual_seed(2))
+    with load(folder, dense_weights="float32") as engine:
+        first = {size: decode(engine, rows[:size])[0] for size in sizes}
+        programs = dict(engine.model._programs)
+        num_bytes = engine.model.step_memory.num_bytes
+        again = {size: decode(engine, rows[:size])[0] for size in reversed(sizes)}
+        assert {size: engine.model._programs[size] for size in programs} == programs
+        assert engine.model.last_program is programs[sizes[0]]
+        assert engine.model.step_memory.num_bytes <= num_bytes
+        assert f"{engine.model.step_memory.num_bytes / 2**20:.1f} MiB" in repr(engine)
+    for size in sizes:
+        assert torch.equal(first[size], again[size])
+    for size in (8, 3):
+        with load(folder, dense_weights="float32") as engine:
+            assert torch.equal(decode(engine, rows[:size])[0], first[size])
+            if size == 8:
+                assert num_bytes < 2 * engine.model.step_memory.num_bytes
+
+
+@pytest.mark.parametrize("dense_weights", ["float32", "torch"])
+def test_a_router_of_nan_is_refused_by_layer_and_row(dense_weights, tmp_path):
+    """A token whose embedding holds a NaN, in the middle of a batch; the engine goes on with other tokens."""
+    with load(save_hf(tiny_hf(2), tmp_path), dense_weights=dense_weights) as engine:
+        first_moe = engine.spec.model_layer_of_layer[0]
+        engine.model.embed_tokens = engine.model.embed_tokens.clone()
+        good = decode(engine, torch.tensor([[5], [6], [8]]))[0]
+        engine.model.embed_tokens[7, 0] = float("nan")
+        for program in engine.model._programs.values():
+            program._embed_tokens = engine.model.embed_tokens
+        expected = rf"^layer {first_moe} router: expected numbers as logits; got NaN for row 1 of the step"
+        for _ in range(2):
+            with pytest.raises(FloatingPointError, match=expected):
+                decode(engine, torch.tensor([[5], [7], [8]]))
+        assert torch.equal(decode(engine, torch.tensor([[5], [6], [8]]))[0], good)
+
+
+def test_a_dropped_engine_gives_its_weights_back_at_once(tmp_path):
+    """Without a garbage collection: no object of it is part of a cycle."""
+    engine = load(save_hf(tiny_hf(2), tmp_path), dense_weights="float32")
+    decode(engine, torch.ones((2, 3), dtype=torch.int64))
+    engine.generate([1, 2, 3], 2, stop=())
+    gc.collect()
+    gc.disable()
+    try:
+        weights = [engine.model, engine.model.lm_head.packed, engine.routed[0].owner, engine.model.last_program]
+        alive = [weakref.ref(kept) for kept in weights]
+        del weights
+        engine.close()
+        del engine
+        assert [ref() for ref in alive] == [None] * len(alive)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("dense_dtype", ["float32", "bfloat16"])

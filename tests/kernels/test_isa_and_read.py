@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 
-from moelab.kernels import ExpertArena, ExpertLayout, Pool, choose_isa, isa_table, native, read_limit
+from moelab.kernels import ExpertArena, ExpertLayout, Pool, choose_isa, isa_table, native, read_limit, read_nodes
 from moelab.kernels.jit.read import LOOP_NAMES, read
-from moelab.kernels.job import MOE_JOB
+from moelab.kernels.job import ABI_VERSION, MOE_JOB
 
 
 def test_automatic_choice_is_available_and_says_why(monkeypatch):
@@ -81,3 +85,46 @@ def test_read_limit_names_its_loop():
         assert limit.num_bytes == 4 * layout.expert_bytes
         with pytest.raises(ValueError, match="multiple of 8"):
             read_limit(arena.addresses, 12, pool)
+
+
+@pytest.mark.skipif(native.library()[0] is None, reason="native kernels are not built")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core only")
+def test_read_by_node_times_each_node_that_has_bytes():
+    data = np.arange(1 << 18, dtype=np.int64)
+    addresses = data.ctypes.data + np.arange(8) * (1 << 18)
+    with Pool(virtual_nodes=2) as pool:
+        for nodes in (np.array([0, 1] * 4), np.ones(8, int), np.array([1, 0, 0, 0, 0, 0, 0, 0])):
+            seconds = read_nodes(addresses, nodes, 1 << 18, 0, pool)
+            assert ((seconds > 0) == (np.bincount(nodes, minlength=2) > 0)).all()
+        limit = read_limit(addresses, 1 << 18, pool, rounds=2, node_of_address=np.array([0, 1] * 4))
+        assert len(limit.gb_per_s_of_node) == 2
+        assert min(limit.gb_per_s_of_node) > 0
+        assert limit.gb_per_s <= sum(limit.gb_per_s_of_node) * 1.0001  # the slower node decides
+        for wrong in (np.array([0, 2] * 4), np.array([0, 17] * 4)):
+            with pytest.raises(ValueError, match=r"expected nodes 0..1 of the pool; got"):
+                read_nodes(addresses, wrong, 1 << 18, 0, pool)
+    with Pool(1) as pool:
+        limit = read_limit(addresses, 1 << 18, pool, rounds=2)
+        assert limit.gb_per_s_of_node == pytest.approx((limit.gb_per_s,))
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
+@pytest.mark.parametrize(
+    ("functions", "why"),
+    [
+        (f"unsigned moelab_abi_version(void) {{ return {ABI_VERSION}; }}", r"cannot be loaded \(.*moelab_isa_built"),
+        ("unsigned moelab_abi_version(void) { return 2; }", rf"expected ABI version {ABI_VERSION}; got 2"),
+        ("int other(void) { return 0; }", r"cannot be loaded \(.*moelab_abi_version"),
+    ],
+)
+def test_a_library_of_an_older_install_is_refused_in_words(functions, why, tmp_path, monkeypatch):
+    source, made = tmp_path / "old.c", tmp_path / native.LIBRARY_NAME
+    source.write_text(functions)
+    subprocess.run(["gcc", "-shared", "-fPIC", source, "-o", made], check=True)
+    monkeypatch.setattr(native, "library_path", lambda: made)
+    native.library.cache_clear()
+    try:
+        with pytest.raises(RuntimeError, match=why + r".*: reinstall moelab, or choose isa 'numba'"):
+            native.require_library()
+    finally:
+        native.library.cache_clear()

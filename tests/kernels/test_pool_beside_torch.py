@@ -116,3 +116,25 @@ def test_experts_and_decode_beside_a_team_of_torch():
         assert engine.pool.pinned
         assert len(cores_alone[1]) == 1
         assert cores_alone[0] == os.sched_getaffinity(0)
+
+
+def test_engine_leaves_the_number_of_torch_threads_as_found():
+    """Inside a step one, afterwards as many as before, where an observer fails too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with load(shipped("nano/model")) as engine:
+            inside = []
+            engine.observers.append(lambda *arguments: inside.append(torch.get_num_threads()))
+            engine.generate([1, 2, 3], 3, stop=())
+            assert torch.get_num_threads() == 4
+
+            def fail(*arguments):
+                raise KeyboardInterrupt
+
+            engine.observers.append(fail)
+            with pytest.raises(KeyboardInterrupt):
+                engine.generate([1, 2, 3], 3, stop=())
+            assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)

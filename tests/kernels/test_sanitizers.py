@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,19 +15,25 @@ from tests.kernels.amx.library import FLAGS, ISAS
 ROOT = Path(__file__).parents[2]
 STRESS = ROOT / "tests/kernels/native/stress.cpp"
 SUPPORTED = [row.isa for row in isa_table() if row.supported and row.isa in ISAS]
+ROUNDS = 30  # of every number of workers: each format and mode five times, one of them as a matrix
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
 
 def build(folder: Path, isas: list[str], *sanitize: str) -> Path:
     """The library's sources and the stress program in one executable."""
-    common = ["g++", "-std=c++17", "-O1", "-g", "-w", "-ffp-contract=off", f"-I{ROOT}/kernels", *sanitize]
+    common = ["g++", "-std=c++17", "-O1", "-g1", "-w", "-ffp-contract=off", f"-I{ROOT}/kernels", *sanitize]
     defines = [f"-DMOELAB_{isa.upper()}" for isa in isas if isa != "generic"]
     jobs = [(source, []) for source in [STRESS, *sorted((ROOT / "kernels").glob("*.cpp"))]]
     jobs += [(source, FLAGS[isa]) for isa in isas for source in sorted((ROOT / "kernels" / isa).glob("*.cpp"))]
-    objects = []
-    for number, (source, flags) in enumerate(jobs):
-        objects.append(folder / f"{number}.o")
-        subprocess.run([*common, *defines, *flags, "-c", source, "-o", objects[-1]], check=True)
+
+    def compiled(number: int) -> Path:
+        source, flags = jobs[number]
+        made = folder / f"{number}.o"
+        subprocess.run([*common, *defines, *flags, "-c", source, "-o", made], check=True)
+        return made
+
+    with ThreadPoolExecutor(2) as executor:
+        objects = list(executor.map(compiled, range(len(jobs))))
     program = folder / "stress"
     subprocess.run([*common, *objects, "-o", program, "-lpthread"], check=True)
     return program
@@ -40,11 +47,11 @@ def run(program: Path, isa: str, rounds: int) -> None:
 
 @needs_compiler
 def test_no_data_race(tmp_path):
-    run(build(tmp_path, ["generic"], "-fsanitize=thread"), "generic", 60)
+    run(build(tmp_path, ["generic"], "-fsanitize=thread"), "generic", ROUNDS)
 
 
 @needs_compiler
 def test_no_access_outside_the_buffers(tmp_path):
     program = build(tmp_path, SUPPORTED, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
     for isa in SUPPORTED:
-        run(program, isa, 60)
+        run(program, isa, ROUNDS)

@@ -184,6 +184,15 @@ def test_gdsf():
     assert made == {0: "+0", 2: "+1", 3: "-1 +2", 4: "-0 +3"}
 
 
+def test_gdsf_as_libcachesim_has_it():
+    """One slot: 0 is worth 2. {1} is worth 1, less: it is turned away, and the floor is 1. {1} is worth 2, as 0, and
+    younger: 0 goes, the floor is 2. {2} is worth 3, above 1.
+    """
+    parameters = {"floor_before": 1, "hysteresis": -1e-9}
+    made, _ = moves([[0], [0], [1], [1], [2]], "gdsf", slots_per_layer=1, parameters=parameters)
+    assert made == {0: "+0", 3: "-0 +1", 4: "-1 +2"}
+
+
 def test_mrs():
     """Gate weights are 1. {2}: S is 0.375, 0.125, 0.5: 1 goes. {1}: 0.1875, 0.5625, 0.25: 0 goes."""
     made, _ = moves([[0, 1], [0], [2], [1]], "mrs", slots_per_layer=2)
@@ -270,6 +279,20 @@ def test_prefetch_markov():
     )
     assert made == {0: "+0", 1: "+1", 3: "-1 +2", 4: "-2 >1"}
     assert result.hits == 3
+
+
+def test_prefetch_eam():
+    """Requests A and B used 1 and 2 in layer 1. C's first token knows nothing; at its second C looks like B, whose 2 is
+    in already. D begins with 1 and looks like A: 1 is in. After 3 has taken its place D still looks like A (cosine
+    1 / sqrt 2; B and C: 0): 1 is copied back while layer 0 runs, and hits.
+    """
+    sets = [[0], [1], [0], [2], [0], [2], [0], [2], [0], [1], [0], [3], [0], [1]]
+    request = [0, 1, 2, 2, 3, 3, 3]
+    made, result = moves(
+        sets, "prefetch_eam", num_layers=2, slots_per_layer=1, request=request, parameters={"width": 1}
+    )
+    assert made == {0: "+0", 1: "+1", 3: "-1 +2", 9: "-2 +1", 11: "-1 +3", 12: "-3 >1"}
+    assert (result.prefetches, result.misses) == (1, 5)
 
 
 def test_every_policy_has_a_trace_here():

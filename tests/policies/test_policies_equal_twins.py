@@ -67,13 +67,16 @@ PARAMETERS = {
     "prefetch_previous": st.fixed_dictionaries({"width": st.integers(0, 6)}),
     "prefetch_stale_gate": st.fixed_dictionaries({"width": st.integers(0, 6)}),
     "prefetch_markov": st.fixed_dictionaries({"width": st.integers(0, 6)}),
+    "prefetch_eam": st.fixed_dictionaries(
+        {"width": st.integers(0, 4), "depth": st.integers(0, 3), "rows": st.integers(1, 3)}
+    ),
     "second_touch": st.fixed_dictionaries({"window": st.integers(1, 6)}),
     "lfu": st.fixed_dictionaries({**_admission, "forget": st.integers(0, 1)}),
     "ema_lfu": st.fixed_dictionaries({**_admission, "decay": st.sampled_from([0.25, 0.5, 1.0])}),
     "admit_ema_lfu": st.fixed_dictionaries({"decay": st.sampled_from([0.5, 1.0])}),
     "eam": st.fixed_dictionaries(_admission),
     "lfru": st.fixed_dictionaries(_admission),
-    "gdsf": st.fixed_dictionaries(_admission),
+    "gdsf": st.fixed_dictionaries({**_admission, "floor_before": st.integers(0, 1)}),
     "mrs": st.fixed_dictionaries({**_admission, "alpha": st.just(0.5), "top_p": st.integers(1, 5)}),
 }
 """What is drawn beside the defaults; floats are powers of two where a twin must meet them bit by bit."""

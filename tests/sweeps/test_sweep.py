@@ -21,7 +21,7 @@ from moelab.simulator.loop import NUM_COLUMNS
 from moelab.simulator.simulate import run_requests, simulate
 from moelab.sweeps import cell as cell_module
 from moelab.sweeps import on_dask
-from moelab.sweeps.cell import Cell, digest_of_trace
+from moelab.sweeps.cell import Cell
 from tests.seeded_traces import plan_for, seeded_trace
 
 ADMITTING = PolicyChoice(name="ema_lfu", parameters={"decay": 0.5, "hysteresis": 0.25})
@@ -98,7 +98,7 @@ def test_repeated_computes_nothing_and_larger_computes_what_is_new(tmp_path, mon
 def test_key_follows_what_decides_the_numbers(monkeypatch):
     trace = trace_with_batches()
     cell = Cell(PolicyChoice(name="mrs"), 4, "layer")
-    digest = digest_of_trace(trace)
+    digest = trace.digest()
     key = cell.key(digest)
     assert key == Cell(PolicyChoice(name="mrs", parameters={"alpha": 0.5}), 4, "layer").key(digest)  # the default
     others = [
@@ -108,11 +108,11 @@ def test_key_follows_what_decides_the_numbers(monkeypatch):
     ]  # fmt: skip
     assert len({key, *(other.key(digest) for other in others)}) == 5
     trace.gate_weights[0, 0, 0] += 1  # mrs sees it, though a static plan's fingerprint does not
-    assert digest_of_trace(trace) != digest
+    assert trace.digest() != digest
     trace.gate_weights[0, 0, 0] -= 1
-    assert digest_of_trace(trace) == digest
+    assert trace.digest() == digest
     trace.extras["candidate_scores"] = np.zeros((*trace.shape[:2], 16), np.float16)
-    assert digest_of_trace(trace) != digest
+    assert trace.digest() != digest
     monkeypatch.setattr(cell_module, "stamp_of_room", lambda room: f"edited {room}")
     cell_module.code_version.cache_clear()
     edited = cell.key(digest)

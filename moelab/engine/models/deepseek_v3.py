@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from moelab.domain.model import ModelSpec
 from moelab.engine.attention import LatentAttention, StepPositions
 from moelab.engine.cache import LatentCache
-from moelab.engine.decode_program import NATIVE_TOKENS, PROGRAMS_KEPT, DecodeProgram
+from moelab.engine.decode_program import NATIVE_TOKENS, DecodeProgram
 from moelab.engine.dense import KernelLinears, Linear, Linears, rms_norm
 from moelab.engine.rope import RopeSettings, RotaryTable
 from moelab.engine.router import Router
 from moelab.engine.step_routing import StepRouting
+from moelab.kernels.step_memory import StepMemory
 
 NAME_FORMS = (("model.", "lm_head."),)
 SKIPPED_PREFIXES: tuple[str, ...] = ()
@@ -71,7 +72,8 @@ class Model:
         )
         self.routed = list(routed)
         self.layers = [Layer(self, layer, read) for layer in range(spec.num_hidden_layers)]
-        self._programs: dict[int, DecodeProgram] = {}
+        self._programs: dict[int, DecodeProgram] = {}  # by number of sequences; the last one is the one used last
+        self.step_memory = StepMemory()
 
     @staticmethod
     def check(text_config: Mapping[str, Any]) -> None:
@@ -173,12 +175,15 @@ class Model:
         return self.lm_head(rms_norm(hidden, self.norm, self.eps)).float()
 
     def program(self, num_tokens: int) -> DecodeProgram:
-        """The decode step of `num_tokens` sequences as one native list of operations; the last few are kept."""
-        program = self._programs.pop(num_tokens, None) or DecodeProgram(self, num_tokens)
-        self._programs[num_tokens] = program  # the last one is the one used last
-        while len(self._programs) > PROGRAMS_KEPT:
-            del self._programs[next(iter(self._programs))]
+        """The decode step of `num_tokens` sequences as one native list of operations, made once."""
+        program = self._programs.pop(num_tokens, None) or DecodeProgram(self, num_tokens, self.step_memory)
+        self._programs[num_tokens] = program
         return program
+
+    @property
+    def last_program(self) -> DecodeProgram | None:
+        """That of the latest native decode step."""
+        return next(reversed(self._programs.values()), None)
 
 
 class Layer:
@@ -186,6 +191,7 @@ class Layer:
 
     def __init__(self, model: Model, layer: int, read: Read) -> None:
         spec, prefix = model.spec, f"model.layers.{layer}."
+        self.name = f"layer {layer}"
         self.eps = model.eps
         self.input_layernorm = read(f"{prefix}input_layernorm.weight")
         self.post_attention_layernorm = read(f"{prefix}post_attention_layernorm.weight")
@@ -222,6 +228,12 @@ class Layer:
     def _experts(self, x: torch.Tensor, routing: StepRouting | None) -> torch.Tensor:
         ids, weights = self.router(x)
         ids_host, weights_host, x_host = ids.cpu().numpy(), weights.cpu().numpy(), x.float().cpu().numpy()
+        if np.isnan(weights_host.sum()):  # a NaN ranks first, so that its token has one
+            row = int(np.isnan(weights_host).any(axis=1).argmax())
+            raise FloatingPointError(
+                f"{self.name} router: expected numbers as logits; got NaN for row {row} of the step: a weight or an "
+                "activation before it is not finite, check the checkpoint"
+            )
         # On cuda the shared expert is queued first and runs while the CPU computes the routed ones.
         shared = self.mlp(x) if self.mlp is not None else None
         if routing is not None:

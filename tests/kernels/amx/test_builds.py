@@ -12,7 +12,7 @@ import pytest
 
 from tests.kernels.amx import library
 
-BUILDS = [("g++", "-O2"), ("clang++", "-O2"), ("clang++", "-O3")]
+BUILDS = [("g++", "-O2"), ("clang++", "-O3")]
 
 
 def run_tests(path, *tests: str) -> str:

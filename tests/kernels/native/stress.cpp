@@ -2,6 +2,7 @@
  * tests/kernels/test_sanitizers.py: stress ISA ROUNDS. Every buffer is a heap block of exactly the bytes that the header gives. */
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -20,119 +21,209 @@ struct block { /* 64-byte aligned; the sanitizer sees both ends, to 64 bytes */
     T *data;
 };
 
+/* All zero but its size and version. */
+template <class S>
+static S sized() {
+    S of;
+    std::memset((void *)&of, 0, sizeof(of));
+    of.struct_bytes = sizeof(of);
+    of.abi_version = MOELAB_ABI_VERSION;
+    return of;
+}
+
 static int64_t tiles(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
 static const int64_t tile_bytes[] = {4096, 2048, 576, 1088};
 
-static std::vector<float> run(moelab_pool *pool, const char *isa, int format, int mode, uint32_t seed, bool with_nodes,
-                              bool linear, bool as_op) {
-    std::mt19937 draw(seed);
-    const int64_t hidden = 1 + draw() % 150, intermediate = 1 + draw() % 150, num_experts = 1 + draw() % 6;
-    const bool grouped = linear && seed % 2; /* each token has its own matrix, instead of one for all */
-    const int64_t num_tokens = 1 + draw() % 40, top_k = linear ? 1 : 1 + draw() % 3;
-    const int64_t up_bytes = tiles(intermediate, 16) * tiles(hidden, 64) * tile_bytes[format];
-    const int64_t bytes = 2 * up_bytes + tiles(hidden, 16) * tiles(intermediate, 64) * tile_bytes[format];
-    const int64_t number = mode == MOELAB_ACT_INT8 ? 1 : mode == MOELAB_ACT_BF16 ? 2 : 4, slots = num_tokens * top_k;
-    const int64_t padded_h = tiles(hidden, 64) * 64, padded_i = tiles(intermediate, 64) * 64;
+/* A layer of random experts, or matrices, with exactly the buffers that the header gives; `forward` is a step of it. */
+struct layer {
+    int64_t hidden, intermediate, num_experts, num_tokens, top_k, stride;
+    bool linear;
     std::vector<std::unique_ptr<block<uint8_t>>> weights;
     std::vector<int64_t> addresses;
-    for (int64_t e = 0; e < num_experts; e++) {
-        weights.emplace_back(new block<uint8_t>(linear ? up_bytes : bytes));
-        uint8_t *to = weights.back()->data;
-        for (int64_t i = 0; i < (linear ? up_bytes : bytes); i++) to[i] = (uint8_t)draw();
-        /* Small finite floats: bf16 scales, bf16 or float32 weights. */
-        for (int64_t i = 0; i < (linear ? up_bytes : bytes); i += 2) {
-            const int64_t in_tile = i % tile_bytes[format];
-            const bool scale = format == MOELAB_INT4_G32 ? in_tile >= 512 : format == MOELAB_INT8_G32 ? in_tile >= 1024
-                               : format == MOELAB_BF16 ? true : i % 4 == 2;
-            if (scale) { const uint16_t value = 0x3c00 | (draw() & 0x807f); std::memcpy(to + i, &value, 2); }
+    std::vector<std::shared_ptr<void>> kept;
+    int32_t *ids;
+    float *x, *gates, *y, *output;
+    moelab_moe_job job = sized<moelab_moe_job>();
+    moelab_kernel_table table = sized<moelab_kernel_table>();
+    moelab_counters counters = sized<moelab_counters>();
+    moelab_forward forward = sized<moelab_forward>();
+
+    template <class T>
+    T *buffer(size_t count) {
+        kept.push_back(std::make_shared<block<T>>(count));
+        return std::static_pointer_cast<block<T>>(kept.back())->data;
+    }
+
+    /* grouped: of matrices, each token has its own, instead of one for all. */
+    layer(const char *isa, int format, int mode, std::mt19937 &draw, int64_t hidden, int64_t intermediate,
+          int64_t num_tokens, bool linear, bool grouped, bool with_nodes)
+        : hidden(hidden), intermediate(intermediate), num_experts(1 + draw() % 6), num_tokens(num_tokens),
+          top_k(linear ? 1 : 1 + draw() % 3), linear(linear) {
+        const int64_t up_bytes = tiles(intermediate, 16) * tiles(hidden, 64) * tile_bytes[format];
+        const int64_t bytes = 2 * up_bytes + tiles(hidden, 16) * tiles(intermediate, 64) * tile_bytes[format];
+        const int64_t number = mode == MOELAB_ACT_INT8 ? 1 : mode == MOELAB_ACT_BF16 ? 2 : 4;
+        const int64_t slots = num_tokens * top_k;
+        const int64_t padded_h = tiles(hidden, 64) * 64, padded_i = tiles(intermediate, 64) * 64;
+        for (int64_t e = 0; e < num_experts; e++) {
+            weights.emplace_back(new block<uint8_t>(linear ? up_bytes : bytes));
+            uint8_t *to = weights.back()->data;
+            /* Small finite floats: bf16 scales, bf16 or float32 weights. */
+            for (int64_t i = 0; i < (linear ? up_bytes : bytes); i += 2) {
+                const int64_t in_tile = i % tile_bytes[format];
+                const bool scale = format == MOELAB_INT4_G32   ? in_tile >= 512
+                                   : format == MOELAB_INT8_G32 ? in_tile >= 1024
+                                   : format == MOELAB_BF16     ? true
+                                                               : i % 4 == 2;
+                const uint16_t value = scale ? 0x3c00 | (draw() & 0x807f) : (uint16_t)draw();
+                std::memcpy(to + i, &value, 2);
+            }
+            addresses.push_back((int64_t)to);
         }
-        addresses.push_back((int64_t)to);
+        stride = tiles(linear ? intermediate : hidden, 16) * 16;
+        ids = buffer<int32_t>(slots);
+        x = buffer<float>(num_tokens * hidden);
+        gates = buffer<float>(slots);
+        y = buffer<float>(num_tokens * hidden);
+        output = buffer<float>((linear ? num_tokens : slots) * stride);
+        int32_t *nodes = buffer<int32_t>(num_experts);
+        int64_t *count = buffer<int64_t>(num_experts + 1);
+        std::memset(count, 0, (num_experts + 1) * sizeof(int64_t));
+        for (int64_t i = 0; i < num_tokens * hidden; i++) x[i] = (float)(int)(draw() % 2001 - 1000) / 500.0f;
+        for (int64_t i = 0; i < slots; i++) {
+            ids[i] = draw() % 8 == 0 && !linear ? 65535 : (int32_t)(draw() % num_experts);
+            gates[i] = (float)(draw() % 100) / 100.0f;
+        }
+        for (int64_t e = 0; e < num_experts; e++) nodes[e] = (int32_t)(e % 2);
+        for (int32_t &f : job.weight_format_of_projection) f = format;
+        job.activation_mode = mode;
+        job.hidden_size = hidden;
+        job.intermediate_size = intermediate;
+        job.expert_weights = buffer<const void *>(num_experts + 1);
+        job.pair_start = buffer<int64_t>(num_experts + 2);
+        job.token_of_pair = buffer<int32_t>(std::max(slots, num_tokens));
+        job.tokens_q = buffer<uint8_t>(num_tokens * padded_h * number);
+        job.tokens_scale = buffer<float>(num_tokens * padded_h / 32);
+        job.tokens_offset = buffer<int32_t>(num_tokens * padded_h / 32);
+        job.hidden_q = buffer<uint8_t>(slots * padded_i * number);
+        job.hidden_scale = buffer<float>(slots * padded_i / 32);
+        job.hidden_offset = buffer<int32_t>(slots * padded_i / 32);
+        job.output = output;
+        if (moelab_kernels(isa, format, mode, &table)) std::abort();
+        forward.job = &job;
+        forward.table = &table;
+        forward.x = x;
+        forward.x_stride = hidden;
+        forward.num_tokens = num_tokens;
+        forward.top_k = top_k;
+        forward.expert_ids = linear && !grouped ? nullptr : ids;
+        forward.gate_weights = gates;
+        forward.y = y;
+        forward.num_experts = num_experts;
+        forward.address_of_expert = addresses.data();
+        forward.node_of_expert = with_nodes ? nodes : nullptr;
+        forward.count_of_expert = count;
+        forward.pair_of_slot = buffer<int64_t>(slots);
+        forward.smallest_up = forward.smallest_down = 1;
+        forward.largest_up = 2;
+        forward.largest_down = 5;
+        forward.counters = &counters;
     }
-    block<const void *> expert_weights(num_experts + 1);
-    block<int64_t> pair_start(num_experts + 2), count(num_experts + 1), pair_of_slot(slots);
-    block<int32_t> token_of_pair(slots > num_tokens ? slots : num_tokens), ids(slots), nodes(num_experts);
-    block<uint8_t> tokens_q(num_tokens * padded_h * number), hidden_q(slots * padded_i * number);
-    block<float> tokens_scale(num_tokens * padded_h / 32), hidden_scale(slots * padded_i / 32);
-    block<int32_t> tokens_offset(num_tokens * padded_h / 32), hidden_offset(slots * padded_i / 32);
-    const int64_t stride = tiles(linear ? intermediate : hidden, 16) * 16;
-    block<float> output((linear ? num_tokens : slots) * stride), x(num_tokens * hidden), gates(slots), y(num_tokens * hidden);
-    std::memset(count.data, 0, (num_experts + 1) * sizeof(int64_t));
-    for (int64_t i = 0; i < num_tokens * hidden; i++) x.data[i] = (float)(int)(draw() % 2001 - 1000) / 500.0f;
-    for (int64_t i = 0; i < slots; i++) {
-        ids.data[i] = draw() % 8 == 0 && !linear ? 65535 : (int32_t)(draw() % num_experts);
-        gates.data[i] = (float)(draw() % 100) / 100.0f;
+    layer(const layer &) = delete;
+
+    moelab_op op() {
+        moelab_op of = sized<moelab_op>();
+        of.kind = linear ? MOELAB_OP_LINEAR : MOELAB_OP_EXPERTS;
+        of.arguments = &forward;
+        return of;
     }
-    for (int64_t e = 0; e < num_experts; e++) nodes.data[e] = (int32_t)(e % 2);
-    moelab_moe_job job;
-    std::memset(&job, 0, sizeof(job));
-    job.struct_bytes = sizeof(job);
-    job.abi_version = MOELAB_ABI_VERSION;
-    for (int32_t &f : job.weight_format_of_projection) f = format;
-    job.activation_mode = mode;
-    job.hidden_size = hidden;
-    job.intermediate_size = intermediate;
-    job.expert_weights = expert_weights.data;
-    job.pair_start = pair_start.data;
-    job.token_of_pair = token_of_pair.data;
-    job.tokens_q = tokens_q.data;
-    job.tokens_scale = tokens_scale.data;
-    job.tokens_offset = tokens_offset.data;
-    job.hidden_q = hidden_q.data;
-    job.hidden_scale = hidden_scale.data;
-    job.hidden_offset = hidden_offset.data;
-    job.output = output.data;
-    moelab_kernel_table table;
-    table.struct_bytes = sizeof(table);
-    table.abi_version = MOELAB_ABI_VERSION;
-    if (moelab_kernels(isa, format, mode, &table)) std::abort();
-    moelab_counters counters;
-    std::memset(&counters, 0, sizeof(counters));
-    moelab_forward f;
-    std::memset(&f, 0, sizeof(f));
-    f.struct_bytes = sizeof(f);
-    f.abi_version = MOELAB_ABI_VERSION;
-    f.job = &job;
-    f.table = &table;
-    f.x = x.data;
-    f.x_stride = hidden;
-    f.num_tokens = num_tokens;
-    f.top_k = top_k;
-    f.expert_ids = linear && !grouped ? nullptr : ids.data;
-    f.gate_weights = gates.data;
-    f.y = y.data;
-    f.num_experts = num_experts;
-    f.address_of_expert = addresses.data();
-    f.node_of_expert = with_nodes ? nodes.data : nullptr;
-    f.count_of_expert = count.data;
-    f.pair_of_slot = pair_of_slot.data;
-    f.smallest_up = f.smallest_down = 1;
-    f.largest_up = 2;
-    f.largest_down = 5;
-    f.counters = &counters;
-    moelab_op op[2];
-    std::memset(op, 0, sizeof(op));
-    for (moelab_op &o : op) {
-        o.kind = linear ? MOELAB_OP_LINEAR : MOELAB_OP_EXPERTS;
-        o.arguments = &f;
+
+    void append_result(std::vector<float> &to) const {
+        const int64_t row = linear ? stride : hidden, size = linear ? intermediate : hidden;
+        const float *from = linear ? output : y;
+        for (int64_t t = 0; t < num_tokens; t++) to.insert(to.end(), from + t * row, from + t * row + size);
     }
-    const int32_t status = as_op    ? moelab_run_ops(pool, op, 1)
-                           : linear ? moelab_linear_forward(pool, &f)
-                                    : moelab_moe_forward(pool, &f);
-    if (status) { std::printf("status %d\n", status); std::exit(1); }
-    if (linear) {
-        std::vector<float> result;
-        for (int64_t t = 0; t < num_tokens; t++)
-            result.insert(result.end(), output.data + t * stride, output.data + t * stride + intermediate);
-        return result;
+};
+
+static std::vector<float> run(moelab_pool *pool, const char *isa, int format, int mode, uint32_t seed, bool with_nodes,
+                              bool linear) {
+    std::mt19937 draw(seed);
+    const int64_t hidden = 1 + draw() % 150, intermediate = 1 + draw() % 150, num_tokens = 1 + draw() % 40;
+    layer of(isa, format, mode, draw, hidden, intermediate, num_tokens, linear, seed % 2, with_nodes);
+    const int32_t status = linear ? moelab_linear_forward(pool, &of.forward) : moelab_moe_forward(pool, &of.forward);
+    if (status) {
+        std::printf("status %d\n", status);
+        std::exit(1);
     }
-    return std::vector<float>(y.data, y.data + num_tokens * hidden);
+    std::vector<float> result;
+    of.append_result(result);
+    return result;
+}
+
+/* norm | linear | route | experts | experts | linear | add, one step after the other in one list, then with one operation that
+ * fails (a NaN for the router, an expert that there is not, a struct of another size), which must leave the list fit to run. */
+static std::vector<float> run_steps(moelab_pool *pool, const char *isa, int format, int mode, uint32_t seed,
+                                    bool with_nodes) {
+    std::mt19937 draw(seed);
+    const int64_t tokens = 1 + draw() % 5, size = 1 + draw() % 150, between = 1 + draw() % 100;
+    layer first(isa, format, mode, draw, size, between, tokens, true, false, false);
+    layer routed(isa, format, mode, draw, size, 1 + draw() % 100, tokens, false, false, with_nodes);
+    layer shared(isa, format, mode, draw, size, 1 + draw() % 100, tokens, false, false, with_nodes);
+    layer last(isa, format, mode, draw, size, size, tokens, true, seed % 2, false);
+    const int64_t experts = routed.num_experts, top_k = std::min<int64_t>(routed.top_k, experts);
+    block<float> weight(size), logits(tokens * experts), bias(experts), choice(experts), sum(tokens * size);
+    for (int64_t i = 0; i < size; i++) weight.data[i] = 1.0f + (float)i / 100.0f;
+    for (int64_t i = 0; i < tokens * experts; i++) logits.data[i] = (float)(int)(draw() % 200) / 50.0f;
+    for (int64_t i = 0; i < experts; i++) bias.data[i] = 0.0f;
+    for (int64_t i = 0; i < tokens * size; i++) sum.data[i] = 0.0f;
+    routed.forward.top_k = top_k;
+    moelab_norm norm = sized<moelab_norm>();
+    norm.x = shared.x, norm.x_stride = size, norm.weight = weight.data, norm.y = first.x, norm.y_stride = size;
+    norm.num_tokens = tokens, norm.size = size, norm.eps = 1e-6f;
+    routed.forward.x = first.x;
+    shared.forward.x = routed.y;
+    last.forward.x = shared.y;
+    moelab_route route = sized<moelab_route>();
+    route.logits = logits.data, route.logits_stride = experts, route.bias = bias.data, route.num_tokens = tokens;
+    route.num_experts = experts, route.top_k = top_k, route.n_group = route.topk_group = 1, route.scaling_factor = 1.0f;
+    route.choice = choice.data, route.expert_ids = routed.ids, route.gate_weights = routed.gates;
+    moelab_add add = sized<moelab_add>();
+    add.sum = sum.data, add.a = last.output, add.a_stride = last.stride, add.b = routed.y;
+    add.num_tokens = tokens, add.size = size;
+    const auto op_of = [](int64_t kind, void *arguments) {
+        moelab_op of = sized<moelab_op>();
+        of.kind = kind, of.arguments = arguments;
+        return of;
+    };
+    moelab_op ops[] = {op_of(MOELAB_OP_NORM, &norm), first.op(), op_of(MOELAB_OP_ROUTE, &route), routed.op(),
+                       shared.op(), last.op(), op_of(MOELAB_OP_ADD, &add)};
+    std::vector<float> result;
+    for (int failing = 0; failing < 4; failing++) {
+        const int64_t at[] = {-1, 2, 4, 5};
+        const int32_t expected[] = {MOELAB_OK, MOELAB_NOT_A_NUMBER, MOELAB_BAD_EXPERT, MOELAB_BAD_STRUCT};
+        const float logit = logits.data[tokens * experts - 1];
+        const int32_t id = shared.ids[0];
+        if (failing == 1) logits.data[tokens * experts - 1] = NAN;
+        if (failing == 2) shared.ids[0] = (int32_t)shared.num_experts;
+        if (failing == 3) last.job.struct_bytes++;
+        int64_t failed = -1;
+        if (moelab_run_ops(pool, ops, 7, &failed) != expected[failing] || failed != at[failing]) {
+            std::printf("case %d: failed at %ld\n", failing, (long)failed);
+            std::exit(1);
+        }
+        logits.data[tokens * experts - 1] = logit;
+        shared.ids[0] = id;
+        if (failing == 3) last.job.struct_bytes--;
+        if (failing == 0) result.insert(result.end(), sum.data, sum.data + tokens * size);
+    }
+    if (moelab_run_ops(pool, ops, 7, nullptr)) std::exit(1);
+    for (const layer *of : {&first, &routed, &shared, &last}) of->append_result(result);
+    return result;
 }
 
 /* norm | latent | query | attend | merge | gather | add | route over random sizes; the output of all in one vector. */
 static std::vector<float> run_ops(moelab_pool *pool, const char *isa, bool bf16, uint32_t seed) {
     std::mt19937 draw(seed);
-    moelab_attention a;
-    std::memset(&a, 0, sizeof(a));
+    moelab_attention a = sized<moelab_attention>();
     const int64_t tokens = a.num_tokens = 1 + draw() % 3, heads = a.num_heads = 1 + draw() % 21;
     const int64_t rank = a.kv_rank = 1 + draw() % 70, nope = a.nope_dim = 1 + draw() % 9, rope = a.rope_dim = 2 * (1 + draw() % 9);
     const int64_t capacity = 1 + draw() % (seed % 5 ? 80 : 600), width = rank + rope, rows = heads * tokens;
@@ -168,14 +259,18 @@ static std::vector<float> run_ops(moelab_pool *pool, const char *isa, bool bf16,
     block<float> logits(tokens * experts), bias(experts), choice(experts), gates(tokens * top_k);
     block<int32_t> ids(tokens * top_k);
     fill(logits.data, tokens * experts), fill(bias.data, experts);
-    moelab_norm norm = {x.data, width, weight.data, normed.data, width, tokens, width, 1e-6f};
-    moelab_gather gather = {mixed.data, rank, tokens, heads, rank, gathered.data};
-    moelab_add add = {x.data, normed.data, width, nullptr, tokens, width};
-    moelab_route route = {logits.data, experts, bias.data, tokens, experts, top_k, 4, 2, 1, 2.0f, choice.data, ids.data, gates.data};
-    moelab_op ops[] = {{MOELAB_OP_NORM, &norm, 0},   {MOELAB_OP_LATENT, &a, 0}, {MOELAB_OP_QUERY, &a, 0},
-                       {MOELAB_OP_ATTEND, &a, 0},    {MOELAB_OP_MERGE, &a, 0},  {MOELAB_OP_GATHER, &gather, 0},
-                       {MOELAB_OP_ADD, &add, 0},     {MOELAB_OP_ROUTE, &route, 0}};
-    if (moelab_run_ops(pool, ops, 8)) std::exit(1);
+    const uint32_t version = MOELAB_ABI_VERSION;
+    moelab_norm norm = {sizeof(norm), version, x.data, width, weight.data, normed.data, width, tokens, width, 1e-6f};
+    moelab_gather gather = {sizeof(gather), version, mixed.data, rank, tokens, heads, rank, gathered.data};
+    moelab_add add = {sizeof(add), version, x.data, normed.data, width, nullptr, tokens, width};
+    moelab_route route = {sizeof(route), version, logits.data, experts, bias.data,   tokens,   experts,    top_k,
+                          4,             2,       1,           2.0f,    choice.data, ids.data, gates.data, 0};
+    void *const arguments[] = {&norm, &a, &a, &a, &a, &gather, &add, &route};
+    const int64_t kinds[] = {MOELAB_OP_NORM,  MOELAB_OP_LATENT, MOELAB_OP_QUERY, MOELAB_OP_ATTEND,
+                             MOELAB_OP_MERGE, MOELAB_OP_GATHER, MOELAB_OP_ADD,   MOELAB_OP_ROUTE};
+    moelab_op ops[8];
+    for (int i = 0; i < 8; i++) ops[i] = {sizeof(moelab_op), version, kinds[i], arguments[i], 0};
+    if (moelab_run_ops(pool, ops, 8, nullptr)) std::exit(1);
     std::vector<float> result(gathered.data, gathered.data + rows * rank);
     result.insert(result.end(), query_nope.data, query_nope.data + rows * nope);
     result.insert(result.end(), x.data, x.data + tokens * width);
@@ -226,14 +321,31 @@ int main(int argc, char **argv) {
             const int *mode = modes[i % 6];
             if (mode[0] == MOELAB_FLOAT32 && std::strcmp(isa, "amx") == 0) continue; /* has no float32 */
             const bool linear = i % 5 == 4;
-            const std::vector<float> alone = run(nullptr, isa, mode[0], mode[1], i, false, linear, false);
-            const std::vector<float> together = run(pool, isa, mode[0], mode[1], i, nodes && !linear, linear, i % 3 == 0);
-            if (!same(alone, together) || !same(run_ops(nullptr, isa, i % 2, i), run_ops(pool, isa, i % 2, i))) {
+            const bool by_node = nodes && !linear;
+            if (!same(run(nullptr, isa, mode[0], mode[1], i, false, linear),
+                      run(pool, isa, mode[0], mode[1], i, by_node, linear)) ||
+                !same(run_steps(nullptr, isa, mode[0], mode[1], i, false),
+                      run_steps(pool, isa, mode[0], mode[1], i, nodes)) ||
+                !same(run_ops(nullptr, isa, i % 2, i), run_ops(pool, isa, i % 2, i))) {
                 std::printf("round %d, %d workers: results differ\n", i, workers);
                 return 1;
             }
             /* Long enough for the workers to fall asleep now and then. */
             if (i % 10 == 9) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        }
+        /* Six addresses of 4,096 words, read by node in blocks that do not divide them: the sum of the caller alone. */
+        block<int64_t> words(6 * 4096), addresses(6);
+        for (int64_t i = 0; i < 6 * 4096; i++) words.data[i] = i * i;
+        for (int64_t a = 0; a < 6; a++) addresses.data[a] = (int64_t)(words.data + a * 4096);
+        const int64_t count_of_node[] = {nodes ? 2 : 6, nodes ? 4 : 0};
+        for (int32_t loop = 0; loop < moelab_num_read_loops(); loop++) {
+            uint64_t ns_of_node[2];
+            const uint64_t alone = moelab_read_all(nullptr, loop, addresses.data, 6, 4096 * 8, 3008);
+            const uint64_t by_node = moelab_read_nodes(pool, loop, addresses.data, count_of_node, 2, 4096 * 8, 3008, ns_of_node);
+            if (by_node != alone || (ns_of_node[1] > 0) != nodes) {
+                std::printf("loop %d, %d workers: sums differ\n", loop, workers);
+                return 1;
+            }
         }
         moelab_pool_destroy(pool);
     }

@@ -24,8 +24,15 @@ class Twin(ByScore):
         for key in evicted:
             self.floor[self.pool(key)] = max(self.floor[self.pool(key)], self.worth[key])
             del self.uses[key]
-        for key in admitted:
-            self.weigh(key)
+        if not self.parameters["floor_before"]:
+            for key in admitted:
+                self.weigh(key)
+        else:
+            limit = min(self.budget, self.parameters["max_uploads"])
+            misses = sorted((k for k in request.keys if k not in self.residents), key=lambda k: -self.worth[k])[:limit]
+            if len(admitted) < len(misses):
+                pool, worth = self.pool(misses[0]), self.worth[misses[len(admitted)]]
+                self.floor[pool] = max(self.floor[pool], worth)
         for key in request.keys:
             if (key not in admitted and key not in self.residents) or key in self.pinned:
                 del self.uses[key]
