@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from moelab.html_report import report
     from moelab.planner import PLANNERS
     from moelab.policies import POLICIES
+    from moelab.shadows import shadow
     from moelab.simulator.simulate import simulate
     from moelab.sources import open_source
     from moelab.store import TraceWriter, open_trace, shipped, verify
@@ -47,6 +48,7 @@ _MODULE_OF_NAME = {
     "record": "moelab.engine.recorder",
     "replay": "moelab.execution.replay",
     "report": "moelab.html_report",
+    "shadow": "moelab.shadows",
     "shipped": "moelab.store",
     "simulate": "moelab.simulator.simulate",
     "sweep": "moelab.sweeps",

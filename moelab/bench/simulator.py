@@ -4,7 +4,8 @@ Floor 6.
 `moelab bench simulator`. Set requests: seeded routing at 60 layers x 384 experts, top-8, batch 1: each layer's
 popularity is Zipf-like (exponent 0.8) and an expert of the token before is likelier, so that neighbouring
 tokens share about a third of their experts, as recorded traces do; 20% of the experts of each layer are slots.
-A time is the replay (`run_requests`: loop, checks, accounting); requests and state are built before.
+A time is the replay (`run_requests`: loop, checks, accounting, no counts by step); requests, in both orders, and
+state are built before. The trace is one request: what learns from earlier requests (`prefetch_eam`) learns nothing.
 `miss_ratio_curve` gives every capacity at once. Single requests: one pool of 5,760 slots, 23,040 objects, Zipf
 0.8, each policy by turns with libcachesim's `process_trace` on the same stream from a file; median of the
 ratios. Synthetic streams say nothing about hit rates of models.
@@ -26,9 +27,9 @@ from moelab.bench.result import BenchResult
 from moelab.domain.plan import FastTier, Placements, Plan, PlanModel, PolicyChoice, TierFormat
 from moelab.domain.trace import Phase, TokenTable, Trace, TraceHeader
 from moelab.policies import POLICIES
+from moelab.policies.counts import NUM_COLUMNS
 from moelab.policies.policy import PolicyState
 from moelab.policies.requests import PHASES, Requests
-from moelab.simulator.loop import NUM_COLUMNS
 from moelab.simulator.simulate import run_requests
 
 NUM_LAYERS, NUM_EXPERTS, TOP_K = 60, 384, 8

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from moelab.cli.fast_tier_arguments import fast_tier_summary, print_fast_tier
 from moelab.cli.output import print_json
 from moelab.cli.record import add_engine, load_engine
 
@@ -72,4 +73,6 @@ def run(options: argparse.Namespace) -> None:
                 file=sys.stderr,
             )
     if options.json:
-        print_json({"generations": rows})
+        print_json({"generations": rows, "fast_tier": fast_tier_summary(engine)})
+    else:
+        print_fast_tier(engine)

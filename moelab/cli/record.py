@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from moelab.cli.fast_tier_arguments import add_fast_tier, fast_tier_summary, print_fast_tier, use_fast_tier
 from moelab.cli.output import print_json, print_rows
 
 HELP = "generate from prompts and record which experts each token used"
@@ -28,11 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """--device, --isa, --activation, --packed."""
+    """--device, --isa, --activation, --packed, and the fast tier."""
     parser.add_argument("--device", help="torch device of the dense path (default: cuda where there is one)")
     parser.add_argument("--isa", help="numba, generic, avx2, avx512, amx (default: the fastest here)")
     parser.add_argument("--activation", choices=("f32", "bf16", "int8"), help="activation mode of the experts")
     parser.add_argument("--packed", metavar="FOLDER", help="read the weights that `moelab pack` wrote")
+    add_fast_tier(parser)
 
 
 def load_engine(options: argparse.Namespace):
@@ -41,7 +43,13 @@ def load_engine(options: argparse.Namespace):
     from moelab.store import shipped
 
     model = shipped("nano/model") if options.model == "nano" else options.model
-    return load(model, packed=options.packed, device=options.device, isa=options.isa, activation=options.activation)
+    engine = load(model, packed=options.packed, device=options.device, isa=options.isa, activation=options.activation)
+    try:
+        use_fast_tier(engine, options)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
 def run(options: argparse.Namespace) -> None:
@@ -64,7 +72,8 @@ def run(options: argparse.Namespace) -> None:
         progress=not options.json,
     )
     if options.json:
-        print_json(capture.summary())
+        print_json({**capture.summary(), "fast_tier": fast_tier_summary(engine)})
     else:
         rows = {name.replace("_", " "): value for name, value in capture.summary().items()}
         print_rows(f"trace written to {options.out}", rows)
+        print_fast_tier(engine)

@@ -1,6 +1,7 @@
 """DecodeProgram: a decode step of a model with latent attention as one native list of operations.
 
-Between embedding and logits no tensor of torch is touched and no Python runs: a decode step is one call of the library.
+Between embedding and logits no tensor of torch is touched and no Python runs: a decode step is one call of the library,
+unless a fast tier takes a share of the experts of each layer.
 Activations are float32 throughout; weights, routers and experts are the model's packed ones. The same model by torch
 calls is `models/deepseek_v3.py`, which prefill and machines without native kernels use. It does not know requests or
 sampling. Floor 2.
@@ -8,6 +9,7 @@ sampling. Floor 2.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -24,11 +26,26 @@ from moelab.kernels.ops import Attention, Ops, attend_address, attention_chunks
 from moelab.kernels.step_memory import StepMemory
 
 if TYPE_CHECKING:
+    from moelab.engine.fast_tier.fast_tier import FastTier
     from moelab.engine.models.deepseek_v3 import Layer, Model
 
 NATIVE_TOKENS = 64  # sequences that decode together at most; more go through torch
 ALONE_BYTES = 4_000_000  # a step that reads fewer weights is faster on the caller alone (docs/log.md)
 Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where a layer's experts stand in the list: first operation after the router, and the sum that takes their output.
+
+    `x` [T, H] is what the experts see, `routed` [T, H] what those at home made of it.
+    """
+
+    layer: int
+    routed_at: int
+    add_at: int
+    x: np.ndarray
+    routed: np.ndarray
 
 
 class DecodeProgram:
@@ -53,6 +70,10 @@ class DecodeProgram:
         shape = (len(routed), num_tokens, spec.num_experts_per_tok)
         self.expert_ids = self.ops.own(np.zeros(shape), np.int32)
         self.gate_weights = self.ops.own(np.zeros(shape))
+        # What the kernels compute: with a fast tier only what runs from home.
+        self.home_ids = self.expert_ids if model.fast_tier is None else self.ops.own(np.zeros(shape), np.int32)
+        self._moments: list[Moment] = []
+        self._fast_tier = model.fast_tier
         self._partial = np.zeros(0, np.uint8)
         for number, layer in enumerate(model.layers):
             self.ops.part = f"layer {number}"
@@ -88,8 +109,11 @@ class DecodeProgram:
             logits, _numpy(router.bias), ids, gates, router.n_group, router.topk_group, router.normalise,
             router.scaling_factor,
         )  # fmt: skip
-        routed = ops.experts("routed", of_kind(RoutedExperts, layer.routed), x, ids, gates)
+        routed_at = len(ops)
+        home_ids = self.home_ids[layer.moe_layer]
+        routed = ops.experts("routed", of_kind(RoutedExperts, layer.routed), x, home_ids, gates)
         shared = None if layer.mlp is None else self._mlp("shared", layer.mlp, x)
+        self._moments.append(Moment(layer.moe_layer, routed_at, len(ops), x, routed))
         ops.add(hidden, routed, shared)
 
     def _attention(self, weights: LatentAttention, x: np.ndarray) -> np.ndarray:
@@ -155,10 +179,29 @@ class DecodeProgram:
         """
         self._point(at, cache)
         self.hidden[:] = F.embedding(token_ids[:, 0], self._embed_tokens).float().numpy()
-        self.ops.run(self.pool, 0, len(self.ops) if with_logits else self._stop)
+        stop = len(self.ops) if with_logits else self._stop
+        if self._fast_tier is None:
+            self.ops.run(self.pool, 0, stop)
+        else:
+            self._run_beside(self._fast_tier, stop)
         if routing is not None:
             routing.expert_ids[:], routing.gate_weights[:] = self.expert_ids, self.gate_weights
         return torch.from_numpy(self.logits.copy())[:, None] if with_logits else None
+
+    def _run_beside(self, tier: FastTier, stop: int) -> None:
+        """The list in pieces: between routing and experts of each layer the tier takes its share of them."""
+        start = 0
+        for moment in self._moments:
+            layer = moment.layer
+            self.ops.run(self.pool, start, moment.routed_at)
+            share = tier.serve(layer, self.expert_ids[layer], self.gate_weights[layer])
+            self.home_ids[layer] = share.home_ids
+            part = tier.compute(share, torch.from_numpy(moment.x))
+            self.ops.run(self.pool, moment.routed_at, moment.add_at)
+            if part is not None:
+                np.add(moment.routed, part.cpu().numpy(), out=moment.routed)
+            start = moment.add_at
+        self.ops.run(self.pool, start, stop)
 
 
 def of_kind(kind: type[Kind], layer: object) -> Kind:

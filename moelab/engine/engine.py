@@ -4,7 +4,8 @@ One device for the dense path, the CPU kernels for the routed experts; on a CPU 
 one native call. On the CPU torch keeps one thread in decode, and in prefill of small models, because its thread team
 and the kernels' pool would fight for the same cores (2 threads beside one other busy process: up to 600 times slower,
 docs/log.md); large models (`PREFILL_THREADS_FROM`) prefill their dense part on all workers.
-It does not know policies or placement. Floor 2.
+With a plan's fast tier (`use_plan`) a share of the experts of each layer runs in its slots, and a step is more than one
+call. Floor 2.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from moelab.domain.plan import Plan, TierFormat
 from moelab.domain.summary import summary_html, summary_text
-from moelab.domain.trace import Phase
+from moelab.domain.trace import Phase, TraceHeader
 from moelab.engine.cache import LatentCache
 from moelab.engine.counters import Counters, DenseLayers, PhaseCounts, bandwidth_beside_limit
 from moelab.engine.dense import KernelLinears
+from moelab.engine.device import choose_device
 from moelab.engine.generate import PREFILL_CHUNK, Sequence, run
 from moelab.engine.generation import Generation
 from moelab.engine.loader import Loaded, load_model
@@ -32,6 +35,10 @@ from moelab.engine.text import TextCodec, TextStream, stop_token_ids
 from moelab.engine.token_rows import TokenRows
 from moelab.kernels.bandwidth import Bandwidth
 from moelab.kernels.job import Activation
+
+if TYPE_CHECKING:
+    from moelab.engine.fast_tier.fast_tier import FastTier
+    from moelab.policies import Policy
 
 Observer = Callable[[int, TokenRows, np.ndarray, np.ndarray], None]
 PREFILL_THREADS_FROM = 1024  # hidden_size
@@ -64,10 +71,12 @@ class Engine:
         self.pool = loaded.pool
         self.model = loaded.model
         self.observers: list[Observer] = []
+        self.fast_tier: FastTier | None = None
         self.codec = TextCodec(directory)
         self.stop_token_ids = stop_token_ids(directory, loaded.configs)
         self.num_steps = 0
         self._num_requests = 0
+        self._request_ended = False
         self._num_tokens = {Phase.PREFILL: 0, Phase.DECODE: 0}
         self._step_s = 0.0
         self._phase_counts = PhaseCounts(self.routed)
@@ -184,6 +193,7 @@ class Engine:
         batch = tokens if tokens.ndim == 2 else tokens[None]
         sequences = [self.new_sequence(row.tolist(), 1, Sampling(), ()) for row in batch]
         logits = self.step(batch, self.new_cache(len(batch)), 0, sequences, Phase.PREFILL, "all")
+        self.end_request()
         assert logits is not None
         return logits if tokens.ndim == 2 else logits[0]
 
@@ -247,39 +257,110 @@ class Engine:
         started = time.perf_counter()
         batch, num_queries = token_ids.shape
         threads, threads_before = self._torch_threads[phase], torch.get_num_threads()
+        starts = cache.lengths[row : row + batch]
+        rows = routing = None
+        if self.observers or self.fast_tier is not None:
+            rows = TokenRows(
+                [s.request for s in sequences], starts, [s.domain for s in sequences], token_ids.numpy(), phase,
+                self._request_ended,
+            )  # fmt: skip
+        if self.observers:
+            routing = StepRouting(len(self.routed), batch * num_queries, self.spec.num_experts_per_tok)
+        if self.fast_tier is not None and rows is not None:
+            self.fast_tier.begin_step(phase, rows.flags)
+        done = False
         try:
             if threads is not None:
                 torch.set_num_threads(threads)
             self._phase_counts.enter(phase)
             self._dense_counts.enter(phase)
-            routing = self._routing_of(batch * num_queries) if self.observers else None
             at = self.model.positions(cache, row, batch, num_queries)
             logits: torch.Tensor | None = self.model.forward(token_ids.to(self.device), at, cache, routing, want)
+            done = True
         finally:
             if threads is not None:
                 torch.set_num_threads(threads_before)
-        step, starts = self.num_steps, cache.lengths[row : row + batch]
+            if self.fast_tier is not None:
+                self.fast_tier.end_step(failed=not done)
+        step = self.num_steps
         for index in range(row, row + batch):
             cache.lengths[index] += num_queries
         self.num_steps += 1
         self._num_tokens[phase] += batch * num_queries
+        self._request_ended = False
         # After the step is counted: an observer that raises must not leave the others with a step that never was.
-        if routing is not None:
-            rows = TokenRows(
-                [s.request for s in sequences], starts, [s.domain for s in sequences], token_ids.numpy(), phase
-            )
+        if routing is not None and rows is not None:
             for observer in list(self.observers):
                 observer(step, rows, routing.expert_ids, routing.gate_weights)
         self._step_s += time.perf_counter() - started
         return logits
 
-    def _routing_of(self, num_tokens: int) -> StepRouting:
-        return StepRouting(len(self.routed), num_tokens, self.spec.num_experts_per_tok)
+    def end_request(self) -> None:
+        """A request has had its last tokens: policies and observers are told so with the next step."""
+        self._request_ended = True
+
+    # --- placement ---
+
+    def use_plan(
+        self,
+        plan: Plan | None,
+        *,
+        policy: Policy | None = None,
+        late: str = "home",
+        keep_log: bool = False,
+        device: str | None = None,
+    ) -> FastTier | None:
+        """Run under a plan's fast tier from the next step on; None: without one. Returns the tier, also `fast_tier`.
+
+        Pinned and placed experts are in their slots when this returns. `policy`: a record that is not in `POLICIES`, in
+        place of the one the plan names. `late`: an expert whose copy is not there yet runs from `home`, or the step
+        will `wait` (then the arithmetic does not depend on how fast copies were). `keep_log` keeps every decision.
+        `device` None: that of the dense path; a CPU stands in for a device and is marked `emulated`. ValueError for a
+        plan that is for another model, or that this engine cannot carry out: then the tier before stays.
+        """
+        if plan is None:
+            self._set_fast_tier(None)
+            return None
+        from moelab.engine.fast_tier.fast_tier import FastTier
+        from moelab.engine.fast_tier.plan import check_plan
+        from moelab.policies.session import PolicySession
+
+        plan.check_matches(
+            what="engine", model=self.name, num_layers=len(self.routed), num_experts=self.spec.n_routed_experts,
+            top_k=self.spec.num_experts_per_tok, fingerprint=self.spec.fingerprint,
+        )  # fmt: skip
+        check_plan(plan, self.routed, late)
+        session = PolicySession(plan, policy)
+        where = self.device if device is None else choose_device(device)
+        self._set_fast_tier(None)  # its memory may be what the new one needs
+        tier = FastTier(self.routed, plan, session, where, late=late, keep_log=keep_log)
+        self._set_fast_tier(tier)
+        return tier
+
+    def trace_header(self) -> TraceHeader:
+        """What is true of everything that this engine records; `moelab.planner.empty` plans from it."""
+        from moelab.engine.recorder import header_of
+
+        return header_of(self, (), "not stated", "not recorded yet")
+
+    def slot_format(self, weight_format: str) -> TierFormat:
+        """A format of the fast tier with the bytes that this model's experts take in it, as a plan wants it."""
+        from moelab.engine.fast_tier.plan import layout_of_slots
+
+        layout = layout_of_slots(weight_format, self.routed[0].layout)
+        return TierFormat(weight_format=weight_format, expert_bytes=(layout.expert_bytes,) * len(self.routed))
+
+    def _set_fast_tier(self, tier: FastTier | None) -> None:
+        before, self.fast_tier = self.fast_tier, tier
+        self.model.use_fast_tier(tier)
+        if before is not None:
+            before.close()
 
     # --- life and display ---
 
     def close(self) -> None:
         """End the workers. The engine cannot run afterwards."""
+        self.use_plan(None)
         self.pool.close()
 
     def __enter__(self) -> Engine:
@@ -300,6 +381,7 @@ class Engine:
             "loaded": f"{self.loaded_bytes / 1e9:.2f} GB in {self.load_s:.1f} s "
             f"({self.loaded_bytes / 1e9 / max(self.load_s, 1e-9):.2f} GB/s), "
             + ("repacked" if self.packed is None else f"packed before: {self.packed}"),
+            "fast tier": "none" if self.fast_tier is None else str(self.fast_tier),
             "tokenizer": "tokenizer.json" if self.codec.tokenizer is not None else "none: give token ids",
             "skipped tensors": ", ".join(f"{n} {kind}" for kind, n in self.num_skipped_tensors.items()) or "none",
         }
@@ -321,13 +403,22 @@ def load(
     dense_dtype: str | None = None,
     dense_weights: str | None = None,
     num_workers: int | None = None,
+    plan: Plan | str | Path | None = None,
 ) -> Engine:
     """The engine of a Hugging Face checkpoint directory; see `loader.load_model` for the choices.
 
-    `packed`: a folder that `moelab pack` made of this checkpoint, read instead of repacking.
+    `packed`: a folder that `moelab pack` made of this checkpoint, read instead of repacking. `plan`: a plan, or its
+    file, for `Engine.use_plan`.
     """
+    chosen = Plan.load(plan) if isinstance(plan, str | Path) else plan
     loaded = load_model(
         model_dir, packed=packed, device=device, isa=isa, activation=activation, dense_dtype=dense_dtype,
         dense_weights=dense_weights, num_workers=num_workers,
     )  # fmt: skip
-    return Engine(Path(model_dir), loaded)
+    engine = Engine(Path(model_dir), loaded)
+    try:
+        engine.use_plan(chosen)
+    except BaseException:
+        engine.close()
+        raise
+    return engine

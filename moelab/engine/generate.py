@@ -75,34 +75,41 @@ def run(
     waiting = iter(sequences)
     active: list[Sequence] = []
     exhausted = False
-    while True:
-        while len(active) < batch_size and not exhausted:
-            sequence = next(waiting, None)
-            if sequence is None:
-                exhausted = True
-                break
-            row = len(active)
-            cache.clear(row)
+    try:
+        while True:
+            while len(active) < batch_size and not exhausted:
+                sequence = next(waiting, None)
+                if sequence is None:
+                    exhausted = True
+                    break
+                row = len(active)
+                cache.clear(row)
+                started = time.perf_counter()
+                sequence.take(engine.prefill(sequence, cache, row, prefill_chunk))
+                sequence.prefill_s = time.perf_counter() - started
+                if sequence.finish_reason is None:
+                    active.append(sequence)
+                else:
+                    engine.end_request()
+                yield sequence
+            if not active:
+                return
             started = time.perf_counter()
-            sequence.take(engine.prefill(sequence, cache, row, prefill_chunk))
-            sequence.prefill_s = time.perf_counter() - started
-            if sequence.finish_reason is None:
-                active.append(sequence)
-            yield sequence
-        if not active:
-            return
-        started = time.perf_counter()
-        fed = torch.tensor([[sequence.token_ids[-1]] for sequence in active])
-        logits = engine.step(fed, cache, 0, active, Phase.DECODE, "last")
-        assert logits is not None
-        stepped = list(active)
-        for row, sequence in enumerate(stepped):
-            sequence.take(logits[row, 0])
-        spent = time.perf_counter() - started
-        for row in reversed(range(len(stepped))):
-            stepped[row].decode_s += spent
-            if stepped[row].finish_reason is not None:
-                cache.move(len(active) - 1, row)
-                active[row] = active[-1]
-                active.pop()
-        yield from stepped
+            fed = torch.tensor([[sequence.token_ids[-1]] for sequence in active])
+            logits = engine.step(fed, cache, 0, active, Phase.DECODE, "last")
+            assert logits is not None
+            stepped = list(active)
+            for row, sequence in enumerate(stepped):
+                sequence.take(logits[row, 0])
+            spent = time.perf_counter() - started
+            for row in reversed(range(len(stepped))):
+                stepped[row].decode_s += spent
+                if stepped[row].finish_reason is not None:
+                    cache.move(len(active) - 1, row)
+                    active[row] = active[-1]
+                    active.pop()
+                    engine.end_request()
+            yield from stepped
+    finally:
+        if active:  # the caller lost interest, or a step failed
+            engine.end_request()

@@ -29,6 +29,7 @@ class Generation:
     activation: str
     dense_path: str
     device: str
+    fast_tier: str | None = None  # its slots, device (emulated?) and policy
 
     @classmethod
     def of(cls, sequence: Sequence, engine: Engine) -> Generation:
@@ -45,6 +46,7 @@ class Generation:
             activation=engine.activation,
             dense_path=engine.dense_path,
             device=str(engine.device),
+            fast_tier=None if engine.fast_tier is None else str(engine.fast_tier),
         )
 
     @property
@@ -66,7 +68,8 @@ class Generation:
             "finished by": self.finish_reason,
             "prefill tok/s": round(self.prefill_tok_per_s, 1),
             "decode tok/s": round(self.decode_tok_per_s, 1),
-            "engine": f"dense {self.dense_path}; experts {self.activation} activations on {self.isa}",
+            "engine": f"dense {self.dense_path}; experts {self.activation} activations on {self.isa}"
+            + (f"; fast tier of {self.fast_tier}" if self.fast_tier else ""),
             "text": self.text if self.text is not None else "no tokenizer",
         }
 

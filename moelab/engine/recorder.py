@@ -83,7 +83,8 @@ def header_of(engine: Engine, domains: tuple[str, ...], licence: str, provenance
         moe_intermediate_size=spec.moe_intermediate_size,
         gate_weight_kind=gate_weight_kind(spec.norm_topk_prob, spec.routed_scaling_factor),
         slot_order="rank",
-        engine=f"moelab {release}: {engine.isa} kernels, {engine.activation} activations, dense {engine.dense_path}",
+        engine=f"moelab {release}: {engine.isa} kernels, {engine.activation} activations, dense {engine.dense_path}"
+        + ("" if engine.fast_tier is None else f", fast tier of {engine.fast_tier}"),
         quantization=engine.weight_format,
         licence=licence,
         provenance=f"{provenance}; weights {engine.weights_fingerprint}",

@@ -23,6 +23,7 @@ class TokenRows:
     domains: list[str | None]
     token_ids: np.ndarray
     phase: Phase
+    request_ended: bool = False  # had a request its last tokens in the step before?
 
     def __len__(self) -> int:
         return int(self.token_ids.size)
@@ -42,6 +43,15 @@ class TokenRows:
     def token_id(self) -> np.ndarray:
         """int32 [T]: the tokens that were fed, the user's text."""
         return self.token_ids.astype(np.int32).ravel()
+
+    @property
+    def flags(self) -> int:
+        """What a policy is told of this step: the sum of `policies.signature.FLAG_*`."""
+        # Here, because it imports all policies: an engine without them need not wait for that.
+        from moelab.policies.signature import FLAG_DECODE, FLAG_PREFILL, FLAG_REQUEST_ENDED, FLAG_REQUEST_STARTS
+
+        phase = FLAG_PREFILL if self.phase is Phase.PREFILL else FLAG_DECODE
+        return phase + FLAG_REQUEST_STARTS * (0 in self.starts) + FLAG_REQUEST_ENDED * self.request_ended
 
     def of_sequences(self, values: np.ndarray) -> np.ndarray:
         """One value per sequence [B] -> one per row [T]."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moelab.domain.plan import FastTier, Plan, PlanModel, PolicyChoice, TierFormat
-from moelab.domain.trace import Trace
+from moelab.domain.trace import Trace, TraceHeader
 from moelab.planner.placements import FAST_TIER, home_and_fast, per_layer
 
 
 def empty(
-    trace: Trace,
+    trace: Trace | TraceHeader,
     *,
     slots_per_layer: int | Sequence[int] | None = None,
     slots: int | None = None,
@@ -22,14 +22,17 @@ def empty(
     policy: str = "lru",
     overflow: bool = False,
     expert_bytes: int | Sequence[int] | None = None,
+    fast_format: TierFormat | None = None,
 ) -> Plan:
     """Plan with an empty ``fast0``; exactly one of ``slots_per_layer``, ``slots`` and ``capacity_bytes`` (all layers).
 
     ``expert_bytes`` (one number or L) defaults to the trace's header. ``overflow``: fill on demand though what is
-    in use exceeds the room, and evict after the request, as recorded engines do. Raises ``ValueError``
+    in use exceeds the room, and evict after the request, as recorded engines do. ``fast_format``: of the fast tier,
+    where it is not that of the home. ``trace``: its header is all that is looked at, and may come alone
+    (``Engine.trace_header``). Raises ``ValueError``
     where the budget is missing or impossible, or is given in bytes and the expert bytes are not known.
     """
-    header = trace.header
+    header = trace.header if isinstance(trace, Trace) else trace
     bytes_of_layer = per_layer(
         "expert_bytes", header.expert_bytes if expert_bytes is None else expert_bytes, header.num_layers
     )
@@ -57,7 +60,7 @@ def empty(
         tiers=("node0", FAST_TIER),
         placements=home_and_fast(header.num_layers, header.num_experts, [], header.moe_intermediate_size),
         fast_tiers=(fast,),
-        format_of_tier={"node0": weights, FAST_TIER: weights},
+        format_of_tier={"node0": weights, FAST_TIER: fast_format or weights},
         policy=PolicyChoice(name=policy, parameters={"overflow": 1} if overflow else {}),
         planner={"name": "empty"},
         fingerprints={} if header.model_fingerprint is None else {"model": header.model_fingerprint},

@@ -35,13 +35,15 @@ def frequency(
     held_out: float = 0.25,
     seed: int = 0,
     phase: str | None = None,
+    score: bool = True,
 ) -> Plan:
     """Plan with the hottest experts on ``fast0``; exactly one of ``slots_per_layer`` and ``slots`` (all layers).
 
     ``expert_bytes`` (one number or L), ``moe_intermediate_size`` and ``weight_format`` default to the trace's
     header and describe the experts that the plan will run, so another expert shape is given here.
     ``held_out``: fraction of the requests that the prediction is scored on, 0 for none. ``phase``: whose
-    tokens are counted and scored (``prefill``, ``decode``), all by default. ``machine`` adds a predicted time.
+    tokens are counted and scored (``prefill``, ``decode``), all by default. ``machine`` adds a predicted time;
+    without ``score`` there is no prediction, which takes a simulation.
     Raises ``ValueError`` where the budget or the shape is missing or impossible.
     """
     header = trace.header
@@ -70,4 +72,5 @@ def frequency(
     return static_plan(
         trace, chosen, fast, planner, train=train, test=test, machine=machine, efficiency=efficiency, phase=phase,
         expert_bytes=expert_bytes, moe_intermediate_size=moe_intermediate_size, weight_format=weight_format,
+        score=score,
     )  # fmt: skip

@@ -35,8 +35,9 @@ def static_plan(
     expert_bytes: int | Sequence[int] | None = None,
     moe_intermediate_size: int | None = None,
     weight_format: str | None = None,
+    score: bool = True,
 ) -> Plan:
-    """Plan with the ``chosen`` (layer, expert) on ``fast``, scored on ``test``.
+    """Plan with the ``chosen`` (layer, expert) on ``fast``, scored on ``test`` unless ``score`` is false.
 
     ``planner`` says who chose and the split.
 
@@ -72,6 +73,8 @@ def static_plan(
         planner={**planner, "phase": phase or "all"},
         fingerprints=fingerprints,
     )
+    if not score:
+        return plan
     return plan.model_copy(update={"prediction": scored(plan, train, test, machine, efficiency, phase)})
 
 

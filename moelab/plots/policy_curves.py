@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
 import plotly.graph_objects as go
 
 from moelab.plots.template import PALETTE, TEMPLATE, label
 from moelab.sweeps.result import SweepResult
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _BANDS = {

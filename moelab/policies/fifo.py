@@ -11,19 +11,15 @@ from __future__ import annotations
 import numpy as np
 
 from moelab.policies.compiled import compiled
-from moelab.policies.linked_list import new_links, newer, push, unlink
+from moelab.policies.linked_list import lists_of_residents, newer, push, unlink
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.room import answer, initial_nodes, is_in_use, note_eviction, num_that_fit, num_wanted
+from moelab.policies.room import answer, is_in_use, note_eviction, num_that_fit, num_wanted
 from moelab.policies.signature import pool_of
 
 
 def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
     """Lists of the initial residents."""
-    num_keys = setup.num_layers * setup.num_experts
-    state = new_links(num_keys + setup.num_pools)
-    for pool, node in initial_nodes(setup):
-        push.py_func(state.view(np.int32), num_keys + pool, node)
-    return np.zeros(0, np.float64), state
+    return np.zeros(0, np.float64), lists_of_residents(setup)
 
 
 @compiled

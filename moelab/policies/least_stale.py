@@ -16,18 +16,16 @@ from __future__ import annotations
 import numpy as np
 
 from moelab.policies.compiled import at, compiled
-from moelab.policies.linked_list import new_links, newer, older, push, unlink
+from moelab.policies.linked_list import lists_of_residents, newer, older, push, unlink
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.room import answer, initial_nodes, is_ours, note_eviction, num_that_fit, num_wanted
+from moelab.policies.room import answer, is_ours, note_eviction, num_that_fit, num_wanted
 from moelab.policies.signature import pool_of
 
 
 def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
     """Lists of the initial residents, touched before every step."""
     num_keys = setup.num_layers * setup.num_experts
-    links = new_links(num_keys + setup.num_pools)
-    for pool, node in initial_nodes(setup):
-        push.py_func(links.view(np.int32), num_keys + pool, node)
+    links = lists_of_residents(setup)
     never = np.full(num_keys, np.iinfo(np.int64).min)
     return np.zeros(0, np.float64), np.concatenate([links, never])
 

@@ -11,11 +11,27 @@ from __future__ import annotations
 import numpy as np
 
 from moelab.policies.compiled import at, inlined
+from moelab.policies.policy import PolicySetup
+from moelab.policies.room import initial_nodes
 
 
 def new_links(num_nodes: int) -> np.ndarray:
     """int64 [num_nodes] words of links in which every head is an empty list."""
     return np.repeat(np.arange(num_nodes, dtype=np.int32), 2).view(np.int64)
+
+
+def lists_of_residents(setup: PolicySetup) -> np.ndarray:
+    """int64 words of links, one list for each pool: the residents that may go, in ascending (layer, expert)."""
+    num_keys = setup.num_layers * setup.num_experts
+    links = new_links(num_keys + setup.num_pools)
+    for pool, node in initial_nodes(setup):
+        push.py_func(links.view(np.int32), num_keys + pool, node)
+    return links
+
+
+def lengths_of_lists(setup: PolicySetup) -> np.ndarray:
+    """int64 [P]: how many nodes each of ``lists_of_residents`` holds."""
+    return np.bincount(np.array([pool for pool, _ in initial_nodes(setup)], np.int64), minlength=setup.num_pools)
 
 
 @inlined

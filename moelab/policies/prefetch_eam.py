@@ -11,9 +11,9 @@ similarities: the older row; equal counts: the lower expert. Serving, room and a
 is charged.
 
 Cosines are kept by their exact integer dot products, so a request costs O(M rows) and a pass O(L rows), whatever E is.
-State of its own, R rows: M [L, E], squared norms of M [L], matched row [L], its first expert is not known: -1, rows
-used [1], matches of each row [R], squared norms [R, L], dot products [R, L], most used experts [R, L, width] or -1, the
-collection [L, E, R] as int32; ``float_state`` [R] similarities. Floor 1.
+State of its own, R rows: M [L, E], squared norms of M [L], matched row [L] or -1, rows used [1], matches of each row
+[R], squared norms [L, R], dot products [L, R], most used experts [R, L, width] or -1, the collection [L, E, R] as
+int32; ``float_state`` [R] similarities. Floor 1.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
 def _store(matrix, norms, row_norms, top, collection, row, rows, num_layers, num_experts, width):
     """M becomes a row of the collection: its norms, its most used experts."""
     for layer in range(num_layers):
-        row_norms[at(row * num_layers + layer)] = norms[at(layer)]
+        row_norms[at(layer * rows + row)] = norms[at(layer)]
         best = top[(row * num_layers + layer) * width : (row * num_layers + layer + 1) * width]
         num_best = 0
         for expert in range(num_experts):
@@ -62,7 +62,7 @@ def _store(matrix, norms, row_norms, top, collection, row, rows, num_layers, num
 
 
 @compiled
-def _match(similarity, norms, row_norms, dots, match, num_used, num_layers):
+def _match(similarity, norms, row_norms, dots, match, num_used, rows, num_layers):
     """The most similar row for each layer of this pass, from the cosines of the layers behind it; -1: none is."""
     for row in range(num_used):
         similarity[at(row)] = 0
@@ -72,9 +72,9 @@ def _match(similarity, norms, row_norms, dots, match, num_used, num_layers):
         highest = 0.0
         of_running = np.sqrt(np.float64(norms[at(layer + 1)]))
         for row in range(num_used):
-            dot = np.float64(dots[at(row * num_layers + layer + 1)])
+            dot = np.float64(dots[at((layer + 1) * rows + row)])
             if dot > 0:
-                of_row = np.sqrt(np.float64(row_norms[at(row * num_layers + layer + 1)]))
+                of_row = np.sqrt(np.float64(row_norms[at((layer + 1) * rows + row)]))
                 similarity[at(row)] += dot / (of_running * of_row)
             if similarity[at(row)] > highest:
                 best, highest = row, similarity[at(row)]
@@ -115,7 +115,7 @@ def decide(view):
                 num_matches[at(row)] = 1
             matrix[: num_keys + num_layers] = 0
             dots[: rows * num_layers] = 0
-        _match(similarity, norms, row_norms, dots, match, num_used[0], num_layers)
+        _match(similarity, norms, row_norms, dots, match, num_used[0], rows, num_layers)
     serve_lru(view)
     row = match[at(layer)]
     if row >= 0:
@@ -130,8 +130,9 @@ def decide(view):
         node, count = layer * num_experts + view.experts[i], np.int64(view.token_counts[i])
         norms[at(layer)] += count * (2 * matrix[at(node)] + count)
         matrix[at(node)] += count
-        for each in range(num_used[0]):
-            dots[at(each * num_layers + layer)] += count * collection[at(node * rows + each)]
+        of_node, of_layer = collection[node * rows : (node + 1) * rows], dots[layer * rows : (layer + 1) * rows]
+        for each in range(rows):
+            of_layer[each] += count * of_node[each]
 
 
 POLICY = Policy(

@@ -16,18 +16,16 @@ from __future__ import annotations
 import numpy as np
 
 from moelab.policies.compiled import at, compiled, inlined
-from moelab.policies.linked_list import new_links, newer, push, unlink
+from moelab.policies.linked_list import lists_of_residents, newer, push, unlink
 from moelab.policies.policy import PolicySetup
-from moelab.policies.room import initial_nodes, is_ours, note_eviction, num_that_fit, num_wanted
+from moelab.policies.room import is_ours, note_eviction, num_that_fit, num_wanted
 from moelab.policies.signature import ADMIT, EVICT, PREFETCH, pool_of
 
 
 def new_lists(setup: PolicySetup, num_ints: int = 0) -> np.ndarray:
     """int_state with the lists of the initial residents; nothing predicted."""
     num_keys = setup.num_layers * setup.num_experts
-    links = new_links(num_keys + setup.num_pools)
-    for pool, node in initial_nodes(setup):
-        push.py_func(links.view(np.int32), num_keys + pool, node)
+    links = lists_of_residents(setup)
     return np.concatenate([links, np.full(num_keys, -1), np.zeros(num_ints, np.int64)])
 
 

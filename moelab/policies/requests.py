@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit, types
 
 from moelab.domain.trace import NO_EXPERT, Phase, Trace
+from moelab.policies.compiled import inlined
 from moelab.policies.signature import FLAG_DECODE, FLAG_PREFILL, FLAG_REQUEST_ENDED, FLAG_REQUEST_STARTS, NEVER
 from moelab.source_stamp import stamped
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 PHASES: dict[str, int] = {"prefill": FLAG_PREFILL, "decode": FLAG_DECODE, "mixed": FLAG_PREFILL | FLAG_DECODE}
 """Phase of a step by its flags. A step that holds tokens of both phases is ``mixed`` and counts as neither."""
+
+FLOAT_OF_HALF = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+"""float32 [65536]: the value of every float16 by its bits."""
 
 _i64 = types.int64
 _laying = RLock()  # threads of a sweep share one ``Requests``: what is derived from it is built once
@@ -66,14 +70,13 @@ class Requests:
             flags[step_of_token[first]] |= FLAG_REQUEST_STARTS
             ended = step_of_token[num_tokens - 1 - last] + 1
             flags[ended[ended < num_steps]] |= FLAG_REQUEST_ENDED
-        float_of_half = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
         offsets = np.zeros(num_steps * num_layers + 1, np.int64)
         experts = np.empty(num_tokens * num_layers * top_k, np.int32)
         token_counts, gate_sums = np.empty_like(experts), np.empty(len(experts), np.float32)
         num_entries = _build(
             np.ascontiguousarray(trace.experts),
             np.ascontiguousarray(trace.gate_weights).view(np.uint16),
-            float_of_half,
+            FLOAT_OF_HALF,
             first_token,
             trace.header.num_experts,
             offsets,
@@ -212,40 +215,56 @@ _build_signature = _i64(
 )
 
 
+@inlined
+def gather_request(
+    experts, half_weights, float_of_half, begin, end, layer, stamp, seen_at, backwards, place_of_expert, used, out,
+    token_counts, gate_sums,
+):  # fmt: skip
+    """One request: layer ``layer`` of the tokens [begin, end), from ``used`` on; return the number of its experts.
+
+    ``stamp`` is a number that no earlier request had in ``seen_at`` [E]; ``backwards`` and ``place_of_expert`` int64
+    [E] are buffers.
+    """
+    top_k = experts.shape[2]
+    size = 0
+    for token in range(end - 1, begin - 1, -1):
+        for rank in range(top_k - 1, -1, -1):
+            expert = experts[token, layer, rank]
+            if expert != NO_EXPERT and seen_at[expert] != stamp:
+                seen_at[expert] = stamp
+                backwards[size] = expert
+                size += 1
+    for i in range(size):
+        expert = backwards[size - 1 - i]
+        place_of_expert[expert] = used + i
+        out[used + i] = expert
+        token_counts[used + i] = 0
+        gate_sums[used + i] = 0
+    for token in range(begin, end):
+        for rank in range(top_k):
+            expert = experts[token, layer, rank]
+            if expert != NO_EXPERT:
+                token_counts[place_of_expert[expert]] += 1
+                gate_sums[place_of_expert[expert]] += float_of_half[half_weights[token, layer, rank]]
+    return size
+
+
 @njit(_build_signature, cache=True, nogil=True)
 @stamped
 def _build(experts, half_weights, float_of_half, first_token, num_experts, offsets, out, token_counts, gate_sums):
     """Fill the CSR arrays; return the number of entries."""
-    _, num_layers, top_k = experts.shape
-    entry_of = np.zeros(num_experts, np.int64)
+    num_layers = experts.shape[1]
+    place_of_expert = np.zeros(num_experts, np.int64)
     seen_at = np.full(num_experts, -1, np.int64)
     backwards = np.zeros(num_experts, np.int64)
     request = 0
     used = 0
     for step in range(len(first_token) - 1):
-        begin, end = first_token[step], first_token[step + 1]
         for layer in range(num_layers):
-            size = 0
-            for token in range(end - 1, begin - 1, -1):
-                for rank in range(top_k - 1, -1, -1):
-                    expert = experts[token, layer, rank]
-                    if expert != NO_EXPERT and seen_at[expert] != request:
-                        seen_at[expert] = request
-                        backwards[size] = expert
-                        size += 1
-            for i in range(size):
-                expert = backwards[size - 1 - i]
-                entry_of[expert] = used + i
-                out[used + i] = expert
-                token_counts[used + i] = 0
-                gate_sums[used + i] = 0
-            for token in range(begin, end):
-                for rank in range(top_k):
-                    expert = experts[token, layer, rank]
-                    if expert != NO_EXPERT:
-                        token_counts[entry_of[expert]] += 1
-                        gate_sums[entry_of[expert]] += float_of_half[half_weights[token, layer, rank]]
-            used += size
+            used += gather_request(
+                experts, half_weights, float_of_half, first_token[step], first_token[step + 1], layer, request,
+                seen_at, backwards, place_of_expert, used, out, token_counts, gate_sums,
+            )  # fmt: skip
             request += 1
             offsets[request] = used
     return used

@@ -13,9 +13,9 @@ from __future__ import annotations
 import numpy as np
 
 from moelab.policies.compiled import at, compiled
-from moelab.policies.linked_list import new_links, newer, push, unlink
+from moelab.policies.linked_list import lists_of_residents, newer, push, unlink
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.room import initial_nodes, is_ours, note_eviction, num_that_fit
+from moelab.policies.room import is_ours, note_eviction, num_that_fit
 from moelab.policies.signature import ADMIT, EVICT, pool_of
 
 
@@ -24,9 +24,7 @@ def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
     if setup.parameters["window"] < 1:
         raise ValueError(f"window is {setup.parameters['window']}, expected at least 1 forward pass")
     num_keys = setup.num_layers * setup.num_experts
-    links = new_links(num_keys + setup.num_pools)
-    for pool, node in initial_nodes(setup):
-        push.py_func(links.view(np.int32), num_keys + pool, node)
+    links = lists_of_residents(setup)
     long_ago = np.full(num_keys, -(2**62))
     return np.zeros(0, np.float64), np.concatenate([links, long_ago])
 

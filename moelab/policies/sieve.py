@@ -13,21 +13,17 @@ from __future__ import annotations
 import numpy as np
 
 from moelab.policies.compiled import at, compiled
-from moelab.policies.linked_list import new_links, newer, push, unlink
+from moelab.policies.linked_list import lengths_of_lists, lists_of_residents, newer, push, unlink
 from moelab.policies.policy import Policy, PolicySetup
-from moelab.policies.room import answer, initial_nodes, is_in_use, is_ours, note_eviction, num_that_fit, num_wanted
+from moelab.policies.room import answer, is_in_use, is_ours, note_eviction, num_that_fit, num_wanted
 from moelab.policies.signature import pool_of
 
 
 def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
     """Lists of the initial residents; nobody used; hands at the old ends."""
     num_keys = setup.num_layers * setup.num_experts
-    links = new_links(num_keys + setup.num_pools)
-    for pool, node in initial_nodes(setup):
-        push.py_func(links.view(np.int32), num_keys + pool, node)
-    hands, lengths = num_keys + np.arange(setup.num_pools), np.zeros(setup.num_pools, np.int64)
-    for pool, _ in initial_nodes(setup):
-        lengths[pool] += 1
+    links = lists_of_residents(setup)
+    hands, lengths = num_keys + np.arange(setup.num_pools), lengths_of_lists(setup)
     return np.zeros(0, np.float64), np.concatenate([links, np.zeros(num_keys, np.int64), hands, lengths])
 
 

@@ -20,7 +20,8 @@ from numba import types
 from numba.core import cgutils
 from numba.core.imputils import lower_getattr_generic, lower_setattr_generic
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
-from numba.extending import NativeValue, models, register_model, typeof_impl, unbox
+from numba.experimental.function_type import _get_wrapper_address
+from numba.extending import NativeValue, intrinsic, models, register_model, typeof_impl, unbox
 from numba.np.arrayobj import make_array, populate_array
 
 from moelab.policies.signature import FIELDS
@@ -164,3 +165,30 @@ def _store_field(context: Any, builder: Any, signature: Any, arguments: Any, nam
     builder.store(builder.ptrtoint(array.data, ir.IntType(64)), _word(builder, view, first))
     for axis, length in enumerate(cgutils.unpack_tuple(builder, array.shape)):
         builder.store(length, _word(builder, view, first + 1 + axis))
+
+
+def decide_address(decide: Any) -> int:
+    """Address of a policy's compiled function, for ``call_decide``; compiles it where it was not yet."""
+    return int(_get_wrapper_address(decide, DECIDE))
+
+
+@intrinsic
+def view_at(_context: Any, _address: Any) -> Any:
+    """The view whose words lie at an address: Numba takes longer to look at a Python ``View`` than to decide."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(VIEW))
+
+    return VIEW(types.int64), generate
+
+
+@intrinsic
+def call_decide(_context: Any, _address: Any, _view: Any) -> Any:
+    """Call the policy at an address (``decide_address``) with a view."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [context.get_value_type(VIEW)])
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [arguments[1]])
+        return context.get_dummy_value()
+
+    return types.none(types.int64, VIEW), generate

@@ -19,17 +19,19 @@ from numba import njit, types
 
 from moelab.policies.compiled import OPTIONS, at, compiled
 from moelab.policies.contract import close_request, open_request
+from moelab.policies.counts import (
+    EVICTIONS,
+    HITS,
+    LAYER_STEPS,
+    MISSES,
+    PREFETCHES,
+    ROUTED_HITS,
+    ROUTINGS,
+    UPLOADS,
+)
 from moelab.policies.signature import ADMIT, EVICT, FIELDS, FLAG_DECODE, FLAG_PREFILL, PREFETCH
 from moelab.policies.view import DECIDE_FUNCTION, VIEW
 from moelab.source_stamp import stamped
-
-HITS, MISSES, UPLOADS, PREFETCHES, EVICTIONS, ROUTED_HITS, ROUTINGS, LATE = range(8)
-"""Columns of ``counts`` [R, 8]: distinct hits, distinct misses, uploads (admitted), prefetches, evictions,
-routings that hit, routings, late copies (0 in the simulator: its copies arrive in time)."""
-
-NUM_COLUMNS = 8
-LAYER_STEPS = 8
-"""Last column of ``sums`` [3, L, 9], the same columns added up by phase and layer: requests that routed anything."""
 
 READ, COPIED = 0, 1
 """First index of ``totals`` [2, 3, L, E]: misses read at home, experts copied to a fast tier (uploads and
@@ -61,7 +63,7 @@ _loop_arguments = (
     FIELDS["candidate_scores"],  # scores of the largest step [B, E] or [0, 0]
     FIELDS["stale_experts"],  # [E]
     _i64[::1],  # clock at which an expert entered stale_experts, -1 at first [E]
-    types.int32[:, ::1],  # counts, [0, 8] where only the sums are wanted
+    types.int32[:, ::1],  # counts [R, 8], [0, 8] where only the sums are wanted
     _i64[:, :, ::1],  # sums [3, L, 9]
     types.int32[:, :, :, ::1],  # tally [3, L, E, 2]: totals of this stretch, both kinds side by side
     _i64[:, ::1],  # log, [0, 5] without one

@@ -14,22 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moelab.cost_model.hybrid import HybridTime, Rates, hybrid
-from moelab.policies.policy import PolicyState
-from moelab.policies.requests import PHASES
-from moelab.simulator.loop import (
-    COPIED,
+from moelab.policies.counts import (
     EVICTIONS,
     HITS,
     LATE,
     LAYER_STEPS,
-    LOG_COLUMNS,
     MISSES,
     PREFETCHES,
-    READ,
     ROUTED_HITS,
     ROUTINGS,
     UPLOADS,
 )
+from moelab.policies.policy import PolicyState
+from moelab.policies.requests import PHASES
+from moelab.simulator.loop import COPIED, LOG_COLUMNS, READ
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,10 +21,11 @@ from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
 from moelab.policies import POLICIES, Policy
 from moelab.policies.contract import contract_error
+from moelab.policies.counts import NUM_COLUMNS
 from moelab.policies.policy import PolicyState
-from moelab.policies.requests import PHASES, Requests
+from moelab.policies.requests import FLOAT_OF_HALF, PHASES, Requests
 from moelab.policies.signature import FLAG_OVERFLOW
-from moelab.simulator.loop import NUM_COLUMNS, run
+from moelab.simulator.loop import run
 from moelab.simulator.result import SimResult
 
 _CHUNK = 2**18  # requests between two looks at the progress bar
@@ -137,7 +138,6 @@ def run_requests(
     scores, stale = trace.extras.get("candidate_scores"), trace.extras.get("stale_gate_experts")
     half_scores = nothing if scores is None else np.ascontiguousarray(scores, np.float16).view(np.uint16)
     stale_experts = nothing if stale is None else np.ascontiguousarray(stale, np.uint16)
-    float_of_half = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
     num_layers, num_experts = state.resident.shape
     view = state.view()
     buffers = (
@@ -164,7 +164,7 @@ def run_requests(
                 policy.decide, view, done, min(done + _CHUNK, requests.num_requests), is_by_layer,
                 lying.offsets, lying.experts, lying.token_counts, lying.gate_sums, next_use,
                 requests.step, requests.first_token, requests.flags, FLAG_OVERFLOW if state.overflow else 0,
-                half_scores, stale_experts, float_of_half, *buffers, counts, sums, tally, book, marks,
+                half_scores, stale_experts, FLOAT_OF_HALF, *buffers, counts, sums, tally, book, marks,
             )  # fmt: skip
             if marks[1]:
                 raise contract_error(

@@ -80,7 +80,7 @@ class Cell:
         if self.start == "empty":
             plan = empty(trace, slots_per_layer=per_layer, slots=in_all)
         else:
-            plan = PLANNERS[self.start](trace, slots_per_layer=per_layer, slots=in_all, held_out=0.0)
+            plan = PLANNERS[self.start](trace, slots_per_layer=per_layer, slots=in_all, held_out=0.0, score=False)
         return plan.model_copy(update={"policy": self.policy, "prediction": {}})
 
     def row(self, trace: Trace, requests: Requests, digest: str) -> dict[str, Any]:

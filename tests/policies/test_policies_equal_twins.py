@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moelab.policies import POLICIES
+from moelab.policies.counts import EVICTIONS, HITS, MISSES, PREFETCHES, ROUTED_HITS, ROUTINGS, UPLOADS
 from moelab.policies.signature import UNLIMITED
-from moelab.simulator.loop import EVICTIONS, HITS, MISSES, PREFETCHES, ROUTED_HITS, ROUTINGS, UPLOADS
 from moelab.simulator.simulate import simulate
 from tests.policies import naive
 from tests.seeded_traces import plan_for, seeded_trace

@@ -9,10 +9,10 @@ from moelab.domain.plan import PolicyChoice
 from moelab.policies import POLICIES, Policy
 from moelab.policies.compiled import compiled
 from moelab.policies.contract import RULES, PolicyContractError
+from moelab.policies.counts import LAYER_STEPS, ROUTINGS
 from moelab.policies.policy import PolicyState
 from moelab.policies.requests import Requests
 from moelab.policies.signature import FIELDS
-from moelab.simulator.loop import LAYER_STEPS, ROUTINGS
 from moelab.simulator.simulate import simulate
 from tests.seeded_traces import plan_for, seeded_trace, trace_of_sets
 

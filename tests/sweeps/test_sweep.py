@@ -15,9 +15,9 @@ import moelab
 from moelab.cli.sweep import capacity_of, policy_of
 from moelab.domain.plan import PolicyChoice
 from moelab.policies import POLICIES
+from moelab.policies.counts import NUM_COLUMNS
 from moelab.policies.policy import PolicyState
 from moelab.policies.requests import PHASES, Requests
-from moelab.simulator.loop import NUM_COLUMNS
 from moelab.simulator.simulate import run_requests, simulate
 from moelab.sweeps import cell as cell_module
 from moelab.sweeps import on_dask

@@ -9,7 +9,7 @@ Multi-token-prediction layers are not run. It does not know files, sampling or r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from moelab.engine.rope import RopeSettings, RotaryTable
 from moelab.engine.router import Router
 from moelab.engine.step_routing import StepRouting
 from moelab.kernels.step_memory import StepMemory
+
+if TYPE_CHECKING:
+    from moelab.engine.fast_tier.fast_tier import FastTier
 
 NAME_FORMS = (("model.", "lm_head."),)
 SKIPPED_PREFIXES: tuple[str, ...] = ()
@@ -74,6 +77,12 @@ class Model:
         self.layers = [Layer(self, layer, read) for layer in range(spec.num_hidden_layers)]
         self._programs: dict[int, DecodeProgram] = {}  # by number of sequences; the last one is the one used last
         self.step_memory = StepMemory()
+        self.fast_tier: FastTier | None = None
+
+    def use_fast_tier(self, tier: FastTier | None) -> None:
+        """Steps from now on ask `tier` which experts it computes; None: all run from home."""
+        self.fast_tier = tier
+        self._programs.clear()  # which ids the kernels read is written into them
 
     @staticmethod
     def check(text_config: Mapping[str, Any]) -> None:
@@ -167,7 +176,7 @@ class Model:
             return self.program(batch).run(token_ids, at, cache, routing, want != "none")
         hidden = F.embedding(token_ids, self.embed_tokens).to(self.dtype)
         for layer, memory in zip(self.layers, cache.layers, strict=True):
-            hidden = layer(hidden, at, memory, routing)
+            hidden = layer(hidden, at, memory, routing, self.fast_tier)
         if want == "none":
             return None
         if want == "last":
@@ -216,16 +225,22 @@ class Layer:
             self.mlp = read_mlp(model, f"{prefix}mlp.", read)
 
     def __call__(
-        self, hidden: torch.Tensor, at: StepPositions, cache: torch.Tensor, routing: StepRouting | None
+        self,
+        hidden: torch.Tensor,
+        at: StepPositions,
+        cache: torch.Tensor,
+        routing: StepRouting | None,
+        tier: FastTier | None,
     ) -> torch.Tensor:
         hidden = hidden + self.attention(rms_norm(hidden, self.input_layernorm, self.eps), at, cache)
         x = rms_norm(hidden, self.post_attention_layernorm, self.eps)
         if self.moe_layer is None:
             assert self.mlp is not None
             return hidden + self.mlp(x)
-        return hidden + self._experts(x.flatten(0, 1), routing).view_as(hidden)
+        return hidden + self._experts(x.flatten(0, 1), routing, tier).view_as(hidden)
 
-    def _experts(self, x: torch.Tensor, routing: StepRouting | None) -> torch.Tensor:
+    def _experts(self, x: torch.Tensor, routing: StepRouting | None, tier: FastTier | None) -> torch.Tensor:
+        assert self.moe_layer is not None
         ids, weights = self.router(x)
         ids_host, weights_host, x_host = ids.cpu().numpy(), weights.cpu().numpy(), x.float().cpu().numpy()
         if np.isnan(weights_host.sum()):  # a NaN ranks first, so that its token has one
@@ -234,12 +249,17 @@ class Layer:
                 f"{self.name} router: expected numbers as logits; got NaN for row {row} of the step: a weight or an "
                 "activation before it is not finite, check the checkpoint"
             )
-        # On cuda the shared expert is queued first and runs while the CPU computes the routed ones.
-        shared = self.mlp(x) if self.mlp is not None else None
         if routing is not None:
-            assert self.moe_layer is not None
             routing.expert_ids[self.moe_layer], routing.gate_weights[self.moe_layer] = ids_host, weights_host
-        routed = torch.from_numpy(self.routed.forward(x_host, ids_host, weights_host)).to(x.device, x.dtype)
+        # On cuda what the device computes is queued first and runs while the CPU computes its experts.
+        share = None if tier is None else tier.serve(self.moe_layer, ids_host, weights_host)
+        part = None if tier is None or share is None else tier.compute(share, x)
+        shared = self.mlp(x) if self.mlp is not None else None
+        home_ids = ids_host if share is None else share.home_ids
+        routed = torch.from_numpy(self.routed.forward(x_host, home_ids, weights_host))
+        if part is not None:
+            routed = routed.to(part.device) + part
+        routed = routed.to(x.device, x.dtype)
         return routed if shared is None else routed + shared
 
 

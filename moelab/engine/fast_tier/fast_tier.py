@@ -1,0 +1,326 @@
+"""FastTier: the plan's fast tier in a running engine; the same policy function as in the simulator moves its experts.
+
+For each layer-step: the policy is asked with what the layer routed (`policies.session`); what lay in a slot before is a
+hit and is computed on the device, unless its copy has not arrived: then it is late and runs from home like a miss
+(`late="wait"` waits for it instead, so that the arithmetic of a run does not depend on how fast the copies were). Then
+victims give their slots back and what was admitted or prefetched is sent to the copy thread. Residency follows the
+policy's logical clock, copies follow wall time; only `late` tells them apart.
+
+Sums: float32. The kernels add the experts that run from home in slot order; the device adds its own in rising order of
+their ids, starting from 0; the second sum is added to the first. So a result depends on which experts were where,
+within the rounding of float32 and the slots' format, and on nothing else. It does not know models or requests. Floor 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from moelab.domain.plan import Plan
+from moelab.domain.trace import NO_EXPERT, Phase
+from moelab.engine.fast_tier.copy_thread import Copy, CopyThread
+from moelab.engine.fast_tier.payload import home_block, in_format
+from moelab.engine.fast_tier.plan import FAST_TIER, num_slots_of, slot_layout
+from moelab.engine.fast_tier.report import FastTierReport
+from moelab.engine.fast_tier.slot_memory import SlotMemory
+from moelab.engine.fast_tier.slot_table import NOWHERE, SlotTable
+from moelab.kernels.routed import RoutedExperts
+from moelab.policies import Policy
+from moelab.policies.counts import (
+    EVICTIONS,
+    HITS,
+    LATE,
+    MISSES,
+    NUM_COLUMNS,
+    PREFETCHES,
+    ROUTED_HITS,
+    ROUTINGS,
+    UPLOADS,
+)
+from moelab.policies.policy import PolicyState
+from moelab.policies.session import PolicySession
+from moelab.policies.signature import ADMIT, EVICT, FLAG_REQUEST_ENDED, PREFETCH
+
+BEFORE_ALL_STEPS = -1  # kind and clock of the copies that the plan itself asks for
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What of a layer-step the device computes: `experts` in rising order, in `slots`; `home_ids` int32 [T, K] is the
+    rest (`NO_EXPERT` where the device computes)."""
+
+    experts: list[int]
+    slots: list[int]
+    expert_ids: np.ndarray
+    gate_weights: np.ndarray
+    home_ids: np.ndarray
+
+
+class FastTier:
+    """Made by `Engine.use_plan`, which has checked the plan (`plan.check_plan`); one caller at a time, `serve` once for
+    each MoE layer of each step.
+
+    `log` (with `keep_log`) has the columns and the order of `simulate(..., log=True)`, `requests` int64 [R, 8] those of
+    `policies.counts`; both are written by what moves and computes, not by the policy. `state` is the policy's.
+    """
+
+    def __init__(
+        self,
+        routed: Sequence[RoutedExperts],
+        plan: Plan,
+        session: PolicySession,
+        device: torch.device,
+        *,
+        late: str = "home",
+        keep_log: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.plan, self.late = plan, late
+        self._routed = list(routed)
+        self._session = session
+        layout = slot_layout(plan, routed[0].layout)
+        num_layers, num_experts = len(routed), routed[0].num_experts
+        self._memory = SlotMemory(layout, num_slots_of(plan), device, dtype)
+        self._table = SlotTable(num_layers, num_experts, self._memory.num_slots)
+        self._counts = np.zeros((len(Phase), num_layers, NUM_COLUMNS), np.int64)
+        self._num_layer_steps = np.zeros((len(Phase), num_layers), np.int64)
+        self._evictions: list[tuple[int, int, int, int, int]] | None = [] if keep_log else None
+        self._requests: list[np.ndarray] | None = [] if keep_log else None
+        self._is_one = np.zeros(NO_EXPERT + 1, bool)
+        self._phase, self._flags = Phase.PREFILL, 0
+        self._in_the_middle = False
+        self.num_steps = self.num_failed_steps = 0
+        self._copies = CopyThread(self._memory.num_slots, self._copy, _one_torch_thread, keep_log=keep_log)
+        try:
+            for layer, expert in np.argwhere(plan.resident(FAST_TIER)).tolist():
+                self._send(layer, expert, BEFORE_ALL_STEPS, BEFORE_ALL_STEPS)
+            self._copies.drain()
+        except BaseException:
+            self._copies.close()
+            raise
+        # The copy thread set torch's number of threads to 1, for itself and for all threads that are still to come.
+        torch.set_num_threads(torch.get_num_threads())
+        self._initial = (self._copies.num_copied, self._copies.link_bytes)
+
+    # --- what it is ---
+
+    @property
+    def policy(self) -> Policy:
+        return self._session.policy
+
+    @property
+    def state(self) -> PolicyState:
+        return self._session.state
+
+    @property
+    def device(self) -> torch.device:
+        return self._memory.device
+
+    @property
+    def emulated(self) -> bool:
+        """Does the CPU stand in for a device of its own?"""
+        return self.device.type == "cpu"
+
+    @property
+    def num_slots(self) -> int:
+        return self._memory.num_slots
+
+    @property
+    def resident(self) -> np.ndarray:
+        """bool [L, E]: experts that have a slot, as the slots have it."""
+        return self._table.resident
+
+    def __str__(self) -> str:
+        where = f"emulated on the {self.device.type.upper()}" if self.emulated else f"on {self.device}"
+        return f"{self.num_slots} slots of {self._memory.layout.weight_format} {where}, policy {self.policy.name}"
+
+    # --- steps ---
+
+    def begin_step(self, phase: Phase, flags: int) -> None:
+        """The next `serve` calls belong to a new forward pass. CopyError or RuntimeError where it cannot go on."""
+        self._copies.check()
+        if self._in_the_middle:
+            raise RuntimeError(
+                "fast tier: expected every decision to be carried out, got one that was interrupted; give the engine "
+                "its plan again"
+            )
+        # A request that ended before the plan came was none of its own.
+        self._phase, self._flags = phase, flags if self.num_steps else flags & ~FLAG_REQUEST_ENDED
+
+    def end_step(self, *, failed: bool = False) -> None:
+        """The forward pass is over. After a failed one the policy has seen steps that no trace has."""
+        session = self._session
+        session.clock += -session.clock % session.num_layers
+        self.num_steps += 1
+        self.num_failed_steps += failed
+
+    def serve(self, layer: int, expert_ids: np.ndarray, gate_weights: np.ndarray) -> Share:
+        """Ask the policy, move experts, and divide the layer-step. Integer ids and float32 gate weights [T, K]."""
+        self._in_the_middle = True
+        session, table, copies = self._session, self._table, self._copies
+        clock = session.clock
+        session.ask(
+            np.ascontiguousarray(expert_ids[:, None], np.uint16),
+            np.ascontiguousarray(gate_weights[:, None], np.float16),
+            layer=layer, step=self.num_steps, flags=self._flags,
+        )  # fmt: skip
+        used = session.experts
+        slots = table.slot_of_expert[layer, used]
+        held = np.flatnonzero(slots != NOWHERE)
+        served: dict[int, int] = {}
+        num_late = 0
+        for expert, slot in zip(used[held].tolist(), slots[held].tolist(), strict=True):
+            arrived = copies.has_arrived(slot)
+            num_late += not arrived
+            if not arrived and self.late == "wait":
+                copies.wait(slot)
+                arrived = True
+            if arrived:
+                served[expert] = slot
+        counts = np.zeros(NUM_COLUMNS, np.int64)
+        counts[HITS], counts[MISSES] = len(held), len(used) - len(held)
+        counts[LATE] = num_late
+        counts[EVICTIONS] = self._release(session.evict, clock)
+        counts[UPLOADS] = self._admit([(layer, expert) for expert in session.admit.tolist()], clock, ADMIT)
+        counts[PREFETCHES] = self._admit(session.prefetch.tolist(), clock, PREFETCH)
+        share = self._divide(served, used[held], expert_ids, gate_weights, counts)
+        self._counts[self._phase, layer] += counts
+        self._num_layer_steps[self._phase, layer] += len(used) > 0
+        if self._requests is not None:
+            self._requests.append(counts)
+        self._in_the_middle = False
+        return share
+
+    def compute(self, share: Share, x: torch.Tensor) -> torch.Tensor | None:
+        """x [T, H], anywhere -> the device's part of the sum, float32 [T, H] on the device; None where there is none.
+
+        On cuda the work is queued and this returns before it is done.
+        """
+        if not share.experts:
+            return None
+        memory, device = self._memory, self._memory.device
+        x = memory.padded(x)
+        total = torch.zeros((len(x), memory.layout.hidden_size), dtype=torch.float32, device=device)
+        for expert, slot in zip(share.experts, share.slots, strict=True):
+            token, rank = np.nonzero(share.expert_ids == expert)
+            gates = torch.from_numpy(share.gate_weights[token, rank].astype(np.float32)).to(device)[:, None]
+            if len(token) == len(x):
+                total += gates * memory.forward(slot, x)
+            else:
+                rows = torch.from_numpy(token).to(device)
+                total.index_add_(0, rows, gates * memory.forward(slot, x[rows]))
+        return total
+
+    # --- moves ---
+
+    def _release(self, victims: np.ndarray, clock: int) -> int:
+        for layer, expert in victims.tolist():
+            self._copies.forget(self._table.release(layer, expert))
+            if self._evictions is not None:
+                self._evictions.append((clock, EVICT, layer, expert, -1))
+        return len(victims)
+
+    def _admit(self, experts: Sequence[Sequence[int]], clock: int, kind: int) -> int:
+        for layer, expert in experts:
+            self._send(layer, expert, clock, kind)
+        return len(experts)
+
+    def _send(self, layer: int, expert: int, clock: int, kind: int) -> None:
+        slot = self._table.take(layer, expert)
+        self._copies.ask(slot, layer, expert, clock, kind, self._memory.mark())
+
+    def _copy(self, job: Copy) -> int:
+        """In the copy thread."""
+        routed, layout = self._routed[job.layer], self._memory.layout
+        block = in_format(home_block(routed, job.expert), routed.layout, layout)
+        self._memory.write(job.slot, block, job.after)
+        return layout.expert_bytes
+
+    def _divide(
+        self, served: dict[int, int], held: np.ndarray, expert_ids: np.ndarray, gate_weights: np.ndarray,
+        counts: np.ndarray,
+    ) -> Share:  # fmt: skip
+        counts[ROUTINGS] = np.count_nonzero(expert_ids != NO_EXPERT)
+        counts[ROUTED_HITS] = np.count_nonzero(self._among(held, expert_ids))
+        experts = sorted(served)
+        home_ids = np.where(self._among(experts, expert_ids), NO_EXPERT, expert_ids).astype(np.int32)
+        return Share(experts, [served[expert] for expert in experts], expert_ids, gate_weights, home_ids)
+
+    def _among(self, experts: Sequence[int] | np.ndarray, expert_ids: np.ndarray) -> np.ndarray:
+        """bool [T, K]; `np.isin` takes ten times as long."""
+        self._is_one[experts] = True
+        found: np.ndarray = self._is_one[expert_ids]
+        self._is_one[experts] = False
+        return found
+
+    # --- results ---
+
+    @property
+    def requests(self) -> np.ndarray:
+        """int64 [R, 8]: counts of every request."""
+        if self._requests is None:
+            raise ValueError("this tier kept no log: use_plan(..., keep_log=True)")
+        return np.array(self._requests, np.int64).reshape(-1, NUM_COLUMNS)
+
+    @property
+    def log(self) -> np.ndarray:
+        """int64 [*, 5] (clock, kind, layer, expert, tier): evictions and copies as they were carried out."""
+        if self._evictions is None:
+            raise ValueError("this tier kept no log: use_plan(..., keep_log=True)")
+        self._copies.drain()
+        copied = [(clock, kind, layer, expert, 0) for clock, kind, layer, expert, _ in self._copies.log]
+        rank = {EVICT: 0, ADMIT: 1, PREFETCH: 2}  # within a request, as the contract applies them
+        rows = sorted(self._evictions + copied, key=lambda row: (row[0], rank[row[1]]))
+        return np.array(rows, np.int64).reshape(-1, 5)
+
+    def slot_weights(self, layer: int, expert: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """gate_proj over up_proj, and down_proj, of an expert in a slot, as its products use them: float32, padded.
+
+        Waits for its copy. ValueError where the expert has no slot.
+        """
+        slot = int(self._table.slot_of_expert[layer, expert])
+        if slot == NOWHERE:
+            raise ValueError(f"layer {layer} expert {expert}: expected it in a slot, got none; see `resident`")
+        self._copies.wait(slot)
+        memory = self._memory
+        unit = [
+            torch.eye(size, dtype=memory.dtype, device=memory.device)
+            for size in (memory.layout.padded_hidden_size, memory.layout.padded_intermediate_size)
+        ]
+        return memory.gate_up.product(slot, unit[0]).float().T, memory.down.product(slot, unit[1]).float().T
+
+    def report(self) -> FastTierReport:
+        """What happened since the engine got the plan; waits for the copies that are under way."""
+        self._copies.drain()
+        copies, layout = self._copies, self._memory.layout
+        return FastTierReport(
+            policy=self.policy.name,
+            plan=self.plan.fingerprint(),
+            device=str(self.device),
+            emulated=self.emulated,
+            late_copies=self.late,
+            weight_format=layout.weight_format,
+            products=str(self._memory.dtype).removeprefix("torch."),
+            num_slots=self.num_slots,
+            slot_bytes=self._memory.num_bytes,
+            num_steps=self.num_steps,
+            num_failed_steps=self.num_failed_steps,
+            num_initial_copies=self._initial[0],
+            num_copied=copies.num_copied - self._initial[0],
+            num_superseded=copies.num_superseded,
+            link_bytes=copies.link_bytes - self._initial[1],
+            counts=self._counts.copy(),
+            num_layer_steps=self._num_layer_steps.copy(),
+        )
+
+    def close(self) -> None:
+        """End the copy thread; the slots' memory goes with the last reference."""
+        self._copies.close()
+
+
+def _one_torch_thread() -> None:
+    """A team of torch's threads beside the kernels' pool would fight for the same cores (docs/log.md)."""
+    torch.set_num_threads(1)

@@ -1,0 +1,71 @@
+"""What of a plan the fast tier can carry out: the checks, the slots and their layout.
+
+One fast tier, homes whole on one node, a copy of every expert at home: what differs is refused by name. Floor 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moelab.domain.plan import Plan
+from moelab.engine.fast_tier.matrices import MATRICES
+from moelab.kernels.job import WEIGHT_FORMATS
+from moelab.kernels.layout import ExpertLayout
+from moelab.kernels.routed import RoutedExperts
+
+FAST_TIER = "fast0"
+LATE_CHOICES = ("home", "wait")  # what a hit whose copy has not arrived does
+
+
+def check_plan(plan: Plan, routed: Sequence[RoutedExperts], late: str = "home") -> None:
+    """ValueError (expected, got, fix) for a plan that this engine cannot carry out; the model is checked elsewhere."""
+    if late not in LATE_CHOICES:
+        raise ValueError(f"late: expected one of {', '.join(LATE_CHOICES)}, got {late!r}")
+    fast = [each.tier for each in plan.fast_tiers]
+    if fast != [FAST_TIER]:
+        raise ValueError(f"plan has fast tiers {', '.join(fast) or 'none'}; the engine runs one, {FAST_TIER}: re-plan")
+    nodes = [tier for tier in plan.tiers if tier.startswith("node")]
+    if len(nodes) != 1:
+        raise ValueError(f"plan has homes on {', '.join(nodes)}; the engine's fast tier runs beside one node: re-plan")
+    columns = plan.placements.arrays()
+    if ((columns["start"] != 0) | (columns["stop"] != plan.num_units)).any():
+        raise ValueError("plan cuts experts into pieces; the engine's fast tier takes whole experts: re-plan")
+    if not plan.keep_home:
+        raise ValueError("plan has keep_home false; the engine keeps every expert at home: re-plan with keep_home true")
+    if plan.policy.parameters.get("overflow"):
+        raise ValueError(
+            "plan has overflow; the engine's slots are allocated once, so nothing fits beyond them: re-plan without it"
+        )
+    layout = slot_layout(plan, routed[0].layout)
+    planned = set(plan.format_of_tier[FAST_TIER].expert_bytes)
+    if planned - {0, layout.expert_bytes}:
+        raise ValueError(
+            f"plan says {sorted(planned)} bytes for an expert on {FAST_TIER}; {layout.weight_format} slots of this "
+            f"model take {layout.expert_bytes}: re-plan on a trace of this engine"
+        )
+
+
+def slot_layout(plan: Plan, home: ExpertLayout) -> ExpertLayout:
+    """The layout of the bytes that cross the link: sizes of the home, format of the tier."""
+    return layout_of_slots(plan.format_of_tier[FAST_TIER].weight_format, home)
+
+
+def layout_of_slots(weight_format: str, home: ExpertLayout) -> ExpertLayout:
+    """ValueError for a format that no slot has."""
+    known = next((name for name in WEIGHT_FORMATS if name == weight_format and name in MATRICES), None)
+    if known is None:
+        raise ValueError(
+            f"format of the fast tier: expected one of {', '.join(MATRICES)}, got {weight_format!r}; plan with one"
+        )
+    return ExpertLayout(home.hidden_size, home.intermediate_size, known)
+
+
+def num_slots_of(plan: Plan) -> int:
+    """Slots over all layers; of a capacity in bytes, as many as the smallest experts would fill."""
+    (fast,) = plan.fast_tiers
+    if fast.slots_per_layer is not None:
+        return sum(fast.slots_per_layer)
+    if fast.slots is not None:
+        return fast.slots
+    assert fast.capacity_bytes is not None
+    return fast.capacity_bytes // min(plan.format_of_tier[FAST_TIER].expert_bytes)
