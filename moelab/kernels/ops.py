@@ -162,7 +162,6 @@ class Ops:
         if x.shape != (count * tokens_each, packed.num_columns):
             raise ValueError(f"{name}: expected x [{count} x T, {packed.num_columns}]; got {list(x.shape)}")
 
-
         def buffer(part: str, size: int) -> np.ndarray:
             # The ids are written here, once, and depend on the number of tokens.
             return self._own_bytes(size) if part == "ids" else self._bytes(f"{name}.{part}", size)

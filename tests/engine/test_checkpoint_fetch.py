@@ -34,9 +34,7 @@ def test_a_shard_that_is_opened_meanwhile_disturbs_no_fetch(tmp_path):
     for name, tensor in tensors.items():
         save_file({name: tensor}, tmp_path / f"{name}.safetensors")
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / INDEX_FILE).write_text(
-        '{"weight_map": {"first": "first.safetensors", "second": "second.safetensors"}}'
-    )
+    (tmp_path / INDEX_FILE).write_text('{"weight_map": {"first": "first.safetensors", "second": "second.safetensors"}}')
     checkpoint = Checkpoint.open(tmp_path)
     file = OpensAnother(tmp_path / "first.safetensors")
     file.checkpoint = checkpoint
