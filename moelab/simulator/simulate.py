@@ -49,9 +49,10 @@ def simulate(
 
     ``machine`` adds ``predicted`` (one node: its best read rate times ``efficiency``, kernel rate / read rate;
     where the machine has a fast tier, its link and memory too, with uploads beside the reads). ``log`` keeps every
-    decision, ``by_step`` the counts of every step (32 bytes a layer-step); sums are always there. ``requests``: the
-    trace's, where they were built before.
-    ``policy``: a record that is not in ``POLICIES``, in place of the one the plan names.
+    decision, in order of time; without it layers that a policy keeps apart run one after the other, which changes no
+    count and no resident, only touch counters within ``state``. ``by_step`` keeps the counts of every step (32 bytes a
+    layer-step); sums are always there. ``requests``: the trace's, where they were built before. ``policy``: a record
+    that is not in ``POLICIES``, in place of the one the plan names.
 
     Raises ``ValueError`` where trace, plan and machine do not fit together, and ``PolicyContractError``
     where the policy does what it may not.
