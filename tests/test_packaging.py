@@ -68,6 +68,7 @@ def wheel(tmp_path_factory):
     return next(folder.glob("*.whl"))
 
 
+@pytest.mark.build
 def test_wheel_carries_captures_and_nano(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert any(n.endswith("libmoelab_kernels.so") for n in names) or sys.platform != "linux"
@@ -77,6 +78,7 @@ def test_wheel_carries_captures_and_nano(wheel):
     assert not any("/training/" in n for n in names), "the training scripts stay in the source tree"
 
 
+@pytest.mark.build
 def test_wheel_runs_outside_the_tree(wheel, tmp_path):
     """Installed into an empty environment that borrows only the dependencies, moelab finds its own data."""
     environment = tmp_path / "environment"
@@ -104,6 +106,7 @@ def test_wheel_runs_outside_the_tree(wheel, tmp_path):
     assert int(tokens) > 20_000
 
 
+@pytest.mark.build
 def test_install_without_a_compiler_runs_on_numba(tmp_path):
     """The install succeeds without a C++ compiler, builds nothing native, and what runs is Numba and says why."""
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)]

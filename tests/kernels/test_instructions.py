@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(
+    shutil.which("objdump") is None or shutil.which("g++") is None, reason="no C++ compiler"
+)
 FORBIDDEN = {  # by folder of kernels/: registers that no object there may use
     "": r"%[yz]mm|%tmm",
     "generic": r"%[yz]mm|%tmm",
@@ -29,8 +32,10 @@ AMX_FILES = {
 }
 
 
-def objects_of_the_build(folder: Path) -> dict[Path, Path]:
-    """Source -> object of the newest build in the tree, or of a fresh one where that is missing or out of date."""
+@pytest.fixture(scope="module")
+def object_of_source(tmp_path_factory) -> dict[Path, Path]:
+    """Of the newest build in the tree, or of a fresh one where that is missing or out of date."""
+    folder = tmp_path_factory.mktemp("instructions") / "build"
     sources = sorted((ROOT / "kernels").rglob("*.cpp"))
     changed = max(path.stat().st_mtime for path in (ROOT / "kernels").rglob("*") if path.is_file())
     for build in [*ROOT.glob("build/*"), folder]:
@@ -38,7 +43,7 @@ def objects_of_the_build(folder: Path) -> dict[Path, Path]:
             subprocess.run(
                 ["cmake", "-S", ROOT, "-B", folder, "-DSKBUILD_STATE=editable"], check=True, capture_output=True
             )
-            subprocess.run(["cmake", "--build", folder], check=True, capture_output=True)
+            subprocess.run(["cmake", "--build", folder, "-j2"], check=True, capture_output=True)
         objects = {s: build / f"CMakeFiles/moelab_kernels.dir/{s.relative_to(ROOT)}.o" for s in sources}
         if all(path.is_file() and (build == folder or path.stat().st_mtime > changed) for path in objects.values()):
             return objects
@@ -50,9 +55,8 @@ def disassembled(path: Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.skipif(shutil.which("objdump") is None or shutil.which("g++") is None, reason="no C++ compiler")
-def test_vector_instructions_stay_in_their_own_files(tmp_path):
-    for source, path in objects_of_the_build(tmp_path / "build").items():
+def test_vector_instructions_stay_in_their_own_files(object_of_source):
+    for source, path in object_of_source.items():
         isa = source.parent.name if source.parent.name != "kernels" else ""
         code = disassembled(path)
         found = re.search(FORBIDDEN[isa], code)
@@ -61,10 +65,9 @@ def test_vector_instructions_stay_in_their_own_files(tmp_path):
             assert EXPECTED[isa] in code, f"{source.relative_to(ROOT)} has no {isa} instruction"
 
 
-@pytest.mark.skipif(shutil.which("objdump") is None or shutil.which("g++") is None, reason="no C++ compiler")
-def test_amx_files_have_their_dot_products_and_whole_vectors(tmp_path):
+def test_amx_files_have_their_dot_products_and_whole_vectors(object_of_source):
     found = set()
-    for source, path in objects_of_the_build(tmp_path / "build").items():
+    for source, path in object_of_source.items():
         code = disassembled(path)
         if re.search(r"\ttdp|\ttile|\tldtilecfg", code):
             found.add((source.parent.name, source.stem))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 STRESS = ROOT / "tests/kernels/native/stress.cpp"
 SUPPORTED = [row.isa for row in isa_table() if row.supported and row.isa in ISAS]
 ROUNDS = 30  # of every number of workers: each format and mode five times, one of them as a matrix
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+pytestmark = [pytest.mark.build, pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")]
 
 
 def build(folder: Path, isas: list[str], *sanitize: str) -> Path:
@@ -45,12 +45,10 @@ def run(program: Path, isa: str, rounds: int) -> None:
     assert done.stdout == "ok\n"
 
 
-@needs_compiler
 def test_no_data_race(tmp_path):
     run(build(tmp_path, ["generic"], "-fsanitize=thread"), "generic", ROUNDS)
 
 
-@needs_compiler
 def test_no_access_outside_the_buffers(tmp_path):
     program = build(tmp_path, SUPPORTED, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
     for isa in SUPPORTED:
