@@ -11,38 +11,56 @@ static inline __m512 scaled(__m512i isum, float activation_scale, __m512 weight_
     return _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(isum), _mm512_set1_ps(activation_scale)), weight_scale);
 }
 
-/* One token, bound by memory: weights are streamed, the activations of a tile are loaded once for all rows. High
- * nibbles stay in place, 16 times their value: their sum is shifted down once, exactly. */
-struct one {
+/* Up to four tokens, bound by memory: weights are streamed once for all of them, sums stay in registers. High
+ * nibbles stay in place, 16 times their value: their sum is shifted down once, exactly. One token's activations of a
+ * tile are loaded once for all rows; those of more do not fit the registers and are operands in memory. */
+struct few {
     template <int R, int M>
     static inline void run(const uint8_t *const *rows, int64_t num_tiles, const activations &x, const int64_t *token,
-                           float *out, int) {
-        const int8_t *q = (const int8_t *)x.q + token[0] * num_tiles * 64;
-        const float *scale = x.scale + token[0] * num_tiles * 2;
-        const int32_t *offset = x.offset + token[0] * num_tiles * 2;
-        __m512 sums[R];
-        for (int r = 0; r < R; r++) sums[r] = _mm512_setzero_ps();
+                           float *out, int stride) {
+        const int8_t *q[M];
+        const float *scale[M];
+        const int32_t *offset[M];
+        __m512 sums[R][M];
+        for (int t = 0; t < M; t++) {
+            q[t] = (const int8_t *)x.q + token[t] * num_tiles * 64;
+            scale[t] = x.scale + token[t] * num_tiles * 2;
+            offset[t] = x.offset + token[t] * num_tiles * 2;
+            for (int r = 0; r < R; r++) sums[r][t] = _mm512_setzero_ps();
+        }
         for (int64_t k = 0; k < num_tiles; k++) {
             __m512i quad[16];
-            for (int i = 0; i < 16; i++) quad[i] = broadcast32(q + k * 64 + 4 * i);
+            for (int i = 0; M == 1 && i < 16; i++) quad[i] = broadcast32(q[0] + k * 64 + 4 * i);
             for (int r = 0; r < R; r++) {
                 const uint8_t *tile = rows[r] + k * 576;
-                __m512i isum[2];
+                __m512i isum[2][M];
                 for (int g = 0; g < 2; g++) {
-                    __m512i low = _mm512_set1_epi32(offset[k * 2 + g]), high = _mm512_setzero_si512();
+                    __m512i low[M], high[M];
+                    for (int t = 0; t < M; t++) {
+                        low[t] = _mm512_set1_epi32(offset[t][k * 2 + g]);
+                        high[t] = _mm512_setzero_si512();
+                    }
                     for (int line = g * 4; line < g * 4 + 4; line++) {
                         const __m512i bytes = stream_line(tile + line * 64);
-                        low = _mm512_dpbusd_epi32(low, low_nibbles(bytes), quad[2 * line]);
-                        high = _mm512_dpbusd_epi32(high, high_nibbles(bytes), quad[2 * line + 1]);
+                        for (int t = 0; t < M; t++) {
+                            const int8_t *a = q[t] + k * 64 + 8 * line;
+                            low[t] = _mm512_dpbusd_epi32(low[t], low_nibbles(bytes),
+                                                         M == 1 ? quad[2 * line] : broadcast32(a));
+                            high[t] = _mm512_dpbusd_epi32(high[t], high_nibbles(bytes),
+                                                          M == 1 ? quad[2 * line + 1] : broadcast32(a + 4));
+                        }
                     }
-                    isum[g] = _mm512_add_epi32(low, _mm512_srai_epi32(high, 4));
+                    for (int t = 0; t < M; t++) isum[g][t] = _mm512_add_epi32(low[t], _mm512_srai_epi32(high[t], 4));
                 }
                 const __m512i scales = stream_line(tile + 512);
                 for (int g = 0; g < 2; g++)
-                    sums[r] = _mm512_add_ps(sums[r], scaled(isum[g], scale[k * 2 + g], scales_of_group(scales, g)));
+                    for (int t = 0; t < M; t++)
+                        sums[r][t] = _mm512_add_ps(
+                            sums[r][t], scaled(isum[g][t], scale[t][k * 2 + g], scales_of_group(scales, g)));
             }
         }
-        for (int r = 0; r < R; r++) _mm512_storeu_ps(out + r * 16, sums[r]);
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < M; t++) _mm512_storeu_ps(out + (r * stride + t) * 16, sums[r][t]);
     }
 };
 
@@ -91,7 +109,7 @@ struct int4_int8 {
 
     static void dot(const uint8_t *const *rows, int num_rows, int64_t num_tiles, const activations &x,
                     const int64_t *token, int num_tokens, float *out) {
-        if (num_tokens == 1) return run_block<one, 1>(rows, num_rows, num_tiles, x, token, out, 1);
+        if (num_tokens <= 4) return run_blocks<few>(rows, num_rows, num_tiles, x, token, num_tokens, out);
         int r = 0;
         for (; r + 2 <= num_rows; r += 2)
             run_many<2>(rows + r, num_tiles, x, token, num_tokens, out + r * num_tokens * 16);
