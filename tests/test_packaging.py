@@ -58,6 +58,12 @@ def test_import_is_quick_and_lazy():
     assert done.stdout.strip() == "[]"
 
 
+def test_kernels_import_without_numba():
+    program = "import sys, moelab.kernels; print(sorted({'torch', 'numba', 'scipy', 'pandas'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
     """The wheel, built by the environment's own pip (isolated build, as a user would)."""

@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 
 from moelab.kernels import native
-from moelab.kernels.jit.pack import pack_by_numba
 from moelab.kernels.job import FORMAT_CODE, GROUP, TILE_COLUMNS, TILE_ROWS, WEIGHT_FORMATS, WeightFormat
 
 LAYOUT_VERSION = 1  # of the bytes below: what was packed by another version is not read
@@ -181,6 +180,10 @@ def pack(tiles: np.ndarray, source: Any, rows: int, columns: int, weight_format:
     numbers = np.ascontiguousarray(numbers)
     library = native.library()[0]
     if library is None:
+        from moelab.kernels.jit.pack import (
+            pack_by_numba,
+        )  # Numba takes 0.2 s to import, and is needed nowhere else here
+
         pack_by_numba(tiles, numbers, scale, columns, weight_format)
         return
     status = library.moelab_pack(

@@ -3,7 +3,7 @@
 Tries reserved pages of 1 GB, then of 2 MB (both only where enough of them are free, and not for one node of several,
 whose own reserve the system does not guarantee), then transparent huge pages by advice, then plain pages. ``pages`` and
 ``binding`` say what was asked with success, or why not; ``huge_bytes`` asks the system afterwards. Knows Linux;
-elsewhere plain pages. Does not know experts. Floor 1: NumPy and the standard library.
+elsewhere plain pages. Does not know experts. Floor 1: NumPy, ``domain.machine`` and the standard library.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from moelab.domain.machine import parse_core_list
+from moelab.kernels.node_memory import check_room, promise
 
 HUGE_PAGE_BYTES = 2 << 20
 _HUGETLB = Path("/sys/kernel/mm/hugepages")
@@ -36,12 +39,21 @@ class Pages:
 
 
 def map_pages(num_bytes: int, node: int | None = None) -> Pages:
-    """Private zeroed memory; ``node`` binds it to that NUMA node. Raises ``MemoryError`` where it is refused."""
+    """Private zeroed memory; ``node`` binds it to that NUMA node.
+
+    Raises ``MemoryError`` where it is refused, or where the node, one of several, has no room for it.
+    """
+    scarce = node if several_nodes() else None  # alone, a node is all the memory there is: nothing can spill from it
+    if scarce is not None:
+        check_room(scarce, num_bytes)
     mapping, said = _map(num_bytes, node)
     whole = np.frombuffer(mapping, np.uint8)
     first = -whole.ctypes.data % HUGE_PAGE_BYTES
     memory = whole[first : first + num_bytes]
-    return Pages(memory, said, _bind(whole, node))
+    binding = _bind(whole, node)
+    if scarce is not None and binding == f"node{scarce}":
+        promise(scarce, mapping, whole)
+    return Pages(memory, said, binding)
 
 
 def _map(num_bytes: int, node: int | None) -> tuple[mmap.mmap, str]:
@@ -75,7 +87,8 @@ def _map(num_bytes: int, node: int | None) -> tuple[mmap.mmap, str]:
 
 def several_nodes() -> bool:
     """Has this machine more than one NUMA node with memory?"""
-    return len(list(_NODES.glob("node[0-9]*"))) > 1
+    file = _NODES / "has_memory"
+    return file.is_file() and len(parse_core_list(file.read_text())) > 1
 
 
 def free_reserved_bytes(page_bytes: int, node: int | None = None) -> int:

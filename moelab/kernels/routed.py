@@ -8,7 +8,7 @@ output rows, so any worker count gives the same bits. A step that reads little r
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +18,10 @@ from moelab.kernels.isa import IsaChoice, choose_isa
 from moelab.kernels.job import ACTIVATIONS_OF_FORMAT, Activation
 from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.native_phases import NativePhases
-from moelab.kernels.phases import NumbaPhases
 from moelab.kernels.pool import Pool
+
+if TYPE_CHECKING:
+    from moelab.kernels.phases import NumbaPhases
 
 # Below this many bytes of (pairs x expert) the caller alone is faster than waking the workers; measured at H 256, I
 # 128, see docs/log.md. Numba workers take a dispatch for each phase, native ones a single one.
@@ -93,15 +95,14 @@ class RoutedExperts:
         self.activation: Activation = activation or modes[0]
         self.pool = pool
         self.owner = owner
-        name = self.isa.isa
-        self._phases: NumbaPhases | NativePhases = (
-            NumbaPhases(layout, self.activation, address_of_expert)
-            if name == "numba"
-            else NativePhases(
-                layout, self.activation, address_of_expert, node_of_expert,
-                native.kernel_table(name, layout.weight_format, self.activation),
-            )
-        )  # fmt: skip
+        self._phases: NumbaPhases | NativePhases
+        if self.isa.isa == "numba":
+            from moelab.kernels.phases import NumbaPhases  # imports Numba, which nothing native needs
+
+            self._phases = NumbaPhases(layout, self.activation, address_of_expert)
+        else:
+            table = native.kernel_table(self.isa.isa, layout.weight_format, self.activation)
+            self._phases = NativePhases(layout, self.activation, address_of_expert, node_of_expert, table)
 
     @property
     def num_experts(self) -> int:

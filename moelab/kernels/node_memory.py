@@ -1,0 +1,73 @@
+"""What a NUMA node can still hold: its free memory less what live mappings were promised and have not yet written.
+
+Memory that is bound to a node comes from there or from nowhere: when the node is full, Linux does not answer "no
+memory" but kills the process at the write, long after the mapping succeeded. So room is asked for before. Page cache of
+files counts as free, because the kernel gives it up first. Other processes may still be faster; nothing here reserves.
+Knows Linux sysfs; elsewhere nothing is known and nothing refused. Floor 1: NumPy and the standard library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import re
+import weakref
+from pathlib import Path
+
+import numpy as np
+
+_NODES = Path("/sys/devices/system/node")
+_MIN_FREE = Path("/proc/sys/vm/min_free_kbytes")
+_MARGIN_BYTES = 64 << 20
+# The kernel's own watermarks lie at 1 to 1.5 times vm.min_free_kbytes, and are shared out over the nodes.
+_MIN_FREE_TIMES = 2
+
+_promises: list[tuple[int, weakref.ref[mmap.mmap], int, int]] = []  # node, mapping, address, bytes
+
+
+def check_room(node: int, num_bytes: int) -> None:
+    """Raise ``MemoryError`` where ``num_bytes`` more do not fit on ``node`` of the operating system."""
+    room = room_bytes(node)
+    if room is not None and num_bytes > room:
+        raise MemoryError(
+            f"node{node}: expected room for {num_bytes / 2**30:.2f} GiB; got {room / 2**30:.2f} GiB (free "
+            f"{(free_bytes(node) or 0) / 2**30:.2f} GiB, promised to others {promised_bytes(node) / 2**30:.2f} GiB): "
+            "place fewer experts on it"
+        )
+
+
+def room_bytes(node: int) -> int | None:
+    """Bytes that can still be promised, a margin for the system kept; ``None`` where nobody says what is free."""
+    free = free_bytes(node)
+    if free is None:
+        return None
+    margin = _MARGIN_BYTES + _MIN_FREE_TIMES * 1024 * (int(_MIN_FREE.read_text()) if _MIN_FREE.is_file() else 0)
+    return max(0, free - promised_bytes(node) - margin)
+
+
+def free_bytes(node: int) -> int | None:
+    """Free memory and page cache of files, by the node's meminfo; ``None`` without one."""
+    file = _NODES / f"node{node}/meminfo"
+    if not file.is_file():
+        return None
+    kib = {name: int(value) for name, value in re.findall(r"(\w[\w()]*): +(\d+) kB", file.read_text())}
+    return 1024 * sum(kib.get(name, 0) for name in ("MemFree", "Active(file)", "Inactive(file)"))
+
+
+def promise(node: int, mapping: mmap.mmap, memory: np.ndarray) -> None:
+    """``memory`` of ``mapping`` is bound to ``node`` and will be written; forgotten when the mapping dies."""
+    _promises.append((node, weakref.ref(mapping), memory.ctypes.data, len(memory)))
+
+
+def promised_bytes(node: int) -> int:
+    """Bytes of live mappings bound to ``node`` that have no page yet."""
+    _promises[:] = [entry for entry in _promises if entry[1]() is not None]
+    return sum(length - _written_bytes(address, length) for at, _, address, length in _promises if at == node)
+
+
+def _written_bytes(address: int, length: int) -> int:
+    present = np.zeros(-(-length // mmap.PAGESIZE), np.uint8)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_void_p(present.ctypes.data)):
+        return 0  # not told: counted as promised
+    return min(length, int((present & 1).sum()) * mmap.PAGESIZE)

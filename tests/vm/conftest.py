@@ -1,0 +1,3 @@
+"""What ``guest/`` holds runs inside the virtual machine only."""
+
+collect_ignore = ["guest"]

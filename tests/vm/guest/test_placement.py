@@ -1,0 +1,133 @@
+"""In the guest: experts lie on the node that the plan says, and that node's workers read them."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+
+import numpy as np
+import pytest
+from random_experts import random_projection, random_step
+
+from moelab.kernels import ExpertArena, ExpertLayout, NodeArenas, Pool, RoutedExperts, round_robin
+from moelab.kernels.places import places
+
+NUM_NODES = int(os.environ["NUM_NODES"])
+_MOVE_PAGES, _GETCPU = 279, 309
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def nodes_of_pages(memory: np.ndarray) -> np.ndarray:
+    """The node of each page (of the operating system), negative where there is none."""
+    first = memory.ctypes.data // mmap.PAGESIZE
+    last = (memory.ctypes.data + len(memory) - 1) // mmap.PAGESIZE
+    pages = np.arange(first, last + 1, dtype=np.uint64) * mmap.PAGESIZE
+    status = np.full(len(pages), -1, np.int32)
+    assert not libc.syscall(
+        ctypes.c_long(_MOVE_PAGES), 0, ctypes.c_ulong(len(pages)), ctypes.c_void_p(pages.ctypes.data), None,
+        ctypes.c_void_p(status.ctypes.data), 0,
+    ), os.strerror(ctypes.get_errno())  # fmt: skip
+    return status
+
+
+def current_place() -> tuple[int, int]:
+    """(core, node) that this thread runs on."""
+    core, node = ctypes.c_uint(), ctypes.c_uint()
+    assert not libc.syscall(ctypes.c_long(_GETCPU), ctypes.byref(core), ctypes.byref(node), None)
+    return core.value, node.value
+
+
+@pytest.fixture
+def pool():
+    with Pool() as pool:
+        yield pool
+
+
+def filled(layout: ExpertLayout, node_of_expert: np.ndarray, pool: Pool, seed: int) -> NodeArenas:
+    arenas = NodeArenas(layout, node_of_expert, pool.memory_node_of_node)
+    rng = np.random.default_rng(seed)
+    for expert in range(len(arenas)):
+        layout.pack_expert(
+            arenas[expert], *(random_projection(rng, shape, layout.weight_format) for shape in layout.shapes)
+        )
+    return arenas
+
+
+def test_pool_has_the_nodes_of_the_machine(pool):
+    assert pool.num_nodes == NUM_NODES
+    assert not pool.virtual
+    assert pool.memory_node_of_node == list(range(NUM_NODES))
+    assert pool.pinned
+
+
+def test_workers_stay_on_their_core_and_node(pool):
+    expected = [(place.core, place.memory_node) for place in places()]
+    seen: list[set[tuple[int, int]]] = [set() for _ in expected]
+
+    def look(worker: int, num_workers: int) -> None:
+        for _ in range(100):
+            seen[worker].add(current_place())
+
+    for _ in range(20):
+        pool.run(look)
+    assert seen[1:] == [{place} for place in expected[1:]]  # the caller is never pinned
+
+
+@pytest.mark.parametrize("weight_format", ["int4_g32", "bf16"])
+def test_every_page_of_every_expert_is_on_its_node(pool, weight_format):
+    layout = ExpertLayout(1024, 512, weight_format)
+    node_of_expert = np.random.default_rng(1).integers(0, NUM_NODES, 16)
+    node_of_expert[:NUM_NODES] = range(NUM_NODES)
+    with filled(layout, node_of_expert, pool, 2) as arenas:
+        assert arenas.binding == ", ".join(f"node{n}" for n in range(NUM_NODES))
+        for expert, node in enumerate(node_of_expert):
+            assert set(nodes_of_pages(arenas[expert])) == {pool.memory_node_of_node[node]}
+
+
+def test_huge_pages_are_on_the_node_too(pool):
+    layout = ExpertLayout(2048, 1024, "bf16")  # 12 MB an expert
+    with filled(layout, np.repeat(range(NUM_NODES), 4), pool, 3) as arenas:
+        for node, arena in enumerate(arenas.arenas):
+            assert arena.huge_pages == "2 MB, advised"
+            assert (arena.huge_bytes or 0) > 0
+            assert set(nodes_of_pages(arena.memory)) == {node}
+
+
+def test_binding_decides_and_not_who_writes_first(pool):
+    """The page would come from the writer's node: each worker writes an arena of another node."""
+    layout = ExpertLayout(512, 256, "int4_g32")
+    nodes = pool.memory_node_of_node
+    arenas = [ExpertArena(layout, 4, nodes[(n + 1) % NUM_NODES]) for n in range(NUM_NODES)]
+
+    def write(worker: int, num_workers: int) -> None:
+        for arena in arenas[worker::num_workers]:
+            arena.memory[:] = worker + 1
+
+    pool.run(write)
+    for n, arena in enumerate(arenas):
+        assert set(nodes_of_pages(arena.memory)) == {(n + 1) % NUM_NODES}
+
+
+@pytest.mark.parametrize("isa", ["generic", "avx2"])
+@pytest.mark.parametrize("seed", range(3))
+def test_placement_never_changes_results_and_each_node_reads_its_own(pool, isa, seed):
+    rng = np.random.default_rng(seed)
+    layout = ExpertLayout(192, 96, "int4_g32")
+    num_experts, outputs, steps = 24, [], [random_step(rng, t, 6, 24, 192) for t in (1, 3, 8)]
+    plans = [np.zeros(24, int), round_robin(1, 24, NUM_NODES)[0], rng.integers(0, NUM_NODES, 24)]
+    plans += [rng.permutation(np.arange(24) % NUM_NODES)]
+    for node_of_expert in plans:
+        with filled(layout, node_of_expert, pool, 7) as arenas:
+            routed = RoutedExperts(
+                layout, arenas.addresses, isa=isa, pool=pool, owner=arenas, node_of_expert=node_of_expert
+            )
+            outputs.append([routed.forward(*step) for step in steps])
+            expected = np.zeros(NUM_NODES, np.int64)
+            for _, ids, _ in steps:
+                used = np.unique(ids[ids < num_experts])
+                expected += np.bincount(node_of_expert[used], minlength=NUM_NODES) * layout.expert_bytes
+            assert list(routed.bytes_of_node) == expected.tolist()
+    for other in outputs[1:]:
+        for a, b in zip(outputs[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
