@@ -1,6 +1,6 @@
 /* "amx+avx512": each expert by the kernel that suits its number of tokens in the layer-step. In int8 mode both
- * give the same bits; with bf16 activations they round differently, so that a token's result depends on how many
- * share its experts.
+ * give the same bits; bf16 weights are summed in another order. What AMX cannot compute as exactly is left to the
+ * ISA beside it: quantised weights with bf16 activations, which its tiles round (docs/amx.md), and float32.
  *
  * A library without AVX-512 has AVX2 beside AMX. CMake never makes one; the tests do, for a CPU that has neither
  * (tests/kernels/amx). */
@@ -44,19 +44,21 @@ static int32_t by_expert(const moelab_moe_job *job, int64_t each, int64_t start,
     PHASE(name, linear, units_of(job->intermediate_size, 16))
 
 PHASES(bf16)
-PHASES(int4_bf16)
 PHASES(int4_int8)
-PHASES(int8_bf16)
 PHASES(int8_int8)
 
-/* AMX has no float32. */
-#define FLOAT32(phase)                                                                                                     \
-    extern "C" int32_t BESIDE(float32, phase)(const moelab_moe_job *, int64_t, int64_t, uint64_t *);                       \
-    extern "C" int32_t moelab_crossover_float32_##phase(const moelab_moe_job *job, int64_t start, int64_t stop,            \
-                                                        uint64_t *bytes_read) {                                            \
-        return BESIDE(float32, phase)(job, start, stop, bytes_read);                                                       \
+#define BESIDE_ONLY(name, phase)                                                                                           \
+    extern "C" int32_t BESIDE(name, phase)(const moelab_moe_job *, int64_t, int64_t, uint64_t *);                          \
+    extern "C" int32_t moelab_crossover_##name##_##phase(const moelab_moe_job *job, int64_t start, int64_t stop,           \
+                                                         uint64_t *bytes_read) {                                           \
+        return BESIDE(name, phase)(job, start, stop, bytes_read);                                                          \
     }
-FLOAT32(gate_up)
-FLOAT32(down)
-FLOAT32(linear)
+#define PHASES_BESIDE_ONLY(name) \
+    BESIDE_ONLY(name, gate_up)   \
+    BESIDE_ONLY(name, down)      \
+    BESIDE_ONLY(name, linear)
+
+PHASES_BESIDE_ONLY(int4_bf16)
+PHASES_BESIDE_ONLY(int8_bf16)
+PHASES_BESIDE_ONLY(float32)
 #endif

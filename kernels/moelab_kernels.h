@@ -120,7 +120,8 @@ MOELAB_API int32_t moelab_isa_built(const char *isa);     /* 1, 0 */
 MOELAB_API int32_t moelab_isa_supported(const char *isa); /* by this CPU and operating system */
 /* Fills the table of one ISA ("generic", "avx2", "avx512", "amx", "amx+avx512") for a format and mode. "amx" is
  * AMX for every number of tokens; "amx+avx512" computes an expert that has fewer than MOELAB_AMX_MIN_TOKENS tokens
- * in the layer-step with AVX-512, and all of the formats that AMX does not have. */
+ * in the layer-step with AVX-512, and all of what AMX cannot compute as exactly: float32, and quantised weights with
+ * bf16 activations. */
 MOELAB_API int32_t moelab_kernels(const char *isa, int32_t weight_format, int32_t activation_mode,
                                   moelab_kernel_table *table);
 

@@ -5,7 +5,8 @@ Order: the argument, the environment variable ``MOELAB_ISA``, else the fastest o
 measured, see docs/amx.md). A name that is unknown or not available raises.
 
 ``amx`` is AMX for any number of tokens; ``amx+avx512``, the automatic choice where there is AMX, computes experts of
-few tokens (``MOELAB_AMX_MIN_TOKENS`` of kernels/moelab_kernels.h) and float32 weights with AVX-512. Floor 1.
+few tokens (``MOELAB_AMX_MIN_TOKENS`` of kernels/moelab_kernels.h), float32 weights, and quantised weights with bf16
+activations, which AMX rounds, with AVX-512. Floor 1.
 """
 
 from __future__ import annotations

@@ -44,17 +44,16 @@ def test_matches_float64(isa, weight_format, activation, monkeypatch):
             alone = PackedLinear(weights, weight_format, isa, activation).forward(x).copy()
             packed = PackedLinear(weights, weight_format, isa, activation, pool)
             numbers = real_weights(weights, weight_format)
-            tiles = activation == "bf16" and (isa == "amx" or (isa == "amx+avx512" and num_tokens > 4))
-            if tiles:  # of bf16 have the scale in the weights (docs/amx.md)
+            if isa == "amx" and activation == "bf16":  # tiles of bf16 have the scale in the weights (docs/amx.md)
                 numbers = reference_activations(numbers, "bf16")
             truth = reference_activations(x, activation)[:, :columns] @ numbers.T
             assert relative_error(alone, truth) < TOLERANCE[activation], (rows, columns, num_tokens)
             for _ in range(2):
                 np.testing.assert_array_equal(packed.forward(x), alone)
-            if not tiles or isa == "amx":
+            if (isa, weight_format) != ("amx+avx512", "bf16"):
                 np.testing.assert_array_equal(packed.forward(x[:1]), alone[:1])
-            else:  # one token is AVX-512's
-                assert relative_error(packed.forward(x[:1]), alone[:1]) < 5e-3
+            else:  # one token is AVX-512's, which sums in another order
+                assert relative_error(packed.forward(x[:1]), alone[:1]) < 1e-5
             assert packed.bytes_read == 3 * packed.num_bytes
             assert packed.forward(x[:0]).shape == (0, rows)
 

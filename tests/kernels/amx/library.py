@@ -27,7 +27,8 @@ ISAS = ["generic", "avx2", *(["avx512"] if HAS_AVX512 else [])]
 FLAGS["amx"] = [*FLAGS["avx512" if HAS_AVX512 else "avx2"], *AMX]
 BESIDE_AMX = "avx512" if HAS_AVX512 else "avx2"
 COMMON = ["-fPIC", "-w", "-fvisibility=hidden", f"-I{ROOT}/kernels", "-DMOELAB_AMX_EMULATED"]
-CPP = ["-std=c++17", "-ffp-contract=off", *(f"-DMOELAB_{isa.upper()}" for isa in [*ISAS[1:], "amx"])]
+CPP = ["-std=c++17", "-ffp-contract=off", "-fno-trapping-math"]
+CPP += [f"-DMOELAB_{isa.upper()}" for isa in [*ISAS[1:], "amx"]]
 
 
 def compile_one(source: Path, to: Path, *options: str, compiler: str = "g++") -> Path:

@@ -166,7 +166,21 @@ def test_linear(amx, weight_format, activation, monkeypatch):
                 assert executed["TDPBSUD" if activation == "int8" else "TDPBF16PS"] == blocks
 
 
-@pytest.mark.parametrize(("weight_format", "activation"), INTEGER + FLOATING)
+@pytest.mark.parametrize("weight_format", ["int4_g32", "int8_g32"])
+def test_what_amx_would_round_goes_to_the_isa_beside_it(amx, weight_format):
+    """Quantised weights x bf16, however many tokens: exact weights, and a token's result is its own."""
+    layout = ExpertLayout(96, 80, weight_format)
+    rng = np.random.default_rng(5)
+    arena, _ = twin.random_experts(rng, layout, 2)
+    x = rng.standard_normal((40, 96)).astype(np.float32)
+    step = x, np.repeat([0, 1], [7, 33])[:, None], np.ones((40, 1), np.float32)
+    with amx.counted() as executed:
+        y = RoutedExperts(layout, arena.addresses, "amx+avx512", "bf16").forward(*step)
+    assert not any(name.startswith("TDP") for name in executed)
+    np.testing.assert_array_equal(y, RoutedExperts(layout, arena.addresses, BESIDE_AMX, "bf16").forward(*step))
+
+
+@pytest.mark.parametrize(("weight_format", "activation"), [*INTEGER, ("bf16", "bf16")])
 def test_experts_of_few_tokens_go_to_the_isa_beside_amx(amx, weight_format, activation):
     layout = ExpertLayout(96, 80, weight_format)
     rng = np.random.default_rng(2)
