@@ -98,7 +98,9 @@ def quick_probe(*, isa: str | None = None, activation: Activation = "int8", seco
             "source": "probe",
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "nodes": (node, *machine.nodes[1:]),
-            "kernel_efficiency": {f"{chosen}/int4_g32/{activation}": float(np.median(efficiencies[1:]))},
+            "kernel_efficiency": {
+                f"{chosen}/int4_g32/{activation}": min(1.0, float(np.median(efficiencies[1:])))
+            },  # more is noise
             "layer_overhead_s": overhead_s,
         }
     )

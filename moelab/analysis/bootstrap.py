@@ -17,6 +17,8 @@ import numpy as np
 from moelab.domain.trace import NO_EXPERT, Trace
 
 LEVEL = 0.95
+FEWEST_CLUSTERS = 10
+"""Of requests, or of batches decoded together: with fewer, drawing them again says nothing."""
 NUM_SAMPLES = 400
 _MOST_CELLS = 2**28  # of loads by request, 1 GiB
 

@@ -39,12 +39,12 @@ def run(options: argparse.Namespace) -> None:
     if options.out and not Path(options.out).resolve().parent.is_dir():
         raise ValueError(f"--out is {options.out}, but its folder does not exist: create it or choose another path")
     paths = options.traces or [shipped("nano/capture"), shipped("nano/capture_batch8")]
-    traces = {_name(path, paths): load_trace(str(path)) for path in paths}  # all are read before the first minute
+    traces = [load_trace(str(path)) for path in paths]  # all are read before the first minute
     studies = [
         study(
             name, trace, source=_note(path), num_samples=options.samples, seed=options.seed, progress=not options.json
         )
-        for path, (name, trace) in zip(paths, traces.items(), strict=True)
+        for path, name, trace in zip(paths, _names(paths), traces, strict=True)
     ]
     if options.out:
         update_page(studies, options.out)
@@ -56,13 +56,21 @@ def run(options: argparse.Namespace) -> None:
         print(tables(studies))
 
 
-def _name(path: str | Path, paths: list) -> str:
-    """The last part of the path; with its folder where two are the same."""
-    path = Path(path)
+def _names(paths: list) -> list[str]:
+    """The last part of each path, or the whole path where two would be the same.
+
+    Raises ``ValueError`` for a path that is given twice.
+    """
+    resolved = [Path(path).resolve() for path in paths]
+    if twice := [str(path) for path, whole in zip(paths, resolved, strict=True) if resolved.count(whole) > 1]:
+        raise ValueError(f"got {twice[0]} more than once, expected each trace once: leave the second out")
+    names = [_name(Path(path)) for path in paths]
+    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+
+
+def _name(path: Path) -> str:
     name = path.parent.name if path.is_file() else path.name
-    if name.startswith("capture"):
-        name = f"{path.resolve().parent.name}/{name}"
-    return name if [Path(p) for p in paths].count(path) == 1 else str(path)
+    return f"{path.resolve().parent.name}/{name}" if name.startswith("capture") else name
 
 
 def _note(path: str | Path) -> str | None:
@@ -73,17 +81,9 @@ def _note(path: str | Path) -> str | None:
 
 
 def _document(study: Study) -> dict[str, Any]:
-    rows = [
-        {
-            "policy": one.policy, "is_oracle": one.is_oracle, "share": share, "slots": one.slots,
-            **{f"{what}_{part}": getattr(study.bootstrap.interval(one, what), part)
-               for what in ("reads", "uploads", "hit_rate") for part in ("value", "low", "high")},
-        }
-        for share, counted in study.scored.items() for one in counted
-    ]  # fmt: skip
     header = study.trace.header
     return {
         "name": study.name, "model": header.model, "synthetic": header.synthetic, "licence": header.licence,
         "steps": study.steps, "held_out": study.held_out, "tokens": study.num_tokens, "clusters": study.num_clusters,
-        "rows": rows, "reads_on_first_steps": study.on_first,
+        "rows": study.table(), "reads_on_first_steps": study.on_first,
     }  # fmt: skip

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 
 from moelab.cli.output import check_report, print_json, print_rows
-from moelab.cli.trace_arguments import add_machine, add_phase, add_trace, check_phase, load_trace
+from moelab.cli.trace_arguments import add_machine, add_phase, add_trace, check_step_phase, load_trace
 
 HELP = "simulate a trace under a plan: hits, reads, uploads, predicted time"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trace(parser, optional=True)
-    add_phase(parser, "all")
+    add_phase(parser, "all", of_steps=True)
     add_machine(parser)
     parser.add_argument("--plan", metavar="FILE", help="a plan file (default: a frequency plan of --slots)")
     parser.add_argument("--policy", metavar="NAME", help="policy of the dynamic slots, instead of the plan's")
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
 
     check_report(options.report)
     trace = load_trace(options.trace)
-    phase = check_phase(trace, options.phase)
+    phase = check_step_phase(trace, options.phase)
     plan = plan_for(
         trace, options.plan, slots=options.slots, capacity_bytes=parse_bytes(options.bytes) if options.bytes else None,
         scope=options.scope, overflow=options.overflow, policy=options.policy, default_to_shipped=not options.trace,

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from moelab.cli.output import check_report, print_json, print_table
-from moelab.cli.trace_arguments import add_phase, add_trace, check_phase, load_trace
+from moelab.cli.trace_arguments import add_phase, add_trace, check_step_phase, load_trace
 
 if TYPE_CHECKING:
     from moelab.domain.plan import PolicyChoice
@@ -16,7 +16,7 @@ HELP = "simulate many policies at many capacities; rows are kept, so it can be s
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trace(parser)
-    add_phase(parser, "all")
+    add_phase(parser, "all", of_steps=True)
     parser.add_argument(
         "--policies", nargs="+", required=True, metavar="NAME",
         help="policies, each with parameters after a colon if wanted, such as ema_lfu:decay=0.99,hysteresis=0.2",
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     trace = load_trace(options.trace)
     result = sweep(
         trace, policies, capacities, scope=options.scope, out=options.out, scheduler=options.scheduler,
-        phase=check_phase(trace, options.phase), oracles=bool(options.report),
+        phase=check_step_phase(trace, options.phase), oracles=bool(options.report),
         progress=not options.json,
     )  # fmt: skip
     if options.report:

@@ -194,6 +194,20 @@ class Plan(_Document):
         if len(np.unique(rows, axis=0)) != len(rows):
             raise ValueError("a piece is placed twice on the same tier: remove the duplicate")
         self._check_cover(columns)
+        self._check_pinned(columns)
+
+    def _check_pinned(self, columns: Mapping[str, np.ndarray]) -> None:
+        """What is pinned must lie there, whole: a pin on nothing would protect nothing."""
+        whole = (columns["start"] == 0) & (columns["stop"] == self.num_units)
+        placed = set(zip(*(columns[name][whole].tolist() for name in ("layer", "expert", "tier")), strict=True))
+        for layer, expert, tier in self.pinned:
+            if tier not in self.tiers:
+                raise ValueError(f"layer {layer} expert {expert} is pinned to {tier}, expected one of {self.tiers}")
+            if (layer, expert, self.tiers.index(tier)) not in placed:
+                raise ValueError(
+                    f"layer {layer} expert {expert} is pinned to {tier}, where the plan does not place it whole: "
+                    "place it there or drop the pin"
+                )
 
     def _check_cover(self, columns: Mapping[str, np.ndarray]) -> None:
         """Every expert is covered once by its distinct node pieces, or lies whole on a fast tier."""

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moelab.analysis.bootstrap import FEWEST_CLUSTERS
 from moelab.domain.plan import PolicyChoice
 from moelab.domain.trace import Phase, Trace
 from moelab.findings.compare import Bootstrap
@@ -26,9 +29,10 @@ from moelab.simulator.simulate import simulate
 from moelab.sweeps.cell import Cell
 from moelab.sweeps.in_threads import num_cores
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SHARES = (0.05, 0.1, 0.2, 0.3)
-FEWEST_CLUSTERS = 10
-"""With fewer (a batch decoded together is one) drawing them again says nothing: no interval, and a cut in time."""
 FIRST_STEPS = 192
 """Steps of the table beside ``min_cost``."""
 
@@ -78,6 +82,33 @@ class Study:
         one = self.scored[SHARES[0]][0]
         return float((one.column("hits") + one.column("misses")).sum() / one.column("layer_steps").sum())
 
+    def table(self) -> list[dict[str, Any]]:
+        """One row for each policy and capacity, with intervals; plain values."""
+        return [
+            {
+                "policy": one.policy, "is_oracle": one.is_oracle, "share": share, "slots": one.slots,
+                **{
+                    f"{what}_{part}": getattr(self.bootstrap.interval(one, what), part)
+                    for what in ("reads", "uploads", "hit_rate")
+                    for part in ("value", "low", "high")
+                },
+            }
+            for share, scored in self.scored.items()
+            for one in scored
+        ]  # fmt: skip
+
+    def to_frame(self) -> pd.DataFrame:
+        """``table`` as a frame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.table())
+
+    def __repr__(self) -> str:
+        return f"Study of {self.name}, {self.num_tokens} tokens\n" + self.to_frame().to_string(index=False)
+
+    def _repr_html_(self) -> str:
+        return f"<b>Study</b> of {escape(self.name)}" + self.to_frame().to_html(index=False, float_format="%.3f")
+
 
 def study(
     name: str,
@@ -113,7 +144,8 @@ def study(
     pools = _pools(trace, slots)
     first = trace.phase(Phase.DECODE) if Phase.DECODE in phases else trace
     first = first.take(np.unique(first.tokens.step, return_inverse=True)[1] < FIRST_STEPS)
-    jobs = len(cells) + len(pools) + len(slots) * (len(names) + 1)
+    num_from_empty = sum(Cell(PolicyChoice(name=policy), 1, "layer").start == "empty" for policy in names)
+    jobs = len(cells) + len(pools) + len(slots) * (num_from_empty + 1)
     on_first: dict[float, dict[str, float]] = {share: {} for share in SHARES}
     with ThreadPoolExecutor(num_cores()) as threads, tqdm(total=jobs, desc=name, disable=not progress) as bar:
 
@@ -136,6 +168,8 @@ def study(
             on_first[share]["min_cost"] = done(best.reads_per_layer_step)
             for policy in names:
                 cell = Cell(PolicyChoice(name=policy), each, "layer")
+                if cell.start != "empty":
+                    continue
                 result = simulate(first, cell.plan(first), requests=first_requests, progress=False)
                 on_first[share][policy] = done(result.reads_per_layer_step or 0.0)
     static = HeldOut(trace, requests, cluster, is_counted, is_scored, seed)

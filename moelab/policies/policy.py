@@ -92,14 +92,16 @@ class Policy:
         return values
 
     def oracle(self, choice: PolicyChoice) -> str | None:
-        """The policy that bounds its hits from above with these parameters; ``None`` where it may prefetch.
+        """The policy that bounds its hits from above with these parameters, from an empty tier.
+
+        ``None`` where it may prefetch or overflow its capacity, which no oracle may.
 
         ``min_demand`` where it admits whatever fits, else ``min_bypass``. Parameters of admission
         (``hysteresis`` above -1, a limit of uploads) make any policy one that may bypass.
         """
-        if self.prefetches:
-            return None
         values = self.chosen(choice)
+        if self.prefetches or values["overflow"]:
+            return None
         admits_all = values.get("hysteresis", -1.0) <= -1 and values.get("max_uploads", UNLIMITED) >= UNLIMITED
         return "min_demand" if admits_all and not self.bypasses else "min_bypass"
 

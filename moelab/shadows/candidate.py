@@ -1,7 +1,7 @@
 """Candidate: one plan whose policy sees every layer-step of an engine and moves nothing.  Floor 4.
 
-Counts are kept by user request, the unit of the intervals: where several requests share a step, each has a part of it
-by its tokens. Knows no engine and no other candidate.
+Counts are kept by user request: where several requests share a step, each has a part of it by its tokens (and they are
+drawn together, see ``result``). Knows no engine and no other candidate.
 """
 
 from __future__ import annotations

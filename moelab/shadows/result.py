@@ -1,6 +1,7 @@
 """ShadowResult: what the candidates would have hit, missed and read so far.  Floor 4.
 
-It grows while the engine runs. Intervals are a bootstrap over requests (``analysis.bootstrap``): one request has none.
+It grows while the engine runs. Intervals are a bootstrap (``analysis.bootstrap``) over clusters: requests, or those
+that shared steps, which can only be drawn together. Fewer than ``FEWEST_CLUSTERS`` have none.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moelab.analysis.bootstrap import basic_interval, resamples
+from moelab.analysis.bootstrap import FEWEST_CLUSTERS, basic_interval, resamples
 from moelab.domain.trace import Phase
 from moelab.policies.counts import EVICTIONS, HITS, LAYER_STEPS, MISSES, PREFETCHES, ROUTED_HITS, ROUTINGS, UPLOADS
 from moelab.shadows.candidate import Candidate
@@ -34,6 +35,23 @@ class ShadowResult:
         self.candidates = list(candidates)
         self.num_samples, self.seed = num_samples, seed
         self.num_steps = 0
+        self._joined_with: dict[int, int] = {}
+
+    def join(self, requests: Sequence[int]) -> None:
+        """These requests had tokens in one step."""
+        first = self._cluster(requests[0])
+        for request in requests:
+            self._joined_with[self._cluster(request)] = first
+
+    def _cluster(self, request: int) -> int:
+        """The request that stands for all that are joined with this one."""
+        while (other := self._joined_with.setdefault(request, request)) != request:
+            request = other
+        return request
+
+    @property
+    def num_clusters(self) -> int:
+        return len({self._cluster(request) for request in self.candidates[0].of_request})
 
     @property
     def num_requests(self) -> int:
@@ -56,13 +74,17 @@ class ShadowResult:
             "capacity": capacity if not isinstance(capacity, tuple) or len(set(capacity)) > 1 else capacity[0],
             "phase": phase or "all",
             "requests": self.num_requests,
+            "clusters": self.num_clusters,
         }
         shape = (-1, candidate.session.num_layers, LAYER_STEPS + 1)
         counts = np.array([each[chosen].sum(0) for each in candidate.of_request.values()]).reshape(shape)
-        by_request, by_layer = counts.sum(1), counts.sum(0)
-        weights = resamples(len(counts), self.num_samples, self.seed)
+        clusters = np.unique([self._cluster(each) for each in candidate.of_request], return_inverse=True)[1]
+        by_cluster, by_layer = np.zeros((self.num_clusters, counts.shape[-1])), counts.sum(0)
+        np.add.at(by_cluster, clusters, counts.sum(1))
+        num_samples = self.num_samples if self.num_clusters >= FEWEST_CLUSTERS else 0
+        weights = resamples(self.num_clusters, num_samples, self.seed)
         for name, (above, below) in RATES.items():
-            part, whole = by_request[:, above].sum(1), by_request[:, below].sum(1)
+            part, whole = by_cluster[:, above].sum(1), by_cluster[:, below].sum(1)
             value = part.sum() / whole.sum() if whole.sum() else np.nan
             with np.errstate(invalid="ignore"):  # a resample of requests without this phase
                 low, high = basic_interval(np.array(value), (weights @ part) / (weights @ whole))
@@ -89,7 +111,7 @@ class ShadowResult:
         lines = [f"ShadowResult: {self.model}, {self.num_requests} requests, {self.num_steps} steps"]
         for row in self.rows():
             reads, low, high = (row[f"reads_per_layer_step{end}"] for end in ("", "_low", "_high"))
-            interval = f"{low:.3f} to {high:.3f}" if np.isfinite(low) else "one request: no interval"
+            interval = f"{low:.3f} to {high:.3f}" if np.isfinite(low) else f"{self.num_clusters} clusters: no interval"
             lines.append(f"  {row['candidate']}: {reads:.3f} reads per layer-step ({interval})")
         return "\n".join(lines)
 

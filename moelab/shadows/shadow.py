@@ -40,6 +40,10 @@ def shadow(
     ValueError for no candidate, an oracle, a policy that does not exist, or a plan for another model.
     """
     sizes = [slots_per_layer] if isinstance(slots_per_layer, int) else list(slots_per_layer)
+    policies = list(policies)
+    if bool(policies) != bool(sizes):
+        given, lacks = ("policies", "slots_per_layer") if policies else ("slots_per_layer", "policies")
+        raise ValueError(f"shadow got {given} without {lacks}: give both, or plans alone")
     header = engine.trace_header()
     named = dict(plans or {})
     for policy in policies:
@@ -59,6 +63,7 @@ def shadow(
         gates = np.ascontiguousarray(gate_weights.transpose(1, 0, 2), np.float16)
         requests, num_tokens = np.unique(rows.request, return_counts=True)
         shares = dict(zip(requests.tolist(), (num_tokens / len(ids)).tolist(), strict=True))
+        result.join(requests.tolist())
         # A request that ended before the block began was none of its own.
         flags = rows.flags if result.num_steps else rows.flags & ~FLAG_REQUEST_ENDED
         for candidate in candidates:

@@ -16,12 +16,17 @@ Tested against brute force. About 0.1 s for 1,000 uses; not for long traces (``n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moelab.domain.summary import summary_html, summary_text
 from moelab.domain.trace import Trace
 from moelab.policies.requests import Requests
 from moelab.policies.signature import NEVER
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _TOLERANCE = 1e-6
 
@@ -54,6 +59,32 @@ class MinCost:
     def reads_per_layer_step(self) -> float:
         """Distinct misses + uploads, per layer-step."""
         return (self.misses + self.uploads) / max(1, self.num_layer_steps)
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values, units in the names."""
+        return {
+            "routing": "synthetic" if self.synthetic else "recorded",
+            "price": self.price,
+            "reads_per_layer_step": self.reads_per_layer_step,
+            "hit_rate_per_request": self.hit_rate_per_request,
+            "distinct_hits": self.hits,
+            "distinct_misses": self.misses,
+            "uploads": self.uploads,
+            "layer_steps": self.num_layer_steps,
+            "integer_programs": self.num_integer_programs,
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row."""
+        import pandas as pd
+
+        return pd.DataFrame([self.summary()])
+
+    def __repr__(self) -> str:
+        return summary_text("MinCost", self.summary())
+
+    def _repr_html_(self) -> str:
+        return summary_html("MinCost", self.summary())
 
 
 def min_cost(
@@ -157,7 +188,7 @@ def _solve(
     constraint = LinearConstraint(matrix, np.concatenate(lower), np.concatenate(upper))
     for integrality in (0, 1):
         whole = np.concatenate([np.full(3 * num, integrality), np.zeros(len(times))])
-        found = milp(gain, constraints=constraint, bounds=bounds, integrality=whole)
+        found = milp(gain, constraints=constraint, bounds=bounds, integrality=whole, options={"mip_rel_gap": 0.0})
         if found.x is None:
             raise RuntimeError(f"HiGHS found no optimum: {found.message}; give fewer steps (num_steps)")
         kept = found.x[y]

@@ -210,7 +210,7 @@ def _predict(result: SimResult, machine: Machine, efficiency: float) -> dict[str
         )
     if result.tier_names and machine.fast_tiers:
         return _predict_with_fast_tier(result, machine, efficiency)
-    return one_node.predict(
+    predicted = one_node.predict(
         read_bytes=result.bytes_of_node[result.node_names[0]],
         num_layer_steps=result.num_layer_steps,
         num_tokens=result.num_tokens,
@@ -218,6 +218,9 @@ def _predict(result: SimResult, machine: Machine, efficiency: float) -> dict[str
         efficiency=efficiency,
         layer_overhead_s=machine.layer_overhead_s or 0.0,
     )
+    if result.tier_names:
+        return {**predicted, "fast_tier": f"taken as infinitely fast: machine {machine.name} has none"}
+    return predicted
 
 
 def _predict_with_fast_tier(result: SimResult, machine: Machine, efficiency: float) -> dict[str, Any]:
@@ -227,7 +230,7 @@ def _predict_with_fast_tier(result: SimResult, machine: Machine, efficiency: flo
     assert read is not None
     rates = Rates(
         read_gb_per_s=read,
-        efficiency=min(1.0, efficiency),
+        efficiency=efficiency,
         link_gb_per_s=fast.link_gb_per_s,
         fast_read_gb_per_s=fast.read_gb_per_s,
         layer_overhead_s=machine.layer_overhead_s or 0.0,

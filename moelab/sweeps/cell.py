@@ -66,6 +66,11 @@ class Cell:
         """Planner of the initial residents."""
         return _START_OF_POLICY.get(self.policy.name, "empty")
 
+    @property
+    def oracle(self) -> str | None:
+        """What bounds it: the oracles start empty, so nothing bounds a cell that starts with residents."""
+        return POLICIES[self.policy.name].oracle(self.policy) if self.start == "empty" else None
+
     def key(self, digest: str) -> str:
         """32 hexadecimal digits of (trace, policy, parameters, capacity, start, code)."""
         document = {
@@ -98,7 +103,7 @@ class Cell:
             "routing": "synthetic" if header.synthetic else "recorded",
             "policy": self.label,
             "is_oracle": POLICIES[self.policy.name].needs_next_use,
-            "oracle": POLICIES[self.policy.name].oracle(self.policy),
+            "oracle": self.oracle,
             "scope": self.scope,
             "slots": self.slots,
             "share_of_experts": self.slots / num_places,

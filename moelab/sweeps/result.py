@@ -78,8 +78,9 @@ class SweepResult:
     def regret(self) -> pd.DataFrame:
         """Misses per layer-step beside those of the oracle of the policy's class, at each capacity.
 
-        ``oracle`` and what follows are empty for policies that prefetch: nothing bounds them. ``regret`` is never
-        negative where all experts have one size. Raises ``ValueError`` where an oracle is not in the sweep.
+        ``oracle`` and what follows are empty where nothing bounds a policy: it prefetches, overflows or starts with
+        residents. ``regret`` is never negative where all experts have one size. Raises ``ValueError`` where an oracle
+        is not in the sweep.
         """
         if missing := self.missing_oracles():
             raise ValueError(

@@ -64,7 +64,7 @@ def sweep(
 
 
 def _missing_oracles(cells: list[Cell]) -> list[str]:
-    wanted = {POLICIES[cell.policy.name].oracle(cell.policy) for cell in cells}
+    wanted = {cell.oracle for cell in cells}
     return sorted(name for name in wanted - {cell.label for cell in cells} if name)
 
 

@@ -36,6 +36,18 @@ def check_plan(plan: Plan, routed: Sequence[RoutedExperts], late: str = "home") 
         raise ValueError(
             "plan has overflow; the engine's slots are allocated once, so nothing fits beyond them: re-plan without it"
         )
+    (node,) = nodes
+    home, at_home = plan.format_of_tier[node], routed[0].layout
+    if home.weight_format in WEIGHT_FORMATS and home.weight_format != at_home.weight_format:
+        raise ValueError(
+            f"plan has {home.weight_format} homes on {node}; this engine's are {at_home.weight_format}: "
+            "re-plan on a trace of this engine"
+        )
+    if set(home.expert_bytes) - {0, at_home.expert_bytes}:
+        raise ValueError(
+            f"plan says {sorted(set(home.expert_bytes))} bytes for an expert on {node}; this engine's take "
+            f"{at_home.expert_bytes}: re-plan on a trace of this engine"
+        )
     layout = slot_layout(plan, routed[0].layout)
     planned = set(plan.format_of_tier[FAST_TIER].expert_bytes)
     if planned - {0, layout.expert_bytes}:
