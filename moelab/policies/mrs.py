@@ -18,6 +18,7 @@ import numpy as np
 
 from moelab.policies.compiled import at, compiled
 from moelab.policies.ema_lfu import LARGEST, scale_down
+from moelab.policies.optional_arrays import CANDIDATE_SCORES
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.score_heap import (
     ADMISSION,
@@ -91,6 +92,7 @@ POLICY = Policy(
     parameters={**ADMISSION, "alpha": 0.5, "top_p": 12},
     new_state=new_state,
     layers_are_apart=True,
+    reads=(CANDIDATE_SCORES,),
 )
 
 ADMIT_POLICY = Policy(
@@ -100,4 +102,5 @@ ADMIT_POLICY = Policy(
     parameters={**POLICY.parameters, "hysteresis": 0.2},
     new_state=new_state,
     layers_are_apart=True,
+    reads=(CANDIDATE_SCORES,),
 )
