@@ -3,13 +3,14 @@
 Cache-aware routing (`cache_bias`): an expert on the fast tier gets a bonus when the router chooses, so that fewer
 experts are read from home. Skliar, van Rozendaal et al. 2024, "Mixture of Cache-Conditional Experts" (arXiv
 2412.00099), its cache prior: score + lambda x D x [expert is resident], D the running mean of the range of the layer's
-scores, gate weights those of the router without the bonus, the first J experts always kept. Where we differ: the score is the one
-that chooses (DeepSeek-V3: sigmoid plus bias), D is the mean over all tokens that the layer has routed under the mode.
+scores, gate weights those of the router without the bonus, the first J experts always kept. Where we differ: the score
+is the one that chooses (DeepSeek-V3: sigmoid plus bias); D is the mean over all tokens that the layer has routed since
+the mode began.
 
 Expert deferral (`num_deferred`): of each token the experts of the smallest gate weights are added one MoE layer later,
-so that a CPU could compute them beside the next attention; the last MoE layer defers nothing. KTransformers (Chen et al.,
-SOSP 2025), `max_deferred_experts_per_token`. Where we differ: each token keeps its own best (there an expert that any
-token of the batch keeps is kept for all).
+so that a CPU could compute them beside the next attention; the last MoE layer defers nothing. KTransformers (Chen et
+al., SOSP 2025), `max_deferred_experts_per_token`. Where we differ: each token keeps its own best (there an expert that
+any token of the batch keeps is kept for all).
 
 Knows numbers only, no engine. Floor 0.
 """

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from moelab.domain.lossy import Lossy
 from moelab.domain.plan import Plan, TierFormat
 from moelab.domain.summary import summary_html, summary_text
 from moelab.domain.trace import Phase, TraceHeader
@@ -148,6 +149,17 @@ class Engine(Stepper):
 
         return carry_out(self, plan, policy=policy, late=late, keep_log=keep_log, device=device)
 
+    def use_lossy(self, lossy: Lossy | None) -> None:
+        """Change what the model computes on purpose from the next step on; None: exact again. See `domain.lossy`.
+
+        `moelab bench nll` says what it costs on nano. ValueError where a token has fewer experts, and for cache-aware
+        routing without a fast tier.
+        """
+        from moelab.engine.placement import check_lossy
+
+        check_lossy(self, lossy, self.fast_tier)
+        self.set_lossy(lossy)
+
     def trace_header(self) -> TraceHeader:
         """What is true of everything that this engine records; `moelab.planner.empty` plans from it."""
         from moelab.engine.recorder import header_of
@@ -164,7 +176,7 @@ class Engine(Stepper):
 
     def close(self) -> None:
         """End the workers. The engine cannot run afterwards."""
-        self.use_plan(None)
+        self.set_fast_tier(None)
         self.pool.close()
 
     def __enter__(self) -> Engine:
@@ -185,6 +197,7 @@ class Engine(Stepper):
             "loaded": f"{self.loaded_bytes / 1e9:.2f} GB in {self.load_s:.1f} s "
             f"({self.loaded_bytes / 1e9 / max(self.load_s, 1e-9):.2f} GB/s), "
             + ("repacked" if self.packed is None else f"packed before: {self.packed}"),
+            "results": "exact" if self.lossy is None else str(self.lossy),
             "fast tier": "none" if self.fast_tier is None else str(self.fast_tier),
             "tokenizer": "tokenizer.json" if self.codec.tokenizer is not None else "none: give token ids",
             "skipped tensors": ", ".join(f"{n} {kind}" for kind, n in self.num_skipped_tensors.items()) or "none",
@@ -208,11 +221,12 @@ def load(
     dense_weights: str | None = None,
     num_workers: int | None = None,
     plan: Plan | str | Path | None = None,
+    lossy: Lossy | None = None,
 ) -> Engine:
     """The engine of a Hugging Face checkpoint directory; see `loader.load_model` for the choices.
 
     `packed`: a folder that `moelab pack` made of this checkpoint, read instead of repacking. `plan`: a plan, or its
-    file, for `Engine.use_plan`.
+    file, for `Engine.use_plan`. `lossy`: for `Engine.use_lossy`.
     """
     chosen = Plan.load(plan) if isinstance(plan, str | Path) else plan
     loaded = load_model(
@@ -222,6 +236,7 @@ def load(
     engine = Engine(Path(model_dir), loaded)
     try:
         engine.use_plan(chosen)
+        engine.use_lossy(lossy)
     except BaseException:
         engine.close()
         raise

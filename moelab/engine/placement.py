@@ -1,6 +1,6 @@
-"""Placement: a plan's fast tier in a running engine; what `Engine.use_plan` does.
+"""Placement: a plan's fast tier in a running engine; what `Engine.use_plan` does, and what `use_lossy` asks first.
 
-The plan is checked against model and engine before anything changes. It does not know steps or policies' decisions.
+Plan and mode are checked against model and engine before anything changes. It does not know steps or decisions.
 Floor 2.
 """
 
@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
+from moelab.domain.lossy import Lossy
 from moelab.domain.plan import Plan, TierFormat
 from moelab.engine.device import choose_device
 from moelab.engine.fast_tier.fast_tier import FastTier
@@ -24,6 +27,7 @@ def carry_out(
 ) -> FastTier | None:
     """The engine's fast tier from its next step on; ValueError where the plan does not fit, and nothing has changed."""
     if plan is None:
+        check_lossy(engine, engine.lossy, None)
         engine.set_fast_tier(None)
         return None
     plan.check_matches(
@@ -34,9 +38,23 @@ def carry_out(
     session = PolicySession(plan, policy)
     where = engine.device if device is None else choose_device(device)
     engine.set_fast_tier(None)  # its memory may be what the new one needs
-    tier = FastTier(engine.routed, plan, session, where, late=late, keep_log=keep_log)
+    # A CPU that stands in for a device keeps to float32 where the engine was loaded so.
+    dtype = torch.float32 if where.type == "cpu" and engine.model.dtype is torch.float32 else None
+    tier = FastTier(engine.routed, plan, session, where, late=late, keep_log=keep_log, dtype=dtype)
     engine.set_fast_tier(tier)
     return tier
+
+
+def check_lossy(engine: Engine, lossy: Lossy | None, tier: FastTier | None) -> None:
+    """ValueError for a mode that the model, or the engine with this tier, cannot run."""
+    if lossy is None:
+        return
+    lossy.check_top_k(engine.spec.num_experts_per_tok)
+    if lossy.cache_bias and tier is None:
+        raise ValueError(
+            f"cache_bias is {lossy.cache_bias:g} without a fast tier, so that no expert is resident; expected one: "
+            "use_plan first, or use_lossy(None)"
+        )
 
 
 def slot_format(engine: Engine, weight_format: str) -> TierFormat:

@@ -10,15 +10,19 @@ It knows sequences of tokens; it does not know text, sampling or plans. Floor 2.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from collections.abc import Sequence as SequenceOf
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from moelab.domain.lossy import Lossy
 from moelab.domain.trace import Phase
+from moelab.engine.between import Between
 from moelab.engine.cache import LatentCache
 from moelab.engine.counters import Counters, DenseLayers, PhaseCounts, bandwidth_beside_limit
 from moelab.engine.dense import KernelLinears
@@ -63,6 +67,8 @@ class Stepper:
         self.model = loaded.model
         self.observers: list[Observer] = []
         self.fast_tier: FastTier | None = None
+        self.lossy: Lossy | None = None
+        self._asked: Counter[str] = Counter()
         self.num_steps = 0
         self._request_ended = False
         self._num_tokens = {Phase.PREFILL: 0, Phase.DECODE: 0}
@@ -159,15 +165,19 @@ class Stepper:
         threads, threads_before = self._torch_threads[phase], torch.get_num_threads()
         starts = cache.lengths[row : row + batch]
         rows = routing = None
-        if self.observers or self.fast_tier is not None:
+        between = self.model.between
+        if self.observers or between.acts:
             rows = TokenRows(
                 [s.request for s in sequences], starts, [s.domain for s in sequences], token_ids.numpy(), phase,
                 self._request_ended,
             )  # fmt: skip
         if self.observers:
-            routing = StepRouting(len(self.routed), batch * num_queries, self.spec.num_experts_per_tok)
-        if self.fast_tier is not None and rows is not None:
-            self.fast_tier.begin_step(phase, rows.flags)
+            routing = StepRouting(
+                len(self.routed), batch * num_queries, self.spec.num_experts_per_tok, self.spec.n_routed_experts,
+                scores=between.wants_candidates, stale_gate=between.needs_stale,
+            )  # fmt: skip
+        if rows is not None and between.acts:
+            between.begin_step(phase, rows.flags)
         done = False
         try:
             if threads is not None:
@@ -180,8 +190,8 @@ class Stepper:
         finally:
             if threads is not None:
                 torch.set_num_threads(threads_before)
-            if self.fast_tier is not None:
-                self.fast_tier.end_step(failed=not done)
+            if between.acts:
+                between.end_step(failed=not done)
         step = self.num_steps
         for index in range(row, row + batch):
             cache.lengths[index] += num_queries
@@ -190,6 +200,7 @@ class Stepper:
         self._request_ended = False
         # After the step is counted: an observer that raises must not leave the others with a step that never was.
         if routing is not None and rows is not None:
+            rows.candidate_scores, rows.stale_gate_experts = routing.candidate_scores, routing.stale_gate_experts
             for observer in list(self.observers):
                 observer(step, rows, routing.expert_ids, routing.gate_weights)
         self._step_s += time.perf_counter() - started
@@ -199,9 +210,38 @@ class Stepper:
         """A request has had its last tokens: policies and observers are told so with the next step."""
         self._request_ended = True
 
+    # --- what happens between routers and experts ---
+
     def set_fast_tier(self, tier: FastTier | None) -> None:
         """Run beside this tier from the next step on; the one before is closed. `Engine.use_plan` makes them."""
         before, self.fast_tier = self.fast_tier, tier
-        self.model.use_fast_tier(tier)
+        self._renew()
         if before is not None:
             before.close()
+
+    def set_lossy(self, lossy: Lossy | None) -> None:
+        """Change results on purpose from the next step on; `Engine.use_lossy` checks that it can be."""
+        self.lossy = lossy
+        self._renew()
+
+    @property
+    def policy_reads(self) -> tuple[str, ...]:
+        """Names of the optional arrays that the policy of the fast tier looks at."""
+        return () if self.fast_tier is None else self.fast_tier.policy.reads
+
+    @contextmanager
+    def asking(self, extras: Collection[str]) -> Iterator[None]:
+        """Compute these optional arrays (`Trace.extras`) in the steps inside the block; observers find them in rows."""
+        self._asked.update(extras)
+        self._renew()
+        try:
+            yield
+        finally:
+            self._asked.subtract(extras)
+            self._renew()
+
+    def _renew(self) -> None:
+        extras = frozenset({name for name, count in self._asked.items() if count} | set(self.policy_reads))
+        before = self.model.between
+        if (before.tier, before.lossy, before.extras) != (self.fast_tier, self.lossy, extras):
+            self.model.use_between(Between(self.model.routers, self.fast_tier, self.lossy, extras, before))

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from moelab.domain.trace import CANDIDATE_SCORES
 from moelab.policies.compiled import at, compiled
 from moelab.policies.ema_lfu import LARGEST, scale_down
-from moelab.policies.optional_arrays import CANDIDATE_SCORES
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.score_heap import (
     ADMISSION,

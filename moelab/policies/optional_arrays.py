@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from moelab.policies.compiled import compiled
 
-CANDIDATE_SCORES, STALE_GATE = "candidate_scores", "stale_gate_experts"
-"""Names in ``Trace.extras`` and in ``Policy.reads``."""
-
 
 @compiled
 def read_scores(half_scores, float_of_half, first, stop, place, scores):

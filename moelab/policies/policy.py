@@ -60,7 +60,7 @@ class Policy:
     demand bounds it). ``bypasses``: it may leave a miss outside though room could be made. ``layers_are_apart``: where
     each layer has its own pool, what it decides in a layer depends on that layer's requests alone, so that the
     simulator may replay layer after layer. ``lossy``: its use changes what the model computes. ``reads``: the optional
-    arrays (``optional_arrays``) that it looks at; an engine that runs it computes them, a recorder keeps them.
+    arrays (names of ``Trace.extras``) that it looks at; an engine that runs it computes them, a recorder keeps them.
     ``reference``: where the definition comes from.
     """
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from moelab.domain.trace import STALE_GATE
 from moelab.policies.compiled import compiled
-from moelab.policies.optional_arrays import STALE_GATE
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.prefetch_lru import copy_ahead, new_lists, serve_lru
 

@@ -18,7 +18,7 @@ from moelab.cost_model import one_node
 from moelab.cost_model.hybrid import Rates
 from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
-from moelab.domain.trace import Trace
+from moelab.domain.trace import CANDIDATE_SCORES, STALE_GATE, Trace
 from moelab.policies import POLICIES, Policy
 from moelab.policies.contract import contract_error
 from moelab.policies.counts import NUM_COLUMNS
@@ -136,7 +136,7 @@ def run_requests(
     from tqdm.auto import tqdm
 
     nothing = np.zeros((0, 0, 0), np.uint16)
-    scores, stale = trace.extras.get("candidate_scores"), trace.extras.get("stale_gate_experts")
+    scores, stale = trace.extras.get(CANDIDATE_SCORES), trace.extras.get(STALE_GATE)
     half_scores = nothing if scores is None else np.ascontiguousarray(scores, np.float16).view(np.uint16)
     stale_experts = nothing if stale is None else np.ascontiguousarray(stale, np.uint16)
     num_layers, num_experts = state.resident.shape

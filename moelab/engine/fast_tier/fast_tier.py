@@ -14,7 +14,6 @@ within the rounding of float32 and the slots' format, and on nothing else. It do
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from moelab.engine.fast_tier.plan import FAST_TIER, num_slots_of, slot_layout
 from moelab.engine.fast_tier.report import FastTierReport
 from moelab.engine.fast_tier.slot_memory import SlotMemory
 from moelab.engine.fast_tier.slot_table import NOWHERE, SlotTable
+from moelab.engine.share import Share
 from moelab.kernels.routed import RoutedExperts
 from moelab.policies import Policy
 from moelab.policies.counts import (
@@ -45,18 +45,6 @@ from moelab.policies.session import PolicySession
 from moelab.policies.signature import ADMIT, EVICT, FLAG_REQUEST_ENDED, PREFETCH
 
 BEFORE_ALL_STEPS = -1  # kind and clock of the copies that the plan itself asks for
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What of a layer-step the device computes: `experts` in rising order, in `slots`; `home_ids` int32 [T, K] is the
-    rest (`NO_EXPERT` where the device computes)."""
-
-    experts: list[int]
-    slots: list[int]
-    expert_ids: np.ndarray
-    gate_weights: np.ndarray
-    home_ids: np.ndarray
 
 
 class FastTier:
@@ -157,15 +145,21 @@ class FastTier:
         self.num_steps += 1
         self.num_failed_steps += failed
 
-    def serve(self, layer: int, expert_ids: np.ndarray, gate_weights: np.ndarray) -> Share:
-        """Ask the policy, move experts, and divide the layer-step. Integer ids and float32 gate weights [T, K]."""
+    def serve(
+        self, layer: int, expert_ids: np.ndarray, gate_weights: np.ndarray, scores: np.ndarray | None = None,
+        stale: np.ndarray | None = None,
+    ) -> Share:  # fmt: skip
+        """Ask the policy, move experts, and divide the layer-step. Integer ids and float32 gate weights [T, K].
+
+        `scores`: candidate scores float16 [T, E]; `stale`: ids [T, K] that the stale gate names for the next layer.
+        """
         self._in_the_middle = True
         session, table, copies = self._session, self._table, self._copies
         clock = session.clock
         session.ask(
             np.ascontiguousarray(expert_ids[:, None], np.uint16),
             np.ascontiguousarray(gate_weights[:, None], np.float16),
-            layer=layer, step=self.num_steps, flags=self._flags,
+            layer=layer, step=self.num_steps, flags=self._flags, candidate_scores=scores, stale_experts=stale,
         )  # fmt: skip
         used = session.experts
         slots = table.slot_of_expert[layer, used]

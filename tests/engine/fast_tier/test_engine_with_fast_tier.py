@@ -20,7 +20,8 @@ from tests.engine.fast_tier.nano_runs import PROMPTS, assert_live_equals_simulat
 @pytest.fixture(scope="module")
 def engine():
     """float32 throughout: the device has the same arithmetic, and nothing rounds the last bit into a step of bf16."""
-    with load(shipped("nano/model"), num_workers=1, activation="f32", dense_weights="float32") as engine:
+    float32 = {"activation": "f32", "dense_weights": "float32", "dense_dtype": "float32"}
+    with load(shipped("nano/model"), num_workers=1, **float32) as engine:
         yield engine
 
 
