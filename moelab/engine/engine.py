@@ -141,7 +141,8 @@ class Engine(Stepper):
 
         Pinned and placed experts are in their slots when this returns. `policy`: a record that is not in `POLICIES`, in
         place of the one the plan names. `late`: an expert whose copy is not there yet runs from `home`, or the step
-        will `wait` (then the arithmetic does not depend on how fast copies were). `keep_log` keeps every decision.
+        will `wait` (then the arithmetic does not depend on how fast copies were); `never`: a tier on paper, whose
+        policy decides while nothing is copied and all runs from home. `keep_log` keeps every decision.
         `device` None: that of the dense path; a CPU stands in for a device and is marked `emulated`. ValueError for a
         plan that is for another model, or that this engine cannot carry out: then the tier before stays.
         """

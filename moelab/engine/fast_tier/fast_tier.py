@@ -4,7 +4,8 @@ For each layer-step: the policy is asked with what the layer routed (`policies.s
 hit and is computed on the device, unless its copy has not arrived: then it is late and runs from home like a miss
 (`late="wait"` waits for it instead, so that the arithmetic of a run does not depend on how fast the copies were). Then
 victims give their slots back and what was admitted or prefetched is sent to the copy thread. Residency follows the
-policy's logical clock, copies follow wall time; only `late` tells them apart.
+policy's logical clock, copies follow wall time; only `late` tells them apart. `late="never"` is a tier on paper: the
+policy decides, no copy is made, all runs from home, so that results are those without a tier.
 
 Sums: float32. The kernels add the experts that run from home in slot order; the device adds its own in rising order of
 their ids, starting from 0; the second sum is added to the first. So a result depends on which experts were where,
@@ -75,7 +76,7 @@ class FastTier:
         self._table = SlotTable(num_layers, num_experts, self._memory.num_slots)
         self._counts = np.zeros((len(Phase), num_layers, NUM_COLUMNS), np.int64)
         self._num_layer_steps = np.zeros((len(Phase), num_layers), np.int64)
-        self._evictions: list[tuple[int, int, int, int, int]] | None = [] if keep_log else None
+        self._moves: list[tuple[int, int, int, int, int]] | None = [] if keep_log else None
         self._requests: list[np.ndarray] | None = [] if keep_log else None
         self._is_one = np.zeros(NO_EXPERT + 1, bool)
         self._phase, self._flags = Phase.PREFILL, 0
@@ -122,6 +123,8 @@ class FastTier:
         return self._table.resident
 
     def __str__(self) -> str:
+        if self.late == "never":
+            return f"{self.num_slots} slots of {self._memory.layout.weight_format} on paper, policy {self.policy.name}"
         where = f"emulated on the {self.device.type.upper()}" if self.emulated else f"on {self.device}"
         return f"{self.num_slots} slots of {self._memory.layout.weight_format} {where}, policy {self.policy.name}"
 
@@ -168,7 +171,7 @@ class FastTier:
         num_late = 0
         for expert, slot in zip(used[held].tolist(), slots[held].tolist(), strict=True):
             arrived = copies.has_arrived(slot)
-            num_late += not arrived
+            num_late += not arrived and self.late != "never"
             if not arrived and self.late == "wait":
                 copies.wait(slot)
                 arrived = True
@@ -213,8 +216,8 @@ class FastTier:
     def _release(self, victims: np.ndarray, clock: int) -> int:
         for layer, expert in victims.tolist():
             self._copies.forget(self._table.release(layer, expert))
-            if self._evictions is not None:
-                self._evictions.append((clock, EVICT, layer, expert, -1))
+            if self._moves is not None:
+                self._moves.append((clock, EVICT, layer, expert, -1))
         return len(victims)
 
     def _admit(self, experts: Sequence[Sequence[int]], clock: int, kind: int) -> int:
@@ -224,6 +227,11 @@ class FastTier:
 
     def _send(self, layer: int, expert: int, clock: int, kind: int) -> None:
         slot = self._table.take(layer, expert)
+        if self.late == "never":
+            self._copies.forget(slot)
+            if self._moves is not None and kind != BEFORE_ALL_STEPS:
+                self._moves.append((clock, kind, layer, expert, 0))
+            return
         self._copies.ask(slot, layer, expert, clock, kind, self._memory.mark())
 
     def _copy(self, job: Copy) -> int:
@@ -262,12 +270,12 @@ class FastTier:
     @property
     def log(self) -> np.ndarray:
         """int64 [*, 5] (clock, kind, layer, expert, tier): evictions and copies as they were carried out."""
-        if self._evictions is None:
+        if self._moves is None:
             raise ValueError("this tier kept no log: use_plan(..., keep_log=True)")
         self._copies.drain()
         copied = [(clock, kind, layer, expert, 0) for clock, kind, layer, expert, _ in self._copies.log]
         rank = {EVICT: 0, ADMIT: 1, PREFETCH: 2}  # within a request, as the contract applies them
-        rows = sorted(self._evictions + copied, key=lambda row: (row[0], rank[row[1]]))
+        rows = sorted(self._moves + copied, key=lambda row: (row[0], rank[row[1]]))
         return np.array(rows, np.int64).reshape(-1, 5)
 
     def slot_weights(self, layer: int, expert: int) -> tuple[torch.Tensor, torch.Tensor]:
