@@ -20,8 +20,16 @@ import numpy as np
 import torch
 
 from moelab.domain.plan import Plan
-from moelab.domain.trace import NO_EXPERT, Phase
+from moelab.domain.trace import Phase
 from moelab.engine.fast_tier.copy_thread import Copy, CopyThread
+from moelab.engine.fast_tier.divide import (
+    NUM_HELD,
+    NUM_LATE,
+    NUM_ROUTED_HITS,
+    NUM_ROUTINGS,
+    NUM_SERVED,
+    divide,
+)
 from moelab.engine.fast_tier.payload import home_block, in_format
 from moelab.engine.fast_tier.plan import FAST_TIER, num_slots_of, slot_layout
 from moelab.engine.fast_tier.report import FastTierReport
@@ -78,7 +86,8 @@ class FastTier:
         self._num_layer_steps = np.zeros((len(Phase), num_layers), np.int64)
         self._moves: list[tuple[int, int, int, int, int]] | None = [] if keep_log else None
         self._requests: list[np.ndarray] | None = [] if keep_log else None
-        self._is_one = np.zeros(NO_EXPERT + 1, bool)
+        self._state_of_expert, self._late_slots = np.zeros((2, num_experts), np.int64)
+        self._served, self._numbers = np.zeros((2, num_experts), np.int64), np.zeros(5, np.int64)
         self._phase, self._flags = Phase.PREFILL, 0
         self._in_the_middle = False
         self.num_steps = self.num_failed_steps = 0
@@ -164,32 +173,33 @@ class FastTier:
             np.ascontiguousarray(gate_weights[:, None], np.float16),
             layer=layer, step=self.num_steps, flags=self._flags, candidate_scores=scores, stale_experts=stale,
         )  # fmt: skip
-        used = session.experts
-        slots = table.slot_of_expert[layer, used]
-        held = np.flatnonzero(slots != NOWHERE)
-        served: dict[int, int] = {}
-        num_late = 0
-        for expert, slot in zip(used[held].tolist(), slots[held].tolist(), strict=True):
-            arrived = copies.has_arrived(slot)
-            num_late += not arrived and self.late != "never"
-            if not arrived and self.late == "wait":
+        ids = np.ascontiguousarray(expert_ids, np.int32)
+        home_ids, numbers = np.empty_like(ids), self._numbers
+        arguments = (
+            session.experts, table.slot_of_expert[layer], copies.asked, copies.arrived, ids, self._state_of_expert,
+            home_ids, self._served, self._late_slots, numbers,
+        )  # fmt: skip
+        divide(*arguments)
+        num_late = int(numbers[NUM_LATE])
+        if num_late and self.late == "wait":
+            for slot in self._late_slots[:num_late].tolist():
                 copies.wait(slot)
-                arrived = True
-            if arrived:
-                served[expert] = slot
+            divide(*arguments)
+        experts, slots = self._served[:, : numbers[NUM_SERVED]].tolist()
         counts = np.zeros(NUM_COLUMNS, np.int64)
-        counts[HITS], counts[MISSES] = len(held), len(used) - len(held)
-        counts[LATE] = num_late
+        counts[HITS] = numbers[NUM_HELD]
+        counts[MISSES] = len(session.experts) - numbers[NUM_HELD]
+        counts[ROUTED_HITS], counts[ROUTINGS] = numbers[NUM_ROUTED_HITS], numbers[NUM_ROUTINGS]
+        counts[LATE] = 0 if self.late == "never" else num_late
         counts[EVICTIONS] = self._release(session.evict, clock)
         counts[UPLOADS] = self._admit([(layer, expert) for expert in session.admit.tolist()], clock, ADMIT)
         counts[PREFETCHES] = self._admit(session.prefetch.tolist(), clock, PREFETCH)
-        share = self._divide(served, used[held], expert_ids, gate_weights, counts)
         self._counts[self._phase, layer] += counts
-        self._num_layer_steps[self._phase, layer] += len(used) > 0
+        self._num_layer_steps[self._phase, layer] += len(session.experts) > 0
         if self._requests is not None:
             self._requests.append(counts)
         self._in_the_middle = False
-        return share
+        return Share(experts, slots, expert_ids, gate_weights, home_ids)
 
     def compute(self, share: Share, x: torch.Tensor) -> torch.Tensor | None:
         """x [T, H], anywhere -> the device's part of the sum, float32 [T, H] on the device; None where there is none.
@@ -240,23 +250,6 @@ class FastTier:
         block = in_format(home_block(routed, job.expert), routed.layout, layout)
         self._memory.write(job.slot, block, job.after)
         return layout.expert_bytes
-
-    def _divide(
-        self, served: dict[int, int], held: np.ndarray, expert_ids: np.ndarray, gate_weights: np.ndarray,
-        counts: np.ndarray,
-    ) -> Share:  # fmt: skip
-        counts[ROUTINGS] = np.count_nonzero(expert_ids != NO_EXPERT)
-        counts[ROUTED_HITS] = np.count_nonzero(self._among(held, expert_ids))
-        experts = sorted(served)
-        home_ids = np.where(self._among(experts, expert_ids), NO_EXPERT, expert_ids).astype(np.int32)
-        return Share(experts, [served[expert] for expert in experts], expert_ids, gate_weights, home_ids)
-
-    def _among(self, experts: Sequence[int] | np.ndarray, expert_ids: np.ndarray) -> np.ndarray:
-        """bool [T, K]; `np.isin` takes ten times as long."""
-        self._is_one[experts] = True
-        found: np.ndarray = self._is_one[expert_ids]
-        self._is_one[experts] = False
-        return found
 
     # --- results ---
 
