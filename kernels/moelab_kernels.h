@@ -50,7 +50,7 @@
 extern "C" {
 #endif
 
-#define MOELAB_ABI_VERSION 4
+#define MOELAB_ABI_VERSION 5
 
 enum moelab_weight_format { MOELAB_FLOAT32 = 0, MOELAB_BF16 = 1, MOELAB_INT4_G32 = 2, MOELAB_INT8_G32 = 3 };
 enum moelab_activation_mode { MOELAB_ACT_F32 = 0, MOELAB_ACT_BF16 = 1, MOELAB_ACT_INT8 = 2 };
@@ -306,6 +306,7 @@ typedef struct moelab_route {
     float *choice;       /* [E] scratch */
     int32_t *expert_ids; /* [T, K] */
     float *gate_weights; /* [T, K] */
+    float *scores;       /* [T, E] sigmoid of the logits, without bias; NULL: not asked */
     int64_t bad_token;   /* set with MOELAB_NOT_A_NUMBER */
 } moelab_route;
 

@@ -144,7 +144,9 @@ static inline int32_t route_tokens(moelab_route *r) {
         float *gates = r->gate_weights + t * r->top_k;
         bool is_number = true;
         for (int64_t e = 0; e < r->num_experts; e++) {
-            r->choice[e] = 1.0f / (1.0f + std::exp(-logits[e])) + r->bias[e];
+            const float score = 1.0f / (1.0f + std::exp(-logits[e]));
+            if (r->scores != nullptr) r->scores[t * r->num_experts + e] = score;
+            r->choice[e] = score + r->bias[e];
             is_number &= r->choice[e] == r->choice[e];
         }
         if (!is_number) {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moelab.analysis import analyse
     from moelab.calibrate import this_machine
+    from moelab.domain.lossy import Lossy
     from moelab.domain.machine import Machine
     from moelab.domain.model import ModelSpec
     from moelab.domain.plan import Plan
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_OF_NAME = {
+    "Lossy": "moelab.domain.lossy",
     "Machine": "moelab.domain.machine",
     "ModelSpec": "moelab.domain.model",
     "NO_EXPERT": "moelab.domain.trace",

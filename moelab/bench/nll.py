@@ -1,14 +1,16 @@
-"""``moelab bench nll``: what each activation mode and each format of the linear layers costs on held-out text.
+"""``moelab bench nll``: what each activation mode, each format of the linear layers and each lossy mode costs.
 
 nano's prompts (held-out documents of nine domains), mean negative log likelihood per token, each mode beside float32
-throughout. A difference is of the same tokens, so its interval (bootstrap over prompts) is far smaller than that of
-the NLL itself. Floor 6.
+throughout; the lossy modes (``domain.lossy``) beside the same engine without them, on every third prompt, because their
+texts are fed one token at a time: what is resident changes with each. Their fast tier is on paper (LRU, a quarter of
+the experts), so that the cost is that of the routing alone. A difference is of the same tokens, so its interval
+(bootstrap over prompts) is far smaller than that of the NLL itself. Floor 6.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,9 +18,13 @@ import torch
 from tqdm.auto import tqdm
 
 from moelab.bench.result import BenchResult
+from moelab.domain.lossy import Lossy
+from moelab.domain.trace import Phase
 from moelab.engine.engine import Engine, load
+from moelab.engine.sampling import Sampling
 from moelab.kernels import isa_table
 from moelab.kernels.job import Activation
+from moelab.planner import empty
 from moelab.store import shipped
 
 # (activations of the routed experts, type of the dense path, packed linear layers)
@@ -28,13 +34,26 @@ MODES: tuple[tuple[Activation, str, str], ...] = (
     ("int8", "float32", "float32"), ("int8", "float32", "bf16"), ("int8", "float32", "int8"),
     ("int8", "float32", "int4"),
 )  # fmt: skip
+# The first is what the others stand beside.
+LOSSY_MODES = (
+    Lossy(),
+    *(Lossy(cache_bias=bias) for bias in (0.1, 0.2, 0.5)),
+    *(Lossy(num_deferred=count) for count in (1, 2, 3)),
+)
+SLOT_SHARE = 0.25  # of the experts of a layer
+LOSSY_EVERY = 3  # prompts
 _BOOTSTRAP = 2000
 
 
 @dataclass(frozen=True)
 class NllRow:
-    """Nats per token; ``cost`` against float32 throughout with its 95% interval over prompts."""
+    """Nats per token; ``cost`` against float32 throughout with its 95% interval over prompts.
 
+    ``lossy``: ``exact``, or a mode whose cost is against the same engine without it; then ``misses_per_layer_step`` are
+    distinct experts that were read from home, ``None`` without a fast tier.
+    """
+
+    lossy: str
     activation: str
     dense_dtype: str
     dense_weights: str
@@ -42,14 +61,19 @@ class NllRow:
     cost: float
     cost_interval: tuple[float, float]
     num_tokens: int
+    misses_per_layer_step: float | None = None
 
 
 def bench_nll() -> list[NllRow]:
     """All modes that this machine has, over all prompts."""
-    native = any(row.supported and row.isa != "numba" for row in isa_table())
-    modes = [mode for mode in MODES if native or mode[2] == "torch"]
     with open(shipped("nano/prompts.jsonl"), encoding="utf-8") as file:
         prompts = [json.loads(line)["prompt"] for line in file]
+    return [*_arithmetic(prompts), *lossy_rows(prompts[::LOSSY_EVERY])]
+
+
+def _arithmetic(prompts: Sequence[str]) -> list[NllRow]:
+    native = any(row.supported and row.isa != "numba" for row in isa_table())
+    modes = [mode for mode in MODES if native or mode[2] == "torch"]
     rows: list[NllRow] = []
     exact: np.ndarray | None = None
     for activation, dense_dtype, dense_weights in tqdm(modes, desc="nll", unit="mode"):
@@ -60,24 +84,66 @@ def bench_nll() -> list[NllRow]:
             sums, counts = _sums(engine, prompts)
         if exact is None:
             exact = sums
-        low, high = _interval(sums - exact, counts)
-        total = counts.sum()
-        rows.append(
-            NllRow(
-                activation=activation, dense_dtype=dense_dtype, dense_weights=dense_weights,
-                nll=float(sums.sum() / total), cost=float((sums - exact).sum() / total), cost_interval=(low, high),
-                num_tokens=int(total),
-            )
-        )  # fmt: skip
+        rows.append(_row(engine, "exact", sums, exact, counts))
     return rows
 
 
-def _sums(engine: Engine, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def lossy_rows(prompts: Sequence[str], modes: Sequence[Lossy] = LOSSY_MODES) -> list[NllRow]:
+    """The modes over the prompts, each in a tier that is empty at first; nano as it loads."""
+    rows: list[NllRow] = []
+    exact: np.ndarray | None = None
+    with load(shipped("nano/model"), device="cpu") as engine:
+        for lossy in tqdm(modes, desc="nll, lossy", unit="mode"):
+            slots = round(SLOT_SHARE * engine.spec.n_routed_experts)
+            engine.use_lossy(None)
+            tier = engine.use_plan(empty(engine.trace_header(), slots_per_layer=slots), late="never")
+            engine.use_lossy(lossy)
+            sums, counts = _sums(engine, prompts, _logits_by_decode)
+            assert tier is not None
+            report = tier.report()
+            misses = report.misses / int(report.num_layer_steps.sum())
+            exact = sums if exact is None else exact
+            rows.append(_row(engine, str(lossy), sums, exact, counts, misses))
+        engine.use_lossy(None)
+    return rows
+
+
+def _row(
+    engine: Engine, lossy: str, sums: np.ndarray, exact: np.ndarray, counts: np.ndarray, misses: float | None = None
+) -> NllRow:
+    total = counts.sum()
+    return NllRow(
+        lossy=lossy, activation=engine.activation, dense_dtype=engine.dense_dtype,
+        dense_weights=engine.dense_weights or "torch",
+        nll=float(sums.sum() / total), cost=float((sums - exact).sum() / total),
+        cost_interval=_interval(sums - exact, counts), num_tokens=int(total), misses_per_layer_step=misses,
+    )  # fmt: skip
+
+
+def _logits_at_once(engine: Engine, token_ids: Sequence[int]) -> torch.Tensor:
+    return engine.forward(token_ids)
+
+
+def _logits_by_decode(engine: Engine, token_ids: Sequence[int]) -> torch.Tensor:
+    """[T, vocab]: one decode step for each token."""
+    cache, sequence = engine.new_cache(1), engine.new_sequence(token_ids, 1, Sampling(), ())
+    rows = []
+    for token in token_ids:
+        logits = engine.step(torch.tensor([[token]]), cache, 0, [sequence], Phase.DECODE, "last")
+        assert logits is not None
+        rows.append(logits[0, 0])
+    engine.end_request()
+    return torch.stack(rows)
+
+
+def _sums(
+    engine: Engine, prompts: Sequence[str], logits_of: Callable[[Engine, Sequence[int]], torch.Tensor] = _logits_at_once
+) -> tuple[np.ndarray, np.ndarray]:
     """Sum of -log p and number of predicted tokens of each prompt."""
     sums, counts = [], []
     for prompt in prompts:
         tokens = engine.codec.encode(prompt)
-        log_p = engine.forward(tokens[:-1]).double().log_softmax(-1)
+        log_p = logits_of(engine, tokens[:-1]).double().log_softmax(-1)
         chosen = log_p.gather(-1, torch.tensor(tokens[1:])[:, None])
         sums.append(-float(chosen.sum()))
         counts.append(len(tokens) - 1)

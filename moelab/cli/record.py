@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from moelab.cli.fast_tier_arguments import add_fast_tier, fast_tier_summary, print_fast_tier, use_fast_tier
+from moelab.cli.lossy_arguments import add_lossy, print_lossy, use_lossy
 from moelab.cli.output import print_json, print_rows
 
 HELP = "generate from prompts and record which experts each token used"
@@ -23,18 +24,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K likeliest tokens")
     parser.add_argument("--licence", default="not stated", help="licence of the capture, written into its header")
+    parser.add_argument("--scores", action="store_true", default=None, help="store the router scores of all experts")
+    parser.add_argument(
+        "--stale-gate", action="store_true", default=None, help="store what each router would choose a layer early"
+    )
     parser.add_argument("--keep-text", action="store_true", help="store token ids: they are the users' text")
     parser.add_argument("--seed", type=int, default=0)
     add_engine(parser)
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """--device, --isa, --activation, --packed, and the fast tier."""
+    """--device, --isa, --activation, --packed, the fast tier and the lossy modes."""
     parser.add_argument("--device", help="torch device of the dense path (default: cuda where there is one)")
     parser.add_argument("--isa", help="numba, generic, avx2, avx512, amx (default: the fastest here)")
     parser.add_argument("--activation", choices=("f32", "bf16", "int8"), help="activation mode of the experts")
     parser.add_argument("--packed", metavar="FOLDER", help="read the weights that `moelab pack` wrote")
     add_fast_tier(parser)
+    add_lossy(parser)
 
 
 def load_engine(options: argparse.Namespace):
@@ -46,6 +52,7 @@ def load_engine(options: argparse.Namespace):
     engine = load(model, packed=options.packed, device=options.device, isa=options.isa, activation=options.activation)
     try:
         use_fast_tier(engine, options)
+        use_lossy(engine, options)
     except BaseException:
         engine.close()
         raise
@@ -70,10 +77,14 @@ def run(options: argparse.Namespace) -> None:
         licence=options.licence,
         provenance=f"moelab record {options.model} --prompts {Path(options.prompts).name}",
         progress=not options.json,
+        scores=options.scores,
+        stale_gate=options.stale_gate,
     )
+    lossy = None if engine.lossy is None else str(engine.lossy)
     if options.json:
-        print_json({**capture.summary(), "fast_tier": fast_tier_summary(engine)})
+        print_json({**capture.summary(), "fast_tier": fast_tier_summary(engine), "lossy": lossy})
     else:
         rows = {name.replace("_", " "): value for name, value in capture.summary().items()}
         print_rows(f"trace written to {options.out}", rows)
         print_fast_tier(engine)
+        print_lossy(engine)

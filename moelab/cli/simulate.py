@@ -33,11 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compare with the residency that the engine recorded, every row of the trace",
     )
+    parser.add_argument(
+        "--lossy-cache-bias", type=float, default=0.0, metavar="B",
+        help="LOSSY, an estimate on recorded scores: the router prefers residents by B times the range of its scores",
+    )  # fmt: skip
     parser.add_argument("--report", metavar="FILE", help="also write a self-contained HTML page with pictures")
 
 
 def run(options: argparse.Namespace) -> None:
     from moelab.calibrate import resolve_machine
+    from moelab.domain.lossy import Lossy
     from moelab.domain.units import parse_bytes
     from moelab.execution.planned import plan_for, policy_label, scored_part
     from moelab.simulator import check_residency, simulate
@@ -55,6 +60,7 @@ def run(options: argparse.Namespace) -> None:
     knows_bytes = 0 not in plan.format_of_tier["node0"].expert_bytes
     result = simulate(
         scored, plan, machine if knows_bytes else None, phase=phase, efficiency=efficiency, log=options.check_residency,
+        lossy=Lossy(options.lossy_cache_bias) if options.lossy_cache_bias else None,
         progress=not options.json,
     )  # fmt: skip
     summary = {**result.summary(), "policy": policy_label(plan), "scored_on": scored_on}

@@ -30,6 +30,9 @@ NO_EXPERT = 65535
 NO_TOKEN_ID = -1
 """Sentinel of ``TokenTable.token_id``: the text of this token was not recorded."""
 
+CANDIDATE_SCORES, STALE_GATE, RESIDENCY = "candidate_scores", "stale_gate_experts", "residency"
+"""Names of optional arrays: see ``Trace.extras``."""
+
 GateWeightKind = Literal[
     "softmax_over_all",  # softmax over all E, not renormalised over the selected K
     "softmax_over_selected",  # softmax over the K selected (gpt-oss), sums to 1
@@ -181,8 +184,10 @@ class Trace:
     """A whole trace in memory, checked at construction.
 
     Raises ``ValueError`` where shapes, dtypes, ids or steps contradict the header. ``extras`` holds
-    optional per-token arrays by name, first axis T: ``candidate_scores`` float16 [T, L, E],
-    ``stale_gate_experts`` uint16 [T, L, K], ``residency`` uint8 [T, L, K].
+    optional per-token arrays by name, first axis T: ``candidate_scores`` float16 [T, L, E], the scores that rank the
+    experts, of the layer's router alone (recorded here: sigmoid plus bias, less the layer's smallest bias, so that none
+    is negative); ``stale_gate_experts`` uint16 [T, L, K], what the layer's router would choose on the hidden state of
+    the MoE layer before (``NO_EXPERT`` in the first); ``residency`` uint8 [T, L, K].
     """
 
     header: TraceHeader

@@ -1,7 +1,7 @@
 """DecodeProgram: a decode step of a model with latent attention as one native list of operations.
 
 Between embedding and logits no tensor of torch is touched and no Python runs: a decode step is one call of the library,
-unless a fast tier takes a share of the experts of each layer.
+unless something acts between the routers and their experts (`between`).
 Activations are float32 throughout; weights, routers and experts are the model's packed ones. The same model by torch
 calls is `models/deepseek_v3.py`, which prefill and machines without native kernels use. It does not know requests or
 sampling. Floor 2.
@@ -16,9 +16,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from moelab.domain.trace import NO_EXPERT
 from moelab.engine.attention import LATENT_NORM_EPS, LatentAttention, StepPositions
+from moelab.engine.between import unrouted
 from moelab.engine.cache import LatentCache
 from moelab.engine.dense import KernelLinear, KernelLinears, KernelMLP, Linear
+from moelab.engine.router import Router
 from moelab.engine.step_routing import StepRouting
 from moelab.kernels import RoutedExperts
 from moelab.kernels.native import sized
@@ -26,7 +29,6 @@ from moelab.kernels.ops import Attention, Ops, attend_address, attention_chunks
 from moelab.kernels.step_memory import StepMemory
 
 if TYPE_CHECKING:
-    from moelab.engine.fast_tier.fast_tier import FastTier
     from moelab.engine.models.deepseek_v3 import Layer, Model
 
 NATIVE_TOKENS = 64  # sequences that decode together at most; more go through torch
@@ -36,16 +38,20 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Where a layer's experts stand in the list: first operation after the router, and the sum that takes their output.
+    """Where a layer's experts stand in the list: first operation after the router, the sum that takes their output, and
+    the end of those that are put off.
 
-    `x` [T, H] is what the experts see, `routed` [T, H] what those at home made of it.
+    `x` [T, H] is what the experts see, `routed` [T, H] what those at home made of it, `deferred` what those made of it
+    that are added in the next MoE layer.
     """
 
     layer: int
     routed_at: int
     add_at: int
+    deferred_at: int
     x: np.ndarray
     routed: np.ndarray
+    deferred: np.ndarray | None
 
 
 class DecodeProgram:
@@ -70,10 +76,17 @@ class DecodeProgram:
         shape = (len(routed), num_tokens, spec.num_experts_per_tok)
         self.expert_ids = self.ops.own(np.zeros(shape), np.int32)
         self.gate_weights = self.ops.own(np.zeros(shape))
-        # What the kernels compute: with a fast tier only what runs from home.
-        self.home_ids = self.expert_ids if model.fast_tier is None else self.ops.own(np.zeros(shape), np.int32)
+        self._between = between = model.between
+        # What the kernels compute: beside a fast tier only what runs from home.
+        self.home_ids = self.ops.own(np.zeros(shape), np.int32) if between.acts else self.expert_ids
+        self.later_ids = self.ops.own(unrouted(shape), np.int32) if between.defers else None
+        self.scores = self.stale_ids = None
+        if between.needs_scores:
+            self.scores = self.ops.own(np.zeros((*shape[:2], spec.n_routed_experts)))
+        if between.needs_stale:
+            self.stale_ids = self.ops.own(unrouted(shape), np.int32)
+            self._stale_gates = self.ops.own(np.zeros(shape[1:]))
         self._moments: list[Moment] = []
-        self._fast_tier = model.fast_tier
         self._partial = np.zeros(0, np.uint8)
         for number, layer in enumerate(model.layers):
             self.ops.part = f"layer {number}"
@@ -102,19 +115,39 @@ class DecodeProgram:
         if layer.moe_layer is None:
             ops.add(hidden, self._mlp("mlp", layer.mlp, x))
             return
-        router = layer.router
-        logits = self._linear("router", router.logits, x)
-        ids, gates = self.expert_ids[layer.moe_layer], self.gate_weights[layer.moe_layer]
-        ops.route(
-            logits, _numpy(router.bias), ids, gates, router.n_group, router.topk_group, router.normalise,
-            router.scaling_factor,
-        )  # fmt: skip
-        routed_at = len(ops)
-        home_ids = self.home_ids[layer.moe_layer]
-        routed = ops.experts("routed", of_kind(RoutedExperts, layer.routed), x, home_ids, gates)
+        moe_layer = layer.moe_layer
+        ids, gates = self.expert_ids[moe_layer], self.gate_weights[moe_layer]
+        self._route("router", layer.router, x, ids, gates, None if self.scores is None else self.scores[moe_layer])
+        if self.stale_ids is not None and layer.following is not None:
+            self._guess(layer.following, self.stale_ids[moe_layer + 1])
+        routed_at, experts = len(ops), of_kind(RoutedExperts, layer.routed)
+        routed = ops.experts("routed", experts, x, self.home_ids[moe_layer], gates)
         shared = None if layer.mlp is None else self._mlp("shared", layer.mlp, x)
-        self._moments.append(Moment(layer.moe_layer, routed_at, len(ops), x, routed))
+        add_at, deferred = len(ops), None
         ops.add(hidden, routed, shared)
+        if self.later_ids is not None:
+            if self._moments and self._moments[-1].deferred is not None:
+                ops.add(hidden, self._moments[-1].deferred)
+            if layer.following is not None:
+                deferred = ops.experts("deferred", experts, x, self.later_ids[moe_layer], gates)
+        self._moments.append(Moment(moe_layer, routed_at, add_at, len(ops), x, routed, deferred))
+
+    def _route(
+        self, name: str, router: Router, x: np.ndarray, ids: np.ndarray, gates: np.ndarray,
+        scores: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        self.ops.route(
+            self._linear(name, router.logits, x), _numpy(router.bias), ids, gates, router.n_group, router.topk_group,
+            router.normalise, router.scaling_factor, scores,
+        )  # fmt: skip
+
+    def _guess(self, following: Layer, ids: np.ndarray) -> None:
+        """What the router of the next MoE layer would choose on the hidden state of this one."""
+        ops, here = self.ops, self.ops.part
+        ops.part = following.name
+        x = ops.norm("stale norm", self.hidden, _numpy(following.post_attention_layernorm), following.eps)
+        self._route("stale router", following.router, x, ids, self._stale_gates)
+        ops.part = here
 
     def _attention(self, weights: LatentAttention, x: np.ndarray) -> np.ndarray:
         ops, heads, rows = self.ops, weights.num_heads, weights.num_heads * len(x)
@@ -180,28 +213,47 @@ class DecodeProgram:
         self._point(at, cache)
         self.hidden[:] = F.embedding(token_ids[:, 0], self._embed_tokens).float().numpy()
         stop = len(self.ops) if with_logits else self._stop
-        if self._fast_tier is None:
-            self.ops.run(self.pool, 0, stop)
+        if self._between.acts:
+            self._run_between(stop)
         else:
-            self._run_beside(self._fast_tier, stop)
+            self.ops.run(self.pool, 0, stop)
         if routing is not None:
-            routing.expert_ids[:], routing.gate_weights[:] = self.expert_ids, self.gate_weights
+            for moment in self._moments:
+                layer = moment.layer
+                self._between.note(
+                    routing, layer, self.expert_ids[layer], self.gate_weights[layer], *self._known(layer)
+                )
         return torch.from_numpy(self.logits.copy())[:, None] if with_logits else None
 
-    def _run_beside(self, tier: FastTier, stop: int) -> None:
-        """The list in pieces: between routing and experts of each layer the tier takes its share of them."""
-        start = 0
+    def _run_between(self, stop: int) -> None:
+        """The list in pieces: between routing and experts of each layer it is said who computes what."""
+        start, between = 0, self._between
         for moment in self._moments:
-            layer = moment.layer
+            layer, x = moment.layer, torch.from_numpy(moment.x)
             self.ops.run(self.pool, start, moment.routed_at)
-            share = tier.serve(layer, self.expert_ids[layer], self.gate_weights[layer])
-            self.home_ids[layer] = share.home_ids
-            part = tier.compute(share, torch.from_numpy(moment.x))
-            self.ops.run(self.pool, moment.routed_at, moment.add_at)
-            if part is not None:
-                np.add(moment.routed, part.cpu().numpy(), out=moment.routed)
+            work = between.divide(layer, self.expert_ids[layer], self.gate_weights[layer], *self._known(layer))
+            self.home_ids[layer] = work.now.home_ids
+            self._run_beside(moment.routed_at, moment.add_at, moment.routed, between.compute(work.now, x))
             start = moment.add_at
+            if self.later_ids is not None and moment.deferred is not None:
+                self.later_ids[layer] = NO_EXPERT if work.later is None else work.later.home_ids
+                self._run_beside(start, moment.deferred_at, moment.deferred, between.compute(work.later, x))
+                start = moment.deferred_at
         self.ops.run(self.pool, start, stop)
+
+    def _run_beside(self, start: int, stop: int, total: np.ndarray, part: torch.Tensor | None) -> None:
+        """Operations that end with `total`, and the device's part added to it."""
+        self.ops.run(self.pool, start, stop)
+        if part is not None:
+            np.add(total, part.cpu().numpy(), out=total)
+
+    def _known(self, layer: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Scores of a layer and stale ids of the next one, where they are computed."""
+        stale = self.stale_ids is not None and layer + 1 < len(self.stale_ids)
+        return (
+            None if self.scores is None else self.scores[layer],
+            self.stale_ids[layer + 1] if stale and self.stale_ids is not None else None,
+        )
 
 
 def of_kind(kind: type[Kind], layer: object) -> Kind:

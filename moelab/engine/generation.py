@@ -30,6 +30,7 @@ class Generation:
     dense_path: str
     device: str
     fast_tier: str | None = None  # its slots, device (emulated?) and policy
+    lossy: str | None = None  # what changed the results on purpose
 
     @classmethod
     def of(cls, sequence: Sequence, engine: Engine) -> Generation:
@@ -47,6 +48,7 @@ class Generation:
             dense_path=engine.dense_path,
             device=str(engine.device),
             fast_tier=None if engine.fast_tier is None else str(engine.fast_tier),
+            lossy=None if engine.lossy is None else str(engine.lossy),
         )
 
     @property
@@ -69,7 +71,8 @@ class Generation:
             "prefill tok/s": round(self.prefill_tok_per_s, 1),
             "decode tok/s": round(self.decode_tok_per_s, 1),
             "engine": f"dense {self.dense_path}; experts {self.activation} activations on {self.isa}"
-            + (f"; fast tier of {self.fast_tier}" if self.fast_tier else ""),
+            + (f"; fast tier of {self.fast_tier}" if self.fast_tier else "")
+            + (f"; {self.lossy}" if self.lossy else ""),
             "text": self.text if self.text is not None else "no tokenizer",
         }
 

@@ -79,10 +79,13 @@ def record_prompts(
     prefill_chunk: int = PREFILL_CHUNK,
     licence: str = "not stated",
     provenance: str | None = None,
+    scores: bool | None = None,
+    stale_gate: bool | None = None,
 ) -> Capture:
     """Run `prompts` (a prompts.jsonl or a list) and record into the new folder `out_dir`.
 
     Arguments and prompts are read, encoded and checked before the folder is made: what is wrong leaves nothing.
+    `scores`, `stale_gate`: see `record`.
     """
     from tqdm.auto import tqdm
 
@@ -100,7 +103,16 @@ def record_prompts(
     domains = domains_of(listed)
     total = sum(sequence.max_new_tokens for sequence in sequences)
     with (
-        record(engine, out_dir, domains=domains, keep_text=keep_text, licence=licence, provenance=said) as trace,
+        record(
+            engine,
+            out_dir,
+            domains=domains,
+            keep_text=keep_text,
+            licence=licence,
+            provenance=said,
+            scores=scores,
+            stale_gate=stale_gate,
+        ) as trace,
         tqdm(total=total, unit="tok", desc="record", disable=not progress) as bar,
     ):
         for sequence in run(engine, sequences, batch_size, prefill_chunk):

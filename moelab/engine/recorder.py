@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moelab.domain.trace import NO_TOKEN_ID, TOKEN_COLUMNS, GateWeightKind, TokenTable, Trace, TraceHeader
+from moelab.domain.trace import (
+    CANDIDATE_SCORES,
+    NO_TOKEN_ID,
+    STALE_GATE,
+    TOKEN_COLUMNS,
+    GateWeightKind,
+    TokenTable,
+    Trace,
+    TraceHeader,
+)
 from moelab.engine.token_rows import TokenRows
 
 if TYPE_CHECKING:
@@ -38,11 +47,16 @@ def record(
     keep_text: bool = False,
     licence: str = "not stated",
     provenance: str = "recorded with moelab.record",
+    scores: bool | None = None,
+    stale_gate: bool | None = None,
 ) -> Iterator[Trace]:
     """Record everything that `engine` routes inside the block.
 
     `path`: a new trace folder; then every domain that will occur must be named in `domains`, because the
-    header is written first. `keep_text` stores token ids: the user's text. What was recorded before an
+    header is written first. `keep_text` stores token ids: the user's text. `scores` and `stale_gate` record the router
+    scores of all experts (2 L E bytes a token) and what each router would choose a layer early (2 L K bytes): see
+    `Trace.extras`. None: where the policy of the engine's fast tier looks at them, so that the run can be replayed;
+    a policy that comes later, inside the block, changes nothing. What was recorded before an
     exception in the block is kept. ValueError for a folder that already holds tokens.
     """
     from moelab.store.writer import TraceWriter
@@ -54,13 +68,16 @@ def record(
         num_tokens = writer.num_tokens
         writer.close()
         raise ValueError(f"{path}: expected a new trace folder, got one with {num_tokens} tokens; choose another path")
-    recorder = Recorder(header, keep_text, writer)
-    engine.observers.append(recorder.observe)
-    try:
-        yield trace
-    finally:
-        engine.observers.remove(recorder.observe)
-        _fill(trace, recorder.finish())
+    wishes = {CANDIDATE_SCORES: scores, STALE_GATE: stale_gate}
+    extras = tuple(n for n, wish in wishes.items() if wish or (wish is None and n in engine.policy_reads))
+    recorder = Recorder(header, keep_text, writer, extras)
+    with engine.asking(extras):
+        engine.observers.append(recorder.observe)
+        try:
+            yield trace
+        finally:
+            engine.observers.remove(recorder.observe)
+            _fill(trace, recorder.finish())
 
 
 def header_of(engine: Engine, domains: tuple[str, ...], licence: str, provenance: str) -> TraceHeader:
@@ -84,7 +101,8 @@ def header_of(engine: Engine, domains: tuple[str, ...], licence: str, provenance
         gate_weight_kind=gate_weight_kind(spec.norm_topk_prob, spec.routed_scaling_factor),
         slot_order="rank",
         engine=f"moelab {release}: {engine.isa} kernels, {engine.activation} activations, dense {engine.dense_path}"
-        + ("" if engine.fast_tier is None else f", fast tier of {engine.fast_tier}"),
+        + ("" if engine.fast_tier is None else f", fast tier of {engine.fast_tier}")
+        + ("" if engine.lossy is None else f", {engine.lossy}"),
         quantization=engine.weight_format,
         licence=licence,
         provenance=f"{provenance}; weights {engine.weights_fingerprint}",
@@ -103,10 +121,17 @@ def gate_weight_kind(normalised: bool, scaling_factor: float) -> GateWeightKind:
 
 
 class Recorder:
-    """The observer: copies ids and weights of each step into its buffers, one block of rows."""
+    """The observer: copies ids and weights of each step into its buffers, one block of rows.
 
-    def __init__(self, header: TraceHeader, keep_text: bool, writer: TraceWriter | None) -> None:
+    `extras`: the optional arrays that it keeps; the engine must be `asking` for them.
+    """
+
+    def __init__(
+        self, header: TraceHeader, keep_text: bool, writer: TraceWriter | None, extras: Sequence[str] = ()
+    ) -> None:
         self._header = header
+        of_token = {CANDIDATE_SCORES: (np.float16, header.num_experts), STALE_GATE: (np.uint16, header.top_k)}
+        self._of_extra = {name: of_token[name] for name in extras}
         self._keep_text = keep_text
         self._writer = writer
         self._index_of_domain: dict[str | None, int] = {None: -1} | {n: i for i, n in enumerate(header.domains)}
@@ -120,12 +145,18 @@ class Recorder:
         shape = (capacity, self._header.num_layers, self._header.top_k)
         self._experts, self._gate_weights = np.empty(shape, np.uint16), np.empty(shape, np.float16)
         self._table = {name: np.empty(capacity, dtype) for name, dtype in TOKEN_COLUMNS.items()}
+        self._extras = {
+            name: np.empty((capacity, self._header.num_layers, size), dtype)
+            for name, (dtype, size) in self._of_extra.items()
+        }
 
     def _grow(self, capacity: int) -> None:
-        experts, gate_weights, tokens = self._batch()
+        experts, gate_weights, tokens, extras = self._batch()
         self._allocate(capacity)
         count = self._num_tokens
         self._experts[:count], self._gate_weights[:count] = experts, gate_weights
+        for name, array in extras.items():
+            self._extras[name][:count] = array
         for name, column in self._table.items():
             column[:count] = getattr(tokens, name)
 
@@ -155,6 +186,8 @@ class Recorder:
             self._grow(max(stop, 2 * len(self._experts)))
         self._experts[start:stop] = np.concatenate(expert_ids, axis=1).transpose(1, 0, 2)
         self._gate_weights[start:stop] = np.concatenate(gate_weights, axis=1).transpose(1, 0, 2)
+        for name, array in self._extras.items():
+            array[start:stop] = np.concatenate([getattr(each, name) for each in rows], axis=1).transpose(1, 0, 2)
         domains = [np.array([self._domain(name) for name in each.domains], np.int16) for each in rows]
         columns = {
             "step": np.repeat(np.array(steps) - self._first_step, counts),
@@ -178,14 +211,16 @@ class Recorder:
             self._index_of_domain[name] = len(self._index_of_domain) - 1
         return self._index_of_domain[name]
 
-    def _batch(self) -> tuple[np.ndarray, np.ndarray, TokenTable]:
+    def _batch(self) -> tuple[np.ndarray, np.ndarray, TokenTable, dict[str, np.ndarray]]:
         count = self._num_tokens
         columns = {name: column[:count] for name, column in self._table.items()}
-        return self._experts[:count], self._gate_weights[:count], TokenTable(**columns)
+        extras = {name: array[:count] for name, array in self._extras.items()}
+        return self._experts[:count], self._gate_weights[:count], TokenTable(**columns), extras
 
     def _flush(self) -> None:
         assert self._writer is not None
-        self._writer.append(*self._batch())
+        experts, gate_weights, tokens, extras = self._batch()
+        self._writer.append(experts, gate_weights, tokens, **extras)
         self._num_tokens = 0
 
     def finish(self) -> Trace:
@@ -198,11 +233,12 @@ class Recorder:
                 self._writer.close()
             return _read(self._writer.path)
         self._drain()
-        experts, gate_weights, tokens = self._batch()
+        experts, gate_weights, tokens, extras = self._batch()
+        kept = {name: array.copy() for name, array in extras.items()}
         domains = tuple(name for name in self._index_of_domain if name is not None)
         header = self._header.model_copy(update={"domains": domains})
         columns = {name: getattr(tokens, name).copy() for name in TOKEN_COLUMNS}
-        return Trace(header, experts.copy(), gate_weights.copy(), TokenTable(**columns))
+        return Trace(header, experts.copy(), gate_weights.copy(), TokenTable(**columns), kept)
 
 
 def _empty(header: TraceHeader) -> Trace:

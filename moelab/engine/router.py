@@ -37,15 +37,24 @@ class Router:
 
     def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x [T, H] -> expert ids int64 [T, K] in rank order, gate weights float32 [T, K]."""
-        scores = self.logits(x.float()).sigmoid()
-        choice = scores + self.bias
-        if self.n_group > 1:
-            choice = self._within_best_groups(choice)
-        ids = ranked(choice, self.top_k)
+        return self.choose(self.scores(x))
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        """x [T, H] -> float32 [T, E], without bias."""
+        return self.logits(x.float()).sigmoid()
+
+    def choose(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores [T, E] -> what a call returns."""
+        ids = ranked(self.choice(scores), self.top_k)
         weights = scores.gather(-1, ids)
         if self.normalise:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
         return ids, weights * self.scaling_factor
+
+    def choice(self, scores: torch.Tensor) -> torch.Tensor:
+        """What is ranked [T, E]: scores with bias, -inf in groups that are not kept."""
+        choice = scores + self.bias
+        return self._within_best_groups(choice) if self.n_group > 1 else choice
 
     def _within_best_groups(self, choice: torch.Tensor) -> torch.Tensor:
         groups = choice.unflatten(-1, (self.n_group, -1))

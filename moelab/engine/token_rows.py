@@ -15,7 +15,8 @@ class TokenRows:
 
     `requests`, `starts` (position of the first new token) and `domains` have one entry per sequence;
     `token_ids` is int64 [B, Q]. The columns [T] are made when they are asked for, because an observer
-    that does not need them should not pay for them in every step.
+    that does not need them should not pay for them in every step. `candidate_scores` float16 [L, T, E] and
+    `stale_gate_experts` uint16 [L, T, K] are there where somebody asked for them (`Stepper.asking`).
     """
 
     requests: list[int]
@@ -24,6 +25,8 @@ class TokenRows:
     token_ids: np.ndarray
     phase: Phase
     request_ended: bool = False  # had a request its last tokens in the step before?
+    candidate_scores: np.ndarray | None = None
+    stale_gate_experts: np.ndarray | None = None
 
     def __len__(self) -> int:
         return int(self.token_ids.size)

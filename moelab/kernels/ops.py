@@ -69,7 +69,8 @@ class Route(ctypes.Structure):
         *_SIZE,
         ("logits", _pointer), ("logits_stride", _i64), ("bias", _pointer), ("num_tokens", _i64), ("num_experts", _i64),
         ("top_k", _i64), ("n_group", _i64), ("topk_group", _i64), ("normalise", _i32), ("scaling_factor", _f32),
-        ("choice", _pointer), ("expert_ids", _pointer), ("gate_weights", _pointer), ("bad_token", _i64),
+        ("choice", _pointer), ("expert_ids", _pointer), ("gate_weights", _pointer), ("scores", _pointer),
+        ("bad_token", _i64),
     )  # fmt: skip
 
 
@@ -214,9 +215,12 @@ class Ops:
 
     def route(
         self, logits: np.ndarray, bias: np.ndarray, ids: np.ndarray, gates: np.ndarray, n_group: int, topk_group: int,
-        normalise: bool, scaling_factor: float,
+        normalise: bool, scaling_factor: float, scores: np.ndarray | None = None,
     ) -> None:  # fmt: skip
-        """logits [T, E] -> into expert ids int32 [T, K] and gate weights float32 [T, K], in C order."""
+        """logits [T, E] -> into expert ids int32 [T, K] and gate weights float32 [T, K], in C order.
+
+        ``scores``: float32 [T, E] in C order, gets the sigmoid of the logits, without bias.
+        """
         tokens, num_experts = logits.shape
         bias = self.constant("router bias", bias)
         choice = self.array("choice", 1, num_experts)
@@ -224,9 +228,9 @@ class Ops:
             Route, logits=logits.ctypes.data, logits_stride=_stride(logits), bias=bias.ctypes.data, num_tokens=tokens,
             num_experts=num_experts, top_k=ids.shape[1], n_group=n_group, topk_group=topk_group, normalise=normalise,
             scaling_factor=scaling_factor, choice=choice.ctypes.data, expert_ids=ids.ctypes.data,
-            gate_weights=gates.ctypes.data,
+            gate_weights=gates.ctypes.data, scores=None if scores is None else scores.ctypes.data,
         )  # fmt: skip
-        self._append("route", "router", arguments, logits, ids, gates)
+        self._append("route", "router", arguments, logits, ids, gates, scores)
 
     def add(self, total: np.ndarray, a: np.ndarray, b: np.ndarray | None = None) -> None:
         """total += a (+ b), in place."""

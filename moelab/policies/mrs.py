@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from moelab.domain.trace import CANDIDATE_SCORES
 from moelab.policies.compiled import at, compiled
 from moelab.policies.ema_lfu import LARGEST, scale_down
 from moelab.policies.policy import Policy, PolicySetup
@@ -91,6 +92,7 @@ POLICY = Policy(
     parameters={**ADMISSION, "alpha": 0.5, "top_p": 12},
     new_state=new_state,
     layers_are_apart=True,
+    reads=(CANDIDATE_SCORES,),
 )
 
 ADMIT_POLICY = Policy(
@@ -100,4 +102,5 @@ ADMIT_POLICY = Policy(
     parameters={**POLICY.parameters, "hysteresis": 0.2},
     new_state=new_state,
     layers_are_apart=True,
+    reads=(CANDIDATE_SCORES,),
 )

@@ -59,8 +59,9 @@ class Policy:
     (float_state, int_state). ``prefetches``: it may copy what the request does not use (no oracle of
     demand bounds it). ``bypasses``: it may leave a miss outside though room could be made. ``layers_are_apart``: where
     each layer has its own pool, what it decides in a layer depends on that layer's requests alone, so that the
-    simulator may replay layer after layer. ``lossy``: its use changes what the model computes. ``reference``: where
-    the definition comes from.
+    simulator may replay layer after layer. ``lossy``: its use changes what the model computes. ``reads``: the optional
+    arrays (names of ``Trace.extras``) that it looks at; an engine that runs it computes them, a recorder keeps them.
+    ``reference``: where the definition comes from.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Policy:
     bypasses: bool = False
     layers_are_apart: bool = False
     lossy: bool = False
+    reads: tuple[str, ...] = ()
 
     def chosen(self, choice: PolicyChoice) -> dict[str, float | int]:
         """Defaults with the plan's values over them; raises ``ValueError`` for an unknown name or type."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from moelab.domain.trace import STALE_GATE
 from moelab.policies.compiled import compiled
 from moelab.policies.policy import Policy, PolicySetup
 from moelab.policies.prefetch_lru import copy_ahead, new_lists, serve_lru
@@ -35,4 +36,5 @@ POLICY = Policy(
     parameters={"width": 8},
     new_state=new_state,
     prefetches=True,
+    reads=(STALE_GATE,),
 )

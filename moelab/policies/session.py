@@ -17,6 +17,7 @@ from moelab.policies import POLICIES, Policy
 from moelab.policies.compiled import OPTIONS
 from moelab.policies.contract import close_request, contract_error, open_request
 from moelab.policies.counts import EVICTIONS, HITS, MISSES, NUM_COLUMNS, PREFETCHES, ROUTED_HITS, ROUTINGS, UPLOADS
+from moelab.policies.optional_arrays import read_scores, read_stale
 from moelab.policies.policy import PolicyState
 from moelab.policies.requests import FLOAT_OF_HALF, gather_request
 from moelab.policies.signature import ADMIT, EVICT, FIELDS, FLAG_OVERFLOW, PREFETCH
@@ -58,6 +59,8 @@ class PolicySession:
         self._backwards, self._place = np.zeros((2, num_experts), np.int64)
         self._experts, self._token_counts, self._hits, self._misses = np.zeros((4, num_experts), np.int32)
         self._gate_sums = np.zeros(num_experts, np.float32)
+        self._scores = np.zeros((0, num_experts), np.float32)
+        self._stale, self._stale_at = np.zeros(num_experts, np.int32), np.full(num_experts, -1, np.int64)
         self._where = np.zeros(5, np.int64)
         self.counts = np.zeros(NUM_COLUMNS, np.int64)
 
@@ -66,16 +69,23 @@ class PolicySession:
         return self.state.resident.shape[0]
 
     def ask(
-        self, expert_ids: np.ndarray, gate_weights: np.ndarray, *, layer: int, step: int, flags: int, place: int = 0
-    ) -> None:
+        self, expert_ids: np.ndarray, gate_weights: np.ndarray, *, layer: int, step: int, flags: int, place: int = 0,
+        candidate_scores: np.ndarray | None = None, stale_experts: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         """The next request: ``expert_ids`` uint16, ``gate_weights`` float16 [T, P, K] in C order, of which ``place``.
 
-        ``flags``: those of ``signature`` for this step. Raises ``PolicyContractError`` where the policy does what it
-        may not; the session is then of no use.
+        ``flags``: those of ``signature`` for this step. ``candidate_scores``: float16 [T, E] of this layer,
+        ``stale_experts``: uint16 [T, K], what the stale gate names for the next one; ``None``: not known.
+        Raises ``PolicyContractError`` where the policy does what it may not; the session is then of no use.
         """
+        scores = _NOTHING if candidate_scores is None else _in_place(candidate_scores, np.float16).view(np.uint16)
+        if len(scores) > len(self._scores):
+            self._scores = np.zeros((len(scores), scores.shape[2]), np.float32)
+        stale = _NOTHING if stale_experts is None else _in_place(stale_experts, np.uint16)
         rule = _ask(
             self._decide, self._view, self.clock, step, layer, flags | self._overflow, place, expert_ids,
-            gate_weights.view(np.uint16), FLOAT_OF_HALF, self._seen_at, self._backwards, self._place, self._experts,
+            gate_weights.view(np.uint16), FLOAT_OF_HALF, scores, self._scores, stale, self._stale, self._stale_at,
+            self._seen_at, self._backwards, self._place, self._experts,
             self._token_counts, self._gate_sums, self._hits, self._misses, self.counts, self._where,
         )  # fmt: skip
         if rule:
@@ -103,20 +113,30 @@ class PolicySession:
         return self.view.arrays["prefetch"][: self.counts[PREFETCHES], :2]
 
 
+_NOTHING = np.zeros((0, 0, 0), np.uint16)
+
+
+def _in_place(rows: np.ndarray, dtype: type) -> np.ndarray:
+    """[T, X] -> [T, 1, X] in C order."""
+    return np.ascontiguousarray(rows, dtype)[:, None]
+
+
 _i64 = types.int64
 _halves = types.Array(types.uint16, 3, "C", readonly=True)
 _signature = _i64(
-    _i64, _i64, _i64, _i64, _i64, _i64, _i64, _halves, _halves, types.float32[::1], _i64[::1], _i64[::1],
-    _i64[::1], FIELDS["experts"], FIELDS["token_counts"], FIELDS["gate_sums"], FIELDS["hits"], FIELDS["misses"],
-    _i64[::1], _i64[::1],
+    _i64, _i64, _i64, _i64, _i64, _i64, _i64, _halves, _halves, types.float32[::1], _halves,
+    FIELDS["candidate_scores"], _halves, FIELDS["stale_experts"], _i64[::1], _i64[::1], _i64[::1], _i64[::1],
+    FIELDS["experts"], FIELDS["token_counts"], FIELDS["gate_sums"], FIELDS["hits"], FIELDS["misses"], _i64[::1],
+    _i64[::1],
 )  # fmt: skip
 
 
 @njit(_signature, nogil=True, **OPTIONS)
 @stamped
 def _ask(
-    decide, view_address, clock, step, layer, flags, place, expert_ids, half_weights, float_of_half, seen_at, backwards,
-    place_of_expert, experts, token_counts, gate_sums, hits, misses, counts, where,
+    decide, view_address, clock, step, layer, flags, place, expert_ids, half_weights, float_of_half, half_scores,
+    scores, stale, stale_buffer, stale_at, seen_at, backwards, place_of_expert, experts, token_counts, gate_sums, hits,
+    misses, counts, where,
 ):  # fmt: skip
     """Group, ask, check, apply, count; return 0 or the number of the broken rule."""
     view: Any = view_at(view_address)  # type: ignore[call-arg]
@@ -131,6 +151,9 @@ def _ask(
     view.experts = experts[:size]
     view.token_counts = token_counts[:size]
     view.gate_sums = gate_sums[:size]
+    view.candidate_scores = scores[: read_scores(half_scores, float_of_half, 0, len(half_scores), 0, scores)]
+    num_stale = read_stale(stale, 0, len(stale), 0, clock, len(stale_buffer), stale_buffer, stale_at)
+    view.stale_experts = stale_buffer[:num_stale]
     open_request(view, hits, misses)
     num_misses, routings, missed = len(view.misses), 0, 0
     for i in range(size):

@@ -56,22 +56,29 @@ def shadow(
             top_k=header.top_k, fingerprint=header.model_fingerprint,
         )  # fmt: skip
     candidates = [Candidate(name, plan, keep_log=keep_log) for name, plan in named.items()]
+    extras_read = {name for candidate in candidates for name in candidate.session.policy.reads}
     result = ShadowResult(header.model, candidates, num_samples, seed)
 
     def observe(_: int, rows: TokenRows, expert_ids: np.ndarray, gate_weights: np.ndarray) -> None:
         ids = np.ascontiguousarray(expert_ids.transpose(1, 0, 2), np.uint16)
         gates = np.ascontiguousarray(gate_weights.transpose(1, 0, 2), np.float16)
         requests, num_tokens = np.unique(rows.request, return_counts=True)
+        extras = {
+            name: np.ascontiguousarray(array.transpose(1, 0, 2))
+            for name in extras_read
+            if (array := getattr(rows, name)) is not None
+        }
         shares = dict(zip(requests.tolist(), (num_tokens / len(ids)).tolist(), strict=True))
         result.join(requests.tolist())
         # A request that ended before the block began was none of its own.
         flags = rows.flags if result.num_steps else rows.flags & ~FLAG_REQUEST_ENDED
         for candidate in candidates:
-            candidate.see(ids, gates, rows.phase, flags, result.num_steps, shares)
+            candidate.see(ids, gates, rows.phase, flags, result.num_steps, shares, extras)
         result.num_steps += 1
 
-    engine.observers.append(observe)
-    try:
-        yield result
-    finally:
-        engine.observers.remove(observe)
+    with engine.asking(extras_read):
+        engine.observers.append(observe)
+        try:
+            yield result
+        finally:
+            engine.observers.remove(observe)

@@ -29,6 +29,7 @@ from moelab.policies.counts import (
     ROUTINGS,
     UPLOADS,
 )
+from moelab.policies.optional_arrays import read_scores, read_stale
 from moelab.policies.signature import ADMIT, EVICT, FIELDS, FLAG_DECODE, FLAG_PREFILL, PREFETCH
 from moelab.policies.view import DECIDE_FUNCTION, VIEW
 from moelab.source_stamp import stamped
@@ -69,32 +70,6 @@ _loop_arguments = (
     _i64[:, ::1],  # log, [0, 5] without one
     _i64[::1],  # progress [7]: log rows used, broken rule, where[5]
 )
-
-
-@compiled
-def _read_scores(half_scores, float_of_half, first_token, step, layer, scores):
-    """Router scores of the step's tokens as float32; return their number."""
-    num_rows = 0
-    for token in range(first_token[step], first_token[step + 1]):
-        for expert in range(scores.shape[1]):
-            scores[num_rows, expert] = float_of_half[half_scores[token, layer, expert]]
-        num_rows += 1
-    return num_rows
-
-
-@compiled
-def _read_stale(stale, first_token, step, layer, clock, num_experts, stale_buffer, stale_clock):
-    """Distinct experts that the stale gate named for layer + 1, in order of first appearance; return their number."""
-    num_stale = 0
-    if layer + 1 < stale.shape[1]:
-        for token in range(first_token[step], first_token[step + 1]):
-            for rank in range(stale.shape[2]):
-                expert = stale[token, layer + 1, rank]
-                if expert < num_experts and stale_clock[expert] != clock:
-                    stale_clock[expert] = clock
-                    stale_buffer[num_stale] = expert
-                    num_stale += 1
-    return num_stale
 
 
 @compiled
@@ -163,10 +138,16 @@ def run(
         view.gate_sums = gate_sums[begin:end]
         if len(next_use) > 0:
             view.next_use = next_use[begin:end]
+        first_row, stop_row = first_token[step], first_token[step + 1]
         if len(half_scores) > 0:
-            view.candidate_scores = scores[: _read_scores(half_scores, float_of_half, first_token, step, layer, scores)]
+            num_rows = read_scores(half_scores, float_of_half, first_row, stop_row, layer, scores)
+            view.candidate_scores = scores[:num_rows]
         if len(stale) > 0:
-            num_stale = _read_stale(stale, first_token, step, layer, clock, num_experts, stale_buffer, stale_clock)
+            num_stale = 0
+            if layer + 1 < num_layers:
+                num_stale = read_stale(
+                    stale, first_row, stop_row, layer + 1, clock, num_experts, stale_buffer, stale_clock
+                )
             view.stale_experts = stale_buffer[:num_stale]
         open_request(view, hits, misses)
         missed, routed_hits, routings = view.misses, 0, 0

@@ -66,6 +66,7 @@ class SimResult:
     phase: str | None = None
     predicted: dict[str, float] | None = None
     log: np.ndarray | None = field(default=None, repr=False)
+    lossy: str | None = None
 
     # -- selection ----------------------------------------------------------------------------------
 
@@ -222,6 +223,7 @@ class SimResult:
             "routing": "synthetic" if self.synthetic else "recorded",
             "policy": self.policy,
             "plan": self.plan,
+            **({"lossy": self.lossy} if self.lossy else {}),
             "phase": self.phase or "all",
             "tokens": self.num_tokens,
             "layer_steps": self.num_layer_steps,

@@ -16,15 +16,17 @@ import numpy as np
 
 from moelab.cost_model import one_node
 from moelab.cost_model.hybrid import Rates
+from moelab.domain.lossy import Lossy
 from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
-from moelab.domain.trace import Trace
+from moelab.domain.trace import CANDIDATE_SCORES, STALE_GATE, Trace
 from moelab.policies import POLICIES, Policy
 from moelab.policies.contract import contract_error
 from moelab.policies.counts import NUM_COLUMNS
 from moelab.policies.policy import PolicyState
 from moelab.policies.requests import FLOAT_OF_HALF, PHASES, Requests
 from moelab.policies.signature import FLAG_OVERFLOW
+from moelab.simulator.cache_aware import reroute
 from moelab.simulator.loop import run
 from moelab.simulator.result import SimResult
 
@@ -43,6 +45,7 @@ def simulate(
     by_step: bool = True,
     requests: Requests | None = None,
     policy: Policy | None = None,
+    lossy: Lossy | None = None,
     progress: bool = True,
 ) -> SimResult:
     """Replay the whole trace; rates cover ``phase`` (``prefill``, ``decode``, ``mixed``) or everything.
@@ -52,7 +55,8 @@ def simulate(
     decision, in order of time; without it layers that a policy keeps apart run one after the other, which changes no
     count and no resident, only touch counters within ``state``. ``by_step`` keeps the counts of every step (32 bytes a
     layer-step); sums are always there. ``requests``: the trace's, where they were built before. ``policy``: a record
-    that is not in ``POLICIES``, in place of the one the plan names.
+    that is not in ``POLICIES``, in place of the one the plan names. ``lossy``: cache-aware routing on the recorded
+    scores first, an estimate (``cache_aware``); the result says so.
 
     Raises ``ValueError`` where trace, plan and machine do not fit together, and ``PolicyContractError``
     where the policy does what it may not.
@@ -61,6 +65,9 @@ def simulate(
     plan.check_matches(what="trace", model=header.model, num_layers=header.num_layers, num_experts=header.num_experts)
     _refuse_several_fast_tiers(plan)
     chosen = policy or _policy_of(plan)
+    if lossy is not None:
+        trace = reroute(trace, plan, lossy, policy=policy, requests=requests, progress=progress)
+        requests = None
     requests = requests if requests is not None else Requests.of_trace(trace)
     requests.steps_of_phase(phase)  # raises for an unknown name
     state = PolicyState.of_plan(plan, chosen, requests.first_use if chosen.needs_next_use else None)
@@ -88,6 +95,7 @@ def simulate(
         state=state,
         phase=phase,
         log=kept,
+        lossy=None if lossy is None else f"{lossy}; open loop, cost in NLL: moelab bench nll",
     )
     if machine is not None:
         return replace(result, predicted=_predict(result, machine, efficiency))
@@ -136,7 +144,7 @@ def run_requests(
     from tqdm.auto import tqdm
 
     nothing = np.zeros((0, 0, 0), np.uint16)
-    scores, stale = trace.extras.get("candidate_scores"), trace.extras.get("stale_gate_experts")
+    scores, stale = trace.extras.get(CANDIDATE_SCORES), trace.extras.get(STALE_GATE)
     half_scores = nothing if scores is None else np.ascontiguousarray(scores, np.float16).view(np.uint16)
     stale_experts = nothing if stale is None else np.ascontiguousarray(stale, np.uint16)
     num_layers, num_experts = state.resident.shape

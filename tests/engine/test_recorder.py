@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from moelab.domain.trace import NO_TOKEN_ID, Phase, Trace
+from moelab.domain.trace import NO_EXPERT, NO_TOKEN_ID, Phase, Trace
 from moelab.engine import load, record
 from moelab.engine.prompts import Prompt
 from moelab.engine.record_prompts import record_prompts
+from moelab.engine.sampling import Sampling
+from moelab.kernels import isa_table
 from moelab.store import open_trace, verify
-from tests.engine.tiny_models import YARN, save_hf, tiny_hf
+from tests.engine.tiny_models import YARN, hf_logits, save_hf, tiny_hf
 
+NATIVE = any(row.supported and row.isa != "numba" for row in isa_table())
 SURE_MARGIN = 1e-5  # between the k-th and the next biased score; below it the choice may differ
 
 
@@ -65,6 +68,50 @@ def test_experts_and_weights_are_those_of_transformers(engine, model):
         ranked_scores = np.take_along_axis(choice.numpy(), ours, 1)
         assert (np.diff(ranked_scores, axis=1) <= SURE_MARGIN).all()
     assert unsure <= 6, f"{unsure} of 600 choices are too near to call"
+
+
+@pytest.mark.parametrize("changes", [{}, {"n_group": 4, "topk_group": 2, "first_k_dense_replace": 0}], ids=str)
+@pytest.mark.parametrize("dense_weights", ["torch", *["float32"] * NATIVE])
+def test_scores_and_stale_gates_are_those_of_transformers(changes, dense_weights, tmp_path):
+    """In prefill and decode: biased scores of all experts, and each router on the residual of a layer early."""
+    model, token_ids = tiny_hf(21, num_hidden_layers=5, **changes), tokens(60, 4)
+    hidden, scores, stale = [], [], []
+    moe = [layer for layer in model.model.layers if hasattr(layer.mlp, "gate")]
+    hooks = [
+        layer.post_attention_layernorm.register_forward_hook(lambda _, inputs, __: hidden.append(inputs[0][0]))
+        for layer in moe
+    ]
+    hf_logits(model, token_ids)
+    for handle in hooks:
+        handle.remove()
+    with torch.no_grad():
+        for number, layer in enumerate(moe):
+            gate = layer.mlp.gate
+            x = layer.post_attention_layernorm(hidden[number])
+            bias = gate.e_score_correction_bias
+            scores.append((x @ gate.weight.T).sigmoid() + bias - bias.min())
+            if number:
+                stale.append(gate(layer.post_attention_layernorm(hidden[number - 1]))[2])
+    path = tmp_path / "trace"
+    with load(save_hf(model, tmp_path / "model"), dense_weights=dense_weights, dense_dtype="float32") as engine:
+        with record(engine, path, scores=True, stale_gate=True) as trace:
+            cache, sequence = engine.new_cache(1), engine.new_sequence(token_ids, 1, Sampling(), ())
+            engine.step(torch.tensor([token_ids[:40]]), cache, 0, [sequence], Phase.PREFILL, "none")
+            for token in token_ids[40:]:
+                engine.step(torch.tensor([[token]]), cache, 0, [sequence], Phase.DECODE, "last")
+        with record(engine) as plain:
+            engine.forward(token_ids)
+    assert plain.extras == {}
+    expected = torch.stack(scores, 1).numpy()
+    np.testing.assert_allclose(trace.extras["candidate_scores"], expected, atol=1e-3)
+    assert trace.extras["candidate_scores"].dtype == np.float16
+    assert (trace.extras["candidate_scores"] >= 0).all()
+    named = trace.extras["stale_gate_experts"].astype(np.int64)
+    assert (named[:, 0] == NO_EXPERT).all()
+    differ = (np.sort(named[:, 1:], -1) != np.sort(torch.stack(stale, 1).numpy(), -1)).any(-1)
+    assert differ.sum() <= 2, "more than near ties"
+    assert (np.sort(named[:, 1:], -1) != np.sort(trace.experts[:, 1:], -1)).any(), "a layer early is not the layer"
+    assert verify(path).ok
 
 
 def test_one_request(engine):

@@ -19,7 +19,7 @@ def engine():
 def test_every_policy_and_capacity_equals_simulate(engine):
     placed = plan_of(engine, "lru", slots=40, resident=[(0, 3), (5, 5)])
     candidates = shadow(engine, {"placed": placed}, policies=ONLINE, slots_per_layer=(4, 12), keep_log=True)
-    with record(engine) as trace, candidates as result:
+    with record(engine, scores=True, stale_gate=True) as trace, candidates as result:
         texts = engine.generate(PROMPTS, 5, batch_size=3, stop=())
         engine.generate(PROMPTS[1], 4, stop=())
     assert len(result.candidates) == 1 + 2 * len(ONLINE)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
+
 
 class CopyError(RuntimeError):
     """A copy to the fast tier failed; the cause is the thread's own error."""
@@ -37,6 +39,7 @@ class CopyThread:
 
     `prepare` is called once in the thread before anything else. The counters `num_copied`, `num_superseded`,
     `link_bytes` and, with `keep_log`, `log` (rows clock, kind, layer, expert, 1 if it was copied) are the thread's own.
+    `asked` and `arrived` int64 [S] are the tickets of each slot; the thread writes `arrived` only.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class CopyThread:
     ) -> None:
         self._copy, self._prepare = copy, prepare
         self._keep_log = keep_log
-        self._asked, self._arrived = [0] * num_slots, [0] * num_slots
+        self.asked, self.arrived = np.zeros((2, num_slots), np.int64)
         self._num_asked = self._num_over = 0
         self._queue: SimpleQueue[Copy | None] = SimpleQueue()
         self._changed = threading.Condition()
@@ -59,17 +62,17 @@ class CopyThread:
     def ask(self, slot: int, layer: int, expert: int, clock: int, kind: int, after: Any = None) -> None:
         """Fill a slot; returns at once."""
         self.check()
-        self._asked[slot] += 1
+        self.asked[slot] += 1
         self._num_asked += 1
-        self._queue.put(Copy(self._asked[slot], slot, layer, expert, clock, kind, after))
+        self._queue.put(Copy(int(self.asked[slot]), slot, layer, expert, clock, kind, after))
 
     def forget(self, slot: int) -> None:
         """The expert of this slot was evicted: nothing that is still to come for it counts."""
-        self._asked[slot] += 1
+        self.asked[slot] += 1
 
     def has_arrived(self, slot: int) -> bool:
         """May the slot be read? True until the next `ask` or `forget` of this slot."""
-        return self._arrived[slot] == self._asked[slot]
+        return bool(self.arrived[slot] == self.asked[slot])
 
     def wait(self, slot: int) -> None:
         """Until the slot may be read."""
@@ -94,7 +97,7 @@ class CopyThread:
 
     def close(self) -> None:
         """Copies that have begun end; what still waits is dropped."""
-        for slot in range(len(self._asked)):
+        for slot in range(len(self.asked)):
             self.forget(slot)
         self._queue.put(None)
         self._thread.join()
@@ -106,7 +109,7 @@ class CopyThread:
         try:
             self._prepare()
             while (job := self._queue.get()) is not None:
-                copied = job.ticket == self._asked[job.slot]
+                copied = job.ticket == self.asked[job.slot]
                 if copied:
                     self.link_bytes += self._copy(job)
                     self.num_copied += 1
@@ -116,7 +119,7 @@ class CopyThread:
                     self.log.append((job.clock, job.kind, job.layer, job.expert, int(copied)))
                 with self._changed:
                     if copied:
-                        self._arrived[job.slot] = job.ticket
+                        self.arrived[job.slot] = job.ticket
                     self._num_over += 1
                     self._changed.notify_all()
         except BaseException as error:  # given to the caller: check() raises it

@@ -4,7 +4,8 @@ For each layer-step: the policy is asked with what the layer routed (`policies.s
 hit and is computed on the device, unless its copy has not arrived: then it is late and runs from home like a miss
 (`late="wait"` waits for it instead, so that the arithmetic of a run does not depend on how fast the copies were). Then
 victims give their slots back and what was admitted or prefetched is sent to the copy thread. Residency follows the
-policy's logical clock, copies follow wall time; only `late` tells them apart.
+policy's logical clock, copies follow wall time; only `late` tells them apart. `late="never"` is a tier on paper: the
+policy decides, no copy is made, all runs from home, so that results are those without a tier.
 
 Sums: float32. The kernels add the experts that run from home in slot order; the device adds its own in rising order of
 their ids, starting from 0; the second sum is added to the first. So a result depends on which experts were where,
@@ -14,19 +15,27 @@ within the rounding of float32 and the slots' format, and on nothing else. It do
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from moelab.domain.plan import Plan
-from moelab.domain.trace import NO_EXPERT, Phase
+from moelab.domain.trace import Phase
 from moelab.engine.fast_tier.copy_thread import Copy, CopyThread
+from moelab.engine.fast_tier.divide import (
+    NUM_HELD,
+    NUM_LATE,
+    NUM_ROUTED_HITS,
+    NUM_ROUTINGS,
+    NUM_SERVED,
+    divide,
+)
 from moelab.engine.fast_tier.payload import home_block, in_format
 from moelab.engine.fast_tier.plan import FAST_TIER, num_slots_of, slot_layout
 from moelab.engine.fast_tier.report import FastTierReport
 from moelab.engine.fast_tier.slot_memory import SlotMemory
 from moelab.engine.fast_tier.slot_table import NOWHERE, SlotTable
+from moelab.engine.share import Share
 from moelab.kernels.routed import RoutedExperts
 from moelab.policies import Policy
 from moelab.policies.counts import (
@@ -45,18 +54,6 @@ from moelab.policies.session import PolicySession
 from moelab.policies.signature import ADMIT, EVICT, FLAG_REQUEST_ENDED, PREFETCH
 
 BEFORE_ALL_STEPS = -1  # kind and clock of the copies that the plan itself asks for
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What of a layer-step the device computes: `experts` in rising order, in `slots`; `home_ids` int32 [T, K] is the
-    rest (`NO_EXPERT` where the device computes)."""
-
-    experts: list[int]
-    slots: list[int]
-    expert_ids: np.ndarray
-    gate_weights: np.ndarray
-    home_ids: np.ndarray
 
 
 class FastTier:
@@ -87,9 +84,10 @@ class FastTier:
         self._table = SlotTable(num_layers, num_experts, self._memory.num_slots)
         self._counts = np.zeros((len(Phase), num_layers, NUM_COLUMNS), np.int64)
         self._num_layer_steps = np.zeros((len(Phase), num_layers), np.int64)
-        self._evictions: list[tuple[int, int, int, int, int]] | None = [] if keep_log else None
+        self._moves: list[tuple[int, int, int, int, int]] | None = [] if keep_log else None
         self._requests: list[np.ndarray] | None = [] if keep_log else None
-        self._is_one = np.zeros(NO_EXPERT + 1, bool)
+        self._state_of_expert, self._late_slots = np.zeros((2, num_experts), np.int64)
+        self._served, self._numbers = np.zeros((2, num_experts), np.int64), np.zeros(5, np.int64)
         self._phase, self._flags = Phase.PREFILL, 0
         self._in_the_middle = False
         self.num_steps = self.num_failed_steps = 0
@@ -134,6 +132,8 @@ class FastTier:
         return self._table.resident
 
     def __str__(self) -> str:
+        if self.late == "never":
+            return f"{self.num_slots} slots of {self._memory.layout.weight_format} on paper, policy {self.policy.name}"
         where = f"emulated on the {self.device.type.upper()}" if self.emulated else f"on {self.device}"
         return f"{self.num_slots} slots of {self._memory.layout.weight_format} {where}, policy {self.policy.name}"
 
@@ -157,42 +157,49 @@ class FastTier:
         self.num_steps += 1
         self.num_failed_steps += failed
 
-    def serve(self, layer: int, expert_ids: np.ndarray, gate_weights: np.ndarray) -> Share:
-        """Ask the policy, move experts, and divide the layer-step. Integer ids and float32 gate weights [T, K]."""
+    def serve(
+        self, layer: int, expert_ids: np.ndarray, gate_weights: np.ndarray, scores: np.ndarray | None = None,
+        stale: np.ndarray | None = None,
+    ) -> Share:  # fmt: skip
+        """Ask the policy, move experts, and divide the layer-step. Integer ids and float32 gate weights [T, K].
+
+        `scores`: candidate scores float16 [T, E]; `stale`: ids [T, K] that the stale gate names for the next layer.
+        """
         self._in_the_middle = True
         session, table, copies = self._session, self._table, self._copies
         clock = session.clock
         session.ask(
             np.ascontiguousarray(expert_ids[:, None], np.uint16),
             np.ascontiguousarray(gate_weights[:, None], np.float16),
-            layer=layer, step=self.num_steps, flags=self._flags,
+            layer=layer, step=self.num_steps, flags=self._flags, candidate_scores=scores, stale_experts=stale,
         )  # fmt: skip
-        used = session.experts
-        slots = table.slot_of_expert[layer, used]
-        held = np.flatnonzero(slots != NOWHERE)
-        served: dict[int, int] = {}
-        num_late = 0
-        for expert, slot in zip(used[held].tolist(), slots[held].tolist(), strict=True):
-            arrived = copies.has_arrived(slot)
-            num_late += not arrived
-            if not arrived and self.late == "wait":
+        ids = np.ascontiguousarray(expert_ids, np.int32)
+        home_ids, numbers = np.empty_like(ids), self._numbers
+        arguments = (
+            session.experts, table.slot_of_expert[layer], copies.asked, copies.arrived, ids, self._state_of_expert,
+            home_ids, self._served, self._late_slots, numbers,
+        )  # fmt: skip
+        divide(*arguments)
+        num_late = int(numbers[NUM_LATE])
+        if num_late and self.late == "wait":
+            for slot in self._late_slots[:num_late].tolist():
                 copies.wait(slot)
-                arrived = True
-            if arrived:
-                served[expert] = slot
+            divide(*arguments)
+        experts, slots = self._served[:, : numbers[NUM_SERVED]].tolist()
         counts = np.zeros(NUM_COLUMNS, np.int64)
-        counts[HITS], counts[MISSES] = len(held), len(used) - len(held)
-        counts[LATE] = num_late
+        counts[HITS] = numbers[NUM_HELD]
+        counts[MISSES] = len(session.experts) - numbers[NUM_HELD]
+        counts[ROUTED_HITS], counts[ROUTINGS] = numbers[NUM_ROUTED_HITS], numbers[NUM_ROUTINGS]
+        counts[LATE] = 0 if self.late == "never" else num_late
         counts[EVICTIONS] = self._release(session.evict, clock)
         counts[UPLOADS] = self._admit([(layer, expert) for expert in session.admit.tolist()], clock, ADMIT)
         counts[PREFETCHES] = self._admit(session.prefetch.tolist(), clock, PREFETCH)
-        share = self._divide(served, used[held], expert_ids, gate_weights, counts)
         self._counts[self._phase, layer] += counts
-        self._num_layer_steps[self._phase, layer] += len(used) > 0
+        self._num_layer_steps[self._phase, layer] += len(session.experts) > 0
         if self._requests is not None:
             self._requests.append(counts)
         self._in_the_middle = False
-        return share
+        return Share(experts, slots, expert_ids, gate_weights, home_ids)
 
     def compute(self, share: Share, x: torch.Tensor) -> torch.Tensor | None:
         """x [T, H], anywhere -> the device's part of the sum, float32 [T, H] on the device; None where there is none.
@@ -219,8 +226,8 @@ class FastTier:
     def _release(self, victims: np.ndarray, clock: int) -> int:
         for layer, expert in victims.tolist():
             self._copies.forget(self._table.release(layer, expert))
-            if self._evictions is not None:
-                self._evictions.append((clock, EVICT, layer, expert, -1))
+            if self._moves is not None:
+                self._moves.append((clock, EVICT, layer, expert, -1))
         return len(victims)
 
     def _admit(self, experts: Sequence[Sequence[int]], clock: int, kind: int) -> int:
@@ -230,6 +237,11 @@ class FastTier:
 
     def _send(self, layer: int, expert: int, clock: int, kind: int) -> None:
         slot = self._table.take(layer, expert)
+        if self.late == "never":
+            self._copies.forget(slot)
+            if self._moves is not None and kind != BEFORE_ALL_STEPS:
+                self._moves.append((clock, kind, layer, expert, 0))
+            return
         self._copies.ask(slot, layer, expert, clock, kind, self._memory.mark())
 
     def _copy(self, job: Copy) -> int:
@@ -238,23 +250,6 @@ class FastTier:
         block = in_format(home_block(routed, job.expert), routed.layout, layout)
         self._memory.write(job.slot, block, job.after)
         return layout.expert_bytes
-
-    def _divide(
-        self, served: dict[int, int], held: np.ndarray, expert_ids: np.ndarray, gate_weights: np.ndarray,
-        counts: np.ndarray,
-    ) -> Share:  # fmt: skip
-        counts[ROUTINGS] = np.count_nonzero(expert_ids != NO_EXPERT)
-        counts[ROUTED_HITS] = np.count_nonzero(self._among(held, expert_ids))
-        experts = sorted(served)
-        home_ids = np.where(self._among(experts, expert_ids), NO_EXPERT, expert_ids).astype(np.int32)
-        return Share(experts, [served[expert] for expert in experts], expert_ids, gate_weights, home_ids)
-
-    def _among(self, experts: Sequence[int] | np.ndarray, expert_ids: np.ndarray) -> np.ndarray:
-        """bool [T, K]; `np.isin` takes ten times as long."""
-        self._is_one[experts] = True
-        found: np.ndarray = self._is_one[expert_ids]
-        self._is_one[experts] = False
-        return found
 
     # --- results ---
 
@@ -268,12 +263,12 @@ class FastTier:
     @property
     def log(self) -> np.ndarray:
         """int64 [*, 5] (clock, kind, layer, expert, tier): evictions and copies as they were carried out."""
-        if self._evictions is None:
+        if self._moves is None:
             raise ValueError("this tier kept no log: use_plan(..., keep_log=True)")
         self._copies.drain()
         copied = [(clock, kind, layer, expert, 0) for clock, kind, layer, expert, _ in self._copies.log]
         rank = {EVICT: 0, ADMIT: 1, PREFETCH: 2}  # within a request, as the contract applies them
-        rows = sorted(self._evictions + copied, key=lambda row: (row[0], rank[row[1]]))
+        rows = sorted(self._moves + copied, key=lambda row: (row[0], rank[row[1]]))
         return np.array(rows, np.int64).reshape(-1, 5)
 
     def slot_weights(self, layer: int, expert: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.routed import RoutedExperts
 
 FAST_TIER = "fast0"
-LATE_CHOICES = ("home", "wait")  # what a hit whose copy has not arrived does
+LATE_CHOICES = ("home", "wait", "never")  # what a hit whose copy has not arrived does; never: no copy is made
 
 
 def check_plan(plan: Plan, routed: Sequence[RoutedExperts], late: str = "home") -> None:

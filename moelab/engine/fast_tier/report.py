@@ -23,7 +23,8 @@ class FastTierReport:
     routed something. `num_copied` experts crossed the link on the policy's word, `num_superseded` were evicted before
     their copy began, so that `uploads + prefetches` is the sum of both; `num_initial_copies` are the plan's own.
     `slot_bytes`: device memory of all slots. `emulated`: the CPU stands in for the device. `late_copies`: what a hit
-    whose copy is under way does (`home` or `wait`); `products`: torch's type of the activations.
+    whose copy is under way does (`home` or `wait`; `never`: no copy is made, all counts are on paper); `products`:
+    torch's type of the activations.
     """
 
     policy: str

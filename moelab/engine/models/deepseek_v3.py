@@ -9,7 +9,8 @@ Multi-token-prediction layers are not run. It does not know files, sampling or r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from itertools import pairwise
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,16 +18,16 @@ import torch.nn.functional as F
 
 from moelab.domain.model import ModelSpec
 from moelab.engine.attention import LatentAttention, StepPositions
+from moelab.engine.between import Between
 from moelab.engine.cache import LatentCache
 from moelab.engine.decode_program import NATIVE_TOKENS, DecodeProgram
 from moelab.engine.dense import KernelLinears, Linear, Linears, rms_norm
+from moelab.engine.latent_shapes import dense_shapes, head_sizes
 from moelab.engine.rope import RopeSettings, RotaryTable
 from moelab.engine.router import Router
+from moelab.engine.share import Share
 from moelab.engine.step_routing import StepRouting
 from moelab.kernels.step_memory import StepMemory
-
-if TYPE_CHECKING:
-    from moelab.engine.fast_tier.fast_tier import FastTier
 
 NAME_FORMS = (("model.", "lm_head."),)
 SKIPPED_PREFIXES: tuple[str, ...] = ()
@@ -75,13 +76,17 @@ class Model:
         )
         self.routed = list(routed)
         self.layers = [Layer(self, layer, read) for layer in range(spec.num_hidden_layers)]
+        routing = [layer for layer in self.layers if layer.moe_layer is not None]
+        for layer, following in pairwise(routing):
+            layer.following = following
+        self.routers = [layer.router for layer in routing]
         self._programs: dict[int, DecodeProgram] = {}  # by number of sequences; the last one is the one used last
         self.step_memory = StepMemory()
-        self.fast_tier: FastTier | None = None
+        self.between = Between(self.routers)
 
-    def use_fast_tier(self, tier: FastTier | None) -> None:
-        """Steps from now on ask `tier` which experts it computes; None: all run from home."""
-        self.fast_tier = tier
+    def use_between(self, between: Between) -> None:
+        """What stands between routers and experts from the next step on."""
+        self.between = between
         self._programs.clear()  # which ids the kernels read is written into them
 
     @staticmethod
@@ -101,46 +106,7 @@ class Model:
     @staticmethod
     def dense_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
         """Every tensor that is not a routed expert, by canonical name."""
-        hidden, heads = spec.hidden_size, spec.num_attention_heads
-        nope, rope, v_dim, kv_rank = head_sizes(spec)
-        shapes: dict[str, tuple[int, ...]] = {
-            "model.embed_tokens.weight": (spec.vocab_size, hidden),
-            "model.norm.weight": (hidden,),
-        }
-        if not spec.tie_word_embeddings:
-            shapes["lm_head.weight"] = (spec.vocab_size, hidden)
-        for layer in range(spec.num_hidden_layers):
-            prefix = f"model.layers.{layer}."
-            attention = {
-                "kv_a_proj_with_mqa.weight": (kv_rank + rope, hidden),
-                "kv_a_layernorm.weight": (kv_rank,),
-                "kv_b_proj.weight": (heads * (nope + v_dim), kv_rank),
-                "o_proj.weight": (hidden, heads * v_dim),
-            }
-            if spec.q_lora_rank is None:
-                attention["q_proj.weight"] = (heads * (nope + rope), hidden)
-            else:
-                attention["q_a_proj.weight"] = (spec.q_lora_rank, hidden)
-                attention["q_a_layernorm.weight"] = (spec.q_lora_rank,)
-                attention["q_b_proj.weight"] = (heads * (nope + rope), spec.q_lora_rank)
-            if spec.attention_bias:
-                attention["kv_a_proj_with_mqa.bias"] = (kv_rank + rope,)
-                attention["o_proj.bias"] = (hidden,)
-                if spec.q_lora_rank is not None:
-                    attention["q_a_proj.bias"] = (spec.q_lora_rank,)
-            shapes |= {f"{prefix}self_attn.{name}": shape for name, shape in attention.items()}
-            shapes[f"{prefix}input_layernorm.weight"] = (hidden,)
-            shapes[f"{prefix}post_attention_layernorm.weight"] = (hidden,)
-            if layer in spec.model_layer_of_layer:
-                shapes[f"{prefix}mlp.gate.weight"] = (spec.n_routed_experts, hidden)
-                shapes[f"{prefix}mlp.gate.e_score_correction_bias"] = (spec.n_routed_experts,)
-                size, mlp = spec.moe_intermediate_size * spec.n_shared_experts, f"{prefix}mlp.shared_experts."
-            else:
-                size, mlp = spec.intermediate_size or 0, f"{prefix}mlp."
-            if size:
-                shapes |= {f"{mlp}{name}_proj.weight": (size, hidden) for name in ("gate", "up")}
-                shapes[f"{mlp}down_proj.weight"] = (hidden, size)
-        return shapes
+        return dense_shapes(spec)
 
     def positions(self, cache: LatentCache, row: int, batch: int, num_queries: int) -> StepPositions:
         """Where `num_queries` new tokens of each of the rows [row, row + batch) stand; makes room for them."""
@@ -176,7 +142,7 @@ class Model:
             return self.program(batch).run(token_ids, at, cache, routing, want != "none")
         hidden = F.embedding(token_ids, self.embed_tokens).to(self.dtype)
         for layer, memory in zip(self.layers, cache.layers, strict=True):
-            hidden = layer(hidden, at, memory, routing, self.fast_tier)
+            hidden = layer(hidden, at, memory, routing, self.between)
         if want == "none":
             return None
         if want == "last":
@@ -206,6 +172,7 @@ class Layer:
         self.post_attention_layernorm = read(f"{prefix}post_attention_layernorm.weight")
         self.attention = read_attention(model, f"{prefix}self_attn.", read)
         self.moe_layer: int | None = None
+        self.following: Layer | None = None  # the next MoE layer
         self.mlp: Linear | None = None
         if layer in spec.model_layer_of_layer:
             self.moe_layer = spec.model_layer_of_layer.index(layer)
@@ -230,44 +197,56 @@ class Layer:
         at: StepPositions,
         cache: torch.Tensor,
         routing: StepRouting | None,
-        tier: FastTier | None,
+        between: Between,
     ) -> torch.Tensor:
         hidden = hidden + self.attention(rms_norm(hidden, self.input_layernorm, self.eps), at, cache)
         x = rms_norm(hidden, self.post_attention_layernorm, self.eps)
         if self.moe_layer is None:
             assert self.mlp is not None
             return hidden + self.mlp(x)
-        return hidden + self._experts(x.flatten(0, 1), routing, tier).view_as(hidden)
+        before, between.deferred = between.deferred, None
+        stale = None
+        if between.needs_stale and self.following is not None:
+            stale = self.following.guess(hidden).int().cpu().numpy()
+        hidden = hidden + self._experts(x.flatten(0, 1), routing, between, stale).view_as(hidden)
+        return hidden if before is None else hidden + before.view_as(hidden)
 
-    def _experts(self, x: torch.Tensor, routing: StepRouting | None, tier: FastTier | None) -> torch.Tensor:
+    def guess(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Ids [T, K] that this layer's router would choose on a hidden state [B, Q, H] of the MoE layer before."""
+        x = rms_norm(hidden, self.post_attention_layernorm, self.eps)
+        return self.router(x.flatten(0, 1))[0]
+
+    def _experts(
+        self, x: torch.Tensor, routing: StepRouting | None, between: Between, stale: np.ndarray | None
+    ) -> torch.Tensor:
         assert self.moe_layer is not None
-        ids, weights = self.router(x)
-        ids_host, weights_host, x_host = ids.cpu().numpy(), weights.cpu().numpy(), x.float().cpu().numpy()
+        scores = self.router.scores(x)
+        ids, weights = self.router.choose(scores)
+        ids_host, weights_host, x_host = ids.int().cpu().numpy(), weights.cpu().numpy(), x.float().cpu().numpy()
         if np.isnan(weights_host.sum()):  # a NaN ranks first, so that its token has one
             row = int(np.isnan(weights_host).any(axis=1).argmax())
             raise FloatingPointError(
                 f"{self.name} router: expected numbers as logits; got NaN for row {row} of the step: a weight or an "
                 "activation before it is not finite, check the checkpoint"
             )
+        scores_host = scores.cpu().numpy() if between.needs_scores else None
+        work = between.divide(self.moe_layer, ids_host, weights_host, scores_host, stale)
         if routing is not None:
-            routing.expert_ids[self.moe_layer], routing.gate_weights[self.moe_layer] = ids_host, weights_host
+            between.note(routing, self.moe_layer, ids_host, weights_host, scores_host, stale)
         # On cuda what the device computes is queued first and runs while the CPU computes its experts.
-        share = None if tier is None else tier.serve(self.moe_layer, ids_host, weights_host)
-        part = None if tier is None or share is None else tier.compute(share, x)
+        part, later = between.compute(work.now, x), between.compute(work.later, x)
         shared = self.mlp(x) if self.mlp is not None else None
-        home_ids = ids_host if share is None else share.home_ids
-        routed = torch.from_numpy(self.routed.forward(x_host, home_ids, weights_host))
-        if part is not None:
-            routed = routed.to(part.device) + part
-        routed = routed.to(x.device, x.dtype)
+        routed = self._sum(x, x_host, work.now, part)
+        if work.later is not None:
+            between.deferred = self._sum(x, x_host, work.later, later)
         return routed if shared is None else routed + shared
 
-
-def head_sizes(spec: ModelSpec) -> tuple[int, int, int, int]:
-    """(qk_nope_head_dim, qk_rope_head_dim, v_head_dim, kv_lora_rank): ModelSpec has all four for this family."""
-    sizes = (spec.qk_nope_head_dim, spec.qk_rope_head_dim, spec.v_head_dim, spec.kv_lora_rank)
-    nope, rope, v_dim, kv_rank = (size or 0 for size in sizes)
-    return nope, rope, v_dim, kv_rank
+    def _sum(self, x: torch.Tensor, x_host: np.ndarray, share: Share, part: torch.Tensor | None) -> torch.Tensor:
+        """Experts at home, then the device's part: [T, H] like x."""
+        routed = torch.from_numpy(self.routed.forward(x_host, share.home_ids, share.gate_weights))
+        if part is not None:
+            routed = routed.to(part.device) + part
+        return routed.to(x.device, x.dtype)
 
 
 def read_mlp(model: Model, prefix: str, read: Read) -> Linear:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from moelab import load, record, shipped
+from moelab import load, record, shipped, simulate
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Phase
 from moelab.engine.fast_tier.copy_thread import CopyError
@@ -20,8 +20,8 @@ from tests.engine.fast_tier.nano_runs import PROMPTS, assert_live_equals_simulat
 @pytest.fixture(scope="module")
 def engine():
     """float32 throughout: the device has the same arithmetic, and nothing rounds the last bit into a step of bf16."""
-    exact = {"activation": "f32", "dense_weights": "float32", "dense_dtype": "float32"}  # bf16 where the CPU has it
-    with load(shipped("nano/model"), num_workers=1, **exact) as engine:
+    float32 = {"activation": "f32", "dense_weights": "float32", "dense_dtype": "float32"}
+    with load(shipped("nano/model"), num_workers=1, **float32) as engine:
         yield engine
 
 
@@ -88,6 +88,22 @@ def test_late_copies_run_from_home_and_are_counted(engine, monkeypatch):
     assert requests[:, LATE].sum() > 0
     _, report = assert_live_equals_simulated(tier, trace)
     assert report.num_superseded > 0
+
+
+def test_a_tier_on_paper_decides_and_changes_no_bit(engine):
+    """Every decision, no copy: results without a tier, counts and log of the simulator."""
+    engine.use_plan(None)
+    alone = logits_of(engine)
+    tier = engine.use_plan(plan_of(engine, "prefetch_previous", resident=[(0, 3)]), late="never", keep_log=True)
+    with record(engine) as trace:
+        assert torch.equal(logits_of(engine), alone)
+    simulated, report = simulate(trace, tier.plan, log=True, progress=False), tier.report()
+    np.testing.assert_array_equal(tier.requests, simulated.counts.reshape(-1, 8))
+    np.testing.assert_array_equal(tier.log, simulated.log)
+    np.testing.assert_array_equal(tier.resident, simulated.state.resident > 0)
+    assert (report.late, report.num_copied, report.num_initial_copies, report.link_bytes) == (0, 0, 0, 0)
+    assert report.reads_per_layer_step == simulated.reads_per_layer_step
+    assert "on paper" in str(tier)
 
 
 def test_a_failed_copy_stops_the_engine_until_it_gets_a_plan(engine, monkeypatch):
@@ -159,8 +175,8 @@ def test_what_cannot_be_carried_out_is_refused_and_the_tier_before_stays(engine)
     ):
         with pytest.raises(ValueError, match=message):
             engine.use_plan(other)
-    with pytest.raises(ValueError, match="late: expected one of home, wait"):
-        engine.use_plan(plan, late="never")
+    with pytest.raises(ValueError, match="late: expected one of home, wait, never"):
+        engine.use_plan(plan, late="sometimes")
     assert engine.fast_tier is before
     engine.forward([1, 2, 3])
 

@@ -1,10 +1,12 @@
 """Live equals simulated: the decisions of a live nano run are those of `simulate` on the recorded trace of that run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numba import njit
 
-from moelab import load, record, shipped
+from moelab import load, record, shipped, simulate
 from moelab.engine.generate import run
 from moelab.engine.sampling import Sampling
 from moelab.policies import POLICIES, Policy
@@ -53,9 +55,26 @@ def test_every_capacity(engine, how):
     assert_live_equals_simulated(*run_live(engine, plan_of(engine, "prefetch_markov", **how)))
 
 
-@pytest.mark.parametrize("policy", ["lru", "mrs", "prefetch_previous"])
+@pytest.mark.parametrize("policy", ["lru", "mrs", "prefetch_previous", "prefetch_stale_gate"])
 def test_decode_by_torch(torch_engine, policy):
     assert_live_equals_simulated(*run_live(torch_engine, plan_of(torch_engine, policy)))
+
+
+@pytest.mark.parametrize(
+    ("policy", "array"), [("mrs", "candidate_scores"), ("prefetch_stale_gate", "stale_gate_experts")]
+)
+def test_what_a_policy_reads_is_recorded_and_matters(engine, policy, array):
+    """Without the array the simulator would decide otherwise."""
+    tier, trace = run_live(engine, plan_of(engine, policy))
+    assert set(trace.extras) == {array}
+    simulated, report = assert_live_equals_simulated(tier, trace)
+    assert report.prefetches > 0 or policy == "mrs"
+    without = simulate(replace(trace, extras={}), tier.plan, log=True, progress=False)
+    assert not np.array_equal(without.log, simulated.log)
+    engine.use_plan(plan_of(engine, "lru"))
+    with record(engine) as trace:
+        engine.generate(PROMPTS[1], 2)
+    assert trace.extras == {}
 
 
 def test_waiting_for_copies_changes_no_decision(engine):
@@ -83,12 +102,19 @@ def _fold(view):
         view.float_state[0] = view.float_state[0] * 0.9 + view.gate_sums[i]
     for i in range(len(view.hits)):
         state[0] = state[0] * 31 + view.hits[i]
+    for i in range(len(view.stale_experts)):
+        state[0] = state[0] * 31 + view.stale_experts[i]
+    for row in range(len(view.candidate_scores)):
+        for expert in range(view.candidate_scores.shape[1]):
+            view.float_state[0] = view.float_state[0] * 0.9 + view.candidate_scores[row, expert]
     state[1 + view.flags] += 1
 
 
 def test_a_policy_is_told_exactly_the_same(engine):
-    """Clock, steps, flags, order of the experts, counts and gate sums; a stream that is dropped ends its request."""
-    policy = Policy("fold", _fold, "this test", {}, lambda _: (np.zeros(1), np.zeros(33, np.int64)))
+    """Clock, steps, flags, order of the experts, counts, gate sums, router scores and stale-gate ids; a stream that is
+    dropped ends its request."""
+    reads = ("candidate_scores", "stale_gate_experts")
+    policy = Policy("fold", _fold, "this test", {}, lambda _: (np.zeros(1), np.zeros(33, np.int64)), reads=reads)
     tier = engine.use_plan(plan_of(engine, "lru", resident=[(0, 3), (4, 7)]), policy=policy, keep_log=True)
     with record(engine) as trace:
         lengths = zip(PROMPTS, (2, 5, 4, 3), strict=True)

@@ -1,0 +1,63 @@
+"""Placement: a plan's fast tier in a running engine; what `Engine.use_plan` does, and what `use_lossy` asks first.
+
+Plan and mode are checked against model and engine before anything changes. It does not know steps or decisions.
+Floor 2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from moelab.domain.lossy import Lossy
+from moelab.domain.plan import Plan, TierFormat
+from moelab.engine.device import choose_device
+from moelab.engine.fast_tier.fast_tier import FastTier
+from moelab.engine.fast_tier.plan import check_plan, layout_of_slots
+from moelab.policies.session import PolicySession
+
+if TYPE_CHECKING:
+    from moelab.engine.engine import Engine
+    from moelab.policies import Policy
+
+
+def carry_out(
+    engine: Engine, plan: Plan | None, *, policy: Policy | None, late: str, keep_log: bool, device: str | None
+) -> FastTier | None:
+    """The engine's fast tier from its next step on; ValueError where the plan does not fit, and nothing has changed."""
+    if plan is None:
+        check_lossy(engine, engine.lossy, None)
+        engine.set_fast_tier(None)
+        return None
+    plan.check_matches(
+        what="engine", model=engine.name, num_layers=len(engine.routed), num_experts=engine.spec.n_routed_experts,
+        top_k=engine.spec.num_experts_per_tok, fingerprint=engine.spec.fingerprint,
+    )  # fmt: skip
+    check_plan(plan, engine.routed, late)
+    session = PolicySession(plan, policy)
+    where = engine.device if device is None else choose_device(device)
+    engine.set_fast_tier(None)  # its memory may be what the new one needs
+    # A CPU that stands in for a device keeps to float32 where the engine was loaded so.
+    dtype = torch.float32 if where.type == "cpu" and engine.model.dtype is torch.float32 else None
+    tier = FastTier(engine.routed, plan, session, where, late=late, keep_log=keep_log, dtype=dtype)
+    engine.set_fast_tier(tier)
+    return tier
+
+
+def check_lossy(engine: Engine, lossy: Lossy | None, tier: FastTier | None) -> None:
+    """ValueError for a mode that the model, or the engine with this tier, cannot run."""
+    if lossy is None:
+        return
+    lossy.check_top_k(engine.spec.num_experts_per_tok)
+    if lossy.cache_bias and tier is None:
+        raise ValueError(
+            f"cache_bias is {lossy.cache_bias:g} without a fast tier, so that no expert is resident; expected one: "
+            "use_plan first, or use_lossy(None)"
+        )
+
+
+def slot_format(engine: Engine, weight_format: str) -> TierFormat:
+    """A format of the fast tier with the bytes that the model's experts take in it."""
+    layout = layout_of_slots(weight_format, engine.routed[0].layout)
+    return TierFormat(weight_format=weight_format, expert_bytes=(layout.expert_bytes,) * len(engine.routed))

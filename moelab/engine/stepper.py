@@ -1,0 +1,247 @@
+"""Stepper: a loaded model that takes forward passes, counts what they read, and lets observers watch their routing.
+
+One device for the dense path, the CPU kernels for the routed experts; on a CPU with native kernels a decode step is
+one native call. On the CPU torch keeps one thread in decode, and in prefill of small models, because its thread team
+and the kernels' pool would fight for the same cores (2 threads beside one other busy process: up to 600 times slower,
+docs/log.md); large models (`PREFILL_THREADS_FROM`) prefill their dense part on all workers.
+It knows sequences of tokens; it does not know text, sampling or plans. Floor 2.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from collections.abc import Sequence as SequenceOf
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from moelab.domain.lossy import Lossy
+from moelab.domain.trace import Phase
+from moelab.engine.between import Between
+from moelab.engine.cache import LatentCache
+from moelab.engine.counters import Counters, DenseLayers, PhaseCounts, bandwidth_beside_limit
+from moelab.engine.dense import KernelLinears
+from moelab.engine.generate import PREFILL_CHUNK, Sequence
+from moelab.engine.loader import Loaded
+from moelab.engine.step_routing import StepRouting
+from moelab.engine.token_rows import TokenRows
+from moelab.kernels.bandwidth import Bandwidth
+
+if TYPE_CHECKING:
+    from moelab.engine.fast_tier.fast_tier import FastTier
+
+Observer = Callable[[int, TokenRows, np.ndarray, np.ndarray], None]
+PREFILL_THREADS_FROM = 1024  # hidden_size
+
+
+class Stepper:
+    """One caller at a time.
+
+    `observers` are called after every step as `observer(step, rows, expert_ids, gate_weights)`: `expert_ids` int32
+    [L, T, K] over the MoE layers, in rank order, `gate_weights` float32 [L, T, K]; the arrays are theirs to keep.
+    An empty list costs nothing; a step that fails is not seen.
+    """
+
+    def __init__(self, directory: Path, loaded: Loaded) -> None:
+        self.directory = directory
+        self.spec = loaded.spec
+        self.device = loaded.device
+        self.dense_dtype = loaded.dense_dtype
+        self.dense_weights = loaded.dense_weights
+        self.isa = loaded.isa
+        self.activation = loaded.activation
+        self.weight_format = loaded.weight_format
+        self.weights_fingerprint = loaded.weights_fingerprint
+        self.num_skipped_tensors = loaded.num_skipped_tensors
+        self.load_s = loaded.load_s
+        self.loaded_bytes = loaded.loaded_bytes
+        self.weight_bytes = loaded.weight_bytes
+        self.packed = loaded.packed
+        self.routed = loaded.routed
+        self.pool = loaded.pool
+        self.model = loaded.model
+        self.observers: list[Observer] = []
+        self.fast_tier: FastTier | None = None
+        self.lossy: Lossy | None = None
+        self._asked: Counter[str] = Counter()
+        self.num_steps = 0
+        self._request_ended = False
+        self._num_tokens = {Phase.PREFILL: 0, Phase.DECODE: 0}
+        self._step_s = 0.0
+        self._phase_counts = PhaseCounts(self.routed)
+        linears = self.model.linears
+        self._dense_counts = PhaseCounts([DenseLayers(linears.made if isinstance(linears, KernelLinears) else [])])
+        on_cpu = self.device.type == "cpu"
+        large = self.spec.hidden_size >= PREFILL_THREADS_FROM
+        self._torch_threads = {
+            Phase.PREFILL: (self.pool.num_workers if large else 1) if on_cpu else None,
+            Phase.DECODE: 1 if on_cpu else None,
+        }
+
+    @property
+    def name(self) -> str:
+        """The name of the directory, or of the one above a plain `model`: a checkpoint does not carry its own."""
+        path = self.directory.resolve()
+        return path.parent.name if path.name == "model" else path.name
+
+    @property
+    def dense_path(self) -> str:
+        """Where and in which arithmetic everything but the routed experts is computed."""
+        linears = self.model.linears
+        if not isinstance(linears, KernelLinears):
+            return f"{self.dense_dtype} on {self.device}"
+        return f"{self.dense_weights} weights, {linears.arithmetic}; attention of prefill {self.dense_dtype}"
+
+    @property
+    def expert_bytes(self) -> int:
+        """Bytes of one routed expert in this engine."""
+        return self.routed[0].layout.expert_bytes
+
+    @property
+    def counters(self) -> Counters:
+        return Counters(
+            self.num_steps,
+            self._num_tokens[Phase.PREFILL],
+            self._num_tokens[Phase.DECODE],
+            self._step_s,
+            sum(layer.seconds for layer in self.routed),
+            sum(layer.bytes_read for layer in self.routed),
+        )
+
+    def bandwidth(self, phase: Phase = Phase.DECODE) -> Bandwidth:
+        """GB/s of the routed experts by layer and node since loading, beside the read limit, which is measured now.
+
+        Linear layers that run on the kernels are a row of their own, `dense`. The limit is read by the workers of the
+        latest decode step, or of a step of the phase's mean number of tokens.
+        """
+        title = f"{self.name}, {phase.name.lower()}: bandwidth by layer and node"
+        counts, dense = self._phase_counts.of(phase), self._dense_counts.of(phase)
+        top_k, program = self.spec.num_experts_per_tok, self.model.last_program
+        if phase is Phase.DECODE and program is not None:
+            workers = program.pool
+        else:
+            workers = self.routed[0].workers(self._num_tokens[phase] * top_k // max(1, int(counts.num_calls[0])))
+        return bandwidth_beside_limit(title, counts, dense, self.routed, top_k, workers)
+
+    def new_cache(self, num_rows: int) -> LatentCache:
+        """An empty cache for `num_rows` sequences."""
+        return LatentCache(self.spec.num_hidden_layers, num_rows, self.model.cache_width, self.model.dtype, self.device)
+
+    def prefill(self, sequence: Sequence, cache: LatentCache, row: int, chunk: int = PREFILL_CHUNK) -> torch.Tensor:
+        """Feed the prompt in chunks; logits [vocab] after its last token."""
+        tokens = torch.tensor(sequence.prompt_token_ids)[None]
+        logits = None
+        for start in range(0, tokens.shape[1], chunk):
+            part = tokens[:, start : start + chunk]
+            last = start + chunk >= tokens.shape[1]
+            logits = self.step(part, cache, row, [sequence], Phase.PREFILL, "last" if last else "none")
+        assert logits is not None
+        return logits[0, -1]
+
+    @torch.inference_mode()
+    def step(
+        self,
+        token_ids: torch.Tensor,
+        cache: LatentCache,
+        row: int,
+        sequences: SequenceOf[Sequence],
+        phase: Phase,
+        want: str,
+    ) -> torch.Tensor | None:
+        """One forward pass: Q new tokens of each of B sequences in the cache rows [row, row + B).
+
+        token_ids int64 [B, Q] on the CPU -> logits float32 [B, Q] (`all`) or [B, 1] (`last`) x vocab, or None.
+        RuntimeError once the engine is closed.
+        """
+        if self.pool.closed:
+            raise RuntimeError(f"engine of {self.name} is closed: expected an open one; load the model again")
+        started = time.perf_counter()
+        batch, num_queries = token_ids.shape
+        threads, threads_before = self._torch_threads[phase], torch.get_num_threads()
+        starts = cache.lengths[row : row + batch]
+        rows = routing = None
+        between = self.model.between
+        if self.observers or between.acts:
+            rows = TokenRows(
+                [s.request for s in sequences], starts, [s.domain for s in sequences], token_ids.numpy(), phase,
+                self._request_ended,
+            )  # fmt: skip
+        if self.observers:
+            routing = StepRouting(
+                len(self.routed), batch * num_queries, self.spec.num_experts_per_tok, self.spec.n_routed_experts,
+                scores=between.wants_candidates, stale_gate=between.needs_stale,
+            )  # fmt: skip
+        if rows is not None and between.acts:
+            between.begin_step(phase, rows.flags)
+        done = False
+        try:
+            if threads is not None:
+                torch.set_num_threads(threads)
+            self._phase_counts.enter(phase)
+            self._dense_counts.enter(phase)
+            at = self.model.positions(cache, row, batch, num_queries)
+            logits: torch.Tensor | None = self.model.forward(token_ids.to(self.device), at, cache, routing, want)
+            done = True
+        finally:
+            if threads is not None:
+                torch.set_num_threads(threads_before)
+            if between.acts:
+                between.end_step(failed=not done)
+        step = self.num_steps
+        for index in range(row, row + batch):
+            cache.lengths[index] += num_queries
+        self.num_steps += 1
+        self._num_tokens[phase] += batch * num_queries
+        self._request_ended = False
+        # After the step is counted: an observer that raises must not leave the others with a step that never was.
+        if routing is not None and rows is not None:
+            rows.candidate_scores, rows.stale_gate_experts = routing.candidate_scores, routing.stale_gate_experts
+            for observer in list(self.observers):
+                observer(step, rows, routing.expert_ids, routing.gate_weights)
+        self._step_s += time.perf_counter() - started
+        return logits
+
+    def end_request(self) -> None:
+        """A request has had its last tokens: policies and observers are told so with the next step."""
+        self._request_ended = True
+
+    # --- what happens between routers and experts ---
+
+    def set_fast_tier(self, tier: FastTier | None) -> None:
+        """Run beside this tier from the next step on; the one before is closed. `Engine.use_plan` makes them."""
+        before, self.fast_tier = self.fast_tier, tier
+        self._renew()
+        if before is not None:
+            before.close()
+
+    def set_lossy(self, lossy: Lossy | None) -> None:
+        """Change results on purpose from the next step on; `Engine.use_lossy` checks that it can be."""
+        self.lossy = lossy
+        self._renew()
+
+    @property
+    def policy_reads(self) -> tuple[str, ...]:
+        """Names of the optional arrays that the policy of the fast tier looks at."""
+        return () if self.fast_tier is None else self.fast_tier.policy.reads
+
+    @contextmanager
+    def asking(self, extras: Collection[str]) -> Iterator[None]:
+        """Compute these optional arrays (`Trace.extras`) in the steps inside the block; observers find them in rows."""
+        self._asked.update(extras)
+        self._renew()
+        try:
+            yield
+        finally:
+            self._asked.subtract(extras)
+            self._renew()
+
+    def _renew(self) -> None:
+        extras = frozenset({name for name, count in self._asked.items() if count} | set(self.policy_reads))
+        before = self.model.between
+        if (before.tier, before.lossy, before.extras) != (self.fast_tier, self.lossy, extras):
+            self.model.use_between(Between(self.model.routers, self.fast_tier, self.lossy, extras, before))
