@@ -180,7 +180,7 @@ class Rows:
             if len(strip) == rows.stop - rows.start:
                 return _numbers(self.fetch(strip))
             if len(strip):
-                strips.append(_numbers(strip))  # parts of two tensors: a buffer would not hold both
+                strips.append(_numbers(self.fetch(strip)).copy())  # of two tensors: the buffer holds one at a time
         return np.concatenate(strips)
 
 

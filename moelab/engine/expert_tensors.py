@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from moelab.engine.checkpoint import Checkpoint, CheckpointError
+from moelab.engine.mapped_file import SMALL_STREAM
 from moelab.kernels.job import GROUP, TILE_ROWS, WeightFormat
 from moelab.kernels.layout import ExpertLayout, pack
 
@@ -151,13 +152,17 @@ class ExpertTensors:
             parts.append((name, self.checkpoint.fetch(matrix[rows][strip.first : strip.stop], stream)))
         return parts
 
+    def _read_small(self, name: str) -> torch.Tensor:
+        """A whole tensor, on a stream of its own so that nothing else that was fetched is lost."""
+        return self.checkpoint.fetch(self.checkpoint.read(name), SMALL_STREAM)
+
     def _packed(
         self, strip: Strip, parts: list[tuple[str, torch.Tensor]], rows: int, columns: int, weight_format: WeightFormat
     ) -> Any:
         (name, packed), (scale_name, scale) = parts
         file = self.checkpoint.entries[name].file
         shape_name = name.removesuffix("_packed") + "_shape"
-        if strip.first == 0 and (stated := self.checkpoint.read(shape_name).tolist()) != [rows, columns]:
+        if strip.first == 0 and (stated := self._read_small(shape_name).tolist()) != [rows, columns]:
             raise CheckpointError(
                 file, f"{shape_name} {[rows, columns]}", stated, "load the config.json that belongs to this checkpoint"
             )

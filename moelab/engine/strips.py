@@ -27,7 +27,7 @@ def joined_copy(
     if device.type != "cpu" or num_bytes < SMALL_BYTES:
         joined = torch.empty(shape, dtype=dtype, device=device)
         first = 0
-        for weight in weights:
+        for weight in map(fetch, weights):
             joined[first : first + len(weight)].copy_(weight) if shape else joined.copy_(weight)
             first += len(weight) if shape else 0
         return joined
