@@ -29,9 +29,10 @@ DiskForm = Literal["per_expert", "fused", "packed"]
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows [first, stop) of a projection (0 gate, 1 up, 2 down) of an expert; in the file they lie at `place`."""
+    """Rows [first, stop) of a projection (0 gate, 1 up, 2 down) of an expert: `num_bytes` at `place` of the files."""
 
     place: tuple[str, int]
+    num_bytes: int
     expert: int
     projection: int
     first: int
@@ -111,7 +112,8 @@ class ExpertTensors:
                 height = max(strip_bytes // (row_bytes * TILE_ROWS), 1) * TILE_ROWS
                 for first in range(0, rows, height):
                     place = (entry.file.name, entry.offset + (skipped + first) * row_bytes)
-                    found.append(Strip(place, expert, projection, first, min(first + height, rows)))
+                    stop = min(first + height, rows)
+                    found.append(Strip(place, (stop - first) * row_bytes, expert, projection, first, stop))
         return found
 
     def pack(self, strip: Strip, block: np.ndarray, layout: ExpertLayout) -> None:
