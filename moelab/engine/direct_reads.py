@@ -24,7 +24,7 @@ import numpy as np
 from moelab.kernels.pages import HUGE_PAGE_BYTES, map_pages
 
 ALIGNMENT = 4096  # of offset, length and memory: enough for any sector and page of x86
-SLOW_BYTES_PER_S = 500e6  # the page cache is no hindrance below
+SLOW_BYTES_PER_S = 200e6  # the page cache is no hindrance below
 SURE_BYTES = 64 << 20  # read before a disk is called slow
 
 
