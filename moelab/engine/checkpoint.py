@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from moelab.engine.direct_reads import DirectReads
 from moelab.engine.mapped_file import MappedFile
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -62,6 +63,7 @@ class Checkpoint:
         self.entries = entries
         self._open_files: dict[Path, MappedFile] = {}
         self._opening = threading.Lock()
+        self.reads = DirectReads()
 
     @classmethod
     def open(cls, directory: str | Path) -> Checkpoint:
@@ -101,7 +103,7 @@ class Checkpoint:
         path = self.entries[name].file
         with self._opening:
             if path not in self._open_files:
-                self._open_files[path] = MappedFile(path)
+                self._open_files[path] = MappedFile(path, self.reads)
             return self._open_files[path]
 
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
@@ -138,7 +140,7 @@ class Checkpoint:
             entry = self.entries[name]
             digest.update(f"{name} {entry.dtype} {entry.shape}\n".encode())
         for name in names_of_content:
-            digest.update(self.read(name).contiguous().flatten().view(torch.uint8).numpy().data)
+            digest.update(self.fetch(self.read(name)).contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
 

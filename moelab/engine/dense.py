@@ -23,6 +23,7 @@ from moelab.kernels.linear import PackedLinear, Tiles, pack_matrices
 from moelab.kernels.native import Counters as NativeCounters
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import RoutedExperts
+from moelab.kernels.tasks import Tasks
 
 # What `dense_weights` may ask for, and the format of the kernels that it means.
 PACKED_FORMATS: dict[str, WeightFormat] = {
@@ -99,7 +100,7 @@ class KernelLinears:
     """Linear layers from packed weights by the kernels; `made` has them in the order of making.
 
     `fetch` reads what a view of a file covers (`strips`). `saved` gives the tiles of a layer by its name where they
-    were packed before; None packs the weights.
+    were packed before; None packs the weights. `tasks` are to be run before the layers compute; None packs at once.
     """
 
     def __init__(
@@ -109,8 +110,10 @@ class KernelLinears:
         pool: Pool,
         fetch: Fetch = lambda view: view,
         saved: Callable[[str], Tiles] | None = None,
+        tasks: Tasks | None = None,
     ) -> None:
         self.weight_format, self.isa, self.pool, self.fetch, self.saved = weight_format, isa, pool, fetch, saved
+        self.tasks = tasks
         self.made: list[KernelLinear | KernelMLP] = []
 
     @property
@@ -136,7 +139,7 @@ class KernelLinears:
     def mlp(self, name: str, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> KernelMLP:
         names = [f"{name}{projection}" for projection in ("gate_proj", "up_proj", "down_proj")]
         sources = [self._source(part, [weight]) for part, weight in zip(names, (gate, up, down), strict=True)]
-        mlp = KernelMLP(names, sources, self.weight_format, self._isa_of(self.weight_format), self.pool)
+        mlp = KernelMLP(names, sources, self.weight_format, self._isa_of(self.weight_format), self.pool, self.tasks)
         self.made.append(mlp)
         return mlp
 
@@ -144,7 +147,7 @@ class KernelLinears:
         self, name: str, weights: Sequence[torch.Tensor], bias: torch.Tensor | None, weight_format: WeightFormat
     ) -> KernelLinear:
         source = self._source(name, weights)
-        linear = KernelLinear(source, bias, weight_format, self._isa_of(weight_format), self.pool, name)
+        linear = KernelLinear(source, bias, weight_format, self._isa_of(weight_format), self.pool, name, self.tasks)
         self.made.append(linear)
         return linear
 
@@ -180,7 +183,7 @@ class Rows:
             if len(strip) == rows.stop - rows.start:
                 return _numbers(self.fetch(strip))
             if len(strip):
-                strips.append(_numbers(strip))  # parts of two tensors: a buffer would not hold both
+                strips.append(_numbers(self.fetch(strip)).copy())  # of two tensors: the buffer holds one at a time
         return np.concatenate(strips)
 
 
@@ -204,9 +207,10 @@ class KernelLinear:
         isa: str | None,
         pool: Pool,
         name: str = "",
+        tasks: Tasks | None = None,
     ) -> None:
         self.name = name
-        self.packed = PackedLinear(weight, weight_format, isa, pool=pool)
+        self.packed = PackedLinear(weight, weight_format, isa, pool=pool, tasks=tasks)
         self.bias = None if bias is None else bias.float()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -242,7 +246,7 @@ class KernelMLP:
 
     def __init__(
         self, names: Sequence[str], sources: Sequence[Rows | Tiles], weight_format: WeightFormat, isa: str | None,
-        pool: Pool,
+        pool: Pool, tasks: Tasks | None = None,
     ) -> None:  # fmt: skip
         size, hidden = sources[0].shape
         layout = ExpertLayout(hidden, size, weight_format)
@@ -250,7 +254,7 @@ class KernelMLP:
         self._sections: list[Section] = []
         for name, source, offset in zip(names, sources, layout.offsets, strict=True):
             tiles = arena[0][offset : offset + layout.projection_bytes(*source.shape)]
-            pack_matrices(tiles, source, weight_format, pool)
+            pack_matrices(tiles, source, weight_format, pool, tasks)
             self._sections.append((name, tuple(source.shape), tiles))
         self.expert = RoutedExperts(layout, arena.addresses, isa, pool=pool, owner=arena)
         self.num_bytes = layout.expert_bytes

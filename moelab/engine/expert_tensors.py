@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from moelab.engine.checkpoint import Checkpoint, CheckpointError
+from moelab.engine.mapped_file import SMALL_STREAM
 from moelab.kernels.job import GROUP, TILE_ROWS, WeightFormat
 from moelab.kernels.layout import ExpertLayout, pack
 
@@ -28,9 +29,10 @@ DiskForm = Literal["per_expert", "fused", "packed"]
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows [first, stop) of a projection (0 gate, 1 up, 2 down) of an expert; in the file they lie at `place`."""
+    """Rows [first, stop) of a projection (0 gate, 1 up, 2 down) of an expert: `num_bytes` at `place` of the files."""
 
     place: tuple[str, int]
+    num_bytes: int
     expert: int
     projection: int
     first: int
@@ -110,7 +112,8 @@ class ExpertTensors:
                 height = max(strip_bytes // (row_bytes * TILE_ROWS), 1) * TILE_ROWS
                 for first in range(0, rows, height):
                     place = (entry.file.name, entry.offset + (skipped + first) * row_bytes)
-                    found.append(Strip(place, expert, projection, first, min(first + height, rows)))
+                    stop = min(first + height, rows)
+                    found.append(Strip(place, (stop - first) * row_bytes, expert, projection, first, stop))
         return found
 
     def pack(self, strip: Strip, block: np.ndarray, layout: ExpertLayout) -> None:
@@ -151,13 +154,17 @@ class ExpertTensors:
             parts.append((name, self.checkpoint.fetch(matrix[rows][strip.first : strip.stop], stream)))
         return parts
 
+    def _read_small(self, name: str) -> torch.Tensor:
+        """A whole tensor, on a stream of its own so that nothing else that was fetched is lost."""
+        return self.checkpoint.fetch(self.checkpoint.read(name), SMALL_STREAM)
+
     def _packed(
         self, strip: Strip, parts: list[tuple[str, torch.Tensor]], rows: int, columns: int, weight_format: WeightFormat
     ) -> Any:
         (name, packed), (scale_name, scale) = parts
         file = self.checkpoint.entries[name].file
         shape_name = name.removesuffix("_packed") + "_shape"
-        if strip.first == 0 and (stated := self.checkpoint.read(shape_name).tolist()) != [rows, columns]:
+        if strip.first == 0 and (stated := self._read_small(shape_name).tolist()) != [rows, columns]:
             raise CheckpointError(
                 file, f"{shape_name} {[rows, columns]}", stated, "load the config.json that belongs to this checkpoint"
             )

@@ -8,6 +8,7 @@ Code in the directory is never run. It does not know generation or requests. Flo
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +31,7 @@ from moelab.kernels.isa import choose_isa
 from moelab.kernels.job import Activation, WeightFormat
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import RoutedExperts
+from moelab.kernels.tasks import Tasks
 
 DTYPE_OF_STORED = {"BF16": torch.bfloat16, "F32": torch.float32, "F16": torch.float32}
 
@@ -140,6 +142,9 @@ def load_model(
     except BaseException:
         pool.close()
         raise
+    finally:
+        if folder is not None:
+            folder.close()
     opened.checkpoint.close()
     loaded.load_s = time.perf_counter() - started
     return loaded
@@ -170,16 +175,18 @@ def _load(
     dense_bytes = sum(checkpoint.entries[name].num_bytes for name in opened.expected if name not in expert_names)
     if folder is not None:
         expert_bytes = folder.expert_bytes
+    # Memory is handed out while the model is made; what fills it is drawn by all workers at the end, in one go.
+    tasks = Tasks()
     with LoadingBar("loading", expert_bytes + dense_bytes) as bar:
         if folder is None:
             weight_format, chosen = choose_formats(opened.experts, activation)
             layout = expert_layout(spec, weight_format)
-            arenas = fill_arenas(opened.experts, layout, pool, bar.part(expert_bytes))
+            arenas = fill_arenas(opened.experts, layout, tasks)
         else:
             weight_format = folder.manifest.weight_format
             chosen = choose_activation(weight_format, activation)
             layout = expert_layout(spec, weight_format)
-            arenas = folder.fill_arenas(layout, spec, pool, bar.part(expert_bytes))
+            arenas = folder.fill_arenas(layout, spec, tasks)
         routed = routed_of(arenas, layout, isa, chosen, pool)
         # Linear layers that were packed before: their part of the checkpoint is not even read ahead.
         saved = None
@@ -187,24 +194,28 @@ def _load(
             saved = folder.tiles
         read_bytes = kept_bytes = 0
 
+        def join(weights: Sequence[torch.Tensor], dtype: torch.dtype | None) -> torch.Tensor:
+            if device.type != "cpu":  # they are read at once
+                bar.add(sum(weight.nbytes for weight in weights))
+            return joined_copy(weights, dtype or dense, device, tasks, checkpoint.fetch)
+
         def read(name: str, kind: Literal["dense", "exact", "float32", "mapped"] = "dense") -> torch.Tensor:
             nonlocal read_bytes, kept_bytes
             tensor = checkpoint.read(names.spell(name))
-            bar.add(tensor.nbytes)
             read_bytes += tensor.nbytes if kind != "mapped" or saved is None else 0
             if kind == "mapped":
                 return tensor
-            dtype = {"dense": dense, "float32": torch.float32, "exact": tensor.dtype}[kind]
-            kept = joined_copy([tensor], dtype, device, pool, checkpoint.fetch)
+            kept = join([tensor], {"dense": dense, "float32": torch.float32, "exact": tensor.dtype}[kind])
             kept_bytes += kept.nbytes
             return kept
 
         linears = (
-            TorchLinears(lambda weights, dtype: joined_copy(weights, dtype or dense, device, pool, checkpoint.fetch))
+            TorchLinears(join)
             if linear_format is None
-            else KernelLinears(PACKED_FORMATS[linear_format], routed[0].isa.isa, pool, checkpoint.fetch, saved)
+            else KernelLinears(PACKED_FORMATS[linear_format], routed[0].isa.isa, pool, checkpoint.fetch, saved, tasks)
         )
         model = opened.module.Model(spec, opened.text_config, read, routed, device, linears)
+        tasks.run(pool, bar.part(bar.left))
     fingerprint = weights_fingerprint(opened)
     return Loaded(
         model=model,
@@ -259,6 +270,8 @@ def load_routed(
     names = set().union(*(layer.shapes() for layer in opened.experts))
     num_bytes = sum(opened.checkpoint.entries[name].num_bytes for name in names)
     with LoadingBar("experts", num_bytes) as bar:
-        arenas = fill_arenas(opened.experts, layout, pool, bar.part(num_bytes))
+        tasks = Tasks()
+        arenas = fill_arenas(opened.experts, layout, tasks)
+        tasks.run(pool, bar.part(num_bytes))
     opened.checkpoint.close()
     return routed_of(arenas, layout, isa, chosen, pool)

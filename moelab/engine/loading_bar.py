@@ -14,6 +14,11 @@ class LoadingBar:
     def __init__(self, description: str, num_bytes: int) -> None:
         self._bar = tqdm(total=num_bytes, unit="B", unit_scale=True, desc=description, delay=1, leave=None)
 
+    @property
+    def left(self) -> int:
+        """Bytes that are not done."""
+        return int(self._bar.total - self._bar.n)
+
     def add(self, num_bytes: int) -> None:
         self._bar.update(num_bytes)
 

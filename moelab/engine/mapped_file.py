@@ -1,8 +1,8 @@
 """MappedFile: a file whose tensors are views of its mapping, to be sliced for nothing and fetched strip by strip.
 
 A view costs no memory and reads nothing until it is touched. `fetch` reads what a view covers into a buffer of the
-thread: plain reads of 2 MB, in the order of the file, keep the disk at work where page faults of a mapping and advice
-to read ahead did not (docs/log.md). It does not know names or formats. Floor 2.
+thread: past the page cache where that pays (`direct_reads`), else by plain reads in the order of the file; page faults
+of a mapping and advice to read ahead were slower (docs/log.md). It does not know names or formats. Floor 2.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import threading
 from pathlib import Path
 
+import numpy as np
 import torch
+
+from moelab.engine.direct_reads import ALIGNMENT, DirectReads, is_cached, open_direct
 
 # Private and writable, so that torch takes the memory; nobody writes, and nothing is reserved for it.
 _NO_RESERVE = 0x4000  # MAP_NORESERVE of Linux, which Python names from 3.13 on
-STREAMS = 2  # of reads in one file that each run on: the words of a matrix, and its scales
+STREAMS = 3  # of reads in one file that each run on: the words of a matrix, its scales, and small tensors
+SMALL_STREAM = 2
+FURTHER_BYTES = ALIGNMENT  # read beyond a part: the small tensors behind a large one come along
 
 
 class MappedFile:
-    """The bytes of one file; views keep the mapping alive after `MappedFile` is gone."""
+    """The bytes of one file; views keep the mapping alive after it is gone. `reads` are of all files together."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reads: DirectReads | None = None) -> None:
         self.path = path
         with path.open("rb") as file:
             if hasattr(mmap, "MAP_PRIVATE"):
@@ -35,7 +39,8 @@ class MappedFile:
         self.num_bytes = len(self._mapping)
         # A stream of its own for each keeps the system's own reading ahead undisturbed.
         self._streams = [path.open("rb", buffering=0) for _ in range(STREAMS)]
-        self._buffers = threading.local()
+        self._direct = open_direct(path)
+        self._reads = DirectReads() if reads is None else reads
 
     def tensor(self, dtype: torch.dtype, shape: tuple[int, ...], offset: int) -> torch.Tensor:
         """A view; a copy where the numbers do not lie at multiples of their size."""
@@ -50,27 +55,53 @@ class MappedFile:
     def fetch(self, view: torch.Tensor, stream: int = 0) -> torch.Tensor:
         """The same numbers, read; valid until this thread fetches from the stream again. OSError for a shorter file.
 
-        A view that is not contiguous, or a copy (see `tensor`), comes back as it is.
+        A view of which most lies between its own numbers, or a copy (see `tensor`), comes back as it is.
         """
-        offset = view.data_ptr() - self.base
-        inside = offset >= 0 and offset + view.nbytes <= self.num_bytes
-        if not inside or not view.is_contiguous() or view.nbytes == 0 or not hasattr(os, "preadv"):
+        first = view.data_ptr() - self.base
+        numbers = 1 + sum((size - 1) * stride for size, stride in zip(view.shape, view.stride(), strict=True))
+        stop = first + numbers * view.itemsize
+        inside = first >= 0 and stop <= self.num_bytes
+        if not inside or view.nbytes == 0 or stop - first > 2 * view.nbytes or not hasattr(os, "preadv"):
             return view
-        buffers: dict[int, torch.Tensor] = self._buffers.__dict__.setdefault("of_stream", {})
-        buffer = buffers.get(stream)
-        if buffer is None or buffer.nbytes < view.nbytes:
-            buffer = buffers[stream] = torch.empty(view.nbytes, dtype=torch.uint8)
-        into, got = buffer[: view.nbytes].numpy().data, 0
-        while got < view.nbytes:
-            count = os.preadv(self._streams[stream].fileno(), [into[got:]], offset + got)
+        part = torch.from_numpy(self._read(first, stop, stream)).view(view.dtype)
+        return part.as_strided(view.shape, view.stride())
+
+    def _read(self, first: int, stop: int, stream: int) -> np.ndarray:
+        """The bytes [first, stop), uint8."""
+        for buffer in self._reads.buffers().values():
+            if buffer.holds(self.path, first, stop):
+                return buffer.part(first, stop)
+        begin = first // ALIGNMENT * ALIGNMENT
+        end = -(-stop // ALIGNMENT) * ALIGNMENT + FURTHER_BYTES
+        buffer = self._reads.buffer(stream, end - begin)
+        got = 0
+        if self._direct is not None and self._reads.worth_while() and not is_cached(self.base + first, stop - first):
+            try:
+                got = self._reads.read(self._direct, buffer.memory[: end - begin], begin)
+            except OSError:  # a file system that opens so and does not read so
+                os.close(self._direct)
+                self._direct = None
+        if got < stop - begin:
+            got = self._read_cached(buffer.memory[: stop - begin], begin, stream)
+        buffer.path, buffer.first, buffer.stop = self.path, begin, begin + got
+        return buffer.part(first, stop)
+
+    def _read_cached(self, into: np.ndarray, offset: int, stream: int) -> int:
+        """Plain reads through the page cache. OSError for a shorter file."""
+        memory, got = into.data, 0
+        while got < len(into):
+            count = os.preadv(self._streams[stream].fileno(), [memory[got:]], offset + got)
             if count == 0:
                 raise OSError(
                     f"{self.path}: expected {self.num_bytes} bytes, got {offset + got}: it changed; load again"
                 )
             got += count
-        return buffer[: view.nbytes].view(view.dtype).view(view.shape)
+        return got
 
     def close(self) -> None:
         """No more fetching; the mapping goes with its last view."""
         for stream in self._streams:
             stream.close()
+        if self._direct is not None:
+            os.close(self._direct)
+            self._direct = None

@@ -1,4 +1,4 @@
-"""Routed experts into arenas: one per MoE layer, all filled together by all workers, strip by strip.
+"""Routed experts into arenas: one per MoE layer, filled strip by strip by tasks for all workers.
 
 Strips are taken in the order of the files, as the disk likes it. It knows formats and memory; it does not know names or
 where the strips come from (`expert_tensors`). Floor 2.
@@ -6,7 +6,7 @@ where the strips come from (`expert_tensors`). Floor 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 from moelab.domain.model import ModelSpec
 from moelab.engine.expert_tensors import ExpertTensors
@@ -17,8 +17,7 @@ from moelab.kernels.job import ACTIVATIONS, ACTIVATIONS_OF_FORMAT, Activation, W
 from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import RoutedExperts
-
-Advance = Callable[[float], object]  # told the part (0 to 1) that is done
+from moelab.kernels.tasks import Tasks
 
 
 def choose_formats(experts: list[ExpertTensors], asked: Activation | None) -> tuple[WeightFormat, Activation]:
@@ -49,10 +48,8 @@ def expert_layout(spec: ModelSpec, weight_format: WeightFormat) -> ExpertLayout:
     return ExpertLayout(spec.hidden_size, spec.moe_intermediate_size, weight_format)
 
 
-def fill_arenas(
-    experts: list[ExpertTensors], layout: ExpertLayout, pool: Pool, advance: Advance = lambda done: None
-) -> list[ExpertArena]:
-    """The experts of these layers, packed. MemoryError before the first page is touched."""
+def fill_arenas(experts: list[ExpertTensors], layout: ExpertLayout, tasks: Tasks) -> list[ExpertArena]:
+    """Arenas of these layers, to be packed by `tasks`. MemoryError before the first page is touched."""
     check_memory(sum(layer.num_experts for layer in experts) * layout.expert_bytes)
     arenas = [ExpertArena(layout, layer.num_experts) for layer in experts]
     # Words of int4 that become float32 are widened by NumPy, which takes 16 times their bytes.
@@ -60,12 +57,8 @@ def fill_arenas(
     strip_bytes = STRIP_BYTES // 16 if widened else STRIP_BYTES
     strips = [(strip, layer) for layer in range(len(experts)) for strip in experts[layer].strips(strip_bytes)]
     strips.sort(key=lambda pair: pair[0].place)
-
-    def pack(number: int) -> None:
-        strip, layer = strips[number]
-        experts[layer].pack(strip, arenas[layer][strip.expert], layout)
-
-    pool.draw(len(strips), pack, lambda done: advance(done / len(strips)))
+    for strip, layer in strips:
+        tasks.add(strip.num_bytes, partial(experts[layer].pack, strip, arenas[layer][strip.expert], layout))
     return arenas
 
 

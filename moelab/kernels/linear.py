@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +35,7 @@ from moelab.kernels.pages import map_pages
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import ALONE_BYTES
 from moelab.kernels.scratch import ACTIVATION_BYTES, aligned
+from moelab.kernels.tasks import Task, Tasks
 
 # Buffers of larger steps are given back at once: every matrix of a model has its own.
 KEEP_TOKENS = 16
@@ -58,8 +60,8 @@ class Tiles(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
-    def read_tiles(self, memory: np.ndarray, pool: Pool | None) -> None:
-        """Its tiles into ``memory`` (uint8, all of them)."""
+    def read_tiles(self, memory: np.ndarray, tasks: Tasks) -> None:
+        """Tasks that bring its tiles into ``memory`` (uint8, all of them)."""
 
 
 class PackedLinear:
@@ -68,7 +70,8 @@ class PackedLinear:
     Or M matrices of one shape, [M, R, C], each with its own inputs: x [M, T, C] -> [M, T, R].
 
     ``activation`` defaults to the mode of the format. ``pool`` is not owned. Raises ``ValueError`` for a format or mode
-    that does not exist and ``RuntimeError`` without native kernels.
+    that does not exist and ``RuntimeError`` without native kernels. The weights are packed at once, or when ``tasks``
+    are run.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class PackedLinear:
         isa: str | None = None,
         activation: Activation | None = None,
         pool: Pool | None = None,
+        tasks: Tasks | None = None,
     ) -> None:
         if len(weights.shape) not in (2, 3) or 0 in weights.shape:
             raise ValueError(f"weights: expected float32 [R, C] or [M, R, C]; got {list(weights.shape)}")
@@ -96,7 +100,7 @@ class PackedLinear:
         count, matrix_bytes = self.num_matrices or 1, layout.projection_bytes(self.num_rows, self.num_columns)
         self.num_bytes = count * matrix_bytes
         self._pages = map_pages(self.num_bytes)
-        pack_matrices(self.tiles, weights, weight_format, pool)
+        pack_matrices(self.tiles, weights, weight_format, pool, tasks)
         self._layout = layout
         self._address_of_matrix = self._pages.memory.ctypes.data + matrix_bytes * np.arange(count, dtype=np.int64)
         self._count = np.zeros(count + 1, np.int64)
@@ -185,40 +189,52 @@ class PackedLinear:
         return self.counters.total_ns / 1e9
 
 
-def pack_matrices(memory: np.ndarray, weights: Rows | Tiles, weight_format: WeightFormat, pool: Pool | None) -> None:
+def pack_matrices(
+    memory: np.ndarray,
+    weights: Rows | Tiles,
+    weight_format: WeightFormat,
+    pool: Pool | None,
+    tasks: Tasks | None = None,
+) -> None:
     """A matrix [R, C], or M of them, into tiles (``memory``, uint8), rounded by all workers, or read if they are ready.
 
-    Strips of tile rows are drawn, so that a few large matrices keep the workers as busy as many small ones.
+    At once, or when ``tasks`` are run. In strips of tile rows, so that a few large matrices keep the workers as busy as
+    many small ones.
     """
+    now = Tasks() if tasks is None else tasks
     read_tiles = getattr(weights, "read_tiles", None)
     if read_tiles is not None:
-        read_tiles(memory, pool)
-        return
+        read_tiles(memory, now)
+    else:
+        alone = len(memory) // (4 * (1 if pool is None else pool.num_workers))  # so that nobody waits long at its end
+        now.extend(pack_tasks(memory, weights, weight_format, STRIP_BYTES if tasks is not None else max(alone, 1)))
+    if tasks is None:
+        now.run(None if pool is None or pool.num_workers == 1 or len(memory) < PARALLEL_BYTES else pool)
+
+
+def pack_tasks(
+    memory: np.ndarray, weights: Any, weight_format: WeightFormat, largest_bytes: int
+) -> list[tuple[int, Task]]:
+    """The tasks of ``pack_matrices``: strips of at most ``largest_bytes`` of tiles, or of STRIP_BYTES."""
     num_matrices = weights.shape[0] if len(weights.shape) == 3 else None
     num_rows, num_columns = weights.shape[-2:]
     layout = ExpertLayout(num_columns, num_rows, weight_format)
     matrix_bytes, row_bytes = len(memory) // (num_matrices or 1), layout.projection_bytes(TILE_ROWS, num_columns)
-    workers = 1 if pool is None else pool.num_workers
-    rows = min(STRIP_BYTES, max(len(memory) // (4 * workers), 1)) // row_bytes * TILE_ROWS or TILE_ROWS
-    strips = [
-        (number, first, min(first + rows, num_rows))
-        for number in range(num_matrices or 1)
-        for first in range(0, num_rows, rows)
-    ]
+    rows = min(STRIP_BYTES, largest_bytes) // row_bytes * TILE_ROWS or TILE_ROWS
 
-    def pack(strip: int) -> None:
-        number, first, stop = strips[strip]
+    def pack(number: int, first: int, stop: int) -> None:
         start = number * matrix_bytes + first // TILE_ROWS * row_bytes
         tiles = memory[start : start + layout.projection_bytes(stop - first, num_columns)]
-        matrix: Any = weights if num_matrices is None else weights[number]  # type: ignore[index]
+        matrix = weights if num_matrices is None else weights[number]
         part = matrix[first:stop]
         quantise_pack(tiles, part if part.dtype == np.uint16 else part.astype(np.float32, copy=False), weight_format)
 
-    if pool is None or workers == 1 or len(memory) < PARALLEL_BYTES:
-        for strip in range(len(strips)):
-            pack(strip)
-    else:
-        pool.draw(len(strips), pack)
+    return [
+        ((stop - first) * num_columns, partial(pack, number, first, stop))
+        for number in range(num_matrices or 1)
+        for first in range(0, num_rows, rows)
+        for stop in [min(first + rows, num_rows)]
+    ]
 
 
 def linear_job(

@@ -7,7 +7,9 @@ know models. Floor 2.
 from __future__ import annotations
 
 import os
+import threading
 import zlib
+from functools import partial
 from io import FileIO
 from pathlib import Path
 
@@ -17,10 +19,11 @@ from moelab.domain.model import ModelSpec
 from moelab.engine.checkpoint import Checkpoint
 from moelab.engine.packed.manifest import CHUNK_BYTES, LINEARS, MANIFEST, Manifest, PackedError, Section, read_manifest
 from moelab.engine.packed.source import check_source
-from moelab.engine.routed_arenas import Advance, check_memory
+from moelab.engine.routed_arenas import check_memory
 from moelab.kernels.arena import ExpertArena
 from moelab.kernels.layout import LAYOUT_VERSION, ExpertLayout
 from moelab.kernels.pool import Pool
+from moelab.kernels.tasks import Tasks
 
 
 class PackedFolder:
@@ -28,6 +31,8 @@ class PackedFolder:
 
     def __init__(self, path: Path, manifest: Manifest, checkpoint: Checkpoint) -> None:
         self.path, self.manifest, self.checkpoint = path, manifest, checkpoint
+        self._files: dict[str, FileIO] = {}
+        self._opening = threading.Lock()
 
     @classmethod
     def open(cls, path: str | Path, checkpoint: Checkpoint) -> PackedFolder:
@@ -58,10 +63,8 @@ class PackedFolder:
         """PackedError where the checkpoint is not the one that was packed."""
         check_source(self.manifest, self.checkpoint, pool)
 
-    def fill_arenas(
-        self, layout: ExpertLayout, spec: ModelSpec, pool: Pool, advance: Advance = lambda done: None
-    ) -> list[ExpertArena]:
-        """The experts of every MoE layer. MemoryError before the first page is touched."""
+    def fill_arenas(self, layout: ExpertLayout, spec: ModelSpec, tasks: Tasks) -> list[ExpertArena]:
+        """The experts of every MoE layer, to be read by `tasks`. MemoryError before the first page is touched."""
         manifest = self.manifest
         sizes = (manifest.num_experts, manifest.hidden_size, manifest.intermediate_size)
         if sizes != (spec.n_routed_experts, layout.hidden_size, layout.intermediate_size):
@@ -73,48 +76,43 @@ class PackedFolder:
             )
         check_memory(self.expert_bytes)
         arenas = [ExpertArena(layout, spec.n_routed_experts) for _ in spec.model_layer_of_layer]
-        wanted = []
         for number, arena in enumerate(arenas):
             section = manifest.section(f"experts.{number}", self.path)
             if section.num_bytes != arena.num_bytes:
                 raise PackedError(self.path / section.file, f"{arena.num_bytes} bytes", f"{section.num_bytes} bytes")
-            wanted.append((section, arena.memory))
-        self._read(wanted, pool, advance)
+            self.add_tasks(section, arena.memory, tasks)
         return arenas
 
     def tiles(self, name: str) -> SavedTiles:
         """A packed linear layer by its name, to be read when it is asked for."""
         return SavedTiles(self, self.manifest.section(name, self.path))
 
-    def _read(self, wanted: list[tuple[Section, np.ndarray]], pool: Pool | None, advance: Advance) -> None:
-        """Each section into its memory (uint8 [num_bytes]), in chunks drawn by all workers."""
-        chunks = [
-            (section, memory, number) for section, memory in wanted for number in range(len(section.crc32_of_chunk))
-        ]
-        # One file object for all workers: the system sees one reader that goes on, and reads ahead of it.
-        files = {section.file: (self.path / section.file).open("rb", buffering=0) for section, _ in wanted}
+    def add_tasks(self, section: Section, memory: np.ndarray, tasks: Tasks) -> None:
+        """Tasks that read a section into its memory (uint8 [num_bytes]) in chunks, and check them."""
+        for number in range(len(section.crc32_of_chunk)):
+            part = memory[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
+            tasks.add(len(part), partial(self._read, section, number, part))
 
-        def read(task: int) -> None:
-            section, memory, number = chunks[task]
-            first = number * CHUNK_BYTES
-            part, begin = memory[first : first + CHUNK_BYTES], section.offset + first
-            path, expected = self.path / section.file, section.crc32_of_chunk[number]
-            got = read_at(files[section.file], part, begin)
-            what = f"of bytes {begin} to {begin + len(part)} ({section.name})"
-            if got != len(part):
-                raise PackedError(path, f"{len(part)} {what}", f"{got}")
-            if (found := zlib.crc32(part.data)) != expected:
-                raise PackedError(path, f"CRC-32 {expected:08x} {what}", f"{found:08x}")
+    def _read(self, section: Section, number: int, part: np.ndarray) -> None:
+        path, begin = self.path / section.file, section.offset + number * CHUNK_BYTES
+        got = read_at(self._file(section.file), part, begin)
+        what = f"of bytes {begin} to {begin + len(part)} ({section.name})"
+        if got != len(part):
+            raise PackedError(path, f"{len(part)} {what}", f"{got}")
+        if (found := zlib.crc32(part.data)) != (expected := section.crc32_of_chunk[number]):
+            raise PackedError(path, f"CRC-32 {expected:08x} {what}", f"{found:08x}")
 
-        try:
-            if pool is None:
-                for task in range(len(chunks)):
-                    read(task)
-            else:
-                pool.draw(len(chunks), read, lambda done: advance(done / len(chunks)))
-        finally:
-            for file in files.values():
-                file.close()
+    def _file(self, name: str) -> FileIO:
+        """One file object for all workers: the system sees one reader that goes on, and reads ahead of it."""
+        with self._opening:
+            if name not in self._files:
+                self._files[name] = FileIO(self.path / name)
+            return self._files[name]
+
+    def close(self) -> None:
+        """No more reading. Twice is harmless."""
+        for file in self._files.values():
+            file.close()
 
 
 class SavedTiles:
@@ -127,14 +125,14 @@ class SavedTiles:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.section.shape)
 
-    def read_tiles(self, memory: np.ndarray, pool: Pool | None) -> None:
-        """PackedError where size or checksum differ."""
+    def read_tiles(self, memory: np.ndarray, tasks: Tasks) -> None:
+        """Tasks that read them. PackedError where size or, then, checksum differ."""
         if memory.shape != (self.section.num_bytes,):
             raise PackedError(
                 self.folder.path / self.section.file, f"{len(memory)} bytes of {self.section.name}",
                 f"{self.section.num_bytes} bytes",
             )  # fmt: skip
-        self.folder._read([(self.section, memory)], pool, lambda done: None)
+        self.folder.add_tasks(self.section, memory, tasks)
 
 
 def read_at(file: FileIO, memory: np.ndarray, offset: int) -> int:

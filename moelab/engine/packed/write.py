@@ -38,6 +38,7 @@ from moelab.engine.routed_arenas import choose_formats, expert_layout, fill_aren
 from moelab.kernels.job import Activation
 from moelab.kernels.layout import LAYOUT_VERSION
 from moelab.kernels.pool import Pool
+from moelab.kernels.tasks import Tasks
 from moelab.store import TraceStoreError, durable
 from moelab.store.writer_lock import WriterLock
 
@@ -81,11 +82,12 @@ def pack_model(
     with Pool(num_workers) as pool, scratch_folder(out) as folder:
         before = [path.stat().st_mtime_ns for path in source_files(checkpoint)]
         layout = expert_layout(opened.spec, choose_formats(opened.experts, activation)[0])
-        sections = []
+        sections, tasks = [], Tasks()
         num_bytes = len(opened.experts) * opened.spec.n_routed_experts * layout.expert_bytes
         with LoadingBar("packing", num_bytes) as bar:
             for number, experts in enumerate(opened.experts):
-                (arena,) = fill_arenas([experts], layout, pool)
+                (arena,) = fill_arenas([experts], layout, tasks)
+                tasks.run(pool)
                 file = f"experts-{number:03d}.bin"
                 shape = [arena.num_experts, arena.stride]
                 sections.append(write_section(folder, f"experts.{number}", file, 0, shape, arena.memory, pool))
@@ -171,7 +173,9 @@ def packed_linears(opened: Opened, dense_weights: str, pool: Pool) -> KernelLine
             tensor if kind == "mapped" else tensor.to(torch.float32 if kind == "float32" else tensor.dtype, copy=True)
         )
 
-    linears = KernelLinears(PACKED_FORMATS[dense_weights], None, pool, checkpoint.fetch)
+    tasks = Tasks()
+    linears = KernelLinears(PACKED_FORMATS[dense_weights], None, pool, checkpoint.fetch, tasks=tasks)
     routed = [None] * len(opened.experts)
     opened.module.Model(opened.spec, opened.text_config, read, routed, torch.device("cpu"), linears)
+    tasks.run(pool)
     return linears

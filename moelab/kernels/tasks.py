@@ -1,0 +1,44 @@
+"""Tasks: work that is gathered first and drawn by all workers of a pool afterwards, all of it in one go.
+
+A model has thousands of matrices of a few strips each. Filled one after the other, the workers meet at the end of each,
+and the disk waits with them. Does not know what a task does. Floor 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+from moelab.kernels.pool import Pool
+
+Task = Callable[[], object]
+Advance = Callable[[float], object]  # told the part (0 to 1) that is done
+
+
+class Tasks:
+    """Tasks in the order of adding, each with the bytes that it handles."""
+
+    def __init__(self) -> None:
+        self._tasks: list[Task] = []
+        self._bytes: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def add(self, num_bytes: int, task: Task) -> None:
+        self._tasks.append(task)
+        self._bytes.append(num_bytes)
+
+    def extend(self, tasks: Sequence[tuple[int, Task]]) -> None:
+        for num_bytes, task in tasks:
+            self.add(num_bytes, task)
+
+    def run(self, pool: Pool | None, advance: Advance = lambda done: None) -> None:
+        """Do all of it (None: alone) and forget it. Raises what a task raises; no further one is begun then."""
+        tasks, sums = self._tasks, list(accumulate(self._bytes, initial=0))
+        self._tasks, self._bytes = [], []
+        if pool is None:
+            for task in tasks:
+                task()
+        else:
+            pool.draw(len(tasks), lambda number: tasks[number](), lambda done: advance(sums[done] / max(sums[-1], 1)))

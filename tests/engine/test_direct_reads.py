@@ -1,0 +1,139 @@
+"""Reads past the page cache: the same numbers, of whatever part, cached or not, and the choice between the two ways."""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from moelab.engine import direct_reads
+from moelab.engine.checkpoint import Checkpoint
+from moelab.engine.mapped_file import SMALL_STREAM
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and the page cache of Linux")
+ROWS, COLUMNS = 700, 1001  # of bf16: rows begin at every remainder of a sector
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """(checkpoint of a matrix and a small tensor behind it, what they hold, its file); nothing of it is cached."""
+    torch.manual_seed(5)
+    tensors = {"matrix": torch.randn(ROWS, COLUMNS).bfloat16(), "small": torch.arange(4).bfloat16()}
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, path)
+    (tmp_path / "config.json").write_text("{}")
+    drop(path)
+    checkpoint = Checkpoint.open(tmp_path)
+    yield checkpoint, tensors, path
+    checkpoint.close()
+
+
+def drop(path):
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def has_direct(path):
+    descriptor = direct_reads.open_direct(path)
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is not None
+
+
+def test_any_part_is_what_the_file_holds(opened):
+    checkpoint, tensors, path = opened
+    rng = np.random.default_rng(1)
+    view = checkpoint.read("matrix")
+    for _ in range(60):
+        first, stop = sorted(rng.choice(ROWS + 1, 2, replace=False))
+        drop(path)
+        got = checkpoint.fetch(view[first:stop], int(rng.integers(2)))
+        assert torch.equal(got, tensors["matrix"][first:stop])
+    assert torch.equal(checkpoint.fetch(view[-1:]), tensors["matrix"][-1:])  # the file ends within a sector
+    assert (checkpoint.reads.num_bytes > view.nbytes) == has_direct(path)
+
+
+def test_what_is_cached_is_not_read_from_the_disk(opened):
+    checkpoint, tensors, path = opened
+    path.read_bytes()
+    assert torch.equal(checkpoint.fetch(checkpoint.read("matrix")), tensors["matrix"])
+    assert checkpoint.reads.num_bytes == 0
+
+
+def test_a_slow_disk_is_read_through_the_page_cache(opened, monkeypatch):
+    checkpoint, tensors, _ = opened
+    monkeypatch.setattr(direct_reads, "SURE_BYTES", 1)  # the first read decides
+    monkeypatch.setattr(direct_reads, "SLOW_BYTES_PER_S", 1e15)
+    for first in range(0, ROWS, 100):
+        part = checkpoint.read("matrix")[first : first + 100]
+        assert torch.equal(checkpoint.fetch(part), tensors["matrix"][first : first + 100])
+    assert checkpoint.reads.num_bytes < 300 * 2 * COLUMNS  # no second one
+
+
+def test_a_file_system_that_refuses_is_read_otherwise(opened, monkeypatch):
+    checkpoint, tensors, _ = opened
+
+    def refuse(*_):
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(direct_reads.DirectReads, "read", refuse)
+    for _ in range(2):
+        assert torch.equal(checkpoint.fetch(checkpoint.read("matrix")), tensors["matrix"])
+
+
+def test_a_small_tensor_comes_along_with_the_one_before_it(opened):
+    checkpoint, tensors, _ = opened
+    large = checkpoint.fetch(checkpoint.read("matrix"))
+    before = checkpoint.reads.num_bytes
+    small = checkpoint.fetch(checkpoint.read("small"), SMALL_STREAM)
+    assert torch.equal(small, tensors["small"])
+    assert checkpoint.reads.num_bytes == before
+    assert small.data_ptr() == large.data_ptr() + large.nbytes
+    assert torch.equal(large, tensors["matrix"])
+
+
+def test_views_that_are_not_contiguous(opened):
+    checkpoint, tensors, _ = opened
+    view, held = checkpoint.read("matrix"), tensors["matrix"]
+    turned = checkpoint.fetch(view[10:300].t())
+    assert turned.data_ptr() != view[10:300].data_ptr()
+    assert torch.equal(turned, held[10:300].t())
+    column = view[:, 3:4]  # its numbers lie far apart: not worth reading what is between
+    assert checkpoint.fetch(column) is column
+
+
+def test_threads_do_not_share_buffers(opened):
+    checkpoint, tensors, _ = opened
+    view = checkpoint.read("matrix")
+
+    def fetch(number):
+        first = number * 7 % (ROWS - 50)
+        got = checkpoint.fetch(view[first : first + 50])
+        return all(torch.equal(got, tensors["matrix"][first : first + 50]) for _ in range(20))
+
+    with ThreadPoolExecutor(4) as executor:
+        assert all(executor.map(fetch, range(200)))
+
+
+def test_the_rate_counts_reads_at_one_time_once(tmp_path, monkeypatch):
+    """Two reads of one second that overlap by half are 1.5 s of the disk."""
+    reads, clock = direct_reads.DirectReads(), iter([0.0, 1.5])
+    monkeypatch.setattr(direct_reads.time, "perf_counter", lambda: next(clock))
+    inner: list[bool] = []
+
+    def preadv(descriptor, buffers, offset):
+        if not inner:
+            inner.append(True)
+            assert reads.read(descriptor, np.zeros(4096, np.uint8), 0) == 4096
+        return 4096
+
+    monkeypatch.setattr(direct_reads.os, "preadv", preadv)
+    assert reads.read(0, np.zeros(8192, np.uint8), 0) == 8192
+    assert reads.num_bytes == 3 * 4096
+    assert reads._busy_s == 1.5
