@@ -122,3 +122,17 @@ def test_files_that_are_no_plan(tmp_path, text, message):
 def test_plan_of_another_model_says_both():
     with pytest.raises(ValueError, match=r"plan is for toy \(2 x 4\); engine is qwen3_moe \(48 x 128\): re-plan"):
         make_plan().check_matches(what="engine", model="qwen3_moe", num_layers=48, num_experts=128)
+
+
+@pytest.mark.parametrize(
+    ("pin", "text"),
+    [
+        ((0, 2, "fast0"), "layer 0 expert 2 is pinned to fast0, where the plan does not place it whole"),
+        ((0, 500, "fast0"), "layer 0 expert 500 is pinned to fast0, where"),
+        ((0, 1, "fast7"), r"pinned to fast7, expected one of \('node0', 'fast0'\)"),
+    ],
+)
+def test_a_pin_on_nothing_is_refused(pin, text):
+    assert make_plan(pinned=((0, 1, "fast0"), (1, 0, "node0"))).pinned
+    with pytest.raises(ValueError, match=text):
+        make_plan(pinned=(pin,))

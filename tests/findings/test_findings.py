@@ -9,6 +9,7 @@ import pytest
 
 import moelab
 from moelab.cli import main
+from moelab.cli.findings import _names
 from moelab.findings import study, update_page
 from moelab.findings.compare import Bootstrap
 from moelab.findings.counted import COLUMNS, Counted, cluster_of_step
@@ -162,3 +163,10 @@ def test_page_has_what_the_simulator_says_today():
     for row in swept.table():
         line = next(line for line in rows.splitlines() if line.startswith(f"| {row['policy']} |"))
         assert line.split("|")[3].split()[0] == f"{row['reads_per_layer_step']:.2f}"
+
+
+def test_names_of_traces():
+    assert _names(["a/gpt_oss", "b/deepseek"]) == ["gpt_oss", "deepseek"]
+    assert _names(["a/gpt_oss", "b/gpt_oss", "b/qwen"]) == ["a/gpt_oss", "b/gpt_oss", "qwen"]
+    with pytest.raises(ValueError, match="got a/../a/x more than once, expected each trace once"):
+        _names(["a/../a/x", "a/x"])

@@ -43,18 +43,22 @@ def test_every_policy_and_capacity_equals_simulate(engine):
 
 
 def test_intervals_are_over_requests(engine):
+    prompts = [[7 * n + 5, 300 + 11 * n, 90 + n] for n in range(12)]
     with shadow(engine, policies=["lru"], slots_per_layer=8) as result:
-        engine.generate(PROMPTS[0], 4, stop=())
-        (alone,) = result.rows()
-        assert np.isnan(alone["reads_per_layer_step_low"])
-        for prompt in PROMPTS[1:]:
+        for prompt in prompts[:9]:
+            engine.generate(prompt, 4, stop=())
+        (few,) = result.rows()
+        assert np.isnan(few["reads_per_layer_step_low"])
+        assert "9 clusters: no interval" in repr(result)
+        for prompt in prompts[9:]:
             engine.generate(prompt, 4, stop=())
     (row,) = result.rows()
+    assert (row["requests"], row["clusters"]) == (12, 12)
     low, value, high = (row[f"reads_per_layer_step{end}"] for end in ("_low", "", "_high"))
     # By hand: requests drawn with replacement, reads over layer-steps, reflected.
     counts = np.array([each.sum((0, 1)) for each in result.candidates[0].of_request.values()])
     reads, steps = counts[:, [1, 2, 3]].sum(1), counts[:, 8]
-    draws = np.random.default_rng(1).integers(4, size=(20_000, 4))
+    draws = np.random.default_rng(1).integers(12, size=(20_000, 12))
     quantiles = np.quantile(reads[draws].sum(1) / steps[draws].sum(1), (0.025, 0.975))
     assert value == pytest.approx(reads.sum() / steps.sum())
     assert low == pytest.approx(2 * value - quantiles[1], abs=0.15)
@@ -64,6 +68,21 @@ def test_intervals_are_over_requests(engine):
     assert list(frame.candidate) == ["lru, 8 slots"]
     assert "reads per layer-step" in repr(result)
     assert "lru, 8 slots" in result._repr_html_()
+
+
+def test_requests_that_share_steps_are_drawn_together(engine):
+    """Twelve requests, three at a time: whichever joined another's batch belongs to its cluster."""
+    prompts = [[7 * n + 5, 300 + 11 * n, 90 + n] for n in range(12)]
+    with shadow(engine, policies=["lru"], slots_per_layer=8) as result:
+        for first in range(0, 12, 3):
+            engine.generate(prompts[first : first + 3], 4, batch_size=3, stop=())
+    (row,) = result.rows()
+    assert (row["requests"], row["clusters"]) == (12, 4)
+    assert np.isnan(row["reads_per_layer_step_low"])
+    seen = sorted(result.candidates[0].of_request)
+    result.join([seen[0], seen[-1]])  # two batches become one
+    assert result.rows()[0]["clusters"] == 3
+    assert result.rows()[0]["reads_per_layer_step"] == row["reads_per_layer_step"]
 
 
 def test_beside_a_live_tier_of_the_same_plan(engine):
@@ -81,6 +100,17 @@ def test_what_it_refuses(engine):
     with pytest.raises(ValueError, match="no candidate"), shadow(engine):
         pass
     with pytest.raises(ValueError, match="is an oracle"), shadow(engine, policies=["min_bypass"], slots_per_layer=4):
+        pass
+    plan = plan_of(engine, "lru")
+    with (
+        pytest.raises(ValueError, match="got policies without slots_per_layer"),
+        shadow(engine, {"p": plan}, policies=["lru"]),
+    ):
+        pass
+    with (
+        pytest.raises(ValueError, match="got slots_per_layer without policies"),
+        shadow(engine, {"p": plan}, slots_per_layer=4),
+    ):
         pass
     with shadow(engine, policies=["lru"], slots_per_layer=4) as result, pytest.raises(ValueError, match="phase is"):
         result.rows("warm")

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moelab.policies import POLICIES
+from moelab.simulator import min_cost as module
 from moelab.simulator import simulate
 from moelab.simulator.min_cost import min_cost
 from tests.policies.test_policy_properties import subsets
@@ -76,3 +77,28 @@ def test_refusals():
         min_cost(trace)
     with pytest.raises(ValueError, match="price is -1"):
         min_cost(trace, slots=3, price=-1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sets=st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True), min_size=2, max_size=8),
+    slots=st.integers(1, 4),
+    price=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_in_integers_it_is_the_same_optimum(sets, slots, price):
+    """No fractional solution is at hand; a tolerance below nothing sends every program there."""
+    trace = trace_of_sets(sets, num_experts=5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_TOLERANCE", -1.0)
+        found = min_cost(trace, slots_per_layer=slots, price=price)
+    assert found.value == pytest.approx(best_value(sets, slots, price), abs=1e-5)
+    returns = sum(map(len, sets)) > len(frozenset().union(*map(frozenset, sets)))  # some expert is used twice
+    assert found.num_integer_programs == int(returns)
+
+
+def test_shows_itself():
+    found = min_cost(seeded_trace(3), slots_per_layer=4)
+    frame = found.to_frame()
+    assert frame.reads_per_layer_step[0] == found.reads_per_layer_step
+    assert "reads_per_layer_step" in repr(found)
+    assert "MinCost" in found._repr_html_()

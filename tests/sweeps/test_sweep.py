@@ -317,3 +317,14 @@ def test_arguments_of_the_command():
         policy_of("ema_lfu:decay=fast")
     with pytest.raises(ValueError, match="expected slots such as 40"):
         capacity_of("4GB")
+
+
+def test_nothing_bounds_what_starts_filled_or_overflows():
+    """The oracles start empty and keep to their capacity: beside these, "regret" could be below zero."""
+    trace = seeded_trace(5)
+    overflowing = PolicyChoice(name="lru", parameters={"overflow": 1})
+    result = moelab.sweep(trace, ["static", overflowing, "lru"], [2, 4], oracles=True, progress=False)
+    regret = result.regret().set_index(["policy", "slots"])
+    assert regret.oracle.dropna().unique().tolist() == ["min_demand"]
+    assert sorted({policy for policy, _ in regret.dropna().index}) == ["lru"]
+    assert (regret.regret.dropna() >= 0).all()

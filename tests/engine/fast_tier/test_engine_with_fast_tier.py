@@ -184,7 +184,18 @@ def test_what_cannot_be_carried_out_is_refused_and_the_tier_before_stays(engine)
 def test_a_plan_file_when_loading(tmp_path, engine):
     plan = plan_of(engine, "lru", resident=[(2, 2)])
     plan.save(tmp_path / "plan.json")
-    with load(shipped("nano/model"), num_workers=1, plan=tmp_path / "plan.json") as other:
+    with load(shipped("nano/model"), num_workers=1, activation="f32", plan=tmp_path / "plan.json") as other:
         assert np.argwhere(other.fast_tier.resident).tolist() == [[2, 2]]
         threads = threading.active_count()
     assert threading.active_count() < threads
+
+
+def test_a_plan_of_another_home_format_is_refused(engine):
+    plan = plan_of(engine, "lru")
+    with load(shipped("nano/model"), num_workers=1, activation="int8") as other:
+        with pytest.raises(ValueError, match="plan has float32 homes on node0; this engine's are int4_g32: re-plan"):
+            other.use_plan(plan)
+        home = plan.format_of_tier["node0"].model_copy(update={"weight_format": "unknown"})
+        unnamed = plan.model_copy(update={"format_of_tier": plan.format_of_tier | {"node0": home}})
+        with pytest.raises(ValueError, match=r"plan says \[393216\] bytes for an expert on node0; .* take 55296"):
+            other.use_plan(unnamed)
