@@ -82,7 +82,9 @@ def test_prediction_is_bytes_over_rate_plus_overhead():
     seconds = result.bytes_of_node["node0"] / (20e9 * 0.5) + result.num_layer_steps * 1e-6
     assert result.predicted["predicted_ms_per_token"] == pytest.approx(1e3 * seconds / result.num_tokens)
     assert "predicted_tok_per_s" in result.summary()
-    assert result.predicted["fast_tier"] == "taken as infinitely fast: machine test has none"
+    assert "fast_tier" not in result.predicted
+    filled = simulate(trace, plan_for(trace, "lru", slots_per_layer=4), machine())
+    assert filled.predicted["fast_tier"] == "taken as infinitely fast: machine paper has none"
     assert result.of_phase("prefill").predicted is None
 
 
