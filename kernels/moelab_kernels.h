@@ -1,4 +1,4 @@
-/* C ABI of the native kernels, version 4: everything that Python (ctypes) or Numba may call.
+/* C ABI of the native kernels, version 6: everything that Python (ctypes) or Numba may call.
  *
  * Knows weight layouts, activation modes, and how to run: a slice of one layer's routed experts or of a matrix (a
  * phase), a whole layer-step or matrix on a pool (forward), a list of such steps and of the small operations
@@ -50,7 +50,7 @@
 extern "C" {
 #endif
 
-#define MOELAB_ABI_VERSION 5
+#define MOELAB_ABI_VERSION 6
 
 enum moelab_weight_format { MOELAB_FLOAT32 = 0, MOELAB_BF16 = 1, MOELAB_INT4_G32 = 2, MOELAB_INT8_G32 = 3 };
 enum moelab_activation_mode { MOELAB_ACT_F32 = 0, MOELAB_ACT_BF16 = 1, MOELAB_ACT_INT8 = 2 };
@@ -64,6 +64,39 @@ enum moelab_status {
     MOELAB_BAD_EXPERT = -4,   /* a token names an expert that does not exist */
     MOELAB_NOT_A_NUMBER = -5  /* a router's logits, or its bias, hold a NaN */
 };
+
+/* Which copy serves each of num_jobs jobs: masks (bit n: node n has a copy), sizes in bytes, slowness of each node
+ * (time of one byte); writes tier_of [num_jobs] and loads [num_tiers]. Returns a negative number where a job has no
+ * copy. moelab/dispatch has the one that simulator and planner call too. */
+typedef int64_t (*moelab_dispatch_fn)(int64_t num_jobs, const int64_t *masks, const int64_t *sizes, int64_t num_tiers,
+                                      const double *slowness, int32_t *tier_of, double *loads, int64_t *scratch);
+
+/* Where the experts of one layer lie on several nodes: whole or in pieces, with one copy or several. A piece is groups
+ * [first_group, + num_groups) of 32 intermediate rows and tile rows [first_row, + num_rows) of down_proj; its block has
+ * its rows of gate_proj, of up_proj and of down_proj, one after the other. The pieces of an expert are neighbours in
+ * rising order and partition it. What stands under "of this step" is filled by forward. */
+typedef struct moelab_placement {
+    uint32_t struct_bytes;
+    uint32_t abi_version;
+    int64_t num_nodes;                /* N */
+    const int64_t *piece_of_expert;   /* [E + 1]: the first piece of each expert; P in the end */
+    const int64_t *first_group, *num_groups, *first_row, *num_rows; /* [P] */
+    const int64_t *piece_bytes;       /* [P] */
+    const int64_t *nodes_of_piece;    /* [P]: bit n where node n has a copy */
+    const int64_t *address_of_copy;   /* [P, N], 0 where there is none */
+    const double *slowness;           /* [N] */
+    moelab_dispatch_fn dispatch;      /* NULL where every piece has one copy */
+    int64_t *masks, *sizes;           /* [P] of this step */
+    int32_t *node_of_job;             /* [P] of this step */
+    int64_t *piece_of_job, *expert_of_job; /* [P] of this step: the piece, and the active expert whose pairs it serves */
+    double *loads;                    /* [N] of this step */
+    int64_t *scratch;                 /* of dispatch */
+    int64_t num_entries;              /* of this step, node by node: */
+    int64_t *expert_of_entry;         /* [P]: active expert */
+    const void **weights_of_entry;    /* [P] */
+    int64_t *group_of_entry, *row_of_entry;   /* [P]: first_group, first_row */
+    int64_t *up_start, *down_start;   /* [P + 1]: the first unit of each entry */
+} moelab_placement;
 
 /* The routed experts of one layer-step. A (expert) has tokens pair_start[a] .. pair_start[a+1]; each
  * pair is one token of one expert. Output of a pair is written, not added: experts are summed in
@@ -91,6 +124,7 @@ typedef struct moelab_moe_job {
     float *hidden_scale;           /* [num_pairs, padded I / 32], as tokens_scale */
     int32_t *hidden_offset;        /* [num_pairs, padded I / 32], int8 mode only */
     float *output;                 /* [num_pairs, padded H (to 16)] float32; linear: [num_pairs, padded I (to 16)] */
+    const moelab_placement *placement; /* set by forward; NULL: whole experts at expert_weights */
 } moelab_moe_job;
 
 /* Units are counted over the experts of the job. Unit u of gate_up is group u % ceil(I/32) of 32 intermediate
@@ -99,7 +133,8 @@ typedef struct moelab_moe_job {
  * (output = W x, no activation), is tile row u % ceil(I/16) of matrix u / ceil(I/16). Unit u of down is tile row u
  * % ceil(H/16) of expert u / ceil(H/16). A call computes the units [unit_start, unit_stop) and adds the bytes of
  * weights that it read to *bytes_read. Calls with disjoint ranges may run at the same time; all of gate_up comes
- * before any of down. */
+ * before any of down. With a placement units are counted over its entries instead, in the same way: an entry has num_groups units
+ * of gate_up and num_rows of down. */
 typedef int32_t (*moelab_phase_fn)(const moelab_moe_job *job, int64_t unit_start, int64_t unit_stop,
                                    uint64_t *bytes_read);
 
@@ -200,6 +235,7 @@ typedef struct moelab_forward {
     int64_t smallest_down, largest_down;
     moelab_counters *counters;           /* NULL: nothing is counted */
     int64_t bad_token;                   /* set with MOELAB_BAD_EXPERT */
+    moelab_placement *placement;         /* instead of address_of_expert and node_of_expert; NULL: none */
 } moelab_forward;
 
 /* One layer-step on a pool (NULL: on the caller alone): pairs sorted by node, expert and token | quantise |

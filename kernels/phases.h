@@ -16,6 +16,7 @@
 #define MOELAB_PHASES_H
 
 #include "fits.h"
+#include "parts.h"
 #include "quantise.h"
 #include "silu.h"
 
@@ -67,11 +68,12 @@ static inline void write_hidden(const moelab_moe_job *job, int64_t expert, int64
 
 /* One or two groups of 32 intermediate rows of one expert for all its pairs. */
 template <class K>
-static void run_groups(const moelab_moe_job *job, int64_t expert, const int64_t *groups, int num_groups) {
+static void run_groups(const moelab_moe_job *job, const part &p, const int64_t *groups, int num_groups) {
+    const int64_t expert = p.expert;
     const int64_t size = job->intermediate_size, num_tiles = tiles_of(job->hidden_size, 64);
     const int64_t num_tile_rows = tiles_of(size, 16), row_bytes = num_tiles * K::tile_bytes;
     const activations x = {job->tokens_q, job->tokens_scale, job->tokens_offset};
-    const uint8_t *gate = (const uint8_t *)job->expert_weights[expert], *up = gate + num_tile_rows * row_bytes;
+    const uint8_t *gate = p.weights, *up = gate + p.up_rows * row_bytes;
     const int64_t stop = job->pair_start[expert + 1];
     for (int64_t first = job->pair_start[expert]; first < stop; first += MAX_TOKENS) {
         const int num_tokens = (int)smaller(stop - first, MAX_TOKENS);
@@ -84,8 +86,8 @@ static void run_groups(const moelab_moe_job *job, int64_t expert, const int64_t 
             for (int i = 0; i < num_groups; i++) {
                 const int64_t row = 2 * groups[i] + n;
                 if (row >= num_tile_rows) break; /* only the last group can be short, and it is alone */
-                rows[num_rows++] = gate + row * row_bytes;
-                rows[num_rows++] = up + row * row_bytes;
+                rows[num_rows++] = gate + (row - 2 * p.origin) * row_bytes;
+                rows[num_rows++] = up + (row - 2 * p.origin) * row_bytes;
             }
             if (num_rows)
                 K::dot(rows, num_rows, num_tiles, x, token, num_tokens, sums[n]);
@@ -114,30 +116,31 @@ static int32_t run_gate_up(const moelab_moe_job *job, int64_t unit_start, int64_
     const int64_t num_units = tiles_of(job->intermediate_size, 32), num_tile_rows = tiles_of(job->intermediate_size, 16);
     const int64_t row_bytes = tiles_of(job->hidden_size, 64) * K::tile_bytes;
     while (unit_start < unit_stop) {
-        const int64_t expert = unit_start / num_units, first = unit_start % num_units;
-        const int64_t count = smaller(num_units - first, unit_stop - unit_start), run = count / 2;
+        const part p = part_at(job, false, num_units, unit_start, unit_stop);
+        const int64_t first = p.first, count = p.count, run = count / 2;
         for (int64_t j = 0; j < run; j++) {
             const int64_t groups[2] = {first + j, first + run + j};
             const bool shorter = (groups[1] + 1) * 2 > num_tile_rows;
-            run_groups<K>(job, expert, groups, shorter ? 1 : 2);
-            if (shorter) run_groups<K>(job, expert, groups + 1, 1);
+            run_groups<K>(job, p, groups, shorter ? 1 : 2);
+            if (shorter) run_groups<K>(job, p, groups + 1, 1);
         }
         const int64_t last = first + count - 1;
-        if (count % 2) run_groups<K>(job, expert, &last, 1);
+        if (count % 2) run_groups<K>(job, p, &last, 1);
         *bytes_read += (uint64_t)(2 * smaller(2 * count, num_tile_rows - 2 * first) * row_bytes);
         unit_start += count;
     }
     return MOELAB_OK;
 }
 
-/* The rows of tiles `n[0..num_rows)` of one projection of one expert for all its pairs; `weights` is its first
- * row. With `hidden` the activation row of a pair is the pair's own. */
+/* The rows of tiles `n[0..num_rows)` of one projection of one expert for all its pairs; `weights` is its row
+ * `origin`. With `hidden` the activation row of a pair is the pair's own. */
 template <class K>
 static void run_rows(const moelab_moe_job *job, const activations &x, bool hidden, int64_t expert, int projection,
-                     const uint8_t *weights, int64_t num_outputs, int64_t num_tiles, const int64_t *n, int num_rows) {
+                     const uint8_t *weights, int64_t origin, int64_t num_outputs, int64_t num_tiles, const int64_t *n,
+                     int num_rows) {
     const int64_t num_units = tiles_of(num_outputs, 16);
     const uint8_t *rows[MAX_ROWS];
-    for (int i = 0; i < num_rows; i++) rows[i] = weights + n[i] * num_tiles * K::tile_bytes;
+    for (int i = 0; i < num_rows; i++) rows[i] = weights + (n[i] - origin) * num_tiles * K::tile_bytes;
     const float *bias = job->expert_biases ? job->expert_biases[expert * 3 + projection] : nullptr;
     const int64_t stop = job->pair_start[expert + 1];
     for (int64_t first = job->pair_start[expert]; first < stop; first += MAX_TOKENS) {
@@ -156,26 +159,26 @@ static void run_rows(const moelab_moe_job *job, const activations &x, bool hidde
     }
 }
 
-/* Units of a projection [num_outputs, num_tiles * 64] that begins at `offset` in the block of each expert. What is
- * asked of one expert is cut into MAX_ROWS long runs that advance together. */
+/* Units of a projection [num_outputs, num_tiles * 64] that is the block, or with `hidden` comes after its up rows, of
+ * row_bytes each. What is asked of one expert is cut into MAX_ROWS long runs that advance together. */
 template <class K>
-static void run_units(const moelab_moe_job *job, const activations &x, bool hidden, int projection, int64_t offset,
+static void run_units(const moelab_moe_job *job, const activations &x, bool hidden, int projection, int64_t row_bytes,
                       int64_t num_outputs, int64_t num_tiles, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {
     const int64_t num_units = tiles_of(num_outputs, 16);
     /* Many small matrices one after the other, as the heads of an attention, are one long run already. */
     const bool in_runs = hidden || job->num_experts == 1 || num_units * num_tiles * K::tile_bytes > SMALL_BYTES;
     while (unit_start < unit_stop) {
-        const int64_t expert = unit_start / num_units, first = unit_start % num_units;
-        const int64_t count = smaller(num_units - first, unit_stop - unit_start), run = in_runs ? count / MAX_ROWS : 0;
-        const uint8_t *weights = (const uint8_t *)job->expert_weights[expert] + offset;
+        const part p = part_at(job, hidden, num_units, unit_start, unit_stop);
+        const int64_t expert = p.expert, first = p.first, count = p.count, run = in_runs ? count / MAX_ROWS : 0;
+        const uint8_t *weights = p.weights + (hidden ? 2 * p.up_rows * row_bytes : 0);
         int64_t n[MAX_ROWS];
         for (int64_t j = 0; j < run; j++) {
             for (int i = 0; i < MAX_ROWS; i++) n[i] = first + i * run + j;
-            run_rows<K>(job, x, hidden, expert, projection, weights, num_outputs, num_tiles, n, MAX_ROWS);
+            run_rows<K>(job, x, hidden, expert, projection, weights, p.origin, num_outputs, num_tiles, n, MAX_ROWS);
         }
         for (int64_t j = run * MAX_ROWS; j < count; j++) {
             n[0] = first + j;
-            run_rows<K>(job, x, hidden, expert, projection, weights, num_outputs, num_tiles, n, 1);
+            run_rows<K>(job, x, hidden, expert, projection, weights, p.origin, num_outputs, num_tiles, n, 1);
         }
         *bytes_read += (uint64_t)(count * num_tiles * K::tile_bytes);
         unit_start += count;
@@ -186,9 +189,9 @@ template <class K>
 static int32_t run_down(const moelab_moe_job *job, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {
     const int32_t status = check_job(job, K::format, K::mode, 3);
     if (status) return status;
-    const int64_t up_bytes = tiles_of(job->intermediate_size, 16) * tiles_of(job->hidden_size, 64) * K::tile_bytes;
+    const int64_t row_bytes = tiles_of(job->hidden_size, 64) * K::tile_bytes; /* of gate_proj and up_proj */
     const activations x = {job->hidden_q, job->hidden_scale, job->hidden_offset};
-    run_units<K>(job, x, true, 2, 2 * up_bytes, job->hidden_size, tiles_of(job->intermediate_size, 64), unit_start, unit_stop,
+    run_units<K>(job, x, true, 2, row_bytes, job->hidden_size, tiles_of(job->intermediate_size, 64), unit_start, unit_stop,
                  bytes_read);
     return MOELAB_OK;
 }

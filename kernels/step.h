@@ -59,10 +59,13 @@ static inline int32_t prepare_step(step *s, moelab_pool *pool, moelab_forward *f
     s->pool = pool;
     s->forward = forward;
     s->linear = linear;
-    s->num_nodes = forward->node_of_expert && pool ? pool->num_nodes : 1;
+    if (forward->placement && (linear || !fits(forward->placement))) return MOELAB_BAD_STRUCT;
+    s->num_nodes = forward->placement ? (int32_t)forward->placement->num_nodes : forward->node_of_expert && pool ? pool->num_nodes : 1;
     if (s->num_nodes > MOELAB_MAX_NODES) return MOELAB_BAD_SHAPE;
+    if (forward->placement && s->num_nodes > 1 && (!pool || pool->num_nodes != s->num_nodes)) return MOELAB_BAD_SHAPE;
     moelab_moe_job *job = forward->job;
-    int64_t expert_stop_of_node[MOELAB_MAX_NODES] = {1};
+    job->placement = forward->placement;
+    int64_t stop_of_node[MOELAB_MAX_NODES] = {1};
     if (linear && !forward->expert_ids) {
         *(const void **)job->expert_weights = (const void *)forward->address_of_expert[0];
         job->num_experts = 1;
@@ -71,7 +74,7 @@ static inline int32_t prepare_step(step *s, moelab_pool *pool, moelab_forward *f
         ((int64_t *)job->pair_start)[0] = 0;
         ((int64_t *)job->pair_start)[1] = forward->num_tokens;
     } else {
-        const int32_t status = group_pairs(forward, s->num_nodes, expert_stop_of_node);
+        const int32_t status = group_pairs(forward, s->num_nodes, stop_of_node);
         if (status) return status;
     }
     const int64_t up_units = tiles_of(job->intermediate_size, linear ? 16 : 32);
@@ -79,17 +82,18 @@ static inline int32_t prepare_step(step *s, moelab_pool *pool, moelab_forward *f
     const int32_t num_workers = pool ? pool->num_workers : 1;
     for (int32_t n = 0; n < s->num_nodes; n++) s->workers_of_node[n] = 0;
     for (int32_t w = 0; w < num_workers; w++) s->workers_of_node[node_of(s, w)]++;
-    int64_t expert = 0;
+    const moelab_placement *placed = job->placement;
+    int64_t begin = 0;
     for (int32_t n = 0; n < s->num_nodes; n++) {
-        const int64_t stop = expert_stop_of_node[n];
-        if (stop > expert && s->workers_of_node[n] == 0) return MOELAB_BAD_SHAPE; /* nobody would compute them */
-        s->up[n].next.store(expert * up_units, std::memory_order_relaxed);
-        s->up[n].stop = stop * up_units;
-        s->down[n].next.store(expert * down_units, std::memory_order_relaxed);
-        s->down[n].stop = stop * down_units;
+        const int64_t stop = stop_of_node[n];
+        if (stop > begin && s->workers_of_node[n] == 0) return MOELAB_BAD_SHAPE; /* nobody would compute them */
+        s->up[n].next.store(placed ? placed->up_start[begin] : begin * up_units, std::memory_order_relaxed);
+        s->up[n].stop = placed ? placed->up_start[stop] : stop * up_units;
+        s->down[n].next.store(placed ? placed->down_start[begin] : begin * down_units, std::memory_order_relaxed);
+        s->down[n].stop = placed ? placed->down_start[stop] : stop * down_units;
         s->bytes_of_node[n].store(0, std::memory_order_relaxed);
         s->end_ns_of_node[n].store(0, std::memory_order_relaxed);
-        expert = stop;
+        begin = stop;
     }
     s->status.store(MOELAB_OK, std::memory_order_relaxed);
     s->first_end_ns.store(INT64_MAX, std::memory_order_relaxed);

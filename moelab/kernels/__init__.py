@@ -13,6 +13,7 @@ from moelab.kernels.job import ACTIVATIONS_OF_FORMAT, Activation, WeightFormat
 from moelab.kernels.layout import ExpertLayout, bf16_to_float32, float32_to_bf16
 from moelab.kernels.linear import PackedLinear
 from moelab.kernels.node_arenas import NodeArenas, round_robin
+from moelab.kernels.node_placement import NodePlacement
 from moelab.kernels.pool import Pool
 from moelab.kernels.read_limit import ReadLimit, peak_gflops, read_limit, read_nodes, read_once
 from moelab.kernels.routed import NO_EXPERT, RoutedExperts
@@ -29,6 +30,7 @@ __all__ = [
     "IsaChoice",
     "IsaStatus",
     "NodeArenas",
+    "NodePlacement",
     "PackedLinear",
     "Pool",
     "ReadLimit",

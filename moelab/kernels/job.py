@@ -27,7 +27,7 @@ ACTIVATIONS_OF_FORMAT: dict[WeightFormat, tuple[Activation, ...]] = {
     "int8_g32": ("int8", "bf16"),
 }
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 GROUP = 32
 TILE_ROWS = 16
 TILE_COLUMNS = 64
@@ -58,6 +58,7 @@ MOE_JOB = np.dtype(
         ("hidden_scale", np.int64),
         ("hidden_offset", np.int64),
         ("output", np.int64),
+        ("placement", np.int64),
     ],
     align=True,
 )

@@ -98,6 +98,41 @@ class Forward(ctypes.Structure):
         ("largest_down", ctypes.c_int64),
         ("counters", ctypes.POINTER(Counters)),
         ("bad_token", ctypes.c_int64),
+        ("placement", ctypes.c_void_p),
+    )
+
+
+class Placement(ctypes.Structure):
+    """``moelab_placement``."""
+
+    _fields_ = (
+        ("struct_bytes", ctypes.c_uint32),
+        ("abi_version", ctypes.c_uint32),
+        ("num_nodes", ctypes.c_int64),
+        ("piece_of_expert", ctypes.c_void_p),
+        ("first_group", ctypes.c_void_p),
+        ("num_groups", ctypes.c_void_p),
+        ("first_row", ctypes.c_void_p),
+        ("num_rows", ctypes.c_void_p),
+        ("piece_bytes", ctypes.c_void_p),
+        ("nodes_of_piece", ctypes.c_void_p),
+        ("address_of_copy", ctypes.c_void_p),
+        ("slowness", ctypes.c_void_p),
+        ("dispatch", ctypes.c_void_p),
+        ("masks", ctypes.c_void_p),
+        ("sizes", ctypes.c_void_p),
+        ("node_of_job", ctypes.c_void_p),
+        ("piece_of_job", ctypes.c_void_p),
+        ("expert_of_job", ctypes.c_void_p),
+        ("loads", ctypes.c_void_p),
+        ("scratch", ctypes.c_void_p),
+        ("num_entries", ctypes.c_int64),
+        ("expert_of_entry", ctypes.c_void_p),
+        ("weights_of_entry", ctypes.c_void_p),
+        ("group_of_entry", ctypes.c_void_p),
+        ("row_of_entry", ctypes.c_void_p),
+        ("up_start", ctypes.c_void_p),
+        ("down_start", ctypes.c_void_p),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from moelab.kernels.job import Activation
 from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.native import Counters, Forward, KernelTable, check_status, require_library, sized
+from moelab.kernels.node_placement import NodePlacement
 from moelab.kernels.pool import Pool
 from moelab.kernels.scratch import Scratch, aligned
 
@@ -64,12 +65,13 @@ class NativePhases:
         address_of_expert: np.ndarray,
         node_of_expert: np.ndarray | None,
         table: KernelTable,
+        placement: NodePlacement | None = None,
     ) -> None:
         self.layout = layout
         self.counters = sized(Counters)
         self._buffers = StepBuffers(layout, len(address_of_expert), activation)
         self._version = -1
-        self._kept = (table, address_of_expert, node_of_expert)  # the structs hold their addresses
+        self._kept = (table, address_of_expert, node_of_expert, placement)  # the structs hold their addresses
         self._function = require_library().moelab_moe_forward
         up_bytes = 2 * layout.projection_bytes(32, layout.hidden_size)
         down_bytes = layout.projection_bytes(16, layout.intermediate_size)
@@ -85,6 +87,7 @@ class NativePhases:
             smallest_down=max(1, SMALLEST_BYTES // down_bytes),
             largest_down=max(1, LARGEST_BYTES // down_bytes),
             counters=ctypes.pointer(self.counters),
+            placement=None if placement is None else placement.struct_address,
         )
         self._address = ctypes.addressof(self.struct)
 

@@ -18,6 +18,7 @@ from moelab.kernels.isa import IsaChoice, choose_isa
 from moelab.kernels.job import ACTIVATIONS_OF_FORMAT, Activation
 from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.native_phases import NativePhases
+from moelab.kernels.node_placement import NodePlacement
 from moelab.kernels.pool import Pool
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ class RoutedExperts:
     bf16 for bf16, f32 for float32); what was chosen stands in ``isa`` (``IsaChoice``) and ``activation``.
     ``pool`` is not owned; ``None`` runs on the caller. The memory behind the addresses must outlive this object
     (``owner`` is only held, for example the arena). ``node_of_expert`` [E] says which node of the pool holds an
-    expert: only that node's workers read it; without it every worker reads every expert. Not for
-    concurrent calls: one object, one caller.
+    expert: only that node's workers read it; without it every worker reads every expert. ``placement`` instead: pieces
+    and copies on nodes, of which each step reads those that dispatch chooses. Not for concurrent calls: one object, one
+    caller.
 
     Counters, kept by the kernels: ``bytes_read`` of weights and ``bytes_of_node``, ``seconds`` and ``seconds_of_node``,
     ``tail_seconds``, ``num_calls``; ``counts.Counts`` takes them of many layers at once.
@@ -58,6 +60,7 @@ class RoutedExperts:
         pool: Pool | None = None,
         owner: Any = None,
         node_of_expert: np.ndarray | None = None,
+        placement: NodePlacement | None = None,
     ) -> None:
         address_of_expert = np.ascontiguousarray(address_of_expert, np.int64)
         if address_of_expert.ndim != 1 or not 1 <= len(address_of_expert) < NO_EXPERT:
@@ -72,6 +75,8 @@ class RoutedExperts:
                 f"activation for {layout.weight_format} weights: expected one of {', '.join(modes)}; got {activation!r}"
             )
         self.isa: IsaChoice = choose_isa(isa)
+        if placement is not None:
+            self._check_placement(placement, pool, node_of_expert)
         if node_of_expert is not None:
             if self.isa.isa == "numba":
                 raise ValueError("node_of_expert: expected a native isa; got numba, whose workers know no nodes")
@@ -92,6 +97,7 @@ class RoutedExperts:
         if node_of_expert is not None:
             node_of_expert = np.ascontiguousarray(node_of_expert, np.int32)
         self.node_of_expert = node_of_expert
+        self.placement = placement
         self.activation: Activation = activation or modes[0]
         self.pool = pool
         self.owner = owner
@@ -102,7 +108,16 @@ class RoutedExperts:
             self._phases = NumbaPhases(layout, self.activation, address_of_expert)
         else:
             table = native.kernel_table(self.isa.isa, layout.weight_format, self.activation)
-            self._phases = NativePhases(layout, self.activation, address_of_expert, node_of_expert, table)
+            self._phases = NativePhases(layout, self.activation, address_of_expert, node_of_expert, table, placement)
+
+    def _check_placement(self, placement: NodePlacement, pool: Pool | None, node_of_expert: np.ndarray | None) -> None:
+        num_nodes = 1 if pool is None else pool.num_nodes
+        if self.isa.isa == "numba":
+            raise ValueError("placement: expected a native isa; got numba, whose workers know no nodes")
+        if node_of_expert is not None:
+            raise ValueError("got placement and node_of_expert, expected one of them")
+        if placement.num_nodes not in (1, num_nodes):
+            raise ValueError(f"placement: expected the {num_nodes} nodes of the pool; got {placement.num_nodes}")
 
     @property
     def num_experts(self) -> int:
@@ -111,6 +126,8 @@ class RoutedExperts:
     @property
     def num_nodes(self) -> int:
         """Nodes that counters tell apart: those of the pool where experts are placed on them, else 1."""
+        if self.placement is not None:
+            return self.placement.num_nodes
         return 1 if self.pool is None or self.node_of_expert is None else self.pool.num_nodes
 
     def workers(self, num_pairs: int) -> Pool | None:

@@ -1,0 +1,187 @@
+"""NodePlacement: the experts of one layer on several nodes, whole or in pieces, with one copy or several.
+
+Holds the copies, one mapping for each node and bound to it, and the tables that the native layer-step reads
+(``moelab_placement``): per step it takes the pieces of the active experts, asks ``dispatch`` which copy serves each
+where there is a choice, and lets each node's workers read their own. Knows pieces and addresses. Does not know plans, models
+or how copies are chosen (the address of a C function is given). Floor 1: NumPy and ctypes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from types import TracebackType
+
+import numpy as np
+
+from moelab.kernels import native
+from moelab.kernels.layout import ALIGNMENT, ExpertLayout
+from moelab.kernels.pages import map_pages
+from moelab.kernels.pieces import Piece, cut, num_units, piece_of
+
+PAGE_BYTES = 4096
+
+
+class NodePlacement:
+    """Copies ``(expert, start, stop, node)`` of E experts: int arrays [C], units of 32 intermediate rows.
+
+    The distinct pieces of an expert partition it; a copy is a piece on a node. ``memory_node_of_node`` [N] as in
+    ``Pool``. ``slowness`` float64 [N]: time of a byte on each node, equal by default. ``dispatch``: address of a
+    ``moelab_dispatch_fn``, needed where a piece has several copies, with ``dispatch_scratch`` int64 numbers of scratch.
+
+    Raises ``ValueError`` for pieces that do not partition an expert, nodes that do not exist, a copy given twice or
+    several copies without ``dispatch``; ``MemoryError`` where a node has no room.
+    """
+
+    def __init__(
+        self,
+        layout: ExpertLayout,
+        num_experts: int,
+        copies: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+        memory_node_of_node: Sequence[int | None],
+        *,
+        slowness: np.ndarray | None = None,
+        dispatch: int | None = None,
+        dispatch_scratch: int = 0,
+    ) -> None:
+        self.layout, self.num_experts, self.num_nodes = layout, num_experts, len(memory_node_of_node)
+        rows = np.stack([np.asarray(column, np.int64) for column in copies], axis=1)
+        _check(rows, num_experts, self.num_nodes, num_units(layout))
+        keys, piece_of_copy = np.unique(rows[:, :3], axis=0, return_inverse=True)
+        self.pieces: list[Piece] = [piece_of(layout, int(start), int(stop)) for _, start, stop in keys]
+        self.expert_of_piece = keys[:, 0].copy()
+        num_pieces = len(keys)
+        self.nodes_of_piece = np.zeros(num_pieces, np.int64)
+        np.bitwise_or.at(self.nodes_of_piece, piece_of_copy.ravel(), np.int64(1) << rows[:, 3])
+        if dispatch is None and (self.nodes_of_piece & (self.nodes_of_piece - 1)).any():
+            raise ValueError(
+                "placement: some pieces have several copies; give the address of dispatch, or one copy each"
+            )
+        self.piece_of_expert = np.searchsorted(self.expert_of_piece, np.arange(num_experts + 1)).astype(np.int64)
+        self.piece_bytes = np.array([piece.num_bytes for piece in self.pieces], np.int64)
+        self._offset = np.full((num_pieces, self.num_nodes), -1, np.int64)
+        self._memory: list[np.ndarray | None] = []
+        self.bindings: list[str] = []
+        self.pages: list[str] = []
+        self.address_of_copy = np.zeros((num_pieces, self.num_nodes), np.int64)
+        for node, memory_node in enumerate(memory_node_of_node):
+            here = np.flatnonzero(self.nodes_of_piece >> node & 1)
+            ends = np.cumsum([-(-int(size) // _unit(int(size))) * _unit(int(size)) for size in self.piece_bytes[here]])
+            total = int(ends[-1]) if len(here) else 0
+            try:
+                pages = map_pages(total, memory_node)
+            except MemoryError as error:
+                raise MemoryError(f"placement of {len(here)} pieces on node {node}: {error}") from error
+            self._memory.append(pages.memory)
+            self.bindings.append(pages.binding)
+            self.pages.append(pages.pages)
+            self._offset[here, node] = np.concatenate([[0], ends[:-1]]) if len(here) else 0
+            if len(here):
+                self.address_of_copy[here, node] = pages.memory.ctypes.data + self._offset[here, node]
+        self.struct = self._struct(slowness, dispatch, dispatch_scratch)
+
+    @property
+    def addresses(self) -> np.ndarray:
+        """int64 [E]: some block of each expert."""
+        first = self.address_of_copy[self.piece_of_expert[:-1]]
+        return first[np.arange(len(first)), (first > 0).argmax(1)]
+
+    @property
+    def bytes_of_node(self) -> np.ndarray:
+        """int64 [N] of all copies, without alignment."""
+        has = self.nodes_of_piece[:, None] >> np.arange(self.num_nodes) & 1
+        return (has * self.piece_bytes[:, None]).sum(0)
+
+    @property
+    def binding(self) -> str:
+        return ", ".join(dict.fromkeys(self.bindings))
+
+    @property
+    def huge_pages(self) -> str:
+        return ", ".join(dict.fromkeys(self.pages))
+
+    def __len__(self) -> int:
+        return self.num_experts
+
+    def copy(self, piece: int, node: int) -> np.ndarray:
+        """Writable view of a copy, uint8 [piece bytes]; raises ``KeyError`` where the node has none."""
+        memory = self._memory[node]
+        if memory is None:
+            raise ValueError("placement is closed: create a new one")
+        if self._offset[piece, node] < 0:
+            raise KeyError(f"node {node} has no copy of piece {piece}")
+        start = int(self._offset[piece, node])
+        return memory[start : start + int(self.piece_bytes[piece])]
+
+    def fill(self, expert: int, block: np.ndarray) -> None:
+        """Write every copy of every piece of an expert from its whole block, uint8 [expert_bytes]."""
+        for piece in range(int(self.piece_of_expert[expert]), int(self.piece_of_expert[expert + 1])):
+            for node in range(self.num_nodes):
+                if self.nodes_of_piece[piece] >> node & 1:
+                    cut(self.layout, block, self.pieces[piece], self.copy(piece, node))
+
+    def close(self) -> None:
+        """Give the memory back; views that are still held keep it until they die. Twice is harmless."""
+        self._memory = [None] * self.num_nodes
+        self.address_of_copy[:] = 0
+
+    def __enter__(self) -> NodePlacement:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _struct(self, slowness: np.ndarray | None, dispatch: int | None, num_scratch: int) -> native.Placement:
+        num_pieces, num_nodes = len(self.pieces), self.num_nodes
+        geometry = {
+            name: np.array([getattr(piece, name) for piece in self.pieces], np.int64)
+            for name in ("first_group", "num_groups", "first_row", "num_rows")
+        }
+        integers = ("masks", "sizes", "piece_of_job", "expert_of_job", "expert_of_entry", "weights_of_entry")
+        self._arrays: dict[str, np.ndarray] = {
+            "piece_of_expert": self.piece_of_expert, **geometry, "piece_bytes": self.piece_bytes,
+            "nodes_of_piece": self.nodes_of_piece, "address_of_copy": self.address_of_copy,
+            "slowness": np.ascontiguousarray(np.ones(num_nodes) if slowness is None else slowness, np.float64),
+            **{name: np.zeros(num_pieces, np.int64) for name in (*integers, "group_of_entry", "row_of_entry")},
+            "node_of_job": np.zeros(num_pieces, np.int32), "loads": np.zeros(num_nodes),
+            "scratch": np.zeros(max(1, num_scratch), np.int64),
+            "up_start": np.zeros(num_pieces + 1, np.int64), "down_start": np.zeros(num_pieces + 1, np.int64),
+        }  # fmt: skip
+        addresses = {name: array.ctypes.data for name, array in self._arrays.items()}
+        return native.sized(native.Placement, num_nodes=num_nodes, dispatch=dispatch, **addresses)
+
+    @property
+    def struct_address(self) -> int:
+        return ctypes.addressof(self.struct)
+
+    def nodes_of_step(self) -> np.ndarray:
+        """int64 [N]: bytes that each node read in the last layer-step, as dispatch chose."""
+        # After forward: entries are sorted by node, and each job says its node.
+        stop = int(self.struct.num_entries)
+        node, piece = self._arrays["node_of_job"][:stop], self._arrays["piece_of_job"][:stop]
+        return np.bincount(node, self.piece_bytes[piece], minlength=self.num_nodes).astype(np.int64)
+
+
+def _unit(num_bytes: int) -> int:
+    """Copies of a page or more begin on a page."""
+    return PAGE_BYTES if num_bytes >= PAGE_BYTES else ALIGNMENT
+
+
+def _check(rows: np.ndarray, num_experts: int, num_nodes: int, units: int) -> None:
+    if num_nodes < 1 or num_nodes > native.MAX_NODES:
+        raise ValueError(f"nodes: expected 1 to {native.MAX_NODES}; got {num_nodes}")
+    for name, column, bound in (("expert", rows[:, 0], num_experts), ("node", rows[:, 3], num_nodes)):
+        if len(column) and (column.min() < 0 or column.max() >= bound):
+            raise ValueError(f"placement: expected {name} 0..{bound - 1}; got {column.min()}..{column.max()}")
+    if len(np.unique(rows, axis=0)) != len(rows):
+        raise ValueError("placement: a copy is given twice: name each once")
+    pieces = np.unique(rows[:, :3], axis=0)
+    for expert in range(num_experts):
+        mine = pieces[pieces[:, 0] == expert]
+        ends = [0, *mine[:, 2].tolist()]
+        if mine[:, 1].tolist() != ends[:-1] or ends[-1] != units:
+            raise ValueError(
+                f"placement: pieces of expert {expert} are {mine[:, 1:].tolist()}, expected a partition of [0, {units})"
+            )
