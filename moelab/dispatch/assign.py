@@ -34,7 +34,7 @@ def assign(
 ) -> Assignment:
     """Serve M jobs with copies on the tiers of ``masks`` [M]; ``sizes`` [M] bytes and ``slowness`` [N] or one number.
 
-    Raises ``ValueError`` for a job without a copy, a tier that is not there, or a size or slowness that is not positive.
+    Raises ``ValueError`` for a job without a copy, a tier that is not there, a size or slowness that is not positive.
     """
     if not 1 <= num_tiers <= MOST_TIERS:
         raise ValueError(f"num_tiers is {num_tiers}, expected 1 to {MOST_TIERS}")

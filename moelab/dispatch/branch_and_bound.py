@@ -1,4 +1,4 @@
-"""branch_and_bound: assignment of jobs of unequal sizes; exact, or the best found before the search is cut off.  Floor 1.
+"""branch_and_bound: assignment of jobs of unequal sizes, exact or the best found before the search is cut off.  Floor 1.
 
 First LPT (Graham 1969: the largest job first, each to the tier that it leaves least loaded among those with a copy),
 then depth first in the same order of jobs, cutting branches whose maximum, or whose average with everything that is
@@ -100,10 +100,10 @@ def _find_twins(masks, slowness, order, num_free, twins):
 @compiled()
 def _has_equal_twin(tier, load_bytes, twins):
     """Is a lower twin loaded alike? Then this tier's branch mirrors one that was searched."""
+    found = False
     for lower in range(tier):
-        if twins[tier] >> lower & 1 and load_bytes[lower] == load_bytes[tier]:
-            return True
-    return False
+        found |= twins[tier] >> lower & 1 and load_bytes[lower] == load_bytes[tier]
+    return found
 
 
 @compiled()

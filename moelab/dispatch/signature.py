@@ -33,4 +33,5 @@ SIGNATURE = types.int64(_i64, _i64, types.float64[::1], types.int32[::1], types.
 
 def compiled(*signature: Any) -> Callable[[Callable], Any]:
     """Compile with a signature, or on first use without one; cached on disk, no allocation, GIL released."""
-    return lambda function: njit(*signature, cache=True, nogil=True, _nrt=False)(stamped(function))
+    options: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
+    return lambda function: njit(*signature, **options)(stamped(function))

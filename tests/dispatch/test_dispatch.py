@@ -115,7 +115,7 @@ def test_ties_go_to_the_lower_tier_and_are_the_same_every_time():
 
 
 def test_sixteen_unequal_jobs_on_eight_tiers_or_says_that_it_was_cut_off():
-    """Exact where it says so (lower bounds: average, largest job); a hard instance answers BOUNDED, still a good one."""
+    """Never below the average or the largest job; a hard instance answers BOUNDED, with a good one still."""
     rng = np.random.default_rng(5)
     exact = 0
     for _ in range(20):
