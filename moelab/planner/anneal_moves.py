@@ -25,14 +25,15 @@ def anneal_moves(
 ):  # fmt: skip
     """Moves ``code`` int64 [L E] (mask of copies, 0 cut) towards a smaller sum of weight x maximum; returns the change.
 
-    ``offsets``, ``keys``: CSR of layer-steps; ``first_use``, ``uses``: the inverse. ``shape``: (L, E). ``room`` int64
+    ``offsets``, ``keys``: CSR of layer-steps; ``first_use``, ``uses``: the inverse. ``shape``: (first layer, last layer + 1,
+    E) of those that may change. ``room`` int64
     [N]: bytes free on each tier, kept up to date; ``tier_bytes`` int64 [N, L]: of one expert. ``weight`` float64 [L].
     ``temperatures`` float64 [sweeps]; ``num_moves``: tries in each layer and sweep. Scratch: ``packed`` int64 [S]
     (two tiers), ``cost`` float64 [S] (others), ``touched`` int32 and ``fresh`` float64 as long as any two lists of uses,
     and ``scratch_arrays``.
     """
     np.random.seed(seed)
-    num_layers, num_experts = shape
+    first_layer, last_layer, num_experts = shape
     num_tiers = len(slowness)
     is_even = num_tiers == 2 and slowness[0] == slowness[1] and piece_sizes[0] == piece_sizes[1] and barrier == 0
     each, piece = WHOLE * slowness[0], piece_sizes[0] / WHOLE
@@ -40,9 +41,9 @@ def anneal_moves(
     change = 0.0
     for sweep in range(len(temperatures)):
         temperature = temperatures[sweep]
-        for layer in range(num_layers):
+        for layer in range(first_layer, last_layer):
             for _ in range(num_moves):
-                a, b, new_a, new_b = propose(code, layer, num_layers, num_experts, num_nodes)
+                a, b, new_a, new_b = propose(code, layer, first_layer, last_layer, num_experts, num_nodes)
                 if a == NOBODY or not fits(code, room, tier_bytes, num_experts, a, b, new_a, new_b):
                     continue
                 at_a, end_a, weight_a = first_use[a], first_use[a + 1], weight[a // num_experts]

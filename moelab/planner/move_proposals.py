@@ -18,7 +18,7 @@ _TRIES = 12
 
 
 @compiled
-def propose(code, layer, num_layers, num_experts, num_nodes):
+def propose(code, layer, first_layer, last_layer, num_experts, num_nodes):
     """(key a, key b, new mask of a, of b); a is ``NOBODY`` where nothing was found, b where only a changes."""
     first = layer * num_experts
     kind = np.random.random()
@@ -27,12 +27,12 @@ def propose(code, layer, num_layers, num_experts, num_nodes):
     b = first + np.random.randint(num_experts)
     if kind < 0.6 or num_nodes == 1:
         if code[a] > nodes and np.random.random() < 0.3:
-            b = np.random.randint(num_layers * num_experts)
+            b = np.random.randint(first_layer * num_experts, last_layer * num_experts)
             if b // num_experts != layer and (code[b] == CUT or code[b] > nodes):
                 return NOBODY, NOBODY, 0, 0
         return (a, b, code[b], code[a]) if code[a] != code[b] else (NOBODY, NOBODY, 0, 0)
     if np.random.random() < 0.5:
-        b = np.random.randint(num_layers * num_experts)
+        b = np.random.randint(first_layer * num_experts, last_layer * num_experts)
     if kind < 0.85:
         for _ in range(_TRIES):
             if code[a] & (code[a] - 1) and code[a] <= nodes:
