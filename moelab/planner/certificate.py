@@ -49,7 +49,7 @@ def certificate(
     masks: np.ndarray,
     *,
     layer: int,
-    num_steps: int = MOST_STEPS,
+    num_steps: int = 128,
     time_limit_s: float = 60.0,
     moves_per_expert: float = 4000,
     seed: int = 0,
