@@ -8,6 +8,7 @@ where the machine has measured remote rates, ``remote_slowdown`` does: the time 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ def interleave(trace: Trace, *, score: bool = True, **options: Any) -> Plan:
     problem = node_problem(trace, **options)
     begin = time.perf_counter()
     masks = np.full(problem.shape, CUT)
+    problem = replace(problem, budget=problem.used(masks))  # uneven where units do not divide
     slowdown = remote_slowdown(problem.machine, problem.num_nodes)
     notes = {
         "remote_share": (problem.num_nodes - 1) / problem.num_nodes,

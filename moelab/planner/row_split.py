@@ -9,6 +9,7 @@ beyond bytes, shorter rows and barriers between more workers, is ``cut_price``: 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,4 +29,5 @@ def row_split(trace: Trace, *, score: bool = True, **options: Any) -> Plan:
     problem = node_problem(trace, **options)
     begin = time.perf_counter()
     masks = np.full(problem.shape, CUT)
+    problem = replace(problem, budget=problem.used(masks))  # uneven where units do not divide
     return node_plan(problem, masks, "row_split", seconds=time.perf_counter() - begin, score=score)
