@@ -1,4 +1,4 @@
-"""branch_and_bound: assignment of jobs of unequal sizes, exact or the best found before the search is cut off.  Floor 1.
+"""branch_and_bound: jobs of unequal sizes to tiers, exact or the best found until the search is cut off.  Floor 1.
 
 First LPT (Graham 1969: the largest job first, each to the tier that it leaves least loaded among those with a copy),
 then depth first in the same order of jobs, cutting branches whose maximum, or whose average with everything that is

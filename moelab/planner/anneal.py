@@ -2,7 +2,7 @@
 
 The mean over steps of the maximum over nodes, every replica chosen as ``dispatch`` will choose it, is what the moves
 are judged by (``anneal_moves``); copies move between experts and layers, so that partition, replicas and their
-water-filling over layers are one search. Start: ``coact``, which is nearly as good where a layer has hundreds of experts.
+water-filling over layers are one search. Start: ``coact``, nearly as good where a layer has hundreds of experts.
 Planning steps beyond ``most_steps`` in a layer are drawn and the moves follow from ``most_visits``, so that the time is
 bounded: about a minute on one core at K2's shape.
 """
@@ -45,7 +45,7 @@ def anneal(
 ) -> Plan:
     """Plan by annealing; ``options``: those of ``node_problem``.
 
-    ``moves_per_expert`` instead of what ``most_visits`` allows (default: ``MOST_VISITS``, a tenth on more than two nodes).
+    ``moves_per_expert`` instead of what ``most_visits`` allows (``MOST_VISITS``, a tenth on more than two nodes).
     """
     problem = node_problem(trace, **options)
     begin = time.perf_counter()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from moelab.planner.compiled import compiled
+from moelab.planner.draws import unit
 from moelab.planner.move_proposals import NOBODY, fits, propose, take_room
 from moelab.planner.step_maximum import WHOLE, set_maximum, two_maximum
 
@@ -21,18 +22,16 @@ FIELD = 16
 @compiled
 def anneal_moves(
     offsets, keys, first_use, uses, shape, num_nodes, code, room, tier_bytes, piece_sizes, slowness, barrier,
-    weight, temperatures, num_moves, seed, packed, cost, touched, fresh, jobs, sizes, tier_of, loads, scratch,
+    weight, temperatures, num_moves, draws, packed, cost, touched, fresh, jobs, sizes, tier_of, loads, scratch,
 ):  # fmt: skip
     """Moves ``code`` int64 [L E] (mask of copies, 0 cut) towards a smaller sum of weight x maximum; returns the change.
 
-    ``offsets``, ``keys``: CSR of layer-steps; ``first_use``, ``uses``: the inverse. ``shape``: (first layer, last layer + 1,
-    E) of those that may change. ``room`` int64
-    [N]: bytes free on each tier, kept up to date; ``tier_bytes`` int64 [N, L]: of one expert. ``weight`` float64 [L].
-    ``temperatures`` float64 [sweeps]; ``num_moves``: tries in each layer and sweep. Scratch: ``packed`` int64 [S]
-    (two tiers), ``cost`` float64 [S] (others), ``touched`` int32 and ``fresh`` float64 as long as any two lists of uses,
-    and ``scratch_arrays``.
+    ``offsets``, ``keys``: CSR of layer-steps; ``first_use``, ``uses``: the inverse. ``shape``: (first layer, last layer
+    + 1, E) of those that may change. ``room`` int64 [N]: bytes free on each tier, kept up to date; ``tier_bytes`` int64
+    [N, L]: of one expert. ``weight`` float64 [L]. ``temperatures`` float64 [sweeps]; ``num_moves``: tries in each layer
+    and sweep; ``draws`` uint64 [1]: state of the generator. Scratch: ``packed`` int64 [S] (two tiers), ``cost`` float64
+    [S] (others), ``touched`` int32 and ``fresh`` float64 as long as any two lists of uses, and ``scratch_arrays``.
     """
-    np.random.seed(seed)
     first_layer, last_layer, num_experts = shape
     num_tiers = len(slowness)
     is_even = num_tiers == 2 and slowness[0] == slowness[1] and piece_sizes[0] == piece_sizes[1] and barrier == 0
@@ -43,7 +42,7 @@ def anneal_moves(
         temperature = temperatures[sweep]
         for layer in range(first_layer, last_layer):
             for _ in range(num_moves):
-                a, b, new_a, new_b = propose(code, layer, first_layer, last_layer, num_experts, num_nodes)
+                a, b, new_a, new_b = propose(draws, code, layer, first_layer, last_layer, num_experts, num_nodes)
                 if a == NOBODY or not fits(code, room, tier_bytes, num_experts, a, b, new_a, new_b):
                     continue
                 at_a, end_a, weight_a = first_use[a], first_use[a + 1], weight[a // num_experts]
@@ -58,7 +57,7 @@ def anneal_moves(
                         uses, at_a, end_a, at_b, end_b, shift_a, shift_b, weight_a, weight_b, packed, is_even, each,
                         piece, piece_sizes, slowness, barrier,
                     )  # fmt: skip
-                    if delta <= 0 or np.random.random() < np.exp(-delta / temperature):
+                    if delta <= 0 or unit(draws) < np.exp(-delta / temperature):
                         for use in range(at_a, end_a):
                             packed[uses[use]] += shift_a
                         for use in range(at_b, end_b):
@@ -86,7 +85,7 @@ def anneal_moves(
                     code[a] = old_a
                     if b != NOBODY:
                         code[b] = old_b
-                    if delta <= 0 or np.random.random() < np.exp(-delta / temperature):
+                    if delta <= 0 or unit(draws) < np.exp(-delta / temperature):
                         for place in range(num_touched):
                             cost[touched[place]] = fresh[place]
                         take_room(code, room, tier_bytes, num_experts, a, b, new_a, new_b)

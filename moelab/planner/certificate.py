@@ -2,15 +2,16 @@
 
 The same at most 256 layer-steps are annealed and given to a mixed-integer program, whose dual bound no placement with
 these budgets beats. Binaries ``x[e, n]``: node n holds expert e. By Hall's theorem a step's maximum z is the least
-integer that is not below the experts with no copy outside U over the size of U, for every set U of nodes, so replicas need
-no assignment variables: ``q[e, U] >= 1 - sum of x[e, n] outside U`` counts them. Whole experts, equal rates. The relaxation is
-weak (K / N), so large instances end at the time limit with a gap, which is reported. LP: the same without integrality.
+integer not below the number of experts with no copy outside U over the size of U, for every set U of nodes, so replicas
+need no assignment variables: ``q[e, U] >= 1 - sum of x[e, n] outside U`` counts them. Whole experts, equal rates. The
+relaxation is weak (K / N), so large instances end at the time limit with a gap, which is reported.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,9 @@ def certificate(
     """
     num_nodes = problem.num_nodes
     if len(problem.tiers) != num_nodes or np.ptp(problem.node_rates) > 1e-9 or (masks == 0).any():
-        raise ValueError("a certificate is for whole experts on nodes of one rate without fast tiers: leave it out here")
+        raise ValueError(
+            "a certificate is for whole experts on nodes of one rate without fast tiers: leave it out here"
+        )
     if num_nodes > MOST_NODES or not 1 <= num_steps <= MOST_STEPS:
         raise ValueError(f"got {num_nodes} nodes, {num_steps} steps, expected up to {MOST_NODES} and {MOST_STEPS}")
     sample = sample_of_layer(problem.train, layer, num_steps, seed)
@@ -125,19 +128,26 @@ def solve(
     return bound, found, done.status == 0, lp
 
 
-def _program(sets, num_experts, copies):  # type: ignore[no-untyped-def]
+def _program(sets: list[np.ndarray], num_experts: int, copies: np.ndarray) -> tuple[Any, ...]:
     """Columns x [E N], q [E U], z [T]; rows: a copy each, budgets, q, and one for each step and U."""
     from scipy.sparse import coo_array
 
     num_nodes, num_steps = len(copies), len(sets)
     unions = [u for u in range(1, (1 << num_nodes) - 1)]
     num_x, num_q = num_experts * num_nodes, num_experts * len(unions)
-    rows, columns, values, low, high = [], [], [], [], []
+    rows: list[int] = []
+    columns: list[int] = []
+    values: list[float] = []
+    low: list[float] = []
+    high: list[float] = []
 
     def add(cells: list[tuple[int, float]], at_least: float, at_most: float) -> None:
         for column, value in cells:
-            rows.append(len(low)), columns.append(column), values.append(value)
-        low.append(at_least), high.append(at_most)
+            rows.append(len(low))
+            columns.append(column)
+            values.append(value)
+        low.append(at_least)
+        high.append(at_most)
 
     most_copies = 1 if copies.sum() == num_experts else num_nodes
     for e in range(num_experts):

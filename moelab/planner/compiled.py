@@ -1,4 +1,4 @@
-"""compiled: how the loops of the planners are compiled: cached under a stamp of this room and of ``dispatch``.  Floor 3.
+"""compiled: the loops of the planners, cached under a stamp of this room and of ``dispatch``.  Floor 3.
 
 They inline ``moelab.dispatch``, so that machine code on disk must not outlive its sources either (``source_stamp``).
 Without reference counts: the caller owns all memory, nothing is allocated inside.

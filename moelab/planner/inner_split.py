@@ -15,7 +15,7 @@ from moelab.planner.node_score import node_score
 
 
 def inner_split(steps: LayerSteps, seed: int) -> tuple[LayerSteps, LayerSteps]:
-    """(two thirds to fit, a third to judge): clusters drawn with ``seed``; one cluster: the last third of each layer."""
+    """(two thirds to fit, a third to judge): clusters drawn with ``seed``; of one cluster the last third judges."""
     present = np.unique(steps.cluster)
     if len(present) > 1:
         num_judged = max(1, round(len(present) / 3))
@@ -32,7 +32,7 @@ def inner_split(steps: LayerSteps, seed: int) -> tuple[LayerSteps, LayerSteps]:
 def choose_by_inner_split(
     problem: NodeProblem, candidates: Sequence[float], place: Callable[[LayerSteps, float], np.ndarray], seed: int
 ) -> tuple[float, dict[float, float]]:
-    """(the candidate whose masks, fitted on two thirds, have the least mean maximum on the rest; all of these means)."""
+    """(the candidate whose masks, fitted on two thirds, have the least mean maximum on the rest; all means)."""
     fitted, judged = inner_split(problem.train, seed)
     means = {
         value: node_score(judged, place(fitted, value), problem.times, problem.layer_weight).mean

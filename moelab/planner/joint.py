@@ -2,9 +2,9 @@
 
 What a fast tier serves no longer evens out the nodes: the fewer experts a step leaves to them, the larger the share of
 the fullest (one expert of two nodes wastes half). So experts are promoted by what that takes off the maximum over all
-tiers, not by hits (``replica_gains``), spare node memory is spent on the rest, and annealing then swaps places on fast
-tiers, copies and nodes in one search. Beside it stands the usual way on the same budgets: the hottest experts on the
-fast tier, then nodes balanced and replicated for the rest.
+tiers and not by hits alone (``replica_gains``), spare node memory is spent on the rest, and annealing then swaps places
+on fast tiers, copies and nodes in one search. The usual way on the same budgets, the hottest experts on the fast tier,
+then nodes balanced and replicated for the rest, is a second start, and stands beside the result.
 
 Any number of fast tiers; their own time counts where their rates are known. ``keep_home``: experts on fast tiers keep
 a copy on a node, which is not read.
@@ -49,21 +49,22 @@ def joint(
         raise ValueError(f"fast_slots are {slots}, expected one or more numbers, in sum at most {num_experts}")
     problem = node_problem(trace, fast_slots=slots, **options)
     begin = time.perf_counter()
-    start = _balanced(problem)
-    masks = promote_to_fast(problem, start, problem.room(start))
-    masks = add_replicas(problem, masks, problem.room(masks, _homes(problem, masks, start)))
-    homes = _homes(problem, masks, start)
     steps = at_most(problem.train, most_steps, anneal_seed)
-    room = problem.room(masks, homes)
-    masks = annealed(problem, steps, masks, room=room, moves_per_expert=moves_per_expert, seed=anneal_seed)
+    usual = hottest_first(problem, slots)
+    found = []
+    for start in (_promoted(problem), usual):
+        room = problem.room(start, _rehoused(problem, start))
+        masks = annealed(problem, steps, start, room=room, moves_per_expert=moves_per_expert / 2, seed=anneal_seed)
+        found.append((node_score(steps, masks, problem.times, problem.layer_weight).mean, masks))
+    masks = min(found, key=lambda one: one[0])[1]
     homes = _rehoused(problem, masks)
     seconds = time.perf_counter() - begin
-    usual = hottest_first(problem, slots)
     return node_plan(
         problem, masks, "joint", seconds=seconds, homes=homes, score=score,
         parameters={"fast_slots": slots, "moves_per_expert": moves_per_expert, "anneal_seed": anneal_seed},
         notes={
             "hottest_first_mean_max": node_score(problem.test, usual, problem.times, problem.layer_weight).mean,
+            "hottest_first_train_mean_max": node_score(problem.train, usual, problem.times, problem.layer_weight).mean,
             "hit_rate_per_request": _hit_rate(problem, masks), "hottest_first_hit_rate": _hit_rate(problem, usual),
         },
     )  # fmt: skip
@@ -89,9 +90,11 @@ def _balanced(problem: NodeProblem) -> np.ndarray:
     )  # fmt: skip
 
 
-def _homes(problem: NodeProblem, masks: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Copies on nodes that experts on fast tiers keep: where they were before."""
-    return np.where((masks >> problem.num_nodes > 0) & problem.keep_home, before, 0)
+def _promoted(problem: NodeProblem) -> np.ndarray:
+    """Balanced nodes, the experts that gain most on the fast tiers, then copies in what is left of the nodes."""
+    start = _balanced(problem)
+    masks = promote_to_fast(problem, start, problem.room(start))
+    return add_replicas(problem, masks, problem.room(masks, _rehoused(problem, masks)))
 
 
 def _rehoused(problem: NodeProblem, masks: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""layer_steps: what each layer routes in each step, as sets of distinct experts: what a placement is judged on.  Floor 3.
+"""layer_steps: what each layer routes in each step, as sets of distinct experts.  Floor 3.
 
-A layer-step is the SET of experts that one layer uses in one forward pass: at batch 1 a token's, for batches the union
-over the pass as it was recorded. ``steps="token"`` takes every token as a pass of its own, so that prefill-only
-captures can be judged as decode at batch 1; plans and tables say which. Experts are numbered through all layers,
-``key = layer x E + expert``. Does not know tiers, bytes or placements.
+What a placement is judged on. A layer-step is the SET of experts that one layer uses in one forward pass: at batch 1 a
+token's, for batches the union over the pass as it was recorded. ``steps="token"`` takes every token as a pass of its
+own, so that prefill-only captures can be judged as decode at batch 1; plans and tables say which. Experts are numbered
+through all layers, ``key = layer x E + expert``. Does not know tiers, bytes or placements.
 """
 
 from __future__ import annotations
@@ -69,10 +69,8 @@ class LayerSteps:
                 f"the trace of {trace.header.model} has no tokens to plan on: choose another phase or part"
             )
         num_layers, num_experts = trace.header.num_layers, trace.header.num_experts
-        if steps == "token":
-            step = np.arange(trace.num_tokens)
-        else:
-            step = np.unique(trace.tokens.step, return_inverse=True)[1]
+        pass_of_token = np.arange(trace.num_tokens) if steps == "token" else trace.tokens.step
+        step = np.unique(pass_of_token, return_inverse=True)[1]
         cluster_of_step, num_clusters = _clusters(step, trace.tokens.request)
         keys, layers, of_steps, sizes = [], [], [], []
         for layer in range(num_layers):

@@ -1,7 +1,7 @@
 """mirror: every expert on every node: ceil(K / N) in each step, at N times the memory.  Floor 3.
 
-KTransformers' former ``USE_NUMA=1`` and llama.cpp's ``--numa mirror``. The bound that other planners of whole experts are measured
-against; what it takes more memory than allowed it says by itself.
+KTransformers' former ``USE_NUMA=1`` and llama.cpp's ``--numa mirror``. The bound of all planners of whole experts; it
+allows itself the memory that it takes.
 """
 
 from __future__ import annotations

@@ -8,9 +8,8 @@ copy goes where there is room. Does not know what they gain.
 
 from __future__ import annotations
 
-import numpy as np
-
 from moelab.planner.compiled import compiled
+from moelab.planner.draws import below, unit
 from moelab.planner.step_maximum import CUT
 
 NOBODY = -1
@@ -18,27 +17,27 @@ _TRIES = 12
 
 
 @compiled
-def propose(code, layer, first_layer, last_layer, num_experts, num_nodes):
+def propose(draws, code, layer, first_layer, last_layer, num_experts, num_nodes):
     """(key a, key b, new mask of a, of b); a is ``NOBODY`` where nothing was found, b where only a changes."""
     first = layer * num_experts
-    kind = np.random.random()
+    kind = unit(draws)
     nodes = (1 << num_nodes) - 1
-    a = first + np.random.randint(num_experts)
-    b = first + np.random.randint(num_experts)
+    a = first + below(draws, num_experts)
+    b = first + below(draws, num_experts)
     if kind < 0.6 or num_nodes == 1:
-        if code[a] > nodes and np.random.random() < 0.3:
-            b = np.random.randint(first_layer * num_experts, last_layer * num_experts)
+        if code[a] > nodes and unit(draws) < 0.3:
+            b = first_layer * num_experts + below(draws, (last_layer - first_layer) * num_experts)
             if b // num_experts != layer and (code[b] == CUT or code[b] > nodes):
                 return NOBODY, NOBODY, 0, 0
         return (a, b, code[b], code[a]) if code[a] != code[b] else (NOBODY, NOBODY, 0, 0)
-    if np.random.random() < 0.5:
-        b = np.random.randint(first_layer * num_experts, last_layer * num_experts)
+    if unit(draws) < 0.5:
+        b = first_layer * num_experts + below(draws, (last_layer - first_layer) * num_experts)
     if kind < 0.85:
         for _ in range(_TRIES):
             if code[a] & (code[a] - 1) and code[a] <= nodes:
                 break
-            a = first + np.random.randint(num_experts)
-        tier = np.random.randint(num_nodes)
+            a = first + below(draws, num_experts)
+        tier = below(draws, num_nodes)
         if not code[a] & (code[a] - 1) or code[a] > nodes or not code[a] >> tier & 1:
             return NOBODY, NOBODY, 0, 0
         if a == b or not 0 < code[b] <= nodes or code[b] >> tier & 1:
@@ -50,7 +49,7 @@ def propose(code, layer, first_layer, last_layer, num_experts, num_nodes):
         if not _is_single(code[b]) or code[b] > nodes or code[a] == code[b]:
             return NOBODY, NOBODY, 0, 0
         return a, b, code[b], code[a]
-    target = 1 << np.random.randint(num_nodes)
+    target = 1 << below(draws, num_nodes)
     return (a, NOBODY, target, 0) if target != code[a] else (NOBODY, NOBODY, 0, 0)
 
 

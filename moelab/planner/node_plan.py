@@ -72,6 +72,19 @@ def node_plan(
     )
 
 
+def masks_of_plan(plan: Plan) -> np.ndarray:
+    """int64 [L, E]: bit v where tier v of ``plan.tiers`` serves the expert whole, ``CUT`` where it is in pieces.
+
+    An expert on a fast tier is served there; its home copy on a node is not read.
+    """
+    columns = plan.placements.arrays()
+    whole = (columns["start"] == 0) & (columns["stop"] == plan.num_units)
+    masks = np.zeros((plan.model.num_layers, plan.model.num_experts), np.int64)
+    np.bitwise_or.at(masks, (columns["layer"][whole], columns["expert"][whole]), 1 << columns["tier"][whole])
+    fast = sum(1 << index for index, tier in enumerate(plan.tiers) if tier.startswith("fast"))
+    return np.where(masks & fast, masks & fast, masks)
+
+
 def _check(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | None) -> None:
     if (masks == CUT).any() and not problem.can_cut:
         raise ValueError(
@@ -101,8 +114,8 @@ def _placements(problem: NodeProblem, held: np.ndarray) -> Placements:
             columns.append(np.stack([layer, expert, layer * 0 + start, layer * 0 + stop, layer * 0 + tier]))
     rows = np.concatenate(columns, axis=1)
     rows = rows[:, np.lexsort((rows[4], rows[1], rows[0]))]
-    layer, expert, start, stop, tier_column = (tuple(row.tolist()) for row in rows)
-    return Placements(layer=layer, expert=expert, start=start, stop=stop, tier=tier_column)
+    names = ("layer", "expert", "start", "stop", "tier")
+    return Placements(**{name: tuple(row.tolist()) for name, row in zip(names, rows, strict=True)})
 
 
 def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | None) -> dict[str, Any]:

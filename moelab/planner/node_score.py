@@ -1,4 +1,4 @@
-"""node_score: what a placement of nodes is worth on some layer-steps, with intervals by drawing requests again.  Floor 3.
+"""node_score: what a placement is worth on some layer-steps, with intervals by drawing requests again.  Floor 3.
 
 In experts: the time that one expert takes on a node of mean rate. Pairs of placements are compared on the same drawn
 requests, because hard requests are hard for both. Does not know how a placement was found.

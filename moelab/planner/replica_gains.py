@@ -3,8 +3,10 @@
 The exact gain of a change is what it takes off the sum of maxima, over the layer-steps that use the expert. Greedy, and
 lazy (Minoux 1978): after a change only the gains of its layer are stale, and one is computed again when it comes to the
 top. The objective is not submodular (a copy may gain only after another), so a stale gain may be too low: greedy is a
-start for ``anneal``, not an optimum. Three changes: another copy on a node, a place on a fast tier, a cut over all
-nodes. Does not know how many bytes a planner wants to spend.
+start for ``anneal``, not an optimum. So a use has a small worth of its own: memory that no copy gains with goes to the
+hottest experts, and an expert that a fast tier takes counts by its part of the mean load too (that a step of four
+loses one seldom lowers its maximum, that it loses two does). Three changes: another copy on a node, a place on a fast
+tier, a cut over all nodes. Does not know how many bytes a planner wants to spend.
 """
 
 from __future__ import annotations
@@ -18,15 +20,20 @@ from moelab.planner.step_maximum import CUT, scratch_arrays, set_maximum, step_m
 COPY, PROMOTE, CUT_UP = 0, 1, 2
 """Kinds of change: a copy on a node more; served by a fast tier alone; cut over all nodes."""
 
+LITTLE = 1e-6
+"""Worth of a use, in experts: decides only where nothing gains."""
+
 
 def add_replicas(problem: NodeProblem, masks: np.ndarray, room: np.ndarray) -> np.ndarray:
     """``masks`` int64 [L, E] with copies added where they gain most per byte, within ``room`` int64 [N]."""
-    return _changed(problem, masks, COPY, np.where(np.arange(len(room)) < problem.num_nodes, room, 0))
+    return _changed(problem, masks, COPY, np.where(np.arange(len(room)) < problem.num_nodes, room, 0), LITTLE)
 
 
 def promote_to_fast(problem: NodeProblem, masks: np.ndarray, room: np.ndarray) -> np.ndarray:
     """``masks`` with experts moved to the fast tiers, which have ``room`` int64 [N] bytes, where that gains most."""
-    return _changed(problem, masks, PROMOTE, np.where(np.arange(len(room)) >= problem.num_nodes, room, 0))
+    on_fast = np.where(np.arange(len(room)) >= problem.num_nodes, room, 0)
+    is_free = (problem.times.slowness[problem.num_nodes :] < problem.times.slowness.max() / 10).all()
+    return _changed(problem, masks, PROMOTE, on_fast, 1 / problem.num_nodes if is_free else 0.0)
 
 
 def cut_experts(problem: NodeProblem, masks: np.ndarray, most: int) -> np.ndarray:
@@ -36,7 +43,7 @@ def cut_experts(problem: NodeProblem, masks: np.ndarray, most: int) -> np.ndarra
     return _changed(problem, masks, CUT_UP, room)
 
 
-def _changed(problem: NodeProblem, masks: np.ndarray, kind: int, room: np.ndarray) -> np.ndarray:
+def _changed(problem: NodeProblem, masks: np.ndarray, kind: int, room: np.ndarray, bonus: float = 0.0) -> np.ndarray:
     steps, times = problem.train, problem.times
     code = np.ascontiguousarray(masks, np.int64).ravel().copy()
     num_candidates = code.size * times.num_tiers
@@ -44,7 +51,7 @@ def _changed(problem: NodeProblem, masks: np.ndarray, kind: int, room: np.ndarra
     cost = step_maxima(steps, masks, times)
     _take_best(
         steps.offsets, steps.keys, first_use, uses, problem.shape, problem.num_nodes, kind, code, room.copy(),
-        problem.tier_bytes, times.piece_sizes, times.slowness, times.barrier, problem.layer_weight, cost,
+        problem.tier_bytes, times.piece_sizes, times.slowness, times.barrier, bonus, problem.layer_weight, cost,
         np.zeros(num_candidates), np.zeros(num_candidates, np.int64), np.zeros(problem.shape[0], np.int64),
         np.full(problem.shape[0], -1), *scratch_arrays(steps, times.num_tiers),
     )  # fmt: skip
@@ -54,7 +61,7 @@ def _changed(problem: NodeProblem, masks: np.ndarray, kind: int, room: np.ndarra
 @compiled
 def _take_best(
     offsets, keys, first_use, uses, shape, num_nodes, kind, code, room, tier_bytes, piece_sizes, slowness, barrier,
-    weight, cost, gain, version_of, version, top, jobs, sizes, tier_of, loads, scratch,
+    bonus, weight, cost, gain, version_of, version, top, jobs, sizes, tier_of, loads, scratch,
 ):  # fmt: skip
     """``gain`` per byte and the ``version`` of its layer at which it was computed, of key x N + tier; ``top`` [L]."""
     num_layers, num_experts = shape
@@ -67,8 +74,8 @@ def _take_best(
                 gain[place] = -1.0
                 if mask >= 0:
                     saved = _saved(
-                        offsets, keys, first_use, uses, code, key, mask, piece_sizes, slowness, barrier, cost, False,
-                        jobs, sizes, tier_of, loads, scratch,
+                        offsets, keys, first_use, uses, code, key, mask, piece_sizes, slowness, barrier, bonus, cost,
+                        False, jobs, sizes, tier_of, loads, scratch,
                     )  # fmt: skip
                     gain[place] = saved * weight[layer] / tier_bytes[tier, layer]
         top[layer] = _highest(gain, layer * num_experts * num_tiers, num_experts * num_tiers, room, tier_bytes, layer)
@@ -87,8 +94,8 @@ def _take_best(
         else:
             is_fresh = version_of[place] == version[best]
             saved = _saved(
-                offsets, keys, first_use, uses, code, key, mask, piece_sizes, slowness, barrier, cost, is_fresh, jobs,
-                sizes, tier_of, loads, scratch,
+                offsets, keys, first_use, uses, code, key, mask, piece_sizes, slowness, barrier, bonus, cost, is_fresh,
+                jobs, sizes, tier_of, loads, scratch,
             )  # fmt: skip
             if is_fresh:
                 code[key] = mask
@@ -100,8 +107,8 @@ def _take_best(
                     gain[at] = -1.0
                     if following >= 0:
                         again = _saved(
-                            offsets, keys, first_use, uses, code, key, following, piece_sizes, slowness, barrier, cost,
-                            False, jobs, sizes, tier_of, loads, scratch,
+                            offsets, keys, first_use, uses, code, key, following, piece_sizes, slowness, barrier, bonus,
+                            cost, False, jobs, sizes, tier_of, loads, scratch,
                         )  # fmt: skip
                         gain[at] = again * weight[best] / tier_bytes[other, best]
                         version_of[at] = version[best]
@@ -130,18 +137,18 @@ def _highest(gain, first, num, room, tier_bytes, layer):
     """Place of the highest gain above 0 whose tier has room, -1 without one."""
     best, num_tiers = -1, len(room)
     for place in range(first, first + num):
-        if gain[place] > 0 and room[place % num_tiers] >= tier_bytes[place % num_tiers, layer]:
-            if best < 0 or gain[place] > gain[best]:
-                best = place
+        has_room = room[place % num_tiers] >= tier_bytes[place % num_tiers, layer]
+        if gain[place] > 0 and has_room and (best < 0 or gain[place] > gain[best]):
+            best = place
     return best
 
 
 @compiled
 def _saved(
-    offsets, keys, first_use, uses, code, key, mask, piece_sizes, slowness, barrier, cost, is_kept, jobs, sizes,
+    offsets, keys, first_use, uses, code, key, mask, piece_sizes, slowness, barrier, bonus, cost, is_kept, jobs, sizes,
     tier_of, loads, scratch,
 ):  # fmt: skip
-    """What the layer-steps that use ``key`` take less under ``mask``; ``is_kept`` puts it into ``cost``."""
+    """What the layer-steps that use ``key`` take less under ``mask``, with a bonus; ``is_kept``: into ``cost``."""
     before, saved = code[key], 0.0
     code[key] = mask
     for use in range(first_use[key], first_use[key + 1]):
@@ -154,4 +161,4 @@ def _saved(
         if is_kept:
             cost[step] = time
     code[key] = before
-    return saved
+    return saved + bonus * (first_use[key + 1] - first_use[key])

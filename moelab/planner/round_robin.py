@@ -1,7 +1,6 @@
 """round_robin: expert e lives on node e mod N, whatever was routed: a baseline.  Floor 3.
 
-What loaders do that deal experts out in turn (a linear split does the same to loads that know no order). Extra memory is
-not used.
+What loaders do that deal experts out in turn. Extra memory is not used.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""row_split: every expert is cut over all nodes by output rows: K / N in bytes in every step, no extra memory.  Floor 3.
+"""row_split: every expert is cut over all nodes by output rows: K / N in bytes without extra memory.  Floor 3.
 
-What KTransformers, lk_moe and ik_llama.cpp's ``--numa tensors`` do (they cut the reduction axis of down_proj and add up;
+What KTransformers, lk_moe and ik_llama.cpp's ``--numa tensors`` do (they cut down_proj's reduction axis and add up;
 our pieces are output rows, so that no sum changes). In bytes no placement of whole experts beats it. What it costs
 beyond bytes, shorter rows and barriers between more workers, is ``cut_price``: measured on the machine, or left at
 "not measured", and then the prediction says so.

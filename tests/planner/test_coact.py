@@ -1,4 +1,4 @@
-"""Co-activation: swaps end in a local optimum of the pairs, planted pairs are parted, the shrinkage is chosen inside."""
+"""Co-activation: swaps end in a local optimum, planted pairs are parted, the shrinkage is chosen inside."""
 
 from itertools import combinations
 
