@@ -1,8 +1,13 @@
-"""``moelab findings [TRACE ...] --out PAGE``: which policy reads least on each trace; writes the tables of a page."""
+"""``moelab findings [TRACE ...] --out PAGE``: which policy reads least on each trace; writes the tables of a page.
+
+With ``--placement``: every planner of NUMA nodes instead, the tables of docs/placement.md.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +15,9 @@ from moelab.cli.output import print_json
 from moelab.cli.trace_arguments import load_trace
 
 if TYPE_CHECKING:
+    from moelab.domain.trace import Trace
     from moelab.findings import Study
+    from moelab.findings.placement_study import PlacementStudy
 
 HELP = "every policy on several traces, held out, with intervals and oracles: the tables of docs/findings.md"
 
@@ -27,6 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--samples", type=int, default=10_000, metavar="B", help="resamples of requests (default: 10000)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the folds and the resamples")
+    parser.add_argument("--placement", action="store_true", help="planners of NUMA nodes instead of policies")
+    parser.add_argument("--nodes", type=int, nargs="+", metavar="N", help="with --placement: NUMA nodes (default: 2)")
+    parser.add_argument(
+        "--certificate", type=float, metavar="SECONDS", help="with --placement: limit of each proof (default: 60)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -38,8 +50,12 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--samples is {options.samples}, expected at least 100: intervals need their tails")
     if options.out and not Path(options.out).resolve().parent.is_dir():
         raise ValueError(f"--out is {options.out}, but its folder does not exist: create it or choose another path")
+    if not options.placement and (options.nodes or options.certificate):
+        raise ValueError("--nodes and --certificate belong to --placement: add it, or leave them out")
     paths = options.traces or [shipped("nano/capture"), shipped("nano/capture_batch8")]
     traces = [load_trace(str(path)) for path in paths]  # all are read before the first minute
+    if options.placement:
+        return _placement(options, dict(zip(_names(paths), traces, strict=True)))
     studies = [
         study(
             name, trace, source=_note(path), num_samples=options.samples, seed=options.seed, progress=not options.json
@@ -54,6 +70,44 @@ def run(options: argparse.Namespace) -> None:
         print(f"tables of {len(studies)} traces: {options.out}")
     else:
         print(tables(studies))
+
+
+def _placement(options: argparse.Namespace, traces: dict[str, Trace]) -> None:
+    from moelab.findings.placement_page import placement_tables, update_placement_page
+    from moelab.findings.placement_study import placement_study
+
+    seconds = 60.0 if options.certificate is None else options.certificate
+    studies = [
+        placement_study(
+            name, trace, num_nodes=nodes, seed=options.seed, certificate_s=seconds,
+            tell=lambda text: None if options.json else print(text, file=sys.stderr),
+        )
+        for nodes in options.nodes or [2] for name, trace in traces.items()
+    ]  # fmt: skip
+    if options.out:
+        update_placement_page(studies, options.out)
+    if options.json:
+        print_json({"studies": [_placed_document(each) for each in studies]})
+    elif options.out:
+        print(f"tables of {len(studies)} studies: {options.out}")
+    else:
+        print(placement_tables(studies))
+
+
+def _placed_document(study: PlacementStudy) -> dict[str, Any]:
+    rows = [
+        {
+            "planner": one.planner, "extra_memory": one.extra_memory, "heldout_mean_max": one.score.mean,
+            "heldout_mean_max_interval": one.score.interval(), "heldout_ratio_to_ideal": one.score.ratio,
+            "train_ratio_to_ideal": one.in_sample_ratio, "seconds": one.plan.prediction["seconds"],
+        }
+        for one in study.placed.values()
+    ]  # fmt: skip
+    return {
+        "name": study.name, "synthetic": study.trace.header.synthetic, "nodes": study.num_nodes, "steps": study.steps,
+        "rows": rows, "certificates": {str(share): asdict(proof) for share, proof in study.certificates.items()},
+        "joint": study.joint,
+    }  # fmt: skip
 
 
 def _names(paths: list) -> list[str]:

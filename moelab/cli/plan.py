@@ -1,22 +1,36 @@
-"""``moelab plan TRACE --planner NAME --slots N --out PLAN``: find a placement and write it down."""
+"""``moelab plan TRACE --planner NAME --out PLAN``: find a placement and write it down.
+
+Planners of a fast tier take ``--slots``, planners of NUMA nodes ``--nodes`` and ``--extra-memory``, ``joint`` both.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from moelab.cli.output import print_json, print_rows
-from moelab.cli.trace_arguments import add_machine, add_phase, add_trace, check_phase, load_trace
+from moelab.cli.trace_arguments import PHASES, add_machine, add_trace, check_phase, load_trace
 
 HELP = "find a placement for a trace and write the plan"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trace(parser)
-    add_phase(parser, "decode")
     add_machine(parser)
     parser.add_argument("--planner", default="frequency", metavar="NAME", help="default: frequency")
-    parser.add_argument("--slots", type=int, required=True, metavar="N", help="slots of the fast tier per layer")
+    parser.add_argument("--slots", type=int, nargs="+", metavar="N", help="slots per layer of each fast tier")
+    parser.add_argument("--nodes", type=int, metavar="N", help="NUMA nodes (default: the machine's, or 2)")
+    parser.add_argument(
+        "--extra-memory", type=float, metavar="F", help="memory for copies, a fraction of all experts' bytes"
+    )
+    parser.add_argument(
+        "--steps", choices=("step", "token"), help="steps as recorded (default), or each token its own (prefill traces)"
+    )
+    parser.add_argument(
+        "--certificate", type=float, metavar="SECONDS", help="prove a layer's gap by HiGHS on a sample, at most so long"
+    )
+    parser.add_argument("--phase", choices=PHASES, help="tokens to take (default: decode; for nodes what there is)")
     parser.add_argument(
         "--held-out", type=float, default=0.25, metavar="F", help="share of the requests to score on (default: 0.25)"
     )
@@ -25,24 +39,75 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from moelab.calibrate import resolve_machine
-    from moelab.planner import PLANNERS
+    from moelab.planner import FAST_TIER_PLANNERS, PLANNERS
 
-    if options.planner not in PLANNERS:
-        raise ValueError(f"planner is {options.planner}, expected one of {', '.join(PLANNERS)}")
+    name = options.planner
+    if name not in PLANNERS:
+        raise ValueError(f"planner is {name}, expected one of {', '.join(PLANNERS)}")
     if not Path(options.out).resolve().parent.is_dir():
         raise ValueError(f"--out is {options.out}, but its folder does not exist: create it or choose another path")
+    _check_budget(options, name, name in FAST_TIER_PLANNERS)
     trace = load_trace(options.trace)
-    plan = PLANNERS[options.planner](
-        trace,
-        slots_per_layer=options.slots,
-        held_out=options.held_out,
-        seed=options.seed,
-        phase=check_phase(trace, options.phase),
-        machine=resolve_machine(options.machine),
-    )
+    shared: dict[str, Any] = {"held_out": options.held_out, "seed": options.seed}
+    proof: dict[str, Any] = {}
+    if name in FAST_TIER_PLANNERS:
+        from moelab.calibrate import resolve_machine
+
+        plan = PLANNERS[name](
+            trace, slots_per_layer=options.slots[0], phase=check_phase(trace, options.phase or "decode"),
+            machine=resolve_machine(options.machine), **shared,
+        )  # fmt: skip
+    else:
+        shared |= _node_options(options, trace)
+        slots = {"fast_slots": [each * trace.header.num_layers for each in options.slots]} if options.slots else {}
+        plan = PLANNERS[name](trace, **slots, **shared)
+        if options.certificate:
+            proof["certificate"] = _certificate(trace, shared, options.certificate)
     plan.save(options.out)
     if options.json:
-        print_json({"plan": options.out, "planner": plan.planner, **plan.prediction})
+        print_json({"plan": options.out, "planner": plan.planner, **plan.prediction, **proof})
     else:
-        print_rows(f"plan written to {options.out}", plan.summary())
+        print_rows(f"plan written to {options.out}", {**plan.summary(), **proof.get("certificate", {})})
+
+
+def _check_budget(options: argparse.Namespace, name: str, is_fast: bool) -> None:
+    of_nodes = {"--nodes": options.nodes, "--extra-memory": options.extra_memory, "--steps": options.steps,
+                "--certificate": options.certificate}  # fmt: skip
+    if is_fast:
+        given = [flag for flag, value in of_nodes.items() if value is not None]
+        if given:
+            raise ValueError(f"{', '.join(given)}: planner {name} fills a fast tier; choose a planner of nodes")
+        if not options.slots or len(options.slots) != 1:
+            raise ValueError(f"planner {name} fills one fast tier, expected --slots N; got {options.slots or 'none'}")
+    elif (name == "joint") != bool(options.slots):
+        says = "needs --slots N of each fast tier" if name == "joint" else "places nodes alone: leave --slots out"
+        raise ValueError(f"planner {name} {says}")
+
+
+def _node_options(options: argparse.Namespace, trace: Any) -> dict[str, Any]:
+    """What all node planners take; the machine only where it was named, because nothing of it is needed."""
+    from moelab.calibrate import resolve_machine
+    from moelab.domain.trace import Phase
+
+    phase = options.phase
+    if phase is None:
+        phase = "decode" if (trace.tokens.phase == Phase.DECODE).any() else "prefill"
+    return {
+        "nodes": options.nodes,
+        "extra_memory": options.extra_memory or 0.0,
+        "steps": options.steps or "step",
+        "phase": check_phase(trace, phase),
+        "machine": resolve_machine(options.machine) if options.machine else None,
+    }
+
+
+def _certificate(trace: Any, shared: dict[str, Any], seconds: float) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from moelab.planner.certificate import certificate
+    from moelab.planner.node_problem import node_problem
+    from moelab.planner.replicate import balanced_with_replicas
+
+    problem = node_problem(trace, **shared)
+    layer = trace.header.num_layers // 2
+    return asdict(certificate(problem, balanced_with_replicas(problem), layer=layer, time_limit_s=seconds))

@@ -24,14 +24,22 @@ def update_page(studies: Sequence[Study], path: str | Path) -> Path:
 
     Raises ``ValueError`` where the page lacks the markers.
     """
+    return replace_between(path, BEGIN, END, tables(studies), title="Findings")
+
+
+def replace_between(path: str | Path, begin: str, end: str, text: str, *, title: str) -> Path:
+    """``text`` between two marker lines of a page, whole or not at all; a page that is not there gets the title.
+
+    Raises ``ValueError`` where a page lacks the markers.
+    """
     path = Path(path)
-    text = path.read_text(encoding="utf-8") if path.exists() else f"# Findings\n\n{BEGIN}\n{END}\n"
-    if BEGIN not in text or END not in text.partition(BEGIN)[2]:
-        raise ValueError(f"{path} lacks the lines {BEGIN} and {END}, expected both in this order: add them")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
+    page = path.read_text(encoding="utf-8") if path.exists() else f"# {title}\n\n{begin}\n{end}\n"
+    if begin not in page or end not in page.partition(begin)[2]:
+        raise ValueError(f"{path} lacks the lines {begin} and {end}, expected both in this order: add them")
+    before, _, rest = page.partition(begin)
+    after = rest.partition(end)[2]
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(f"{before}{BEGIN}\n\n{tables(studies)}\n{END}{after}", encoding="utf-8")
+    partial.write_text(f"{before}{begin}\n\n{text}\n{end}{after}", encoding="utf-8")
     partial.replace(path)
     return path
 
@@ -42,7 +50,7 @@ def tables(studies: Sequence[Study]) -> str:
     return "\n".join(parts + [_all_policies(study) for study in studies])
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(row) + " |\n" for row in lines)
 
@@ -81,7 +89,7 @@ def _traces(studies: Sequence[Study]) -> str:
         )
         for s in studies
     ]  # fmt: skip
-    return "## The traces\n\n" + _table(head, rows)
+    return "## The traces\n\n" + markdown_table(head, rows)
 
 
 def _requests(study: Study) -> str:
@@ -114,7 +122,8 @@ def _winners(studies: Sequence[Study]) -> str:
             )  # fmt: skip
     return (
         "## Which policy reads least\n\n"
-        "Reads per layer-step: distinct misses + uploads + prefetches. Bold: nobody ties.\n\n" + _table(head, rows)
+        "Reads per layer-step: distinct misses + uploads + prefetches. Bold: nobody ties.\n\n"
+        + markdown_table(head, rows)
     )
 
 
@@ -155,7 +164,7 @@ def _claims(studies: Sequence[Study]) -> str:
             cells = [_claim(study, share, claim) for study in studies]
             if any(cells):
                 rows.append((f"{claim.better}: {claim.says} ({claim.source})", *cells))
-        parts.append(_table(head, rows))
+        parts.append(markdown_table(head, rows))
     return "\n".join(parts)
 
 
@@ -206,7 +215,7 @@ def _best_possible(studies: Sequence[Study]) -> str:
         "Reads per layer-step from an empty tier. MIN-cost at price 1 is the fewest that any admissions and evictions "
         "without prefetching reach; the two MINs have the fewest misses, not reads.\n\n"
     )
-    return "## How far from the best possible\n\n" + note + _table(head, rows)
+    return "## How far from the best possible\n\n" + note + markdown_table(head, rows)
 
 
 def _number(value: float | None) -> str:
@@ -231,7 +240,7 @@ def _cliff(studies: Sequence[Study]) -> str:
             found = (study.pool["lru", slots], study.pool["least_stale", slots], per_layer)
             rates = ("" if one is None else f"{one.value('hit_rate'):.1%}" for one in found)
             rows.append((study.name, f"{slots:,}", f"{slots / cycle:.2f}", *rates))
-    return "## The cliff of one pool for all layers\n\nHit rate per request.\n\n" + _table(head, rows)
+    return "## The cliff of one pool for all layers\n\nHit rate per request.\n\n" + markdown_table(head, rows)
 
 
 def _all_policies(study: Study) -> str:
@@ -251,4 +260,4 @@ def _all_policies(study: Study) -> str:
         uploads = ", ".join(f"{one.value('uploads'):.2f}" for one in ones)
         rates = ", ".join(f"{one.value('hit_rate'):.1%}" for one in ones)
         rows.append([label, *(_interval(study.bootstrap.interval(one, "reads")) for one in ones), uploads, rates])
-    return f"## Every policy: {study.name}\n\nReads per layer-step. {_about(study)}.\n\n" + _table(head, rows)
+    return f"## Every policy: {study.name}\n\nReads per layer-step. {_about(study)}.\n\n" + markdown_table(head, rows)

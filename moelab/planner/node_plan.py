@@ -1,0 +1,203 @@
+"""node_plan: a placement over nodes as a Plan, with what it is worth: train and held out, intervals, bound, bytes.
+
+Floor 3. Beside it stand the baselines that need no search, on the same held-out requests, so that every plan says what
+it gains over each. Does not know how the placement was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from moelab.domain.plan import FastTier, Placements, Plan, PlanModel, TierFormat
+from moelab.planner.balanced_packing import balanced_packing
+from moelab.planner.node_problem import NodeProblem
+from moelab.planner.node_score import NodeScore, node_score
+from moelab.planner.step_maximum import CUT
+
+
+def node_plan(
+    problem: NodeProblem,
+    masks: np.ndarray,
+    name: str,
+    *,
+    seconds: float,
+    homes: np.ndarray | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    score: bool = True,
+) -> Plan:
+    """Plan of ``masks`` int64 [L, E] (bit v: tier v serves it, ``CUT``: pieces on all nodes) found in ``seconds``.
+
+    ``homes`` int64 [L, E]: copies on nodes that experts of a fast tier keep and that are not read. ``parameters``: of
+    the planner; ``notes`` go into the prediction. Raises ``ValueError`` where a budget is broken or pieces are asked
+    for but the intermediate size is unknown or smaller than the nodes.
+    """
+    header = problem.header
+    _check(problem, masks, homes)
+    fingerprints = {"trace": problem.trace_fingerprint}
+    if problem.machine is not None:
+        fingerprints["machine"] = problem.machine.fingerprint()
+    if header.model_fingerprint is not None:
+        fingerprints["model"] = header.model_fingerprint
+    expert_bytes = problem.tier_bytes if problem.has_bytes else np.zeros_like(problem.tier_bytes)
+    held = masks if homes is None else masks | homes
+    return Plan(
+        model=PlanModel(
+            name=header.model,
+            model_type=header.model_type,
+            num_layers=header.num_layers,
+            num_experts=header.num_experts,
+            top_k=header.top_k,
+            moe_intermediate_size=problem.intermediate,
+            fingerprint=header.model_fingerprint,
+        ),
+        tiers=problem.tiers,
+        placements=_placements(problem, held),
+        fast_tiers=tuple(
+            FastTier(tier=tier, slots=int((held >> index & 1).sum()))
+            for index, tier in enumerate(problem.tiers)
+            if index >= problem.num_nodes
+        ),
+        format_of_tier={
+            tier: TierFormat(weight_format=problem.weight_format, expert_bytes=tuple(expert_bytes[index].tolist()))
+            for index, tier in enumerate(problem.tiers)
+        },
+        keep_home=problem.keep_home,
+        planner={"name": name, **problem.how, **(parameters or {})},
+        fingerprints=fingerprints,
+        prediction={**(_prediction(problem, masks, homes) if score else {}), **(notes or {}), "seconds": seconds},
+    )
+
+
+def masks_of_plan(plan: Plan) -> np.ndarray:
+    """int64 [L, E]: bit v where tier v of ``plan.tiers`` serves the expert whole, ``CUT`` where it is in pieces.
+
+    An expert on a fast tier is served there; its home copy on a node is not read.
+    """
+    columns = plan.placements.arrays()
+    whole = (columns["start"] == 0) & (columns["stop"] == plan.num_units)
+    masks = np.zeros((plan.model.num_layers, plan.model.num_experts), np.int64)
+    np.bitwise_or.at(masks, (columns["layer"][whole], columns["expert"][whole]), 1 << columns["tier"][whole])
+    fast = sum(1 << index for index, tier in enumerate(plan.tiers) if tier.startswith("fast"))
+    return np.where(masks & fast, masks & fast, masks)
+
+
+def _check(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | None) -> None:
+    if (masks == CUT).any() and not problem.can_cut:
+        raise ValueError(
+            f"experts are to be cut over {problem.num_nodes} nodes, but moe_intermediate_size is "
+            f"{problem.intermediate}: give moe_intermediate_size, or a planner of whole experts"
+        )
+    over = problem.used(masks, homes) - problem.budget
+    if (over > 0).any():
+        tier = int(np.argmax(over))
+        raise ValueError(
+            f"the placement holds {over[tier]:,} bytes more on {problem.tiers[tier]} than its budget of "
+            f"{problem.budget[tier]:,}: give more extra_memory or node_bytes"
+        )
+
+
+def _placements(problem: NodeProblem, held: np.ndarray) -> Placements:
+    """Columns by layer, expert, tier; whole copies, or one piece for each node."""
+    num_units = int(problem.piece_units.sum())
+    ends = np.cumsum(problem.piece_units)
+    columns: list[np.ndarray] = []
+    for tier in range(len(problem.tiers)):
+        layer, expert = np.nonzero(held >> tier & 1)
+        columns.append(np.stack([layer, expert, layer * 0, layer * 0 + num_units, layer * 0 + tier]))
+        if tier < problem.num_nodes:
+            layer, expert = np.nonzero(held == CUT)
+            start, stop = ends[tier] - problem.piece_units[tier], ends[tier]
+            columns.append(np.stack([layer, expert, layer * 0 + start, layer * 0 + stop, layer * 0 + tier]))
+    rows = np.concatenate(columns, axis=1)
+    rows = rows[:, np.lexsort((rows[4], rows[1], rows[0]))]
+    names = ("layer", "expert", "start", "stop", "tier")
+    return Placements(**{name: tuple(row.tolist()) for name, row in zip(names, rows, strict=True)})
+
+
+def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | None) -> dict[str, Any]:
+    on_test = node_score(problem.test, masks, problem.times, problem.layer_weight)
+    on_train = node_score(problem.train, masks, problem.times, problem.layer_weight)
+    low, high = on_test.interval()
+    lower = bound(problem, masks)
+    used = problem.used(masks, homes)
+    is_held_out = problem.how["split"] != "none"
+    prediction: dict[str, Any] = {
+        "scored_on": {
+            "request": "held-out requests", "time": "held-out steps (split in time)",
+            "none": "the planning requests (in sample)",
+        }[problem.how["split"]] + (", each token its own step" if problem.how["steps"] == "token" else ""),
+        "heldout_mean_max": on_test.mean,
+        "heldout_mean_max_interval": None if np.isnan(low) else (low, high),
+        "ideal": on_test.ideal_mean,
+        "heldout_ratio_to_ideal": on_test.ratio,
+        "train_mean_max": on_train.mean,
+        "train_ratio_to_ideal": on_train.ratio,
+        "bound": lower,
+        "gap": on_test.mean / lower - 1,
+        "num_heldout_layer_steps": int(on_test.num_layer_steps.sum()),
+        "bytes_per_node": used.tolist() if problem.has_bytes else None,
+        "copies_per_node": [int((masks >> tier & 1).sum()) for tier in range(len(problem.tiers))],
+        "extra_memory_bytes": int(used.sum() - problem.all_bytes) if problem.has_bytes else None,
+        "extra_memory_used": float(used[: problem.num_nodes].sum() / problem.all_bytes - 1),
+        "gain_over": gains(problem, on_test),
+    }  # fmt: skip
+    if (masks == CUT).any():
+        prediction["cut_price"] = problem.cut_price.source
+    milliseconds = _ms_per_token(problem, on_test)
+    if milliseconds is not None:
+        prediction["predicted_ms_per_token"] = milliseconds
+    return {**prediction, "is_held_out": is_held_out}
+
+
+def bound(problem: NodeProblem, masks: np.ndarray) -> float:
+    """Mean over held-out layer-steps of the least that any placement of the same kind reaches, in experts.
+
+    Whole experts only: if every node had every expert (ceil(K / N) for equal rates); with cut experts K / N. Experts
+    that the plan serves from a fast tier are left out of it.
+    """
+    if (masks == CUT).any():
+        return node_score(problem.test, masks, problem.times, problem.layer_weight).ideal_mean
+    everywhere = np.where(masks >> problem.num_nodes, masks, (1 << problem.num_nodes) - 1)
+    return node_score(problem.test, everywhere, problem.times, problem.layer_weight).mean
+
+
+def gains(problem: NodeProblem, score: NodeScore) -> dict[str, dict[str, Any]]:
+    """Mean maximum of the baselines without extra memory over this plan's, minus 1, and whether it is a tie."""
+    num_layers, num_experts = problem.shape
+    nodes = np.arange(num_experts) % problem.num_nodes
+    dealt = np.random.default_rng(0).permuted(np.tile(nodes, (num_layers, 1)), axis=1)
+    balanced = balanced_packing(problem.train.uses, problem.num_nodes, rates=problem.node_rates)
+    baselines = {
+        "round_robin": np.tile(1 << nodes, (num_layers, 1)),
+        "random_nodes": 1 << dealt,
+        "eplb without replicas": 1 << balanced,
+        "mirror": np.full(problem.shape, (1 << problem.num_nodes) - 1),
+    }
+    if problem.can_cut:
+        baselines["row_split"] = np.full(problem.shape, CUT)
+    out = {}
+    for name, masks in baselines.items():
+        theirs = node_score(problem.test, masks, problem.times, problem.layer_weight)
+        _, low, high = theirs.difference(score)
+        out[name] = {
+            "mean_max": theirs.mean,
+            "gain": theirs.mean / score.mean - 1,
+            "is_tie": None if np.isnan(low) else bool(low <= 0 <= high),
+        }
+    return out
+
+
+def _ms_per_token(problem: NodeProblem, score: NodeScore) -> float | None:
+    """Expert time of one step through all layers, where the machine's rates and the expert bytes are known."""
+    machine = problem.machine
+    if machine is None or not problem.has_bytes or problem.num_nodes > len(machine.nodes):
+        return None
+    rates = [node.best_read_gb_per_s for node in machine.nodes[: problem.num_nodes]]
+    if any(rate is None for rate in rates):
+        return None
+    seconds_of_expert = problem.tier_bytes[0].mean() / (np.mean([rate or 0 for rate in rates]) * 1e9)
+    return float(score.mean * seconds_of_expert * problem.header.num_layers * 1e3)

@@ -1,0 +1,83 @@
+"""`moelab plan`: the fields of the issue for planners of nodes, slots as before, and what contradicts itself."""
+
+import json
+
+import pytest
+
+import moelab
+from moelab.cli import main
+from moelab.domain.plan import Plan
+from moelab.store import TraceWriter
+from tests.seeded_traces import seeded_trace
+
+FIELDS = (
+    "heldout_mean_max", "heldout_mean_max_interval", "ideal", "heldout_ratio_to_ideal", "train_ratio_to_ideal", "bound",
+    "gap", "bytes_per_node", "extra_memory_bytes", "seconds", "gain_over",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    trace = seeded_trace(1, num_requests=8, num_experts=12)
+    path = tmp_path_factory.mktemp("traces") / "trace"
+    with TraceWriter(path, trace.header) as writer:
+        writer.append(trace.experts, trace.gate_weights, trace.tokens)
+    return path
+
+
+def test_nodes(folder, tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    arguments = ["plan", str(folder), "--planner", "anneal", "--nodes", "2", "--extra-memory", "0.25", "--steps",
+                 "token", "--machine", "2x-xeon-gen4-ddr5-4800", "--certificate", "20",
+                 "--out", str(out), "--json"]  # fmt: skip
+    assert main(arguments) == 0
+    says = json.loads(capsys.readouterr().out)
+    assert not set(FIELDS) - set(says)
+    plan = Plan.load(out)
+    assert says["heldout_mean_max"] == plan.prediction["heldout_mean_max"]
+    assert says["planner"]["steps"] == "token"
+    assert says["planner"]["rates"] == "preset of 2x-xeon-gen4-ddr5-4800"
+    assert plan.planner["phase"] == "decode"
+    assert says["certificate"]["gap"] <= 0.02
+    assert says["extra_memory_bytes"] <= 0.25 * 36_000
+    assert plan.tiers == ("node0", "node1")
+
+
+def test_joint_takes_slots_of_each_fast_tier(folder, tmp_path):
+    out = tmp_path / "plan.json"
+    assert main(["plan", str(folder), "--planner", "joint", "--slots", "2", "1", "--out", str(out)]) == 0
+    plan = Plan.load(out)
+    assert plan.tiers == ("node0", "node1", "fast0", "fast1")
+    assert [fast.slots <= most for fast, most in zip(plan.fast_tiers, (6, 3), strict=True)] == [True, True]
+
+
+def test_prefill_trace_without_a_phase(tmp_path):
+    trace = seeded_trace(1, num_requests=8).phase(0)
+    path = tmp_path / "prefill"
+    with TraceWriter(path, trace.header) as writer:
+        writer.append(trace.experts, trace.gate_weights, trace.tokens)
+    out = tmp_path / "plan.json"
+    assert main(["plan", str(path), "--planner", "replicate", "--steps", "token", "--out", str(out)]) == 0
+    assert Plan.load(out).planner["phase"] == "prefill"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--planner", "frequency"], "expected --slots N"),
+        (["--planner", "frequency", "--slots", "2", "3"], "expected --slots N; got [2, 3]"),
+        (["--planner", "frequency", "--slots", "2", "--nodes", "2"], "--nodes: planner frequency fills a fast tier"),
+        (["--planner", "anneal", "--slots", "2"], "leave --slots out"),
+        (["--planner", "joint"], "needs --slots N"),
+        (["--planner", "magic"], "expected one of frequency"),
+        (["--planner", "anneal", "--extra-memory", "3"], "extra_memory is 3.0"),
+    ],
+)
+def test_refusals(folder, tmp_path, capsys, arguments, text):
+    assert main(["plan", str(folder), *arguments, "--out", str(tmp_path / "plan.json")]) == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_names_of_the_package():
+    assert {"anneal", "frequency"} <= set(moelab.PLANNERS)

@@ -1,0 +1,88 @@
+"""The program's optimum against every placement, its bound against annealing, and both on real routing."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from moelab.planner.balanced_packing import balanced_packing
+from moelab.planner.certificate import certificate, sample_of_layer, solve
+from moelab.planner.node_problem import node_problem
+from moelab.planner.replicate import balanced_with_replicas
+from moelab.planner.step_maximum import TierTimes
+from moelab.sources import open_source
+from tests.planner.naive_nodes import least_maximum
+from tests.seeded_traces import seeded_trace
+from tests.shared_traces import SHARED_TRACES, needs_shared_traces
+
+
+@pytest.mark.parametrize(("nodes", "copies"), [(2, [3, 3]), (2, [4, 3]), (2, [4, 4]), (3, [2, 2, 2]), (3, [3, 3, 2])])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_optimum_against_every_placement(nodes, copies, seed):
+    rng = np.random.default_rng(seed)
+    sets = [np.sort(rng.permutation(6)[: rng.integers(2, 5)]) for _ in range(12)]
+    times = TierTimes.equal_nodes(nodes)
+    best = np.inf
+    for masks in product(range(1, 1 << nodes), repeat=6):
+        if all(sum(mask >> n & 1 for mask in masks) <= copies[n] for n in range(nodes)):
+            best = min(best, np.mean([least_maximum([masks[e] for e in inside], times) for inside in sets]))
+    bound, found, is_optimal, lp = solve(sets, 6, np.array(copies), 30)
+    assert is_optimal
+    assert bound == pytest.approx(best)
+    assert found == pytest.approx(best)
+    assert lp <= best + 1e-9
+    assert lp >= np.mean([len(inside) / nodes for inside in sets]) - 1e-9
+
+
+def test_annealing_reaches_what_is_proven():
+    trace = seeded_trace(3, num_requests=8, num_experts=16, top_k=4, decode_tokens=30)
+    problem = node_problem(trace, nodes=2, extra_memory=0.125, steps="token", held_out=0.5)
+    seen = certificate(problem, balanced_with_replicas(problem), layer=1, num_steps=60, time_limit_s=30)
+    assert seen.is_optimal
+    assert seen.num_steps == 60
+    assert seen.bound - 1e-9 <= seen.annealed <= 1.02 * seen.bound
+    assert seen.gap == pytest.approx(seen.annealed / seen.bound - 1)
+    assert seen.milp == pytest.approx(seen.bound)
+
+
+def test_a_limit_that_is_too_short_leaves_a_gap_and_says_so():
+    trace = seeded_trace(3, num_requests=8, num_experts=64, top_k=8, decode_tokens=40, skew=0.3, persistence=0.0)
+    problem = node_problem(trace, nodes=2, steps="token", held_out=0.5)
+    seen = certificate(problem, balanced_with_replicas(problem), layer=0, num_steps=100, time_limit_s=0.5)
+    assert not seen.is_optimal
+    assert seen.time_limit_s == 0.5
+    assert 4 <= seen.bound <= seen.annealed
+
+
+def test_sample_and_refusals():
+    trace = seeded_trace(3, num_requests=4)
+    problem = node_problem(trace, nodes=2, steps="token", held_out=0)
+    sample = sample_of_layer(problem.train, 2, 10, seed=0)
+    assert sample.layer.tolist() == [2] * 10
+    masks = 1 << balanced_packing(problem.train.uses, 2)
+    unequal = node_problem(trace, nodes=2, node_rates=[1.0, 2.0], held_out=0)
+    for wrong, options, text in (
+        (unequal, {"layer": 0}, "of one rate"),
+        (problem, {"layer": 0, "num_steps": 257}, "expected up to 6 and 256"),
+        (problem, {"layer": 3}, "layer 3 routes nothing"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            certificate(wrong, masks, **options)
+
+
+@needs_shared_traces
+@pytest.mark.parametrize(
+    ("path", "steps"),
+    [
+        ("gpt_oss_20b_fingerprint", 128),
+        ("deepseek_v2_lite_esft", 96),
+        ("bigmoeonedge_qwen3_30b/qwen.route.csv", 80),
+    ],
+    ids=["E32", "E64", "E128"],
+)
+def test_within_two_percent_of_the_dual_bound_on_real_routing(path, steps):
+    trace = open_source(SHARED_TRACES / path).load()
+    problem = node_problem(trace, nodes=2, steps="token", held_out=0)
+    layer = trace.header.num_layers // 2
+    seen = certificate(problem, balanced_with_replicas(problem), layer=layer, num_steps=steps, time_limit_s=120)
+    assert seen.gap <= 0.02
