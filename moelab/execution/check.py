@@ -6,7 +6,7 @@ import numpy as np
 
 from moelab.domain.trace import NO_EXPERT
 from moelab.execution.execute import Measurement, Work
-from moelab.execution.placement import bytes_by_node
+from moelab.execution.served import served
 from moelab.execution.weights import ReplayWeights
 from moelab.kernels.reference import reference_experts, relative_error
 
@@ -38,13 +38,18 @@ def max_relative_error(weights: ReplayWeights, work: Work, measured: Measurement
 
 
 def check_bytes(weights: ReplayWeights, work: Work, measured: Measurement) -> None:
-    """Every step read every distinct expert of it once, on its own node.
+    """Every step read every distinct expert of it once, each piece on the node that dispatch chose.
 
     Raises ``RuntimeError`` otherwise: a rate of bytes that were not read would be worth nothing.
     """
-    placed = weights.node_of_expert
     for step, counts in enumerate(measured.counts):
-        expected = bytes_by_node(work.ids[step], placed, weights.num_nodes, weights.layout.expert_bytes)
+        ids = work.ids[step]
+        expected = np.stack(
+            [
+                served(weights.arenas[layer], ids[:, layer]).bytes_of_node(weights.num_nodes)
+                for layer in range(ids.shape[1])
+            ]
+        )
         if not np.array_equal(counts.num_bytes, expected):
             layer, node = np.argwhere(counts.num_bytes != expected)[0]
             raise RuntimeError(

@@ -18,6 +18,7 @@ import numpy as np
 
 from moelab.domain.trace import Trace
 from moelab.execution.folding import Folding
+from moelab.execution.served import served
 from moelab.execution.steps import Steps, distinct_experts
 from moelab.execution.weights import ReplayWeights
 from moelab.kernels import Counts, Pool, read_limit, read_nodes, read_once
@@ -136,19 +137,22 @@ def execute(
     least four run. The outputs of ``samples`` (step, layer) are kept, drawn from the steps that surely run.
     """
     num_layers = work.ids[0].shape[1]
-    expert_bytes, num_nodes = weights.layout.expert_bytes, weights.num_nodes
-    addresses = [arena.addresses for arena in weights.arenas]
-    distinct = [[distinct_experts(ids[:, layer]) for layer in range(num_layers)] for ids in work.ids]
-    step_addresses = [np.concatenate([addresses[i][e] for i, e in enumerate(experts)]) for experts in distinct]
-    placed = weights.node_of_expert
-    step_nodes = [np.concatenate([placed[i][e] for i, e in enumerate(experts)]) for experts in distinct]
+    num_nodes = weights.num_nodes
+    # Reads take blocks of one size: whole experts, or of plans that cut them their smallest piece.
+    block_bytes = weights.smallest_copy_bytes
+    blocks = [
+        [served(weights.arenas[layer], ids[:, layer]).blocks(block_bytes) for layer in range(num_layers)]
+        for ids in work.ids
+    ]
+    step_addresses = [np.concatenate([addresses for addresses, _ in layers]) for layers in blocks]
+    step_nodes = [np.concatenate([nodes for _, nodes in layers]) for layers in blocks]
     num_steps = len(work.ids)
     kernel_s, read_s, read_bytes = np.zeros(num_steps), np.zeros(num_steps), np.zeros(num_steps)
     read_s_of_node, read_bytes_of_node = np.zeros((num_steps, num_nodes)), np.zeros((num_steps, num_nodes), np.int64)
     counted: list[Counts] = []
     readers = [weights.layers[0].workers(ids.shape[0] * ids.shape[2]) for ids in work.ids]
     best = read_limit(
-        np.concatenate(step_addresses[:_LOOP_STEPS]), expert_bytes, readers[0], rounds=3,
+        np.concatenate(step_addresses[:_LOOP_STEPS]), block_bytes, readers[0], rounds=3,
         node_of_address=np.concatenate(step_nodes[:_LOOP_STEPS]) if num_nodes > 1 else None,
     )  # fmt: skip
     rng = np.random.default_rng(0)
@@ -168,13 +172,13 @@ def execute(
 
     def read(step: int) -> None:
         other = (step + num_steps // 2) % num_steps
-        read_bytes[step] = work.bytes_of_step[other]
-        read_bytes_of_node[step] = expert_bytes * np.bincount(step_nodes[other], minlength=num_nodes)
+        read_bytes[step] = block_bytes * len(step_addresses[other])
+        read_bytes_of_node[step] = block_bytes * np.bincount(step_nodes[other], minlength=num_nodes)
         if num_nodes > 1:
-            read_s_of_node[step] = read_nodes(step_addresses[other], step_nodes[other], expert_bytes, best.loop, pool)
+            read_s_of_node[step] = read_nodes(step_addresses[other], step_nodes[other], block_bytes, best.loop, pool)
             read_s[step] = read_s_of_node[step].max()
         else:
-            read_s[step] = read_once(step_addresses[other], expert_bytes, best.loop, readers[other])
+            read_s[step] = read_once(step_addresses[other], block_bytes, best.loop, readers[other])
             read_s_of_node[step] = read_s[step]
 
     run(num_steps // 2)  # once for the compiler and the page tables; its counts are where the first step's begin

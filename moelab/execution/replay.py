@@ -24,16 +24,18 @@ from moelab.execution.check import check_bytes, max_relative_error
 from moelab.execution.execute import Work, execute, prepare
 from moelab.execution.folding import Folding, fold_to_memory
 from moelab.execution.peak_memory import PeakMemory
-from moelab.execution.placement import bytes_by_node, place_on_nodes
+from moelab.execution.placement import Copies, place_on_nodes
 from moelab.execution.planned import plan_for, policy_label, scored_part
 from moelab.execution.prediction import Prediction, predict_row
 from moelab.execution.recorded_checkpoint import recorded_checkpoint
 from moelab.execution.result import ReplayResult, ReplayRow
 from moelab.execution.row import assemble
 from moelab.execution.run import Run
+from moelab.execution.served import served
 from moelab.execution.steps import take_steps
 from moelab.execution.weights import ReplayWeights, generated, own
 from moelab.kernels import Activation, ExpertLayout, Pool, choose_isa, read_limit
+from moelab.kernels.job import GROUP
 from moelab.kernels.reference import TOLERANCES
 from moelab.simulator.simulate import simulate
 
@@ -143,19 +145,32 @@ def _own_row(run: Run, model_dir: Path, activation: Activation | None) -> Replay
     folding = Folding(
         header.num_layers, header.num_experts, "none: every layer and expert of the trace has its own weights"
     )
-    node_of_expert, placement = _placement(run, folding)
-    weights = own(model_dir, isa=run.isa, activation=activation, pool=run.pool, node_of_expert=node_of_expert)
+    copies, placement = _placement(run, folding, header.moe_intermediate_size)
+    weights = own(model_dir, isa=run.isa, activation=activation, pool=run.pool, copies=copies, slowness=_slowness(run))
     try:
         return _row("own", run, weights, folding, header.model, header.num_layers, placement)
     finally:
         weights.close()
 
 
-def _placement(run: Run, folding: Folding) -> tuple[np.ndarray | None, str]:
-    """Node of each expert that runs, ``None`` where the kernels do not tell nodes apart."""
+def _placement(run: Run, folding: Folding, intermediate_size: int | None) -> tuple[list[Copies] | None, str]:
+    """Copies of each layer that runs, ``None`` where the kernels do not tell nodes apart."""
     if run.pool.num_nodes == 1 or run.isa == "numba":
         return None, "one node" if run.pool.num_nodes == 1 else "none: Numba workers know no nodes"
-    return place_on_nodes(run.plan, folding, run.pool.num_nodes)
+    if intermediate_size is None:
+        raise ValueError(
+            "the trace does not say its experts' intermediate size, which placing them on nodes needs: replay on one "
+            "node, or record it again"
+        )
+    return place_on_nodes(run.plan, folding, run.pool.num_nodes, -(-intermediate_size // GROUP))
+
+
+def _slowness(run: Run) -> np.ndarray | None:
+    """Relative time of a byte on each node, as the plan was told; ``None`` (equal) where the machine does not say."""
+    rates = [node.best_read_gb_per_s for node in run.machine.nodes]
+    if len(rates) != run.pool.num_nodes or None in rates:
+        return None
+    return np.array([rates[0] / rate for rate in rates if rate is not None and rates[0] is not None])
 
 
 def _shape_row(run: Run, shape: ModelSpec, activation: Activation | None) -> ReplayRow:
@@ -165,7 +180,7 @@ def _shape_row(run: Run, shape: ModelSpec, activation: Activation | None) -> Rep
         header.num_layers, header.num_experts, layout.expert_bytes, psutil.virtual_memory().available // 2,
         run.here.last_level_cache_bytes, min_experts=header.top_k,
     )  # fmt: skip
-    node_of_expert, placement = _placement(run, folding)
+    copies, placement = _placement(run, folding, shape.moe_intermediate_size)
     total = folding.num_layers * folding.num_experts
     with tqdm(total=total, desc="generating experts", unit="expert", disable=not run.progress, leave=False) as bar:
         weights = generated(
@@ -177,7 +192,8 @@ def _shape_row(run: Run, shape: ModelSpec, activation: Activation | None) -> Rep
             pool=run.pool,
             seconds=_GENERATION_S,
             min_bytes=8 * run.here.last_level_cache_bytes,
-            node_of_expert=node_of_expert,
+            copies=copies,
+            slowness=_slowness(run),
             on_expert=bar.update,
         )
     folding = folding.cut(len(weights.layers))
@@ -233,8 +249,11 @@ def _deciding_bytes(weights: ReplayWeights, work: Work) -> np.ndarray:
     """Bytes of each step as the prediction sees them: where the busiest node decides, N times its bytes."""
     if weights.num_nodes == 1:
         return work.bytes_of_step
-    placed, nodes, expert_bytes = weights.node_of_expert, weights.num_nodes, weights.layout.expert_bytes
-    busiest = [bytes_by_node(ids, placed, nodes, expert_bytes).max(axis=1).sum() for ids in work.ids]
+    nodes = weights.num_nodes
+    busiest = [
+        sum(served(weights.arenas[layer], ids[:, layer]).bytes_of_node(nodes).max() for layer in range(ids.shape[1]))
+        for ids in work.ids
+    ]
     return nodes * np.array(busiest, np.float64)
 
 

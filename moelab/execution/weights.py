@@ -1,7 +1,7 @@
 """Weights that a replay runs: a model's own routed experts, or generated ones at another expert shape.
 
-Knows how to fill one arena for each layer, or one for each layer and node, and hands out callable layers. Does not know
-routing or plans. Floor 4.
+Knows how to fill one arena for each layer, or a placement of copies on nodes, and hands out callable layers. Does not
+know routing or plans. Floor 4.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from moelab.kernels import Activation, ExpertArena, ExpertLayout, NodeArenas, Pool, RoutedExperts
+from moelab.dispatch.c_face import c_scratch_length, dispatch_address
+from moelab.execution.placement import Copies
+from moelab.kernels import Activation, ExpertArena, ExpertLayout, NodePlacement, Pool, RoutedExperts
 from moelab.kernels.generated import fill_expert
 
-Arena = ExpertArena | NodeArenas
+Arena = ExpertArena | NodePlacement
 
 
 @dataclass
@@ -44,18 +46,20 @@ class ReplayWeights:
         return self.layers[0].num_nodes
 
     @property
-    def node_of_expert(self) -> np.ndarray:
-        """int [L, E]; all 0 where nodes are not told apart."""
-        return np.stack(
-            [
-                np.zeros(layer.num_experts, np.int32) if layer.node_of_expert is None else layer.node_of_expert
-                for layer in self.layers
-            ]
+    def weights_bytes(self) -> int:
+        """Of all experts, with their copies."""
+        return sum(
+            int(arena.bytes_of_node.sum())
+            if isinstance(arena, NodePlacement)
+            else len(arena) * self.layout.expert_bytes
+            for arena in self.arenas
         )
 
     @property
-    def weights_bytes(self) -> int:
-        return sum(len(arena.addresses) for arena in self.arenas) * self.layout.expert_bytes
+    def smallest_copy_bytes(self) -> int:
+        """Of the smallest piece that lies anywhere: a whole expert where none is cut."""
+        sizes = [int(arena.piece_bytes.min()) for arena in self.arenas if isinstance(arena, NodePlacement)]
+        return min(sizes, default=self.layout.expert_bytes)
 
     def close(self) -> None:
         self._stack.close()
@@ -72,14 +76,15 @@ def generated(
     seed: int = 0,
     seconds: float = math.inf,
     min_bytes: int = 0,
-    node_of_expert: np.ndarray | None = None,
+    copies: list[Copies] | None = None,
+    slowness: np.ndarray | None = None,
     on_expert: Callable[[], object] = lambda: None,
 ) -> ReplayWeights:
     """Up to ``num_layers`` x ``num_experts`` experts with bytes of their own; ``on_expert`` reports progress.
 
     Where filling them takes longer than ``seconds`` (a virtual machine may get its memory page by page),
-    the layers that are ready by then are all, but at least one and at least ``min_bytes``. ``node_of_expert`` [L, E]
-    places them on the nodes of the pool.
+    the layers that are ready by then are all, but at least one and at least ``min_bytes``. ``copies`` [L] place them
+    on the nodes of the pool, whose ``slowness`` [N] dispatch is told.
     """
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -88,12 +93,22 @@ def generated(
             filled = len(arenas) * num_experts * layout.expert_bytes
             if arenas and filled >= min_bytes and time.perf_counter() - started > seconds:
                 break
-            arenas.append(_arena(layout, num_experts, layer, node_of_expert, pool))
+            arenas.append(
+                ExpertArena(layout, num_experts)
+                if copies is None
+                else _placed(layout, num_experts, copies[layer], pool, slowness)
+            )
             stack.callback(arenas[-1].close)
 
             def fill(worker: int, workers: int, layer: int = layer, arena: Arena = arenas[-1]) -> None:
+                block = np.empty(layout.expert_bytes, np.uint8)  # of a placement: cut into its pieces afterwards
                 for expert in range(worker, num_experts, workers):
-                    fill_expert(arena[expert], layout, seed=(seed * num_layers + layer) * num_experts + expert)
+                    own_seed = (seed * num_layers + layer) * num_experts + expert
+                    if isinstance(arena, NodePlacement):
+                        fill_expert(block, layout, seed=own_seed)
+                        arena.fill(expert, block)
+                    else:
+                        fill_expert(arena[expert], layout, seed=own_seed)
                     if worker == 0:
                         for _ in range(min(workers, num_experts - expert)):
                             on_expert()
@@ -102,10 +117,13 @@ def generated(
         return ReplayWeights(_layers(layout, arenas, isa, activation, pool), arenas, layout, True, stack.pop_all())
 
 
-def _arena(layout: ExpertLayout, num_experts: int, layer: int, node_of_expert: np.ndarray | None, pool: Pool) -> Arena:
-    if node_of_expert is None:
-        return ExpertArena(layout, num_experts)
-    return NodeArenas(layout, node_of_expert[layer], pool.memory_node_of_node)
+def _placed(
+    layout: ExpertLayout, num_experts: int, copies: Copies, pool: Pool, slowness: np.ndarray | None
+) -> NodePlacement:
+    return NodePlacement(
+        layout, num_experts, copies, pool.memory_node_of_node, slowness=slowness, dispatch=dispatch_address(),
+        dispatch_scratch=c_scratch_length(len(copies[0]), pool.num_nodes),
+    )  # fmt: skip
 
 
 def _layers(
@@ -114,7 +132,7 @@ def _layers(
     layers = [
         RoutedExperts(
             layout, arena.addresses, isa, activation, pool, owner=arena,
-            node_of_expert=arena.node_of_expert if isinstance(arena, NodeArenas) else None,
+            placement=arena if isinstance(arena, NodePlacement) else None,
         )
         for arena in arenas
     ]  # fmt: skip
@@ -125,22 +143,24 @@ def _layers(
 
 def own(
     model_dir: str | Path, *, isa: str, activation: Activation | None, pool: Pool,
-    node_of_expert: np.ndarray | None = None,
+    copies: list[Copies] | None = None, slowness: np.ndarray | None = None,
 ) -> ReplayWeights:  # fmt: skip
     """The routed experts of a checkpoint, packed as the engine packs them.
 
-    With ``node_of_expert`` [L, E] they move to their nodes layer by layer: one layer is there twice meanwhile.
+    With ``copies`` [L] they move to their nodes layer by layer: one layer is there twice meanwhile.
     """
     from moelab.engine.loader import load_routed  # torch is imported only where a checkpoint is read
 
     layers = load_routed(model_dir, isa=isa, activation=activation, pool=pool)
-    layout, arenas = layers[0].layout, [layer.owner for layer in layers]
-    if node_of_expert is not None:
+    layout = layers[0].layout
+    sources: list[ExpertArena] = [layer.owner for layer in layers]
+    arenas: list[Arena] = list(sources)
+    if copies is not None:
         mode = layers[0].activation
         del layers
-        for layer, source in enumerate(arenas):
-            arenas[layer] = NodeArenas(layout, node_of_expert[layer], pool.memory_node_of_node)
-            pool.run(_copy_share(source, arenas[layer]))
+        for layer, source in enumerate(sources):
+            target = arenas[layer] = _placed(layout, len(source), copies[layer], pool, slowness)
+            pool.run(_copy_share(source, target))
             source.close()
         layers = _layers(layout, arenas, isa, mode, pool)
     stack = ExitStack()
@@ -149,9 +169,9 @@ def own(
     return ReplayWeights(layers, arenas, layout, False, stack)
 
 
-def _copy_share(source: Arena, target: Arena) -> Callable[[int, int], None]:
+def _copy_share(source: ExpertArena, target: NodePlacement) -> Callable[[int, int], None]:
     def copy(worker: int, num_workers: int) -> None:
         for expert in range(worker, len(source), num_workers):
-            target[expert][:] = source[expert]
+            target.fill(expert, source[expert])
 
     return copy

@@ -2,8 +2,8 @@
 
 Holds the copies, one mapping for each node and bound to it, and the tables that the native layer-step reads
 (``moelab_placement``): per step it takes the pieces of the active experts, asks ``dispatch`` which copy serves each
-where there is a choice, and lets each node's workers read their own. Knows pieces and addresses. Does not know plans, models
-or how copies are chosen (the address of a C function is given). Floor 1: NumPy and ctypes.
+where there is a choice, and lets each node's workers read their own. Knows pieces and addresses. Does not know plans,
+models or how copies are chosen (the address of a C function is given). Floor 1: NumPy and ctypes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from moelab.kernels import native
 from moelab.kernels.layout import ALIGNMENT, ExpertLayout
 from moelab.kernels.pages import map_pages
-from moelab.kernels.pieces import Piece, cut, num_units, piece_of
+from moelab.kernels.pieces import Piece, cut, join, num_units, piece_of
 
 PAGE_BYTES = 4096
 
@@ -81,6 +81,11 @@ class NodePlacement:
         self.struct = self._struct(slowness, dispatch, dispatch_scratch)
 
     @property
+    def slowness(self) -> np.ndarray:
+        """float64 [N], what dispatch is told."""
+        return self._arrays["slowness"]
+
+    @property
     def addresses(self) -> np.ndarray:
         """int64 [E]: some block of each expert."""
         first = self.address_of_copy[self.piece_of_expert[:-1]]
@@ -112,6 +117,16 @@ class NodePlacement:
             raise KeyError(f"node {node} has no copy of piece {piece}")
         start = int(self._offset[piece, node])
         return memory[start : start + int(self.piece_bytes[piece])]
+
+    def __getitem__(self, expert: int) -> np.ndarray:
+        """The whole block of an expert put together again from the first copy of each piece, uint8 [expert_bytes]."""
+        if not 0 <= expert < self.num_experts:
+            raise IndexError(f"expert: expected 0..{self.num_experts - 1}; got {expert}")
+        block = np.empty(self.layout.expert_bytes, np.uint8)
+        for piece in range(int(self.piece_of_expert[expert]), int(self.piece_of_expert[expert + 1])):
+            node = int(self.nodes_of_piece[piece] & -self.nodes_of_piece[piece]).bit_length() - 1
+            join(self.layout, self.copy(piece, node), self.pieces[piece], block)
+        return block
 
     def fill(self, expert: int, block: np.ndarray) -> None:
         """Write every copy of every piece of an expert from its whole block, uint8 [expert_bytes]."""

@@ -52,16 +52,30 @@ def piece_of(layout: ExpertLayout, start: int, stop: int) -> Piece:
 
 def cut(layout: ExpertLayout, block: np.ndarray, piece: Piece, out: np.ndarray) -> None:
     """Copy the piece of the whole expert ``block`` (uint8 [expert_bytes]) into ``out`` (uint8 [num_bytes])."""
+    for whole, part in _ranges(layout, piece):
+        out[part] = block[whole]
+
+
+def join(layout: ExpertLayout, part: np.ndarray, piece: Piece, block: np.ndarray) -> None:
+    """The inverse: the bytes of the piece into their places in ``block``."""
+    for whole, own in _ranges(layout, piece):
+        block[whole] = part[own]
+
+
+def _ranges(layout: ExpertLayout, piece: Piece) -> list[tuple[slice, slice]]:
+    """(bytes in the whole block, bytes in the piece's) of the rows of gate_proj, up_proj and down_proj."""
     up_bytes, down_bytes = _row_bytes(layout)
+    first = 2 * piece.first_group * up_bytes
     gate_size = _up_rows(layout, piece.first_group, piece.first_group + piece.num_groups) * up_bytes
-    place = 0
+    place, ranges = 0, []
     for offset, start, size in (
-        (layout.offsets[0], 2 * piece.first_group * up_bytes, gate_size),
-        (layout.offsets[1], 2 * piece.first_group * up_bytes, gate_size),
+        (layout.offsets[0], first, gate_size),
+        (layout.offsets[1], first, gate_size),
         (layout.offsets[2], piece.first_row * down_bytes, piece.num_rows * down_bytes),
     ):
-        out[place : place + size] = block[offset + start : offset + start + size]
+        ranges.append((slice(offset + start, offset + start + size), slice(place, place + size)))
         place += size
+    return ranges
 
 
 def _row_bytes(layout: ExpertLayout) -> tuple[int, int]:

@@ -14,14 +14,15 @@ import moelab
 from moelab.domain.machine import Machine, NumaNode
 from moelab.domain.plan import FastTier, Placements, Plan, PlanModel, TierFormat
 from moelab.domain.trace import NO_EXPERT, Phase
-from moelab.execution.check import check_bytes
+from moelab.execution.check import check_bytes, max_relative_error
 from moelab.execution.execute import execute, prepare
 from moelab.execution.folding import Folding
 from moelab.execution.paired_bandwidth import imbalance, paired_bandwidth
-from moelab.execution.placement import bytes_by_node, place_on_nodes
+from moelab.execution.placement import place_on_nodes, whole_on
+from moelab.execution.served import served
 from moelab.execution.steps import take_steps
 from moelab.execution.weights import generated, own
-from moelab.kernels import ExpertLayout, Pool, isa_table
+from moelab.kernels import ExpertArena, ExpertLayout, NodePlacement, Pool, isa_table
 
 NATIVE = [row.isa for row in isa_table() if row.supported and row.isa != "numba"]
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -66,43 +67,82 @@ def plan_of(node_of_expert, num_nodes, *, fast=None, pieces=None):
     )  # fmt: skip
 
 
+def nodes_of(copies):
+    """[L, E] of copies that are whole and one each."""
+    for expert, start, stop, _ in copies:
+        assert (start == 0).all()
+        assert (stop == 4).all()
+        np.testing.assert_array_equal(expert, np.arange(len(expert)))
+    return np.stack([node for *_, node in copies])
+
+
 def test_placement_is_the_plans_or_round_robin():
     rng = np.random.default_rng(0)
     folding = Folding(3, 8, "")
     placed = rng.integers(0, 3, (3, 8))
-    nodes, text = place_on_nodes(plan_of(placed, 3), folding, 3)
-    np.testing.assert_array_equal(nodes, placed)
+    copies, text = place_on_nodes(plan_of(placed, 3), folding, 3, 4)
+    np.testing.assert_array_equal(nodes_of(copies), placed)
     assert text == "as the plan says"
-    nodes, text = place_on_nodes(plan_of(np.zeros((3, 8), int), 1), folding, 2)
-    np.testing.assert_array_equal(nodes, np.tile(np.arange(8) % 2, (3, 1)))
+    copies, text = place_on_nodes(plan_of(np.zeros((3, 8), int), 1), folding, 2, 4)
+    np.testing.assert_array_equal(nodes_of(copies), np.tile(np.arange(8) % 2, (3, 1)))
     assert text == "round-robin"
-    nodes, _ = place_on_nodes(plan_of(placed, 3, fast=(1, 5)), folding, 3)
-    assert nodes[1, 5] == 5 % 3, "an expert of the fast tier alone runs from RAM here"
-    cut, _ = place_on_nodes(plan_of(placed, 3), Folding(2, 5, ""), 3)
-    np.testing.assert_array_equal(cut, placed[:2, :5])
+    copies, _ = place_on_nodes(plan_of(placed, 3, fast=(1, 5)), folding, 3, 4)
+    assert nodes_of(copies)[1, 5] == 5 % 3, "an expert of the fast tier alone runs from RAM here"
+    copies, _ = place_on_nodes(plan_of(placed, 3), Folding(2, 5, ""), 3, 4)
+    np.testing.assert_array_equal(nodes_of(copies), placed[:2, :5])
 
 
-def test_what_a_replay_cannot_place_is_refused_by_name():
+def test_pieces_and_copies_of_a_plan():
     placed = np.arange(24).reshape(3, 8) % 3
     folding = Folding(3, 8, "")
     with pytest.raises(ValueError, match=r"node0, node1, node2; expected at most the 2 nodes here"):
-        place_on_nodes(plan_of(placed, 3), folding, 2)
-    with pytest.raises(ValueError, match="cuts layer 2 expert 3 into pieces"):
-        place_on_nodes(plan_of(placed, 3, pieces=(2, 3)), folding, 3)
+        place_on_nodes(plan_of(placed, 3), folding, 2, 4)
+    halves, _ = place_on_nodes(plan_of(placed, 3, pieces=(2, 3)), folding, 3, 4)
+    at, node = halves[2][0] == 3, placed[2, 3]
+    assert [tuple(row) for row in np.stack(halves[2], axis=1)[at].tolist()] == [(3, 0, 2, node), (3, 2, 4, node)]
+    wider, _ = place_on_nodes(plan_of(placed, 3, pieces=(2, 3)), folding, 3, 64)  # at another expert shape
+    assert wider[2][1].tolist() == [0, 0, 0, 0, 32, 0, 0, 0, 0]
+    one, _ = place_on_nodes(plan_of(placed, 3, pieces=(2, 3)), folding, 3, 1)  # too narrow to be cut
+    assert len(one[2][0]) == 8
     plan = plan_of(placed, 3)
     columns = {name: getattr(plan.placements, name) for name in ("layer", "expert", "start", "stop", "tier")}
     twice = Placements(
         layer=(*columns["layer"], 1), expert=(*columns["expert"], 6), start=(*columns["start"], 0),
         stop=(*columns["stop"], 4), tier=(*columns["tier"], 1 if placed[1, 6] != 1 else 0),
     )  # fmt: skip
-    with pytest.raises(ValueError, match="2 replicas of layer 1 expert 6"):
-        place_on_nodes(plan.model_copy(update={"placements": twice}), folding, 3)
+    copies, _ = place_on_nodes(plan.model_copy(update={"placements": twice}), folding, 3, 4)
+    assert (copies[1][0] == 6).sum() == 2
+    assert [len(of_layer[0]) for of_layer in copies] == [8, 9, 8]
 
 
-def test_bytes_by_node_count_every_distinct_expert_once():
-    ids = np.array([[[0, 3], [2, 2]], [[3, 1], [NO_EXPERT, 0]]], np.uint16)  # [T 2, L 2, K 2]
-    nodes = np.array([[0, 1, 0, 1], [1, 1, 0, 0]])
-    np.testing.assert_array_equal(bytes_by_node(ids, nodes, 2, 10), [[10, 20], [10, 10]])
+def test_served_counts_every_distinct_expert_once():
+    layout = ExpertLayout(64, 96, "bf16")
+    ids = np.array([[0, 3], [3, 1], [NO_EXPERT, 0]], np.uint16)
+    with ExpertArena(layout, 4) as arena:
+        got = served(arena, ids)
+        np.testing.assert_array_equal(got.addresses, arena.addresses[[0, 1, 3]])
+        assert got.bytes_of_node(1).tolist() == [3 * layout.expert_bytes]
+        assert len(served(arena, np.full((2, 2), NO_EXPERT)).addresses) == 0
+    # 0 whole on node 0; 1 on both; 2 on node 1; 3 in a third on node 0 and two thirds on node 1.
+    copies = np.array([(0, 0, 3, 0), (1, 0, 3, 0), (1, 0, 3, 1), (2, 0, 3, 1), (3, 0, 1, 0), (3, 1, 3, 1)])
+    placement = NodePlacement(layout, 4, tuple(copies.T), [None, None], dispatch=1)
+    got = served(placement, ids)
+    part = placement.pieces[3].num_bytes
+    # The copy of 1 on node 1 serves: 1 + 1/3 there would be 2 + 1/3 here.
+    assert got.bytes_of_node(2).tolist() == [layout.expert_bytes + part, 2 * layout.expert_bytes - part]
+    addresses, nodes = got.blocks(part)
+    assert (np.bincount(nodes) * part <= got.bytes_of_node(2)).all()
+    assert len(addresses) == sum(int(size) // part for size in got.num_bytes)
+    assert len(np.unique(addresses)) == len(addresses)
+
+
+def by_hand(ids, node_of_expert, expert_bytes):
+    """[L, 2] of a step [T, L, K]: every distinct expert once, on its node."""
+    out = np.zeros((ids.shape[1], 2), np.int64)
+    for layer in range(ids.shape[1]):
+        for expert in set(ids[:, layer].ravel().tolist()) - {NO_EXPERT}:
+            out[layer, node_of_expert[layer, expert]] += expert_bytes
+    return out
 
 
 @needs_native
@@ -121,14 +161,15 @@ def test_bytes_are_where_the_placement_says_and_outputs_are_those_of_one_node(ca
     placements = [None, rng.integers(0, 2, lopsided.shape).astype(np.int32), lopsided]
     for nodes in placements:
         with Pool(virtual_nodes=None if nodes is None else 2) as pool:
-            weights = generated(layout, *lopsided.shape, isa=isa, activation="int8", pool=pool, node_of_expert=nodes)
+            copies = None if nodes is None else [whole_on(of_layer, 3) for of_layer in nodes]
+            weights = generated(layout, *lopsided.shape, isa=isa, activation="int8", pool=pool, copies=copies)
             measured = execute(weights, work, pool, samples=100)
             check_bytes(weights, work, measured)
             outputs.append(measured.outputs)
             if nodes is None:
                 assert weights.num_nodes == 1
             else:
-                expected = sum(bytes_by_node(ids, nodes, 2, layout.expert_bytes) for ids in work.ids)
+                expected = sum(by_hand(ids, nodes, layout.expert_bytes) for ids in work.ids)
                 np.testing.assert_array_equal(sum(counts.num_bytes for counts in measured.counts), expected)
                 np.testing.assert_array_equal(
                     measured.read_bytes_of_node.sum(axis=1), np.roll(work.bytes_of_step, -(len(work.ids) // 2))
@@ -157,8 +198,9 @@ def test_own_weights_move_to_their_nodes_unchanged():
         whole = own(model, isa=NATIVE[0], activation="int8", pool=pool)
         shape = (len(whole.layers), len(whole.arenas[0]))
         nodes = np.random.default_rng(1).integers(0, 2, shape).astype(np.int32)
-        moved = own(model, isa=NATIVE[0], activation="int8", pool=pool, node_of_expert=nodes)
-        np.testing.assert_array_equal(moved.node_of_expert, nodes)
+        copies = [whole_on(of_layer, 4) for of_layer in nodes]
+        moved = own(model, isa=NATIVE[0], activation="int8", pool=pool, copies=copies)
+        np.testing.assert_array_equal([arena.nodes_of_piece - 1 for arena in moved.arenas], nodes)
         for layer in range(shape[0]):
             for expert in range(shape[1]):
                 np.testing.assert_array_equal(moved.arenas[layer][expert], whole.arenas[layer][expert])
@@ -175,7 +217,8 @@ def test_counts_that_are_not_the_routings_stop_the_replay(capture):
     work = prepare(capture, take_steps(capture, 4), folding, 64, layout.expert_bytes)
     nodes = np.zeros((header.num_layers, header.num_experts), np.int32)
     with Pool(virtual_nodes=2) as pool:
-        weights = generated(layout, *nodes.shape, isa=NATIVE[0], activation="int8", pool=pool, node_of_expert=nodes)
+        copies = [whole_on(of_layer, 1) for of_layer in nodes]
+        weights = generated(layout, *nodes.shape, isa=NATIVE[0], activation="int8", pool=pool, copies=copies)
         measured = execute(weights, work, pool)
         measured.counts[1].num_bytes[0, 1] += 64
         with pytest.raises(RuntimeError, match=r"counted 64 bytes in step 1, layer 0, node1; expected 0"):
@@ -211,3 +254,41 @@ def test_virtual_nodes_that_cannot_be_are_refused(capture, machine):
             moelab.replay(capture, machine=machine, isa=NATIVE[0], virtual_nodes=1000, progress=False)
         with pytest.raises(ValueError, match="expected at most num_workers, 1; got 2"):
             Pool(1, virtual_nodes=2)
+
+
+@needs_native
+@needs_two_cores
+@pytest.mark.parametrize("isa", NATIVE)
+def test_replicas_and_pieces_execute_with_the_bits_of_one_node(capture, isa):
+    """Nano's routing under a random plan of halves, replicas and whole experts: outputs, and bytes of every node."""
+    header = capture.header
+    layout = ExpertLayout(192, 96, "int4_g32")
+    folding = Folding(header.num_layers, header.num_experts, "")
+    work = prepare(capture, take_steps(capture, 24), folding, layout.hidden_size, layout.expert_bytes)
+    rng = np.random.default_rng(9)
+    copies = []
+    for _ in range(header.num_layers):
+        rows = []
+        for expert in range(header.num_experts):
+            kind = rng.integers(3)
+            if kind == 0:
+                rows += [(expert, 0, 1, 0), (expert, 1, 3, 1)]
+            else:
+                rows += [(expert, 0, 3, int(node)) for node in rng.permutation(2)[: int(kind)]]
+        copies.append(tuple(np.array(rows).T))
+    outputs = []
+    for nodes, of_layers in ((None, None), (2, copies)):
+        with Pool(virtual_nodes=nodes) as pool:
+            shape = (header.num_layers, header.num_experts)
+            weights = generated(layout, *shape, isa=isa, activation="int8", pool=pool, copies=of_layers)
+            measured = execute(weights, work, pool, samples=100)
+            check_bytes(weights, work, measured)
+            outputs.append(measured.outputs)
+            if of_layers is not None:
+                assert max_relative_error(weights, work, measured, 3e-2) < 3e-2
+                assert sum(counts.num_bytes.sum() for counts in measured.counts) == work.bytes_of_step.sum()
+                assert imbalance(measured) < 1.2, "replicas go to the lighter node"
+            weights.close()
+    assert outputs[0].keys() == outputs[1].keys()
+    for at, y in outputs[0].items():
+        np.testing.assert_array_equal(outputs[1][at], y)

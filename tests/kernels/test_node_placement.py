@@ -1,6 +1,8 @@
-"""Experts in pieces and copies on nodes: the bits of whole experts, and each node reads exactly what dispatch gives it."""
+"""Experts in pieces and copies on nodes: the bits of whole experts, and each node reads what dispatch gives it."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -32,7 +34,7 @@ def random_copies(rng, num_experts: int, units: int, num_nodes: int, share_split
     for expert in range(num_experts):
         inside = rng.permutation(np.arange(1, units))[: rng.integers(1, 4)] if rng.random() < share_split else []
         ends = [0, *sorted(int(end) for end in inside), units]
-        for start, stop in zip(ends[:-1], ends[1:], strict=True):
+        for start, stop in pairwise(ends):
             nodes = rng.permutation(num_nodes)[: rng.integers(2, num_nodes + 1) if rng.random() < share_copied else 1]
             rows += [(expert, start, stop, int(node)) for node in nodes]
     return tuple(np.array(rows).T)
