@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from moelab.engine.recorder import record
     from moelab.execution.replay import replay
     from moelab.html_report import report
+    from moelab.migration import apply
     from moelab.planner import PLANNERS
     from moelab.policies import POLICIES
     from moelab.shadows import shadow
@@ -44,6 +45,7 @@ _MODULE_OF_NAME = {
     "Trace": "moelab.domain.trace",
     "TraceWriter": "moelab.store",
     "analyse": "moelab.analysis",
+    "apply": "moelab.migration",
     "load": "moelab.engine.engine",
     "open_source": "moelab.sources",
     "open_trace": "moelab.store",

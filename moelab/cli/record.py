@@ -43,13 +43,16 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     add_lossy(parser)
 
 
-def load_engine(options: argparse.Namespace):
+def load_engine(options: argparse.Namespace, virtual_nodes: int | None = None):
     """The engine that the options describe."""
     from moelab.engine.engine import load
     from moelab.store import shipped
 
     model = shipped("nano/model") if options.model == "nano" else options.model
-    engine = load(model, packed=options.packed, device=options.device, isa=options.isa, activation=options.activation)
+    engine = load(
+        model, packed=options.packed, device=options.device, isa=options.isa, activation=options.activation,
+        virtual_nodes=virtual_nodes,
+    )  # fmt: skip
     try:
         use_fast_tier(engine, options)
         use_lossy(engine, options)

@@ -7,7 +7,7 @@ without the GIL, from whatever thread prepares a step. Floor 1.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, TypedDict
 
 from numba import carray, cfunc, types
 
@@ -40,6 +40,13 @@ def dispatch_address() -> int:
     return int(_compiled().address)
 
 
-def c_scratch_length(num_jobs: int, num_tiers: int) -> int:
-    """int64 numbers of scratch that it needs for up to so many jobs."""
-    return scratch_length(num_jobs, num_tiers)
+class DispatchArguments(TypedDict):
+    """Address of the C function and int64 numbers of scratch."""
+
+    dispatch: int
+    dispatch_scratch: int
+
+
+def dispatch_arguments(num_copies: int, num_nodes: int) -> DispatchArguments:
+    """What ``kernels.NodePlacement`` wants to know for a layer of so many copies."""
+    return {"dispatch": dispatch_address(), "dispatch_scratch": scratch_length(num_copies, num_nodes)}

@@ -89,18 +89,28 @@ def bandwidth_beside_limit(
     """
     if not counts.num_calls.any():
         raise RuntimeError(f"{title}: expected steps of this phase, got none since loading; generate something first")
-    cache_bytes, layout = Machine.detect().last_level_cache_bytes, routed[0].layout
-    addresses = np.concatenate([layer.address_of_expert for layer in routed])
-    cache_resident = len(addresses) * layout.expert_bytes < cache_bytes
-    num_read = min(len(addresses), max(2 * top_k, -(-8 * cache_bytes // layout.expert_bytes)))
+    cache_bytes = Machine.detect().last_level_cache_bytes
+    addresses, nodes, block_bytes = _blocks(routed)
+    cache_resident = len(addresses) * block_bytes < cache_bytes
+    num_read = min(len(addresses), max(2 * top_k, -(-8 * cache_bytes // block_bytes)))
     sample = np.random.default_rng(0).permutation(len(addresses))[:num_read]
-    placed = [layer.node_of_expert for layer in routed if layer.node_of_expert is not None]
     limit = read_limit(
-        addresses[sample], layout.expert_bytes, workers, rounds=3,
-        node_of_address=np.concatenate(placed)[sample] if len(placed) == len(routed) else None,
-    )  # fmt: skip
+        addresses[sample], block_bytes, workers, rounds=3, node_of_address=None if nodes is None else nodes[sample]
+    )
     pool = routed[0].pool
     return Bandwidth.of(
         title, counts, limit.gb_per_s_of_node, read_loop=limit.loop_name, cache_resident=cache_resident,
         virtual_nodes=pool is not None and pool.virtual, dense=dense,
     )  # fmt: skip
+
+
+def _blocks(routed: Sequence[RoutedExperts]) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """(addresses, their nodes or ``None``, bytes at each) to read: every expert, or every copy's first bytes."""
+    placements = [layer.placement for layer in routed if layer.placement is not None]
+    if len(placements) < len(routed):
+        return np.concatenate([layer.address_of_expert for layer in routed]), None, routed[0].layout.expert_bytes
+    has = [placement.address_of_copy > 0 for placement in placements]
+    addresses = np.concatenate([each.address_of_copy[mask] for each, mask in zip(placements, has, strict=True)])
+    nodes = np.concatenate([np.nonzero(mask)[1] for mask in has])
+    smallest = min(int(placement.piece_bytes.min()) for placement in placements)
+    return addresses, nodes if placements[0].num_nodes > 1 else None, smallest

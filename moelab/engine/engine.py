@@ -150,6 +150,10 @@ class Engine(Stepper):
 
         return carry_out(self, plan, policy=policy, late=late, keep_log=keep_log, device=device)
 
+    def forget_programs(self) -> None:
+        """Addresses of experts have changed: native steps are put together anew."""
+        self.model.forget_programs()
+
     def use_lossy(self, lossy: Lossy | None) -> None:
         """Change what the model computes on purpose from the next step on; None: exact again. See `domain.lossy`.
 
@@ -221,18 +225,20 @@ def load(
     dense_dtype: str | None = None,
     dense_weights: str | None = None,
     num_workers: int | None = None,
+    virtual_nodes: int | None = None,
     plan: Plan | str | Path | None = None,
     lossy: Lossy | None = None,
 ) -> Engine:
     """The engine of a Hugging Face checkpoint directory; see `loader.load_model` for the choices.
 
     `packed`: a folder that `moelab pack` made of this checkpoint, read instead of repacking. `plan`: a plan, or its
-    file, for `Engine.use_plan`. `lossy`: for `Engine.use_lossy`.
+    file, for `Engine.use_plan`. `lossy`: for `Engine.use_lossy`. `virtual_nodes` divides the cores, to try plans of
+    several nodes (`moelab.apply`) on a machine of one.
     """
     chosen = Plan.load(plan) if isinstance(plan, str | Path) else plan
     loaded = load_model(
         model_dir, packed=packed, device=device, isa=isa, activation=activation, dense_dtype=dense_dtype,
-        dense_weights=dense_weights, num_workers=num_workers,
+        dense_weights=dense_weights, num_workers=num_workers, virtual_nodes=virtual_nodes,
     )  # fmt: skip
     engine = Engine(Path(model_dir), loaded)
     try:

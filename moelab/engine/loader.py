@@ -119,6 +119,7 @@ def load_model(
     dense_dtype: str | None = None,
     dense_weights: str | None = None,
     num_workers: int | None = None,
+    virtual_nodes: int | None = None,
 ) -> Loaded:
     """Load a checkpoint; every choice is checked before memory is taken, and stands in the result.
 
@@ -136,7 +137,7 @@ def load_model(
     if folder is not None and dense_weights is None:
         dense_weights = folder.manifest.dense_weights
     check_dense_weights(dense_weights, device, isa)
-    pool = Pool(num_workers)
+    pool = Pool(num_workers, virtual_nodes=virtual_nodes)
     try:
         loaded = _load(opened, folder, pool, choose_device(device), isa, activation, dense_dtype, dense_weights)
     except BaseException:

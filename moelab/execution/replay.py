@@ -19,12 +19,13 @@ from moelab.calibrate import resolve_machine
 from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
 from moelab.domain.plan import Plan
+from moelab.domain.plan_copies import Copies
 from moelab.domain.trace import Phase, Trace
 from moelab.execution.check import check_bytes, max_relative_error
 from moelab.execution.execute import Work, execute, prepare
 from moelab.execution.folding import Folding, fold_to_memory
 from moelab.execution.peak_memory import PeakMemory
-from moelab.execution.placement import Copies, place_on_nodes
+from moelab.execution.placement import place_on_nodes
 from moelab.execution.planned import plan_for, policy_label, scored_part
 from moelab.execution.prediction import Prediction, predict_row
 from moelab.execution.recorded_checkpoint import recorded_checkpoint

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moelab.dispatch.c_face import c_scratch_length, dispatch_address
-from moelab.execution.placement import Copies
+from moelab.dispatch.c_face import dispatch_arguments
+from moelab.domain.plan_copies import Copies
 from moelab.kernels import Activation, ExpertArena, ExpertLayout, NodePlacement, Pool, RoutedExperts
 from moelab.kernels.generated import fill_expert
 
@@ -121,8 +121,8 @@ def _placed(
     layout: ExpertLayout, num_experts: int, copies: Copies, pool: Pool, slowness: np.ndarray | None
 ) -> NodePlacement:
     return NodePlacement(
-        layout, num_experts, copies, pool.memory_node_of_node, slowness=slowness, dispatch=dispatch_address(),
-        dispatch_scratch=c_scratch_length(len(copies[0]), pool.num_nodes),
+        layout, num_experts, copies, pool.memory_node_of_node, slowness=slowness,
+        **dispatch_arguments(len(copies[0]), pool.num_nodes),
     )  # fmt: skip
 
 

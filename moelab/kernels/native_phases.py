@@ -91,6 +91,12 @@ class NativePhases:
         )
         self._address = ctypes.addressof(self.struct)
 
+    def place(self, address_of_expert: np.ndarray, placement: NodePlacement | None) -> None:
+        """The tables of the next layer-steps."""
+        self._kept = (self._kept[0], address_of_expert, self._kept[2], placement)
+        self.struct.address_of_expert = address_of_expert.ctypes.data
+        self.struct.placement = None if placement is None else placement.struct_address
+
     def share_scratch(self, other: NativePhases) -> None:
         """Use the buffers of ``other``, a layer of the same layout, no fewer experts, never run meanwhile."""
         self._buffers, self._version = other._buffers, -1

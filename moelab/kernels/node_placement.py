@@ -15,11 +15,11 @@ from types import TracebackType
 import numpy as np
 
 from moelab.kernels import native
-from moelab.kernels.layout import ALIGNMENT, ExpertLayout
-from moelab.kernels.pages import map_pages
+from moelab.kernels.copy_memory import CopyMemory, give_back, take_memory
+from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.pieces import Piece, cut, join, num_units, piece_of
 
-PAGE_BYTES = 4096
+Copy = tuple[int, int, int, int]  # expert, start, stop, node
 
 
 class NodePlacement:
@@ -28,6 +28,8 @@ class NodePlacement:
     The distinct pieces of an expert partition it; a copy is a piece on a node. ``memory_node_of_node`` [N] as in
     ``Pool``. ``slowness`` float64 [N]: time of a byte on each node, equal by default. ``dispatch``: address of a
     ``moelab_dispatch_fn``, needed where a piece has several copies, with ``dispatch_scratch`` int64 numbers of scratch.
+    ``keep`` is another placement of these experts: copies that it has too stay where they are, and
+    ``num_new_bytes`` are those that must be filled.
 
     Raises ``ValueError`` for pieces that do not partition an expert, nodes that do not exist, a copy given twice or
     several copies without ``dispatch``; ``MemoryError`` where a node has no room.
@@ -43,42 +45,51 @@ class NodePlacement:
         slowness: np.ndarray | None = None,
         dispatch: int | None = None,
         dispatch_scratch: int = 0,
+        keep: NodePlacement | None = None,
     ) -> None:
         self.layout, self.num_experts, self.num_nodes = layout, num_experts, len(memory_node_of_node)
         rows = np.stack([np.asarray(column, np.int64) for column in copies], axis=1)
         _check(rows, num_experts, self.num_nodes, num_units(layout))
         keys, piece_of_copy = np.unique(rows[:, :3], axis=0, return_inverse=True)
+        self.ranges = keys  # int64 [P, 3]: expert, start, stop
         self.pieces: list[Piece] = [piece_of(layout, int(start), int(stop)) for _, start, stop in keys]
-        self.expert_of_piece = keys[:, 0].copy()
-        num_pieces = len(keys)
-        self.nodes_of_piece = np.zeros(num_pieces, np.int64)
+        self.nodes_of_piece = np.zeros(len(keys), np.int64)
         np.bitwise_or.at(self.nodes_of_piece, piece_of_copy.ravel(), np.int64(1) << rows[:, 3])
         if dispatch is None and (self.nodes_of_piece & (self.nodes_of_piece - 1)).any():
             raise ValueError(
                 "placement: some pieces have several copies; give the address of dispatch, or one copy each"
             )
-        self.piece_of_expert = np.searchsorted(self.expert_of_piece, np.arange(num_experts + 1)).astype(np.int64)
+        self.piece_of_expert = np.searchsorted(keys[:, 0], np.arange(num_experts + 1)).astype(np.int64)
         self.piece_bytes = np.array([piece.num_bytes for piece in self.pieces], np.int64)
-        self._offset = np.full((num_pieces, self.num_nodes), -1, np.int64)
-        self._memory: list[np.ndarray | None] = []
-        self.bindings: list[str] = []
-        self.pages: list[str] = []
-        self.address_of_copy = np.zeros((num_pieces, self.num_nodes), np.int64)
+        kept = {} if keep is None or keep.layout != layout else keep.memory_of_copy
+        self.memory_of_copy: dict[Copy, CopyMemory] = {}
+        self.new_copies: set[Copy] = set()
         for node, memory_node in enumerate(memory_node_of_node):
-            here = np.flatnonzero(self.nodes_of_piece >> node & 1)
-            ends = np.cumsum([-(-int(size) // _unit(int(size))) * _unit(int(size)) for size in self.piece_bytes[here]])
-            total = int(ends[-1]) if len(here) else 0
+            here = [self._copy_of(piece, node) for piece in np.flatnonzero(self.nodes_of_piece >> node & 1).tolist()]
+            self.memory_of_copy |= {copy: kept[copy] for copy in here if copy in kept}
+            missing = [copy for copy in here if copy not in kept]
+            sizes = [piece_of(layout, start, stop).num_bytes for _, start, stop, _ in missing]
             try:
-                pages = map_pages(total, memory_node)
+                new = take_memory(sizes, memory_node)
             except MemoryError as error:
-                raise MemoryError(f"placement of {len(here)} pieces on node {node}: {error}") from error
-            self._memory.append(pages.memory)
-            self.bindings.append(pages.binding)
-            self.pages.append(pages.pages)
-            self._offset[here, node] = np.concatenate([[0], ends[:-1]]) if len(here) else 0
-            if len(here):
-                self.address_of_copy[here, node] = pages.memory.ctypes.data + self._offset[here, node]
+                raise MemoryError(f"placement of {len(missing)} copies on node {node}: {error}") from error
+            self.memory_of_copy |= dict(zip(missing, new, strict=True))
+            self.new_copies |= set(missing)
+        self.address_of_copy = np.zeros((len(keys), self.num_nodes), np.int64)
+        for piece in range(len(keys)):
+            for node in range(self.num_nodes):
+                if (copy := self._copy_of(piece, node)) in self.memory_of_copy:
+                    self.address_of_copy[piece, node] = self.memory_of_copy[copy].memory.ctypes.data
         self.struct = self._struct(slowness, dispatch, dispatch_scratch)
+
+    def _copy_of(self, piece: int, node: int) -> Copy:
+        expert, start, stop = self.ranges[piece].tolist()
+        return expert, start, stop, node
+
+    @property
+    def num_new_bytes(self) -> int:
+        """Of the copies that no placement had before."""
+        return sum(len(self.memory_of_copy[copy].memory) for copy in self.new_copies)
 
     @property
     def slowness(self) -> np.ndarray:
@@ -99,24 +110,22 @@ class NodePlacement:
 
     @property
     def binding(self) -> str:
-        return ", ".join(dict.fromkeys(self.bindings))
+        return ", ".join(dict.fromkeys(each.binding for each in self.memory_of_copy.values()))
 
     @property
     def huge_pages(self) -> str:
-        return ", ".join(dict.fromkeys(self.pages))
+        return ", ".join(dict.fromkeys(each.pages for each in self.memory_of_copy.values()))
 
     def __len__(self) -> int:
         return self.num_experts
 
     def copy(self, piece: int, node: int) -> np.ndarray:
         """Writable view of a copy, uint8 [piece bytes]; raises ``KeyError`` where the node has none."""
-        memory = self._memory[node]
-        if memory is None:
+        if not self.memory_of_copy:
             raise ValueError("placement is closed: create a new one")
-        if self._offset[piece, node] < 0:
+        if not self.nodes_of_piece[piece] >> node & 1:
             raise KeyError(f"node {node} has no copy of piece {piece}")
-        start = int(self._offset[piece, node])
-        return memory[start : start + int(self.piece_bytes[piece])]
+        return self.memory_of_copy[self._copy_of(piece, node)].memory
 
     def __getitem__(self, expert: int) -> np.ndarray:
         """The whole block of an expert put together again from the first copy of each piece, uint8 [expert_bytes]."""
@@ -129,15 +138,27 @@ class NodePlacement:
         return block
 
     def fill(self, expert: int, block: np.ndarray) -> None:
-        """Write every copy of every piece of an expert from its whole block, uint8 [expert_bytes]."""
+        """Write the new copies of every piece of an expert from its whole block, uint8 [expert_bytes]."""
         for piece in range(int(self.piece_of_expert[expert]), int(self.piece_of_expert[expert + 1])):
             for node in range(self.num_nodes):
-                if self.nodes_of_piece[piece] >> node & 1:
-                    cut(self.layout, block, self.pieces[piece], self.copy(piece, node))
+                if (copy := self._copy_of(piece, node)) in self.new_copies:
+                    cut(self.layout, block, self.pieces[piece], self.memory_of_copy[copy].memory)
+
+    def release(self, following: NodePlacement | None = None) -> int:
+        """Give the pages of all copies that ``following`` does not keep back to the system; bytes of those copies.
+
+        Nothing may read this placement afterwards.
+        """
+        kept = {} if following is None else following.memory_of_copy
+        gone = [each for copy, each in self.memory_of_copy.items() if copy not in kept]
+        for each in gone:
+            give_back(each)
+        self.close()
+        return sum(len(each.memory) for each in gone)
 
     def close(self) -> None:
-        """Give the memory back; views that are still held keep it until they die. Twice is harmless."""
-        self._memory = [None] * self.num_nodes
+        """Forget the copies; their memory goes when nobody holds a view of it. Twice is harmless."""
+        self.memory_of_copy = {}
         self.address_of_copy[:] = 0
 
     def __enter__(self) -> NodePlacement:
@@ -177,11 +198,6 @@ class NodePlacement:
         stop = int(self.struct.num_entries)
         node, piece = self._arrays["node_of_job"][:stop], self._arrays["piece_of_job"][:stop]
         return np.bincount(node, self.piece_bytes[piece], minlength=self.num_nodes).astype(np.int64)
-
-
-def _unit(num_bytes: int) -> int:
-    """Copies of a page or more begin on a page."""
-    return PAGE_BYTES if num_bytes >= PAGE_BYTES else ALIGNMENT
 
 
 def _check(rows: np.ndarray, num_experts: int, num_nodes: int, units: int) -> None:

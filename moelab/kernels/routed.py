@@ -110,6 +110,19 @@ class RoutedExperts:
             table = native.kernel_table(self.isa.isa, layout.weight_format, self.activation)
             self._phases = NativePhases(layout, self.activation, address_of_expert, node_of_expert, table, placement)
 
+    def place(self, placement: NodePlacement | None, address_of_expert: np.ndarray | None = None) -> None:
+        """Read another placement from the next layer-step on, or whole experts at ``address_of_expert`` [E] again.
+
+        Not while a step runs. Counters go on. Programs that copied ``native_struct`` must be made anew.
+        """
+        if placement is not None:
+            self._check_placement(placement, self.pool, self.node_of_expert)
+            address_of_expert = placement.addresses
+        assert address_of_expert is not None
+        self.address_of_expert, self.placement = np.ascontiguousarray(address_of_expert, np.int64), placement
+        assert isinstance(self._phases, NativePhases)
+        self._phases.place(self.address_of_expert, placement)
+
     def _check_placement(self, placement: NodePlacement, pool: Pool | None, node_of_expert: np.ndarray | None) -> None:
         num_nodes = 1 if pool is None else pool.num_nodes
         if self.isa.isa == "numba":

@@ -13,12 +13,13 @@ import pytest
 import moelab
 from moelab.domain.machine import Machine, NumaNode
 from moelab.domain.plan import FastTier, Placements, Plan, PlanModel, TierFormat
+from moelab.domain.plan_copies import whole_on
 from moelab.domain.trace import NO_EXPERT, Phase
 from moelab.execution.check import check_bytes, max_relative_error
 from moelab.execution.execute import execute, prepare
 from moelab.execution.folding import Folding
 from moelab.execution.paired_bandwidth import imbalance, paired_bandwidth
-from moelab.execution.placement import place_on_nodes, whole_on
+from moelab.execution.placement import place_on_nodes
 from moelab.execution.served import served
 from moelab.execution.steps import take_steps
 from moelab.execution.weights import generated, own

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moelab.dispatch.c_face import c_scratch_length, dispatch_address
-from moelab.dispatch.dispatch import dispatch
+from moelab.dispatch.c_face import dispatch_arguments
+from moelab.dispatch.dispatch import dispatch, scratch_length
 from moelab.kernels import ACTIVATIONS_OF_FORMAT, ExpertLayout, NodePlacement, Pool, RoutedExperts, isa_table
 from moelab.kernels.pieces import cut, num_units, piece_of
 from tests.kernels.random_experts import random_arena, random_step
@@ -42,8 +42,8 @@ def random_copies(rng, num_experts: int, units: int, num_nodes: int, share_split
 
 def placed(arena, layout, num_experts, copies, pool, isa, activation, slowness=None):
     placement = NodePlacement(
-        layout, num_experts, copies, pool.memory_node_of_node, slowness=slowness, dispatch=dispatch_address(),
-        dispatch_scratch=c_scratch_length(len(copies[0]), pool.num_nodes),
+        layout, num_experts, copies, pool.memory_node_of_node, slowness=slowness,
+        **dispatch_arguments(len(copies[0]), pool.num_nodes),
     )  # fmt: skip
     for expert in range(num_experts):
         placement.fill(expert, arena[expert])
@@ -59,7 +59,7 @@ def expected_bytes(placement, ids, num_experts, slowness):
     ]
     masks, sizes = placement.nodes_of_piece[jobs], placement.piece_bytes[jobs]
     node, loads = np.zeros(len(jobs), np.int32), np.zeros(placement.num_nodes)
-    scratch = np.zeros(c_scratch_length(len(jobs), placement.num_nodes), np.int64)
+    scratch = np.zeros(scratch_length(len(jobs), placement.num_nodes), np.int64)
     assert dispatch(masks, sizes, slowness, node, loads, scratch) >= 0
     return np.bincount(node, sizes, minlength=placement.num_nodes).astype(np.int64)
 
@@ -113,7 +113,7 @@ def test_pieces_partition_the_block(hidden, intermediate, seed, weight_format):
 def test_copies_lie_apart_and_are_counted(pool):
     layout = ExpertLayout(128, 96, "int4_g32")
     copies = tuple(np.array([(0, 0, 3, 0), (0, 0, 3, 1), (1, 0, 1, 0), (1, 1, 3, 1), (2, 0, 3, 1)]).T)
-    with NodePlacement(layout, 3, copies, [None, None], dispatch=dispatch_address(), dispatch_scratch=99) as placement:
+    with NodePlacement(layout, 3, copies, [None, None], **dispatch_arguments(5, 2)) as placement:
         part = piece_of(layout, 0, 1).num_bytes
         assert part + piece_of(layout, 1, 3).num_bytes == layout.expert_bytes
         assert placement.bytes_of_node.tolist() == [layout.expert_bytes + part, 3 * layout.expert_bytes - part]
@@ -151,3 +151,33 @@ def test_a_pool_of_other_nodes_is_refused(pool):
         RoutedExperts(layout, placement.addresses, "generic", pool=pool, placement=placement)
     with pytest.raises(ValueError, match="expected a native isa; got numba"):
         RoutedExperts(layout, placement.addresses, "numba", pool=pool, placement=placement)
+
+
+def test_a_changed_placement_keeps_what_stays_and_gives_the_rest_back(pool):
+    """Copies that both have do not move; the others' pages return, and results stay bit for bit."""
+    layout, num_experts = ExpertLayout(256, 96, "bf16"), 8
+    arena = random_arena(layout, num_experts, 3)
+    rng = np.random.default_rng(3)
+    step = random_step(rng, 5, 3, num_experts, 256)
+    expected = RoutedExperts(layout, arena.addresses, "generic", pool=pool).forward(*step)
+    before = random_copies(rng, num_experts, 3, 2, 0.4, 0.4)
+    routed = placed(arena, layout, num_experts, before, pool, "generic", "bf16")
+    for _ in range(4):
+        old = routed.placement
+        copies = random_copies(rng, num_experts, 3, 2, 0.4, 0.4)
+        copies = tuple(np.unique(np.stack(copies, axis=1), axis=0).T)
+        new = NodePlacement(
+            layout, num_experts, copies, pool.memory_node_of_node, keep=old, **dispatch_arguments(len(copies[0]), 2)
+        )
+        stay = set(old.memory_of_copy) & set(new.memory_of_copy)
+        assert new.new_copies == set(new.memory_of_copy) - stay
+        for copy in stay:
+            assert new.memory_of_copy[copy] is old.memory_of_copy[copy]
+        for expert in range(num_experts):
+            new.fill(expert, old[expert])
+        gone = {copy: old.memory_of_copy[copy].memory for copy in set(old.memory_of_copy) - stay}
+        routed.place(new)
+        assert old.release(new) == sum(map(len, gone.values()))
+        for memory in gone.values():
+            assert (memory[4096:-4096] == 0).all()
+        np.testing.assert_array_equal(routed.forward(*step), expected)

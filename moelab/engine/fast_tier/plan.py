@@ -1,6 +1,7 @@
 """What of a plan the fast tier can carry out: the checks, the slots and their layout.
 
-One fast tier, homes whole on one node, a copy of every expert at home: what differs is refused by name. Floor 2.
+One fast tier, homes whole, on one node or where `moelab.apply` placed them, a copy of every expert at home: what
+differs is refused by name. Floor 2.
 """
 
 from __future__ import annotations
@@ -25,18 +26,23 @@ def check_plan(plan: Plan, routed: Sequence[RoutedExperts], late: str = "home") 
     if fast != [FAST_TIER]:
         raise ValueError(f"plan has fast tiers {', '.join(fast) or 'none'}; the engine runs one, {FAST_TIER}: re-plan")
     nodes = [tier for tier in plan.tiers if tier.startswith("node")]
-    if len(nodes) != 1:
-        raise ValueError(f"plan has homes on {', '.join(nodes)}; the engine's fast tier runs beside one node: re-plan")
+    if len(nodes) != 1 and len(nodes) != routed[0].num_nodes:
+        raise ValueError(
+            f"plan has homes on {', '.join(nodes)}; this engine's lie on {routed[0].num_nodes} nodes: "
+            "moelab.apply places them"
+        )
     columns = plan.placements.arrays()
     if ((columns["start"] != 0) | (columns["stop"] != plan.num_units)).any():
         raise ValueError("plan cuts experts into pieces; the engine's fast tier takes whole experts: re-plan")
+    if any(layer.placement is not None and len(layer.placement.pieces) > layer.num_experts for layer in routed):
+        raise ValueError("homes are cut into pieces by an earlier plan; apply one of whole experts before a fast tier")
     if not plan.keep_home:
         raise ValueError("plan has keep_home false; the engine keeps every expert at home: re-plan with keep_home true")
     if plan.policy.parameters.get("overflow"):
         raise ValueError(
             "plan has overflow; the engine's slots are allocated once, so nothing fits beyond them: re-plan without it"
         )
-    (node,) = nodes
+    node = nodes[0]
     home, at_home = plan.format_of_tier[node], routed[0].layout
     if home.weight_format in WEIGHT_FORMATS and home.weight_format != at_home.weight_format:
         raise ValueError(

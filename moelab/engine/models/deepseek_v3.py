@@ -84,6 +84,10 @@ class Model:
         self.step_memory = StepMemory()
         self.between = Between(self.routers)
 
+    def forget_programs(self) -> None:
+        """Addresses that are written into them have changed."""
+        self._programs.clear()
+
     def use_between(self, between: Between) -> None:
         """What stands between routers and experts from the next step on."""
         self.between = between

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from random_experts import random_projection, random_step
 
-from moelab.kernels import ExpertArena, ExpertLayout, NodeArenas, Pool, RoutedExperts, round_robin
+from moelab.kernels import ExpertArena, ExpertLayout, NodeArenas, NodePlacement, Pool, RoutedExperts, round_robin
 from moelab.kernels.places import places
 
 NUM_NODES = int(os.environ["NUM_NODES"])
@@ -131,3 +131,34 @@ def test_placement_never_changes_results_and_each_node_reads_its_own(pool, isa, 
     for other in outputs[1:]:
         for a, b in zip(outputs[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_pieces_lie_on_their_nodes_and_compute_the_same_bits(pool):
+    """Every second expert cut at random over two nodes; then moved on by one node, keeping what stays."""
+    layout, num_experts = ExpertLayout(512, 320, "int4_g32"), 12  # 10 units; 83 kB a piece at least
+    rng = np.random.default_rng(11)
+    whole = ExpertArena(layout, num_experts)
+    for expert in range(num_experts):
+        layout.pack_expert(whole[expert], *(random_projection(rng, s, "int4_g32") for s in layout.shapes))
+    step = random_step(rng, 4, 3, num_experts, 512)
+    expected = RoutedExperts(layout, whole.addresses, "generic", pool=pool).forward(*step)
+    before = None
+    for shift in range(2):
+        rows = []
+        for expert in range(num_experts):
+            node = (expert + shift) % NUM_NODES
+            rows += (
+                [(expert, 0, 4, node), (expert, 4, 10, (node + 1) % NUM_NODES)] if expert % 2 else [(expert, 0, 10, 0)]
+            )
+        placement = NodePlacement(layout, num_experts, tuple(np.array(rows).T), pool.memory_node_of_node, keep=before)
+        for expert in range(num_experts):
+            placement.fill(expert, whole[expert])
+        routed = RoutedExperts(layout, placement.addresses, "generic", pool=pool, placement=placement)
+        np.testing.assert_array_equal(routed.forward(*step), expected)
+        assert list(routed.bytes_of_node[:NUM_NODES]) == placement.nodes_of_step().tolist()
+        for (*_, node), copy in placement.memory_of_copy.items():
+            assert set(nodes_of_pages(copy.memory)) == {pool.memory_node_of_node[node]}
+        if before is not None:
+            assert len(placement.new_copies) == num_experts, "the uncut stay"
+            before.release(placement)
+        before = placement

@@ -1,0 +1,86 @@
+"""``moelab apply PLAN --model DIR --prompts F``: generate, go over to the plan inside every text, generate on."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moelab.cli.output import print_json, print_rows
+from moelab.cli.record import add_engine, load_engine
+
+if TYPE_CHECKING:
+    from moelab.engine.prompts import Prompt
+
+HELP = "carry a plan out in a running engine: the first half of each text before, the second after"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("new_plan", metavar="PLAN", help="a plan file of `moelab plan`")
+    parser.add_argument("--model", default="nano", metavar="DIR", help="a checkpoint folder, or `nano` (default)")
+    parser.add_argument("--prompts", required=True, metavar="FILE", help="JSON lines as `moelab record` reads them")
+    parser.add_argument("--virtual-nodes", type=int, metavar="N", help="divide the cores into N nodes")
+    parser.add_argument("--machine", metavar="FILE|PRESET", help="tells dispatch how fast each node reads")
+    parser.add_argument("--check", action="store_true", help="generate every text without the move too, and compare")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N prompts only")
+    add_engine(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from moelab.calibrate import resolve_machine
+    from moelab.domain.plan import Plan
+    from moelab.engine.prompts import read_prompts
+    from moelab.migration import apply
+
+    plan = Plan.load(options.new_plan)
+    prompts = read_prompts(Path(options.prompts))[: options.limit]
+    if not prompts:
+        raise ValueError(f"{options.prompts} has no prompt, expected one or more")
+    machine = resolve_machine(options.machine) if options.machine else None
+    with load_engine(options, virtual_nodes=options.virtual_nodes) as engine:
+        counts = [each.max_new_tokens for each in prompts]
+        whole = _part(engine, _streams(engine, prompts), counts)[0] if options.check else None
+        streams = _streams(engine, prompts)
+        half = [each.max_new_tokens // 2 for each in prompts]
+        tokens_before, before = _part(engine, streams, half)
+        applied = apply(engine, plan, machine=machine, progress=not options.json)
+        tokens_after, after = _part(engine, streams, counts)
+        result: dict[str, Any] = {**applied.summary(), "before": before, "after": after, "prompts": len(prompts)}
+        if whole is not None:
+            moved = [first + second for first, second in zip(tokens_before, tokens_after, strict=True)]
+            result["texts_equal"] = sum(a == b for a, b in zip(whole, moved, strict=True))
+    if options.json:
+        print_json(result)
+    else:
+        rows = {name: value for name, value in result.items() if name not in ("before", "after")}
+        rows |= {f"{name} {when}": value for when in ("before", "after") for name, value in result[when].items()}
+        print_rows(f"{options.new_plan} applied to {options.model}", rows)
+    return 0
+
+
+def _streams(engine: Any, prompts: list[Prompt]) -> list[Iterator]:
+    return [engine.stream(each.prompt, each.max_new_tokens, stop=()) for each in prompts]
+
+
+def _part(engine: Any, streams: list[Iterator], counts: list[int]) -> tuple[list[list[int]], dict[str, Any]]:
+    """(new tokens of each stream, figures) of the next ``counts`` tokens."""
+    at_start = engine.counters
+    started = time.perf_counter()
+    tokens = [[token for token, _ in islice(stream, count)] for stream, count in zip(streams, counts, strict=True)]
+    seconds = time.perf_counter() - started
+    now, num_tokens = engine.counters, sum(map(len, tokens))
+    return tokens, {
+        "tokens": num_tokens,
+        "ms_per_token": 1e3 * seconds / max(1, num_tokens),
+        "expert_bytes_per_token": (now.expert_bytes - at_start.expert_bytes) / max(1, num_tokens),
+        "bytes_of_node": [int(value) for value in _bytes_of_node(engine)],
+    }
+
+
+def _bytes_of_node(engine: Any) -> list[int]:
+    """Since loading, of all layers."""
+    nodes = max(1, engine.pool.num_nodes)
+    return [sum(layer.bytes_of_node[node] for layer in engine.routed) for node in range(nodes)]

@@ -1,0 +1,48 @@
+"""Applied: what a change of plan moved, how long it took and what memory says.  Floor 4."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from moelab.domain.summary import summary_html, summary_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Copies (of an expert or a piece of one) on nodes. ``resident_*_bytes``: of the process, before, at the end, and
+    right before what was left over went; ``None`` where the system does not say. ``fast_tier``: slots in use, ``None``
+    without one."""
+
+    plan: str
+    num_nodes: int
+    virtual_nodes: bool
+    copies_added: int
+    copies_kept: int
+    copies_removed: int
+    bytes_added: int
+    bytes_removed: int
+    seconds: float
+    resident_before_bytes: int | None
+    resident_peak_bytes: int | None
+    resident_after_bytes: int | None
+    fast_tier: str | None
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row."""
+        import pandas as pd
+
+        return pd.DataFrame([self.summary()])
+
+    def __repr__(self) -> str:
+        return summary_text("Applied", self.summary())
+
+    def _repr_html_(self) -> str:
+        return summary_html("Applied", self.summary())

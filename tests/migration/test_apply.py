@@ -1,0 +1,205 @@
+"""A live engine goes over to other plans: texts, bytes of every node, memory, failures, and the command."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import moelab
+from moelab import PLANNERS
+from moelab.cli import main
+from moelab.domain.plan import FastTier, Plan
+from moelab.kernels import isa_table
+from moelab.migration import apply
+from tests.engine.fast_tier.nano_runs import PROMPTS
+
+NATIVE = [row.isa for row in isa_table() if row.supported and row.isa != "numba"]
+cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+pytestmark = [
+    pytest.mark.skipif(not NATIVE, reason="native kernels are not built"),
+    pytest.mark.skipif(cores < 2, reason="one core only"),
+]
+NANO = moelab.shipped("nano/model")
+
+
+@pytest.fixture(scope="module")
+def capture():
+    return moelab.open_trace(moelab.shipped("nano/capture")).load()
+
+
+@pytest.fixture
+def engine():
+    with moelab.load(NANO, virtual_nodes=2, activation="int8") as engine:
+        yield engine
+
+
+def node_plan_of(capture, name, **options):
+    return PLANNERS[name](capture, nodes=2, phase="decode", score=False, **options)
+
+
+def random_plan(capture, seed):
+    """Round-robin's plan with every expert whole, halved or replicated by lot."""
+    base = node_plan_of(capture, "round_robin")
+    rng = np.random.default_rng(seed)
+    rows = []
+    for layer in range(base.model.num_layers):
+        for expert in range(base.model.num_experts):
+            kind, node = rng.integers(3), int(rng.integers(2))
+            if kind == 0:
+                cut = int(rng.integers(1, base.num_units))
+                rows += [(layer, expert, 0, cut, node), (layer, expert, cut, base.num_units, 1 - node)]
+            else:
+                rows += [(layer, expert, 0, base.num_units, (node + copy) % 2) for copy in range(int(kind))]
+    columns = dict(zip(("layer", "expert", "start", "stop", "tier"), zip(*rows, strict=True), strict=True))
+    return Plan.model_validate(base.model_dump() | {"placements": columns, "prediction": {}})
+
+
+def test_every_placement_writes_the_same_text(engine, capture):
+    """Between generations: interleaved, replicated, cut, by lot, and back; each node reads what the plan gives it."""
+    expected = [text.token_ids for text in engine.generate(PROMPTS, 6, stop=())]
+    plans = [
+        node_plan_of(capture, "round_robin"), node_plan_of(capture, "mirror"), node_plan_of(capture, "row_split"),
+        random_plan(capture, 1), random_plan(capture, 2),
+    ]  # fmt: skip
+    for plan in plans:
+        applied = apply(engine, plan, progress=False)
+        assert applied.num_nodes == 2
+        assert applied.virtual_nodes
+        before = np.array([layer.bytes_of_node[:2] for layer in engine.routed])
+        texts = engine.generate(PROMPTS, 6, stop=())
+        assert [text.token_ids for text in texts] == expected
+        read = np.array([layer.bytes_of_node[:2] for layer in engine.routed]) - before
+        assert (read > 0).all()
+        if plan.planner["name"] == "row_split":
+            assert read.max() / read.min() < 1.01
+        logits = engine.forward(PROMPTS[0])
+        assert logits.isfinite().all()
+    assert "node" in repr(engine.bandwidth("decode"))
+
+
+def test_in_the_middle_of_a_text(engine, capture):
+    expected = list(engine.stream(PROMPTS[0], 16, stop=()))
+    stream = engine.stream(PROMPTS[0], 16, stop=())
+    got = [next(stream) for _ in range(5)]
+    apply(engine, random_plan(capture, 3), progress=False)
+    got += [next(stream) for _ in range(5)]
+    apply(engine, node_plan_of(capture, "mirror"), progress=False)
+    assert got + list(stream) == expected
+
+
+def test_only_the_difference_moves(engine, capture):
+    """The same plan again moves nothing; a replicated one adds copies and keeps those that are there."""
+    single = node_plan_of(capture, "round_robin")
+    first = apply(engine, single, progress=False)
+    num = engine.spec.n_routed_experts * len(engine.routed)
+    assert (first.copies_added, first.copies_kept, first.copies_removed) == (num, 0, num)
+    again = apply(engine, single, progress=False)
+    assert (again.copies_added, again.copies_kept, again.copies_removed, again.bytes_added) == (0, num, 0, 0)
+    mirrored = apply(engine, node_plan_of(capture, "mirror"), progress=False)
+    assert (mirrored.copies_added, mirrored.copies_kept, mirrored.copies_removed) == (num, num, 0)
+    assert mirrored.bytes_added == num * engine.expert_bytes
+    back = apply(engine, single, progress=False)
+    assert (back.copies_added, back.copies_removed, back.bytes_removed) == (0, num, num * engine.expert_bytes)
+    assert back.to_frame().copies_kept[0] == num
+    assert "copies_added" in repr(back)
+    assert "Applied" in back._repr_html_()
+
+
+def test_memory_of_what_moved_returns(engine, capture):
+    """16 MB of experts: mirrored and back, the process is as large as before."""
+    single = node_plan_of(capture, "round_robin")
+    before = apply(engine, single, progress=False).resident_after_bytes
+    if before is None:
+        pytest.skip("reads /proc")
+    total = len(engine.routed) * engine.spec.n_routed_experts * engine.expert_bytes
+    sizes = []
+    for _ in range(3):
+        mirrored = apply(engine, node_plan_of(capture, "mirror"), progress=False)
+        assert mirrored.resident_peak_bytes - before > 0.8 * total
+        sizes.append(apply(engine, single, progress=False).resident_after_bytes)
+    assert max(sizes) - before < 0.25 * total
+
+
+def test_a_failure_leaves_the_old_plan_whole(engine, capture, monkeypatch):
+    expected = [text.token_ids for text in engine.generate(PROMPTS, 4, stop=())]
+    apply(engine, random_plan(capture, 4), progress=False)
+    placements = [layer.placement for layer in engine.routed]
+    from moelab.kernels import copy_memory
+
+    real, calls = copy_memory.map_pages, []
+
+    def refuse(num_bytes, node=None):
+        calls.append(num_bytes)
+        if len(calls) == 7:
+            raise MemoryError("node1: expected room for more than there is")
+        return real(num_bytes, node)
+
+    monkeypatch.setattr(copy_memory, "map_pages", refuse)
+    with pytest.raises(MemoryError, match=r"placement of .* copies on node .*: node1: expected room"):
+        apply(engine, random_plan(capture, 5), progress=False)
+    monkeypatch.setattr(copy_memory, "map_pages", real)
+    assert [layer.placement for layer in engine.routed] == placements
+    assert [text.token_ids for text in engine.generate(PROMPTS, 4, stop=())] == expected
+    # A fast tier that cannot be made, after the homes have turned already.
+    joint = with_fast_tier(node_plan_of(capture, "mirror"), "Q4_0")
+    with pytest.raises(ValueError, match="format of the fast tier"):
+        apply(engine, joint, progress=False)
+    assert [layer.placement for layer in engine.routed] == placements
+    assert [text.token_ids for text in engine.generate(PROMPTS, 4, stop=())] == expected
+
+
+def with_fast_tier(plan, weight_format="bf16"):
+    formats = {name: each.model_dump() for name, each in plan.format_of_tier.items()}
+    fast = {"weight_format": weight_format, "expert_bytes": (0,) * plan.model.num_layers}
+    return Plan.model_validate(
+        plan.model_dump()
+        | {
+            "tiers": (*plan.tiers, "fast0"),
+            "format_of_tier": formats | {"fast0": fast},
+            "fast_tiers": (FastTier(tier="fast0", slots_per_layer=(6,) * plan.model.num_layers),),
+            "policy": {"name": "lru"},
+        }
+    )
+
+
+def test_nodes_and_a_fast_tier_together(engine, capture):
+    applied = apply(engine, with_fast_tier(node_plan_of(capture, "round_robin")), progress=False)
+    assert applied.fast_tier == "0 experts"
+    engine.generate(PROMPTS, 6, stop=())
+    assert engine.fast_tier.report().hits > 0
+    assert (np.array([layer.bytes_of_node[:2] for layer in engine.routed]).sum(0) > 0).all()
+    apply(engine, node_plan_of(capture, "mirror"), progress=False)
+    assert engine.fast_tier is None
+    with pytest.raises(ValueError, match="cuts experts into pieces beside a fast tier"):
+        apply(engine, with_fast_tier(node_plan_of(capture, "row_split")), progress=False)
+
+
+def test_refusals(engine, capture):
+    three = PLANNERS["round_robin"](capture, nodes=3, phase="decode", score=False)
+    with pytest.raises(ValueError, match="node0, node1, node2; expected at most the 2 nodes here"):
+        apply(engine, three, progress=False)
+    other = node_plan_of(capture, "round_robin")
+    bytes_of = {name: each.model_dump() | {"expert_bytes": (17,) * 6} for name, each in other.format_of_tier.items()}
+    with pytest.raises(ValueError, match=r"plan says \[17\] bytes for an expert at home"):
+        apply(engine, Plan.model_validate(other.model_dump() | {"format_of_tier": bytes_of}), progress=False)
+    with moelab.load(NANO, isa="numba") as slow, pytest.raises(ValueError, match="workers know no nodes"):
+        apply(slow, other, progress=False)
+
+
+def test_command(capture, tmp_path, capsys):
+    random_plan(capture, 6).save(tmp_path / "plan.json")
+    prompts = Path(NANO).parent / "prompts.jsonl"
+    command = ["apply", str(tmp_path / "plan.json"), "--prompts", str(prompts), "--virtual-nodes", "2", "--limit", "2"]
+    assert main([*command, "--check", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["texts_equal"] == result["prompts"] == 2
+    for when in ("before", "after"):
+        assert result[when]["ms_per_token"] > 0
+    assert main(command) == 0
+    assert "ms_per_token after" in capsys.readouterr().out
+    assert main(["apply", str(tmp_path / "plan.json"), "--prompts", str(prompts), "--limit", "1"]) == 2
+    assert "expected at most the 1 nodes here" in capsys.readouterr().err
