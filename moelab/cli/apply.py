@@ -81,6 +81,5 @@ def _part(engine: Any, streams: list[Iterator], counts: list[int]) -> tuple[list
 
 
 def _bytes_of_node(engine: Any) -> list[int]:
-    """Since loading, of all layers."""
-    nodes = max(1, engine.pool.num_nodes)
-    return [sum(layer.bytes_of_node[node] for layer in engine.routed) for node in range(nodes)]
+    """Since loading, of all layers; one number before anything was placed on nodes."""
+    return [sum(of_node) for of_node in zip(*(layer.bytes_of_node for layer in engine.routed), strict=True)]
