@@ -57,7 +57,8 @@ def read(path: str | Path, *, num_nodes: int, num_experts: int) -> np.ndarray:
         raise ValueError(f"{path}: expected JSON with physical_to_logical_map [L, R]; got {error}") from error
     if table.ndim != 2 or table.shape[1] % num_nodes or table.min() < 0 or table.max() >= num_experts:
         raise ValueError(
-            f"{path}: expected [L, R], R a multiple of {num_nodes}, experts 0..{num_experts - 1}; got {list(table.shape)}"
+            f"{path}: expected [L, R], R a multiple of {num_nodes}, experts 0..{num_experts - 1}; got "
+            f"{list(table.shape)}"
         )
     masks = np.zeros((len(table), num_experts), np.int64)
     node = np.arange(table.shape[1]) // (table.shape[1] // num_nodes)

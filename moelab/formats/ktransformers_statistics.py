@@ -1,10 +1,10 @@
 """KTransformers' activation statistics (`--init-expert-location FILE.pt`, strategy frequency), written from a Plan.
 
 KTransformers takes no placement but counts, and puts the experts of the globally largest ones on the GPU, per_layer x
-num_moe_layers of them. So the plan's fast tier is written as counts: 2 for an expert that is placed there, 1 for others,
-0 for layers without experts. `torch.save` of ``{"logical_count": float [1, num_hidden_layers, E]}``, all hidden layers
-counted, dense ones too (facts read from kt_ep_wrapper.py, 2026). What it cannot say: nodes, pieces, policies; such a plan
-is refused. Floor 1; torch is imported where the file is written or read.
+num_moe_layers of them. So the plan's fast tier is written as counts: 2 for an expert that is placed there, 1 for
+others, 0 for layers without experts. `torch.save` of ``{"logical_count": float [1, num_hidden_layers, E]}``, all
+hidden layers counted, dense ones too (facts read from kt_ep_wrapper.py, 2026). What it cannot say: nodes, pieces,
+policies; such a plan is refused. Floor 1; torch is imported where the file is written or read.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ PLACED, NOT_PLACED = 2.0, 1.0
 def write(plan: Plan, path: str | Path, *, model_layer_of_layer: Sequence[int], num_hidden_layers: int) -> int:
     """Write the file; returns the number for `--kt-num-gpu-experts` (experts of a layer, on average).
 
-    Raises ``ValueError`` for a plan of more than one node or fast tier, a fast tier that does not come out even over the
-    layers, layers that do not fit, or a name that does not end in .pt (for which KTransformers would silently take equal
-    counts).
+    Raises ``ValueError`` for a plan of more than one node or fast tier, a fast tier that does not come out even over
+    the layers, layers that do not fit, or a name that does not end in .pt (for which KTransformers would silently take
+    equal counts).
     """
     path = Path(path)
     if path.suffix != ".pt":
@@ -44,8 +44,8 @@ def write(plan: Plan, path: str | Path, *, model_layer_of_layer: Sequence[int], 
     per_layer, rest = divmod(int(resident.sum()), len(layers))
     if rest:
         raise ValueError(
-            f"plan places {int(resident.sum())} experts, which is no multiple of its {len(layers)} layers; KTransformers "
-            "takes one number for each layer: plan with slots_per_layer, or slots that divide"
+            f"plan places {int(resident.sum())} experts, which is no multiple of its {len(layers)} layers; "
+            "KTransformers takes one number for each layer: plan with slots_per_layer, or slots that divide"
         )
     counts = np.zeros((1, num_hidden_layers, plan.model.num_experts), np.float32)
     counts[0, layers] = np.where(resident, PLACED, NOT_PLACED)
