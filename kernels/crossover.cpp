@@ -30,13 +30,13 @@ static int32_t by_expert(const moelab_moe_job *job, int64_t each, int64_t start,
     return MOELAB_OK;
 }
 
-#define PHASE(name, phase, each)                                                                                           \
-    extern "C" int32_t BESIDE(name, phase)(const moelab_moe_job *, int64_t, int64_t, uint64_t *);                          \
-    extern "C" int32_t moelab_amx_##name##_##phase(const moelab_moe_job *, int64_t, int64_t, uint64_t *);                  \
-    extern "C" int32_t moelab_crossover_##name##_##phase(const moelab_moe_job *job, int64_t start, int64_t stop,           \
-                                                         uint64_t *bytes_read) {                                           \
-        if (job->hidden_size < 1 || job->intermediate_size < 1) return MOELAB_BAD_SHAPE;                                   \
-        return by_expert<BESIDE(name, phase), moelab_amx_##name##_##phase>(job, each, start, stop, bytes_read);            \
+#define PHASE(name, phase, each)                                                                                 \
+    extern "C" int32_t BESIDE(name, phase)(const moelab_moe_job *, int64_t, int64_t, uint64_t *);                \
+    extern "C" int32_t moelab_amx_##name##_##phase(const moelab_moe_job *, int64_t, int64_t, uint64_t *);        \
+    extern "C" int32_t moelab_crossover_##name##_##phase(const moelab_moe_job *job, int64_t start, int64_t stop, \
+                                                         uint64_t *bytes_read) {                                 \
+        if (job->hidden_size < 1 || job->intermediate_size < 1) return MOELAB_BAD_SHAPE;                         \
+        return by_expert<BESIDE(name, phase), moelab_amx_##name##_##phase>(job, each, start, stop, bytes_read);  \
     }
 #define PHASES(name)                                         \
     PHASE(name, gate_up, units_of(job->intermediate_size, 32)) \
@@ -50,11 +50,11 @@ PHASES(int8_bf16)
 PHASES(int8_int8)
 
 /* AMX has no float32. */
-#define FLOAT32(phase)                                                                                                     \
-    extern "C" int32_t BESIDE(float32, phase)(const moelab_moe_job *, int64_t, int64_t, uint64_t *);                       \
-    extern "C" int32_t moelab_crossover_float32_##phase(const moelab_moe_job *job, int64_t start, int64_t stop,            \
-                                                        uint64_t *bytes_read) {                                            \
-        return BESIDE(float32, phase)(job, start, stop, bytes_read);                                                       \
+#define FLOAT32(phase)                                                                                          \
+    extern "C" int32_t BESIDE(float32, phase)(const moelab_moe_job *, int64_t, int64_t, uint64_t *);            \
+    extern "C" int32_t moelab_crossover_float32_##phase(const moelab_moe_job *job, int64_t start, int64_t stop, \
+                                                        uint64_t *bytes_read) {                                 \
+        return BESIDE(float32, phase)(job, start, stop, bytes_read);                                            \
     }
 FLOAT32(gate_up)
 FLOAT32(down)

@@ -111,7 +111,8 @@ template <class K>
 static int32_t run_gate_up(const moelab_moe_job *job, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {
     const int32_t status = check_job(job, K::format, K::mode, 3);
     if (status) return status;
-    const int64_t num_units = tiles_of(job->intermediate_size, 32), num_tile_rows = tiles_of(job->intermediate_size, 16);
+    const int64_t num_units = tiles_of(job->intermediate_size, 32),
+                  num_tile_rows = tiles_of(job->intermediate_size, 16);
     const int64_t row_bytes = tiles_of(job->hidden_size, 64) * K::tile_bytes;
     while (unit_start < unit_stop) {
         const int64_t expert = unit_start / num_units, first = unit_start % num_units;
@@ -160,7 +161,8 @@ static void run_rows(const moelab_moe_job *job, const activations &x, bool hidde
  * asked of one expert is cut into MAX_ROWS long runs that advance together. */
 template <class K>
 static void run_units(const moelab_moe_job *job, const activations &x, bool hidden, int projection, int64_t offset,
-                      int64_t num_outputs, int64_t num_tiles, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {
+                      int64_t num_outputs, int64_t num_tiles, int64_t unit_start, int64_t unit_stop,
+                      uint64_t *bytes_read) {
     const int64_t num_units = tiles_of(num_outputs, 16);
     /* Many small matrices one after the other, as the heads of an attention, are one long run already. */
     const bool in_runs = hidden || job->num_experts == 1 || num_units * num_tiles * K::tile_bytes > SMALL_BYTES;
@@ -188,8 +190,8 @@ static int32_t run_down(const moelab_moe_job *job, int64_t unit_start, int64_t u
     if (status) return status;
     const int64_t up_bytes = tiles_of(job->intermediate_size, 16) * tiles_of(job->hidden_size, 64) * K::tile_bytes;
     const activations x = {job->hidden_q, job->hidden_scale, job->hidden_offset};
-    run_units<K>(job, x, true, 2, 2 * up_bytes, job->hidden_size, tiles_of(job->intermediate_size, 64), unit_start, unit_stop,
-                 bytes_read);
+    run_units<K>(job, x, true, 2, 2 * up_bytes, job->hidden_size, tiles_of(job->intermediate_size, 64), unit_start,
+                 unit_stop, bytes_read);
     return MOELAB_OK;
 }
 
