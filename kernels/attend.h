@@ -1,11 +1,11 @@
-/* Attention of one token over one chunk of its context, several heads against one latent vector per position: scores, softmax in
- * blocks of positions (Milakov and Gimelshein 2018), weighted sum of latents. V: the vectors of an ISA,
+/* Attention of one token over one chunk of its context, several heads against one latent vector per position: scores,
+ * softmax in blocks of positions (Milakov and Gimelshein 2018), weighted sum of latents. V: the vectors of an ISA,
  *
- *   struct V { typedef .. type; static const int width; load(const float *), load(const uint16_t *) (bf16), set(float), zero(),
- *              fma(a, b, c) = a * b + c, total(v), store(float *, v) };
+ *   struct V { typedef .. type; static const int width; load(const float *), load(const uint16_t *) (bf16),
+ *              set(float), zero(), fma(a, b, c) = a * b + c, total(v), store(float *, v) };
  *
- * A block of positions stays in the L2 cache while the heads pass over it, four heads at a time in registers. Everything is
- * `static`: each ISA's file compiles its own copy. Does not know who made query and cache. */
+ * A block of positions stays in the L2 cache while the heads pass over it, four heads at a time in registers.
+ * Everything is `static`: each ISA's file compiles its own copy. Does not know who made query and cache. */
 #ifndef MOELAB_ATTEND_H
 #define MOELAB_ATTEND_H
 
@@ -27,7 +27,8 @@ static inline float number_of(uint16_t x) { return bf16_to_float(x); }
 
 /* out[h][j] += query[h] . key[j] over `size` numbers. */
 template <class V, class N, int HEADS, int KEYS>
-static inline void add_scores(const float *const *query, const N *key, int64_t key_stride, int64_t size, float (*out)[ATTEND_BLOCK]) {
+static inline void add_scores(const float *const *query, const N *key, int64_t key_stride, int64_t size,
+                              float (*out)[ATTEND_BLOCK]) {
     typename V::type sums[HEADS][KEYS];
     for (int h = 0; h < HEADS; h++)
         for (int j = 0; j < KEYS; j++) sums[h][j] = V::zero();
@@ -60,8 +61,8 @@ static inline void score_block(const float *const *query, const N *key, int64_t 
 
 /* The numbers [i, i + VECTORS * width) of: sum[h] = sum[h] * keep[h] + weights[h] x latents. */
 template <class V, class N, int HEADS, int VECTORS>
-static inline void mix_columns(const float (*weights)[ATTEND_BLOCK], const float *keep, const N *key, int64_t key_stride,
-                               int num_keys, int64_t i, float *const *sum) {
+static inline void mix_columns(const float (*weights)[ATTEND_BLOCK], const float *keep, const N *key,
+                               int64_t key_stride, int num_keys, int64_t i, float *const *sum) {
     typename V::type sums[HEADS][VECTORS];
     for (int h = 0; h < HEADS; h++)
         for (int v = 0; v < VECTORS; v++)
@@ -96,7 +97,8 @@ static inline void mix_block(const float (*weights)[ATTEND_BLOCK], const float *
 
 /* One block of positions for HEADS heads from `head` on; `state` of a head is [largest, total, sums]. */
 template <class V, class N, int HEADS>
-static inline void attend_block(const moelab_attention *a, int64_t token, int64_t head, const N *key, int num_keys, float *state) {
+static inline void attend_block(const moelab_attention *a, int64_t token, int64_t head, const N *key, int num_keys,
+                                float *state) {
     const int64_t width = a->kv_rank + a->rope_dim, state_size = a->kv_rank + 2;
     const float *query[HEADS], *rotated[HEADS];
     float *sum[HEADS];
@@ -128,8 +130,10 @@ static inline void attend_block(const moelab_attention *a, int64_t token, int64_
 }
 
 template <class V, class N>
-static void attend_chunk(const moelab_attention *a, int64_t token, int64_t chunk, int64_t head_start, int64_t head_stop) {
-    const int64_t length = a->position_of_token[token] + 1, width = a->kv_rank + a->rope_dim, state_size = a->kv_rank + 2;
+static void attend_chunk(const moelab_attention *a, int64_t token, int64_t chunk, int64_t head_start,
+                         int64_t head_stop) {
+    const int64_t length = a->position_of_token[token] + 1, width = a->kv_rank + a->rope_dim,
+                  state_size = a->kv_rank + 2;
     const int64_t first = chunk * chunk_of_length(length), end = first + chunk_of_length(length);
     const int64_t stop = end < length ? end : length;
     const N *keys = (const N *)a->cache + a->row_of_token[token] * a->row_numbers;
@@ -150,14 +154,14 @@ static void attend_chunk(const moelab_attention *a, int64_t token, int64_t chunk
     }
 }
 
-#define MOELAB_ATTEND(isa, V)                                                                                              \
-    extern "C" void moelab_##isa##_attend_float32(const moelab_attention *a, int64_t token, int64_t chunk, int64_t start,  \
-                                                  int64_t stop) {                                                          \
-        attend_chunk<V, float>(a, token, chunk, start, stop);                                                              \
-    }                                                                                                                      \
-    extern "C" void moelab_##isa##_attend_bf16(const moelab_attention *a, int64_t token, int64_t chunk, int64_t start,     \
-                                               int64_t stop) {                                                             \
-        attend_chunk<V, uint16_t>(a, token, chunk, start, stop);                                                           \
+#define MOELAB_ATTEND(isa, V)                                                                                          \
+    extern "C" void moelab_##isa##_attend_float32(const moelab_attention *a, int64_t token, int64_t chunk,             \
+                                                  int64_t start, int64_t stop) {                                       \
+        attend_chunk<V, float>(a, token, chunk, start, stop);                                                          \
+    }                                                                                                                  \
+    extern "C" void moelab_##isa##_attend_bf16(const moelab_attention *a, int64_t token, int64_t chunk, int64_t start, \
+                                               int64_t stop) {                                                         \
+        attend_chunk<V, uint16_t>(a, token, chunk, start, stop);                                                       \
     }
 
 #endif

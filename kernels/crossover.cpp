@@ -30,13 +30,13 @@ static int32_t by_expert(const moelab_moe_job *job, bool is_down, int64_t each, 
     return MOELAB_OK;
 }
 
-#define PHASE(name, phase, is_down, each)                                                                                         \
-    extern "C" int32_t BESIDE(name, phase)(const moelab_moe_job *, int64_t, int64_t, uint64_t *);                          \
-    extern "C" int32_t moelab_amx_##name##_##phase(const moelab_moe_job *, int64_t, int64_t, uint64_t *);                  \
-    extern "C" int32_t moelab_crossover_##name##_##phase(const moelab_moe_job *job, int64_t start, int64_t stop,           \
-                                                         uint64_t *bytes_read) {                                           \
-        if (job->hidden_size < 1 || job->intermediate_size < 1) return MOELAB_BAD_SHAPE;                                   \
-        return by_expert<BESIDE(name, phase), moelab_amx_##name##_##phase>(job, is_down, each, start, stop, bytes_read);   \
+#define PHASE(name, phase, is_down, each)                                                                        \
+    extern "C" int32_t BESIDE(name, phase)(const moelab_moe_job *, int64_t, int64_t, uint64_t *);                \
+    extern "C" int32_t moelab_amx_##name##_##phase(const moelab_moe_job *, int64_t, int64_t, uint64_t *);        \
+    extern "C" int32_t moelab_crossover_##name##_##phase(const moelab_moe_job *job, int64_t start, int64_t stop, \
+                                                         uint64_t *bytes_read) {                                 \
+        if (job->hidden_size < 1 || job->intermediate_size < 1) return MOELAB_BAD_SHAPE;                         \
+        return by_expert<BESIDE(name, phase), moelab_amx_##name##_##phase>(job, is_down, each, start, stop, bytes_read);\
     }
 #define PHASES(name)                                         \
     PHASE(name, gate_up, false, ceil_of(job->intermediate_size, 32)) \
@@ -47,11 +47,11 @@ PHASES(bf16)
 PHASES(int4_int8)
 PHASES(int8_int8)
 
-#define BESIDE_ONLY(name, phase)                                                                                           \
-    extern "C" int32_t BESIDE(name, phase)(const moelab_moe_job *, int64_t, int64_t, uint64_t *);                          \
-    extern "C" int32_t moelab_crossover_##name##_##phase(const moelab_moe_job *job, int64_t start, int64_t stop,           \
-                                                         uint64_t *bytes_read) {                                           \
-        return BESIDE(name, phase)(job, start, stop, bytes_read);                                                          \
+#define BESIDE_ONLY(name, phase)                                                                                 \
+    extern "C" int32_t BESIDE(name, phase)(const moelab_moe_job *, int64_t, int64_t, uint64_t *);                \
+    extern "C" int32_t moelab_crossover_##name##_##phase(const moelab_moe_job *job, int64_t start, int64_t stop, \
+                                                         uint64_t *bytes_read) {                                 \
+        return BESIDE(name, phase)(job, start, stop, bytes_read);                                                \
     }
 #define PHASES_BESIDE_ONLY(name) \
     BESIDE_ONLY(name, gate_up)   \

@@ -315,7 +315,8 @@ typedef struct moelab_attention {
     int64_t max_chunks;
     float *mixed;
     int64_t mixed_stride;
-    void (*attend)(const struct moelab_attention *attention, int64_t token, int64_t chunk, int64_t head_start, int64_t head_stop);
+    void (*attend)(const struct moelab_attention *attention, int64_t token, int64_t chunk, int64_t head_start,
+                   int64_t head_stop);
 } moelab_attention;
 
 /* to [T, matrices * size] from rows [matrices * T, from_stride] (row matrix * T + t). */
@@ -392,8 +393,8 @@ MOELAB_API void *moelab_attend(const char *isa, int32_t cache_bf16);
  * nibble first; int8: q) and, for integers, scale [rows, ceil(columns / 32)] as bf16 bits. `quantise_pack` takes
  * float32 or bf16 (source_format) and rounds to the nearest. Strips of rows at multiples of 16 may be packed at
  * the same time. */
-MOELAB_API int32_t moelab_pack(int32_t weight_format, void *tiles, const void *source, const uint16_t *scale, int64_t rows,
-                               int64_t columns);
+MOELAB_API int32_t moelab_pack(int32_t weight_format, void *tiles, const void *source, const uint16_t *scale,
+                               int64_t rows, int64_t columns);
 MOELAB_API int32_t moelab_quantise_pack(int32_t weight_format, void *tiles, int32_t source_format, const void *source,
                                         int64_t rows, int64_t columns);
 

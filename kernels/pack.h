@@ -101,10 +101,9 @@ struct nibbles {
         __m256i even = _mm256_and_si256(words, keep), odd = _mm256_and_si256(_mm256_srli_epi32(words, 4), keep);
         even = _mm256_or_si256(even, _mm256_srli_epi32(even, 12)); /* its low half: bytes 0 and 2 of the unit */
         odd = _mm256_or_si256(odd, _mm256_srli_epi32(odd, 12));    /* bytes 1 and 3 */
-        return _mm256_shuffle_epi8(
-            _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xAA),
-            _mm256_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12,
-                             14, 13, 15));
+        return _mm256_shuffle_epi8(_mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xAA),
+                                   _mm256_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15, 0, 2, 1, 3, 4,
+                                                    6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15));
     }
 #elif defined(__SSE2__)
     static inline __m128i of(__m128i words) {
@@ -187,7 +186,8 @@ struct float32_rows {
 
 /* A tile at the edge: its rows and columns that exist, copied into a whole one. */
 template <class Rows>
-void pack_edge(uint8_t *tile, const uint8_t *source, const uint16_t *scale, int64_t rows, int64_t columns, int64_t all_columns) {
+void pack_edge(uint8_t *tile, const uint8_t *source, const uint16_t *scale, int64_t rows, int64_t columns,
+               int64_t all_columns) {
     alignas(64) uint8_t whole_rows[16][Rows::units * 4];
     uint16_t whole_scales[16][2] = {};
     std::memset(whole_rows, Rows::padding, sizeof(whole_rows));
@@ -211,7 +211,8 @@ void pack_rows(uint8_t *tiles, const uint8_t *source, const uint16_t *scale, int
         /* The scales are 16 more streams, too many for the hardware: those of the next tile row, which lie
          * together, by hand. */
         if (Rows::scaled && first + 32 <= rows)
-            for (int64_t group = (first + 16) * groups; group < (first + 32) * groups; group += 32) prefetch(scale + group);
+            for (int64_t group = (first + 16) * groups; group < (first + 32) * groups; group += 32)
+                prefetch(scale + group);
         const int64_t left = rows - first < 16 ? rows - first : 16;
         for (int64_t k = 0; k < num_tiles; k++, tiles += Rows::tile_bytes) {
             const uint8_t *from = source + first * row_bytes + k * Rows::units * 4;
@@ -227,7 +228,8 @@ void pack_rows(uint8_t *tiles, const uint8_t *source, const uint16_t *scale, int
     }
 }
 
-int32_t pack_format(int32_t format, void *tiles, const void *source, const uint16_t *scale, int64_t rows, int64_t columns) {
+int32_t pack_format(int32_t format, void *tiles, const void *source, const uint16_t *scale, int64_t rows,
+                    int64_t columns) {
     uint8_t *to = (uint8_t *)tiles;
     const uint8_t *from = (const uint8_t *)source;
     switch (format) {

@@ -23,7 +23,8 @@ static void run_loop(void *context, int32_t, int32_t) {
     run->operations.fetch_add(run->loop(run->iterations), std::memory_order_relaxed);
 }
 
-extern "C" MOELAB_API uint64_t moelab_peak(moelab_pool *pool, const char *isa, int32_t activation_mode, int64_t iterations) {
+extern "C" MOELAB_API uint64_t moelab_peak(moelab_pool *pool, const char *isa, int32_t activation_mode,
+                                           int64_t iterations) {
     peak_run run;
     run.loop = nullptr;
     run.iterations = iterations;

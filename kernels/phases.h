@@ -113,7 +113,8 @@ template <class K>
 static int32_t run_gate_up(const moelab_moe_job *job, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {
     const int32_t status = check_job(job, K::format, K::mode, 3);
     if (status) return status;
-    const int64_t num_units = tiles_of(job->intermediate_size, 32), num_tile_rows = tiles_of(job->intermediate_size, 16);
+    const int64_t num_units = tiles_of(job->intermediate_size, 32),
+                  num_tile_rows = tiles_of(job->intermediate_size, 16);
     const int64_t row_bytes = tiles_of(job->hidden_size, 64) * K::tile_bytes;
     while (unit_start < unit_stop) {
         const part p = part_at(job, false, num_units, unit_start, unit_stop);
@@ -163,7 +164,8 @@ static void run_rows(const moelab_moe_job *job, const activations &x, bool hidde
  * row_bytes each. What is asked of one expert is cut into MAX_ROWS long runs that advance together. */
 template <class K>
 static void run_units(const moelab_moe_job *job, const activations &x, bool hidden, int projection, int64_t row_bytes,
-                      int64_t num_outputs, int64_t num_tiles, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {
+                      int64_t num_outputs, int64_t num_tiles, int64_t unit_start, int64_t unit_stop,
+                      uint64_t *bytes_read) {
     const int64_t num_units = tiles_of(num_outputs, 16);
     /* Many small matrices one after the other, as the heads of an attention, are one long run already. */
     const bool in_runs = hidden || job->num_experts == 1 || num_units * num_tiles * K::tile_bytes > SMALL_BYTES;
@@ -191,8 +193,8 @@ static int32_t run_down(const moelab_moe_job *job, int64_t unit_start, int64_t u
     if (status) return status;
     const int64_t row_bytes = tiles_of(job->hidden_size, 64) * K::tile_bytes; /* of gate_proj and up_proj */
     const activations x = {job->hidden_q, job->hidden_scale, job->hidden_offset};
-    run_units<K>(job, x, true, 2, row_bytes, job->hidden_size, tiles_of(job->intermediate_size, 64), unit_start, unit_stop,
-                 bytes_read);
+    run_units<K>(job, x, true, 2, row_bytes, job->hidden_size, tiles_of(job->intermediate_size, 64), unit_start,
+                 unit_stop, bytes_read);
     return MOELAB_OK;
 }
 

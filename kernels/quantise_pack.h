@@ -21,7 +21,8 @@ inline uint32_t bits_of(float value) {
 /* Ties to even; NaN stays NaN. */
 inline uint16_t to_bf16(float value) {
     const uint32_t bits = bits_of(value);
-    return (bits & 0x7FFFFFFFu) > 0x7F800000u ? (uint16_t)0x7FC0 : (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+    return (bits & 0x7FFFFFFFu) > 0x7F800000u ? (uint16_t)0x7FC0
+                                              : (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
 }
 inline float from_bf16(uint16_t bits) { return float_of((uint32_t)bits << 16); }
 
@@ -249,7 +250,8 @@ int32_t quantise_from(int32_t format, uint8_t *to, const Number *from, int64_t r
     }
 }
 
-int32_t quantise_format(int32_t format, void *tiles, int32_t source_format, const void *source, int64_t rows, int64_t columns) {
+int32_t quantise_format(int32_t format, void *tiles, int32_t source_format, const void *source, int64_t rows,
+                        int64_t columns) {
     if (format == source_format) return pack_format(format, tiles, source, nullptr, rows, columns);
     return source_format == MOELAB_BF16
                ? quantise_from(format, (uint8_t *)tiles, (const uint16_t *)source, rows, columns)

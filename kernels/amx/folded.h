@@ -19,8 +19,8 @@ struct folded {
     static void configure() { configure_tiles(64, 16); }
 
     template <int R, int B>
-    static void run(const uint8_t *const *rows, int64_t num_tiles, const activations &x, const int64_t *token, int num_tokens,
-                    float *out) {
+    static void run(const uint8_t *const *rows, int64_t num_tiles, const activations &x, const int64_t *token,
+                    int num_tokens, float *out) {
         alignas(64) uint8_t gathered[B * 16 * 128] = {}, expanded[R][1024];
         alignas(64) float sums[R * B * 16 * 16];
         each<R * B>([](auto c) { zero_tile<4 + c>(); });
@@ -35,11 +35,12 @@ struct folded {
         }
         each<R * B>([&](auto c) { store_tile<4 + c>(sums + c * 16 * 16, 64); });
         for (int r = 0; r < R; r++)
-            for (int t = 0; t < num_tokens; t++) ((floats *)out)[r * num_tokens + t] = ((const floats *)sums)[r * B * 16 + t];
+            for (int t = 0; t < num_tokens; t++)
+                ((floats *)out)[r * num_tokens + t] = ((const floats *)sums)[r * B * 16 + t];
     }
 
-    static void dot(const uint8_t *const *rows, int num_rows, int64_t num_tiles, const activations &x, const int64_t *token,
-                    int num_tokens, float *out) {
+    static void dot(const uint8_t *const *rows, int num_rows, int64_t num_tiles, const activations &x,
+                    const int64_t *token, int num_tokens, float *out) {
         run_in_tiles<folded>(rows, num_rows, num_tiles, x, token, num_tokens, out);
     }
 };
@@ -64,7 +65,8 @@ static inline void expand_group(const uint8_t *tile, int group, uint8_t *buffer)
                     const words exact = (words)w;
                     rounded[c] = exact + (((exact >> 16) & 1u) + 0x7fffu);
                 }
-                *(words *)(buffer + ((line * parts + p) * 2 + pair) * 64) = (rounded[0] >> 16) | (rounded[1] & 0xffff0000u);
+                *(words *)(buffer + ((line * parts + p) * 2 + pair) * 64) =
+                    (rounded[0] >> 16) | (rounded[1] & 0xffff0000u);
             }
     }
 }

@@ -21,8 +21,8 @@ struct grouped {
     static void configure() { configure_tiles(32, 8); }
 
     template <int R, int B>
-    static void run(const uint8_t *const *rows, int64_t num_tiles, const activations &x, const int64_t *token, int num_tokens,
-                    float *out) {
+    static void run(const uint8_t *const *rows, int64_t num_tiles, const activations &x, const int64_t *token,
+                    int num_tokens, float *out) {
         alignas(64) uint8_t gathered[B * 16 * 64] = {}, expanded[R][512];
         alignas(64) int32_t sums[2][R * B * 16 * 16];
         for (int i = 0; i < R * num_tokens; i++) ((floats *)out)[i] = floats{};
@@ -56,8 +56,8 @@ struct grouped {
         scale_group(2 * num_tiles - 1);
     }
 
-    static void dot(const uint8_t *const *rows, int num_rows, int64_t num_tiles, const activations &x, const int64_t *token,
-                    int num_tokens, float *out) {
+    static void dot(const uint8_t *const *rows, int num_rows, int64_t num_tiles, const activations &x,
+                    const int64_t *token, int num_tokens, float *out) {
         run_in_tiles<grouped>(rows, num_rows, num_tiles, x, token, num_tokens, out);
     }
 };

@@ -82,8 +82,8 @@ static inline void load_scales(const uint8_t *from, floats *scales) {
 
 /* The rows of activations of one tile of 64 columns, one under the other; the rest of `to` stays as it is. */
 template <int row_bytes>
-static inline void gather_activations(const activations &x, int64_t num_tiles, int64_t k, const int64_t *token, int num_tokens,
-                                      uint8_t *to) {
+static inline void gather_activations(const activations &x, int64_t num_tiles, int64_t k, const int64_t *token,
+                                      int num_tokens, uint8_t *to) {
     for (int t = 0; t < num_tokens; t++)
         std::memcpy(to + t * row_bytes, (const uint8_t *)x.q + (token[t] * num_tiles + k) * row_bytes, row_bytes);
 }

@@ -13,7 +13,8 @@ struct block {
             for (int t = 0; t < M; t++) sums[r][t][0] = sums[r][t][1] = _mm256_setzero_ps();
         for (int64_t k = 0; k < num_tiles; k++) {
             alignas(32) float wide[M][64];
-            for (int t = 0; t < M; t++) widen_bf16<64>((const uint16_t *)x.q + (token[t] * num_tiles + k) * 64, wide[t]);
+            for (int t = 0; t < M; t++)
+                widen_bf16<64>((const uint16_t *)x.q + (token[t] * num_tiles + k) * 64, wide[t]);
             for (int line = 0; line < 32; line++)
                 for (int r = 0; r < R; r++)
                     for (int half = 0; half < 2; half++) {

@@ -14,7 +14,8 @@ struct block {
             for (int column = 0; column < 64; column++)
                 for (int r = 0; r < R; r++)
                     for (int half = 0; half < 2; half++) {
-                        const __m256 w = _mm256_castsi256_ps(stream_half_line(rows[r] + k * 4096 + column * 64 + half * 32));
+                        const __m256 w =
+                            _mm256_castsi256_ps(stream_half_line(rows[r] + k * 4096 + column * 64 + half * 32));
                         for (int t = 0; t < M; t++) {
                             const float a = ((const float *)x.q)[(token[t] * num_tiles + k) * 64 + column];
                             sums[r][t][half] = _mm256_fmadd_ps(w, _mm256_set1_ps(a), sums[r][t][half]);

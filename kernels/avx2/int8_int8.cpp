@@ -1,7 +1,7 @@
-/* int8_g32 weights x int8 activations. vpmaddubsw would saturate (2 * 255 * 127), so a byte is taken as two nibbles, as in
- * int4_int8.cpp: the eight lines of a group stay below 30,480 in each of the two sums, which meet in int32. Unrolled by hand:
- * compilers leave the loop of eight lines, at twice the time. Rows take turns after each group: streams that stand still for
- * a whole tile are read more slowly (docs/log.md has both figures). */
+/* int8_g32 weights x int8 activations. vpmaddubsw would saturate (2 * 255 * 127), so a byte is taken as two nibbles, as
+ * in int4_int8.cpp: the eight lines of a group stay below 30,480 in each of the two sums, which meet in int32. Unrolled
+ * by hand: compilers leave the loop of eight lines, at twice the time. Rows take turns after each group: streams that
+ * stand still for a whole tile are read more slowly (docs/log.md has both figures). */
 #include "vectors.h"
 
 namespace {
@@ -21,7 +21,8 @@ struct block {
                 for (int r = 0; r < R; r++) {
                     const uint8_t *tile = rows[r] + k * 1088;
                     __m256i low[M][2], high[M][2];
-                    for (int t = 0; t < M; t++) low[t][0] = low[t][1] = high[t][0] = high[t][1] = _mm256_setzero_si256();
+                    for (int t = 0; t < M; t++)
+                        low[t][0] = low[t][1] = high[t][0] = high[t][1] = _mm256_setzero_si256();
 #pragma GCC unroll 8
                     for (int line = g * 8; line < g * 8 + 8; line++)
                         for (int half = 0; half < 2; half++) {
@@ -47,7 +48,8 @@ struct block {
                             const __m256i offset = _mm256_set1_epi32(16 * x.offset[group]);
                             for (int half = 0; half < 2; half++) {
                                 const __m256i sum = _mm256_add_epi32(total[r][t][h][half], offset);
-                                const __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(x.scale[group]));
+                                const __m256 value =
+                                    _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(x.scale[group]));
                                 sums[r][t][half] = _mm256_add_ps(sums[r][t][half],
                                                                  _mm256_mul_ps(value, scales_of_rows(scales, half)));
                             }

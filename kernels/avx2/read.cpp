@@ -21,6 +21,12 @@ struct vector {
 
 }  // namespace
 
-extern "C" uint64_t moelab_avx2_read_1(const void *data, uint64_t bytes) { return read_streams<vector, 1, 8>(data, bytes); }
-extern "C" uint64_t moelab_avx2_read_2(const void *data, uint64_t bytes) { return read_streams<vector, 2, 4>(data, bytes); }
-extern "C" uint64_t moelab_avx2_read_4(const void *data, uint64_t bytes) { return read_streams<vector, 4, 2>(data, bytes); }
+extern "C" uint64_t moelab_avx2_read_1(const void *data, uint64_t bytes) {
+    return read_streams<vector, 1, 8>(data, bytes);
+}
+extern "C" uint64_t moelab_avx2_read_2(const void *data, uint64_t bytes) {
+    return read_streams<vector, 2, 4>(data, bytes);
+}
+extern "C" uint64_t moelab_avx2_read_4(const void *data, uint64_t bytes) {
+    return read_streams<vector, 4, 2>(data, bytes);
+}

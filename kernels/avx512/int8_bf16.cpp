@@ -42,7 +42,8 @@ struct block {
                 const __m512i scales = stream_line(tile + 1024);
                 for (int g = 0; g < 2; g++) {
                     const __m512 scale = scales_of_group(scales, g);
-                    const __m512 upper = _mm512_permutexvar_ps(first, scale), lower = _mm512_permutexvar_ps(second, scale);
+                    const __m512 upper = _mm512_permutexvar_ps(first, scale),
+                                 lower = _mm512_permutexvar_ps(second, scale);
                     for (int t = 0; t < M; t++) {
                         sums[r][t][0] = _mm512_fmadd_ps(part[t][g][0], upper, sums[r][t][0]);
                         sums[r][t][1] = _mm512_fmadd_ps(part[t][g][1], lower, sums[r][t][1]);

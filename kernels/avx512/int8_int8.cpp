@@ -22,7 +22,8 @@ struct block {
                         odd[t] = _mm512_setzero_si512();
                     }
                     for (int line = g * 8; line < g * 8 + 8; line += 2) {
-                        const __m512i first = stream_line(tile + line * 64), second = stream_line(tile + line * 64 + 64);
+                        const __m512i first = stream_line(tile + line * 64),
+                                      second = stream_line(tile + line * 64 + 64);
                         for (int t = 0; t < M; t++) {
                             const int8_t *a = (const int8_t *)x.q + (token[t] * num_tiles + k) * 64 + line * 4;
                             even[t] = _mm512_dpbusd_epi32(even[t], first, broadcast32(a));

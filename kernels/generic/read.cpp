@@ -13,5 +13,9 @@ struct word {
 
 }  // namespace
 
-extern "C" uint64_t moelab_generic_read_1(const void *data, uint64_t bytes) { return read_streams<word, 1, 32>(data, bytes); }
-extern "C" uint64_t moelab_generic_read_4(const void *data, uint64_t bytes) { return read_streams<word, 4, 8>(data, bytes); }
+extern "C" uint64_t moelab_generic_read_1(const void *data, uint64_t bytes) {
+    return read_streams<word, 1, 32>(data, bytes);
+}
+extern "C" uint64_t moelab_generic_read_4(const void *data, uint64_t bytes) {
+    return read_streams<word, 4, 8>(data, bytes);
+}

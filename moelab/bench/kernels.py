@@ -262,7 +262,10 @@ def bench_kernels(seconds: float, quick: bool = False) -> list[KernelRow]:
 
 def run(seconds: float = 10.0, quick: bool = False) -> BenchResult:
     """``moelab bench kernels``: ``seconds`` of steps a case, and peers; ``quick``: main cases, under 40 s."""
+    from moelab.bench.layer_call import rows_of_layer_calls
+
     rows = bench_kernels(min(seconds, 2.5) if quick else seconds, quick)
+    rows += rows_of_layer_calls(0.3)
     if "amx" in {row.isa for row in isa_table() if row.supported}:
         from moelab.bench.amx_crossover import rows_of_crossover
 

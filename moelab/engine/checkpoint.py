@@ -91,13 +91,20 @@ class Checkpoint:
 
     def fetch(self, view: torch.Tensor, stream: int = 0) -> torch.Tensor:
         """The numbers of a view (or a part of one) that `read` gave, read from the file; see `MappedFile.fetch`."""
+        file = self._file_of(view)
+        return view if file is None else file.fetch(view, stream)
+
+    def ahead(self, view: torch.Tensor, stream: int = 0) -> None:
+        """This thread fetches the same soon: begin to read it; see `MappedFile.ahead`."""
+        file = self._file_of(view)
+        if file is not None:
+            file.ahead(view, stream)
+
+    def _file_of(self, view: torch.Tensor) -> MappedFile | None:
         address = view.data_ptr()
         with self._opening:  # another worker may open one meanwhile
             files = tuple(self._open_files.values())
-        for file in files:
-            if file.base <= address < file.base + file.num_bytes:
-                return file.fetch(view, stream)
-        return view
+        return next((file for file in files if file.base <= address < file.base + file.num_bytes), None)
 
     def _mapped(self, name: str) -> MappedFile:
         path = self.entries[name].file
@@ -129,6 +136,7 @@ class Checkpoint:
 
     def close(self) -> None:
         """Drop the memory maps (those that no view holds)."""
+        self.reads.close()
         for file in self._open_files.values():
             file.close()
         self._open_files.clear()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from moelab.engine.strips import Fetch
+from moelab.engine.strips import Memory, Source
 from moelab.kernels.arena import ExpertArena
 from moelab.kernels.isa import choose_isa
 from moelab.kernels.job import ACTIVATIONS_OF_FORMAT, WeightFormat
@@ -30,6 +30,7 @@ PACKED_FORMATS: dict[str, WeightFormat] = {
     "float32": "float32", "bf16": "bf16", "int8": "int8_g32", "int4": "int4_g32",
 }  # fmt: skip
 
+MEMORY = Memory()
 Linear = Callable[[torch.Tensor], torch.Tensor]
 Section = tuple[str, tuple[int, ...], np.ndarray]  # packed weights by name: shape of the matrix, tiles (uint8)
 
@@ -99,7 +100,7 @@ class TorchLinears:
 class KernelLinears:
     """Linear layers from packed weights by the kernels; `made` has them in the order of making.
 
-    `fetch` reads what a view of a file covers (`strips`). `saved` gives the tiles of a layer by its name where they
+    `source` is where the weights come from (`strips`). `saved` gives the tiles of a layer by its name where they
     were packed before; None packs the weights. `tasks` are to be run before the layers compute; None packs at once.
     """
 
@@ -108,11 +109,11 @@ class KernelLinears:
         weight_format: WeightFormat,
         isa: str | None,
         pool: Pool,
-        fetch: Fetch = lambda view: view,
+        source: Source = MEMORY,
         saved: Callable[[str], Tiles] | None = None,
         tasks: Tasks | None = None,
     ) -> None:
-        self.weight_format, self.isa, self.pool, self.fetch, self.saved = weight_format, isa, pool, fetch, saved
+        self.weight_format, self.isa, self.pool, self.source, self.saved = weight_format, isa, pool, source, saved
         self.tasks = tasks
         self.made: list[KernelLinear | KernelMLP] = []
 
@@ -156,7 +157,7 @@ class KernelLinears:
         return "amx+avx512" if self.isa == "amx" and weight_format == "float32" else self.isa
 
     def _source(self, name: str, weights: Sequence[torch.Tensor]) -> Rows | Tiles:
-        rows = Rows(weights, self.fetch)
+        rows = Rows(weights, self.source)
         if self.saved is None:
             return rows
         saved = self.saved(name)
@@ -168,23 +169,33 @@ class KernelLinears:
 class Rows:
     """Rows of tensors of any float type, one below the other, as the packer takes them, a strip at a time."""
 
-    def __init__(self, weights: Sequence[torch.Tensor], fetch: Fetch = lambda view: view) -> None:
-        self.weights, self.fetch = weights, fetch
+    def __init__(self, weights: Sequence[torch.Tensor], source: Source = MEMORY) -> None:
+        self.weights, self.source = weights, source
         self.shape = (sum(len(weight) for weight in weights), *weights[0].shape[1:])
 
     def __getitem__(self, rows: Any) -> Any:
         """A matrix of several, or a strip of rows: bf16 bits (uint16) or float32."""
         if isinstance(rows, int):
-            return Rows([self.weights[0][rows]], self.fetch)
+            return Rows([self.weights[0][rows]], self.source)
+        strips = self._strips(rows)
+        if len(strips) == 1:
+            return _numbers(self.source.fetch(strips[0]))
+        return np.concatenate([_numbers(self.source.fetch(strip)).copy() for strip in strips])
+
+    def ahead(self, rows: slice) -> None:
+        """The same thread asks for this strip soon."""
+        for strip in self._strips(rows):
+            self.source.ahead(strip)
+
+    def _strips(self, rows: slice) -> list[torch.Tensor]:
+        """The parts of the tensors that the rows are made of."""
         strips, first = [], 0
         for weight in self.weights:
             strip = weight[max(rows.start - first, 0) : max(rows.stop - first, 0)]
             first += len(weight)
-            if len(strip) == rows.stop - rows.start:
-                return _numbers(self.fetch(strip))
             if len(strip):
-                strips.append(_numbers(self.fetch(strip)).copy())  # of two tensors: the buffer holds one at a time
-        return np.concatenate(strips)
+                strips.append(strip)
+        return strips
 
 
 def _numbers(strip: torch.Tensor) -> np.ndarray:

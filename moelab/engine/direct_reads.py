@@ -1,10 +1,10 @@
-"""DirectReads: parts of files read past the page cache, into buffers on huge pages that a thread uses again.
+"""DirectReads: parts of files read past the page cache, ahead of their use, into buffers on huge pages.
 
 A disk that delivers more than a core copies is kept waiting by the page cache: every byte costs a page, its
 bookkeeping and a copy. `O_DIRECT` costs next to nothing, but only into huge pages: ordinary ones are scattered, and a
 read of 2 MB becomes hundreds of pieces (docs/log.md). What the page cache holds already is not read this way, nor what
 lies on a slow disk, whose content had better stay in the cache. Linux; elsewhere, and on file systems without
-`O_DIRECT`, `open` gives None. It does not know tensors. Floor 2.
+`O_DIRECT`, `open_direct` gives None. It does not know tensors. Floor 2.
 """
 
 from __future__ import annotations
@@ -14,34 +14,48 @@ import mmap
 import os
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from moelab.engine.disk_queue import DiskQueue, open_queue
 from moelab.kernels.pages import HUGE_PAGE_BYTES, map_pages
+from moelab.kernels.pool import AHEAD
 
 ALIGNMENT = 4096  # of offset, length and memory: enough for any sector and page of x86
 SLOW_BYTES_PER_S = 200e6  # the page cache is no hindrance below
 SURE_BYTES = 64 << 20  # read before a disk is called slow
+RING = AHEAD + 2  # buffers of a stream: of tasks drawn ahead, the one in use, and one that nobody waits for
+GRANULE = 64 << 10
 
 
-@dataclass
+@dataclass(eq=False)
 class Buffer:
-    """Memory of one thread; it holds the bytes [first, stop) of `path`."""
+    """Memory of one thread; it holds, or will hold, the bytes [first, stop) of `path`."""
 
     memory: np.ndarray
     path: Path | None = None
     first: int = 0
     stop: int = 0
+    read: int | None = None  # that is on its way
+    wanted: bool = False  # read ahead, and not fetched yet
 
     def holds(self, path: Path, first: int, stop: int) -> bool:
         return self.path == path and self.first <= first and stop <= self.stop
 
     def part(self, first: int, stop: int) -> np.ndarray:
         return self.memory[first - self.first : stop - self.first]
+
+
+@dataclass
+class Own:
+    """What belongs to one thread: buffers by stream, the next to be used first, and its queue."""
+
+    rings: dict[int, list[Buffer]] = field(default_factory=dict)
+    queue: DiskQueue | None = None
 
 
 class DirectReads:
@@ -52,35 +66,73 @@ class DirectReads:
 
     def __init__(self) -> None:
         self.num_bytes = 0
-        self._own = threading.local()
+        self._local = threading.local()
         self._counting = threading.Lock()
+        self._queues: list[DiskQueue] = []
         self._in_flight, self._since, self._busy_s = 0, 0.0, 0.0
 
-    def buffers(self) -> dict[int, Buffer]:
-        """Those of this thread, by stream."""
-        buffers: dict[int, Buffer] = self._own.__dict__.setdefault("buffers", {})
-        return buffers
+    def held(self, path: Path, first: int, stop: int) -> Buffer | None:
+        """The buffer of this thread that holds these bytes, read or on their way."""
+        buffers = (buffer for ring in self._own().rings.values() for buffer in ring)
+        return next((buffer for buffer in buffers if buffer.holds(path, first, stop)), None)
 
     def buffer(self, stream: int, num_bytes: int) -> Buffer:
-        """One of at least so many bytes, on huge pages; its former content is gone."""
-        buffers = self.buffers()
-        if stream not in buffers or len(buffers[stream].memory) < num_bytes:
-            size = -(-num_bytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
-            buffers[stream] = Buffer(map_pages(size).memory)
-        buffers[stream].path = None
-        return buffers[stream]
+        """One of at least so many bytes, on huge pages, whose content is gone: the oldest that nobody waits for."""
+        own = self._own()
+        ring = own.rings.get(stream, [])
+        if not ring or len(ring[0].memory) < num_bytes:
+            for buffer in ring:
+                self.arrive(buffer)
+            size = -(-num_bytes // GRANULE) * GRANULE
+            whole = map_pages(max(RING * size, HUGE_PAGE_BYTES)).memory
+            ring = own.rings[stream] = [Buffer(whole[start : start + size]) for start in range(0, RING * size, size)]
+        buffer = next((buffer for buffer in ring if not buffer.wanted), ring[0])
+        ring.remove(buffer)
+        ring.append(buffer)
+        self.arrive(buffer)
+        buffer.path, buffer.wanted = None, False
+        return buffer
 
     def worth_while(self) -> bool:
         """Is the disk fast, as far as is known?"""
         with self._counting:
             return self.num_bytes < SURE_BYTES or self.num_bytes > SLOW_BYTES_PER_S * self._busy_s
 
+    def start(self, descriptor: int, buffer: Buffer, num_bytes: int, offset: int) -> bool:
+        """Begin to fill a buffer from `offset`, both at multiples of ALIGNMENT; False where that cannot be."""
+        own = self._own()
+        if own.queue is None:
+            if not hasattr(self._local, "asked"):
+                self._local.asked = True
+                own.queue = open_queue(4 * RING)
+            if own.queue is None:
+                return False
+            with self._counting:
+                self._queues.append(own.queue)
+        self._begin()
+        buffer.read = own.queue.start(descriptor, buffer.memory[:num_bytes], offset)
+        if buffer.read is None:
+            self._end(0)
+        return buffer.read is not None
+
+    def arrive(self, buffer: Buffer) -> None:
+        """Wait for what is on its way to a buffer; it holds nothing where that failed."""
+        if buffer.read is None:
+            return
+        queue, number, got = self._own().queue, buffer.read, 0
+        assert queue is not None
+        buffer.read = None
+        try:
+            got = queue.wait(number)
+        except OSError:  # it will be read again, and fail by name
+            buffer.path = None
+        finally:
+            self._end(got)
+        buffer.stop = min(buffer.stop, buffer.first + got)
+
     def read(self, descriptor: int, into: np.ndarray, offset: int) -> int:
         """Fill `into` from `offset`, both at multiples of ALIGNMENT; how many bytes there were. OSError."""
-        with self._counting:
-            if self._in_flight == 0:
-                self._since = time.perf_counter()
-            self._in_flight += 1
+        self._begin()
         got = 0
         try:
             # A read that ends elsewhere than at a multiple has met the end of the file.
@@ -89,12 +141,30 @@ class DirectReads:
                 if count % ALIGNMENT:
                     break
         finally:
-            with self._counting:
-                self._in_flight -= 1
-                if self._in_flight == 0:
-                    self._busy_s += time.perf_counter() - self._since
-                self.num_bytes += got
+            self._end(got)
         return got
+
+    def close(self) -> None:
+        """Wait for what is on its way, of all threads, which must read no more."""
+        for queue in self._queues:
+            queue.close()
+
+    def _own(self) -> Own:
+        own: Own = self._local.__dict__.setdefault("own", Own())
+        return own
+
+    def _begin(self) -> None:
+        with self._counting:
+            if self._in_flight == 0:
+                self._since = time.perf_counter()
+            self._in_flight += 1
+
+    def _end(self, num_bytes: int) -> None:
+        with self._counting:
+            self._in_flight -= 1
+            if self._in_flight == 0:
+                self._busy_s += time.perf_counter() - self._since
+            self.num_bytes += num_bytes
 
 
 def open_direct(path: Path) -> int | None:

@@ -145,14 +145,23 @@ class ExpertTensors:
             return [(name, whole)]
         return [(f"{name}_packed", whole), (f"{name}_scale", whole)]
 
+    def ahead(self, strip: Strip) -> None:
+        """The same thread packs this strip soon."""
+        for stream, (_, view) in enumerate(self._views(strip)):
+            self.checkpoint.ahead(view, stream)
+
     def _parts(self, strip: Strip) -> list[tuple[str, torch.Tensor]]:
         """The strip's rows of each of its tensors, read from the file."""
-        parts = []
-        for stream, (name, rows) in enumerate(self._tensors(strip.expert, strip.projection)):
+        return [(name, self.checkpoint.fetch(view, stream)) for stream, (name, view) in enumerate(self._views(strip))]
+
+    def _views(self, strip: Strip) -> list[tuple[str, torch.Tensor]]:
+        """The strip's rows of each of its tensors, the weights first."""
+        found = []
+        for name, rows in self._tensors(strip.expert, strip.projection):
             tensor = self.checkpoint.read(name)
             matrix = tensor[strip.expert] if self.form == "fused" else tensor
-            parts.append((name, self.checkpoint.fetch(matrix[rows][strip.first : strip.stop], stream)))
-        return parts
+            found.append((name, matrix[rows][strip.first : strip.stop]))
+        return found
 
     def _read_small(self, name: str) -> torch.Tensor:
         """A whole tensor, on a stream of its own so that nothing else that was fetched is lost."""

@@ -198,7 +198,7 @@ def _load(
         def join(weights: Sequence[torch.Tensor], dtype: torch.dtype | None) -> torch.Tensor:
             if device.type != "cpu":  # they are read at once
                 bar.add(sum(weight.nbytes for weight in weights))
-            return joined_copy(weights, dtype or dense, device, tasks, checkpoint.fetch)
+            return joined_copy(weights, dtype or dense, device, tasks, checkpoint)
 
         def read(name: str, kind: Literal["dense", "exact", "float32", "mapped"] = "dense") -> torch.Tensor:
             nonlocal read_bytes, kept_bytes
@@ -213,7 +213,7 @@ def _load(
         linears = (
             TorchLinears(join)
             if linear_format is None
-            else KernelLinears(PACKED_FORMATS[linear_format], routed[0].isa.isa, pool, checkpoint.fetch, saved, tasks)
+            else KernelLinears(PACKED_FORMATS[linear_format], routed[0].isa.isa, pool, checkpoint, saved, tasks)
         )
         model = opened.module.Model(spec, opened.text_config, read, routed, device, linears)
         tasks.run(pool, bar.part(bar.left))

@@ -39,7 +39,7 @@ class MappedFile:
         self.num_bytes = len(self._mapping)
         # A stream of its own for each keeps the system's own reading ahead undisturbed.
         self._streams = [path.open("rb", buffering=0) for _ in range(STREAMS)]
-        self._direct = open_direct(path)
+        self._direct = self._opened_direct = open_direct(path)
         self._reads = DirectReads() if reads is None else reads
 
     def tensor(self, dtype: torch.dtype, shape: tuple[int, ...], offset: int) -> torch.Tensor:
@@ -57,29 +57,53 @@ class MappedFile:
 
         A view of which most lies between its own numbers, or a copy (see `tensor`), comes back as it is.
         """
+        span = self._span(view)
+        if span is None:
+            return view
+        part = torch.from_numpy(self._read(*span, stream)).view(view.dtype)
+        return part.as_strided(view.shape, view.stride())
+
+    def ahead(self, view: torch.Tensor, stream: int = 0) -> None:
+        """Begin to read what this thread fetches soon, after at most AHEAD others of the stream. Never raises."""
+        span = self._span(view)
+        if span is None or not self._is_direct(*span) or self._reads.held(self.path, *span) is not None:
+            return
+        begin, end = aligned(*span)
+        buffer = self._reads.buffer(stream, end - begin)
+        if self._direct is not None and self._reads.start(self._direct, buffer, end - begin, begin):
+            buffer.path, buffer.first, buffer.stop, buffer.wanted = self.path, begin, end, True
+
+    def _span(self, view: torch.Tensor) -> tuple[int, int] | None:
+        """First and last byte of the file that a view covers; None where it is not to be read."""
         first = view.data_ptr() - self.base
         numbers = 1 + sum((size - 1) * stride for size, stride in zip(view.shape, view.stride(), strict=True))
         stop = first + numbers * view.itemsize
         inside = first >= 0 and stop <= self.num_bytes
         if not inside or view.nbytes == 0 or stop - first > 2 * view.nbytes or not hasattr(os, "preadv"):
-            return view
-        part = torch.from_numpy(self._read(first, stop, stream)).view(view.dtype)
-        return part.as_strided(view.shape, view.stride())
+            return None
+        return first, stop
+
+    def _is_direct(self, first: int, stop: int) -> bool:
+        """Are these bytes better read past the page cache?"""
+        if self._direct is None or not self._reads.worth_while():
+            return False
+        return not is_cached(self.base + first, stop - first)
 
     def _read(self, first: int, stop: int, stream: int) -> np.ndarray:
         """The bytes [first, stop), uint8."""
-        for buffer in self._reads.buffers().values():
-            if buffer.holds(self.path, first, stop):
-                return buffer.part(first, stop)
-        begin = first // ALIGNMENT * ALIGNMENT
-        end = -(-stop // ALIGNMENT) * ALIGNMENT + FURTHER_BYTES
+        held = self._reads.held(self.path, first, stop)
+        if held is not None:
+            self._reads.arrive(held)
+            held.wanted = False
+            if held.holds(self.path, first, stop):  # else the read ahead failed, or the file is shorter
+                return held.part(first, stop)
+        begin, end = aligned(first, stop)
         buffer = self._reads.buffer(stream, end - begin)
         got = 0
-        if self._direct is not None and self._reads.worth_while() and not is_cached(self.base + first, stop - first):
+        if self._direct is not None and self._is_direct(first, stop):
             try:
                 got = self._reads.read(self._direct, buffer.memory[: end - begin], begin)
-            except OSError:  # a file system that opens so and does not read so
-                os.close(self._direct)
+            except OSError:  # a file system that opens so and does not read so: no more of it
                 self._direct = None
         if got < stop - begin:
             got = self._read_cached(buffer.memory[: stop - begin], begin, stream)
@@ -102,6 +126,11 @@ class MappedFile:
         """No more fetching; the mapping goes with its last view."""
         for stream in self._streams:
             stream.close()
-        if self._direct is not None:
-            os.close(self._direct)
-            self._direct = None
+        if self._opened_direct is not None:
+            os.close(self._opened_direct)
+        self._direct = self._opened_direct = None
+
+
+def aligned(first: int, stop: int) -> tuple[int, int]:
+    """What is read of a file for its bytes [first, stop)."""
+    return first // ALIGNMENT * ALIGNMENT, -(-stop // ALIGNMENT) * ALIGNMENT + FURTHER_BYTES

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 FIRST_CAPACITY = 1024
 FLUSH_TOKENS = 512  # tokens that a kill may cost; the log is written once per so many
+Pending = tuple[int, TokenRows, np.ndarray, np.ndarray]  # a step, its rows, expert ids, gate weights
 PENDING_TOKENS = 256  # copied at once: the cost of a NumPy call, not the copy, is what a step would feel
 
 
@@ -137,7 +138,7 @@ class Recorder:
         self._index_of_domain: dict[str | None, int] = {None: -1} | {n: i for i, n in enumerate(header.domains)}
         self._first_step: int | None = None
         self._num_tokens = 0
-        self._pending: list[tuple[int, TokenRows, np.ndarray, np.ndarray]] = []
+        self._pending: list[Pending] = []
         self.num_pending = 0  # tokens that are kept and not yet copied
         self._allocate(FIRST_CAPACITY)
 
@@ -178,28 +179,41 @@ class Recorder:
         pending, self._pending, self.num_pending = self._pending, [], 0
         if not pending:
             return
-        steps, rows, expert_ids, gate_weights = zip(*pending, strict=True)
-        counts = [len(each) for each in rows]
+        _, _, expert_ids, gate_weights = zip(*pending, strict=True)
+        columns = self._columns(pending)
         start = self._num_tokens
-        stop = start + sum(counts)
+        stop = start + len(columns["step"])
         if stop > len(self._experts):
             self._grow(max(stop, 2 * len(self._experts)))
         self._experts[start:stop] = np.concatenate(expert_ids, axis=1).transpose(1, 0, 2)
         self._gate_weights[start:stop] = np.concatenate(gate_weights, axis=1).transpose(1, 0, 2)
         for name, array in self._extras.items():
-            array[start:stop] = np.concatenate([getattr(each, name) for each in rows], axis=1).transpose(1, 0, 2)
-        domains = [np.array([self._domain(name) for name in each.domains], np.int16) for each in rows]
-        columns = {
-            "step": np.repeat(np.array(steps) - self._first_step, counts),
-            "request": np.concatenate([each.request for each in rows]),
-            "position": np.concatenate([each.position for each in rows]),
-            "phase": np.repeat([each.phase for each in rows], counts),
-            "domain": np.concatenate([each.of_sequences(ids) for each, ids in zip(rows, domains, strict=True)]),
-            "token_id": np.concatenate([each.token_id for each in rows]) if self._keep_text else NO_TOKEN_ID,
-        }
+            of_steps = [getattr(rows, name) for _, rows, _, _ in pending]
+            array[start:stop] = np.concatenate(of_steps, axis=1).transpose(1, 0, 2)
         for name, column in columns.items():
             self._table[name][start:stop] = column
+        self._table["token_id"][start:stop] = (
+            np.concatenate([rows.token_id for _, rows, _, _ in pending]) if self._keep_text else NO_TOKEN_ID
+        )
         self._num_tokens = stop
+
+    def _columns(self, pending: list[Pending]) -> dict[str, list[int]]:
+        """Columns of the token table, an entry for each row, as lists: arrays of single steps would cost more."""
+        columns: dict[str, list[int]] = {name: [] for name in ("step", "request", "position", "phase", "domain")}
+        for step, rows, _, _ in pending:
+            count, num_queries = len(rows), rows.token_ids.shape[1]
+            columns["step"] += [step - (self._first_step or 0)] * count
+            columns["phase"] += [int(rows.phase)] * count
+            ids = [self._domain(name) for name in rows.domains]
+            if num_queries == 1:
+                columns["request"] += rows.requests
+                columns["position"] += rows.starts
+                columns["domain"] += ids
+            else:
+                columns["request"] += rows.request.tolist()
+                columns["position"] += rows.position.tolist()
+                columns["domain"] += [each for each in ids for _ in range(num_queries)]
+        return columns
 
     def _domain(self, name: str | None) -> int:
         if name not in self._index_of_domain:

@@ -58,7 +58,8 @@ def fill_arenas(experts: list[ExpertTensors], layout: ExpertLayout, tasks: Tasks
     strips = [(strip, layer) for layer in range(len(experts)) for strip in experts[layer].strips(strip_bytes)]
     strips.sort(key=lambda pair: pair[0].place)
     for strip, layer in strips:
-        tasks.add(strip.num_bytes, partial(experts[layer].pack, strip, arenas[layer][strip.expert], layout))
+        pack = partial(experts[layer].pack, strip, arenas[layer][strip.expert], layout)
+        tasks.add(strip.num_bytes, pack, partial(experts[layer].ahead, strip))
     return arenas
 
 

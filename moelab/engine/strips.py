@@ -5,22 +5,42 @@ It does not know names or layers. Floor 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 import torch
 
 from moelab.kernels.pages import map_pages
 from moelab.kernels.tasks import Tasks
 
-STRIP_BYTES = 2 << 20  # of the source: what a worker reads and converts at once, in the caches
+# Of the source: what a worker reads and converts at once, in the caches; with what comes along, in a huge page.
+STRIP_BYTES = (2 << 20) - (32 << 10)
 SMALL_BYTES = 1 << 20  # such tensors are copied where they are asked for
 
-Fetch = Callable[[torch.Tensor], torch.Tensor]  # a view of a file -> the same numbers, read
+
+class Source(Protocol):
+    """Where views come from: a checkpoint."""
+
+    def fetch(self, view: torch.Tensor) -> torch.Tensor:
+        """The same numbers, read; valid until the same thread fetches again."""
+
+    def ahead(self, view: torch.Tensor) -> None:
+        """The same thread will fetch this soon."""
+
+
+class Memory:
+    """Tensors that are in memory already."""
+
+    def fetch(self, view: torch.Tensor) -> torch.Tensor:
+        return view
+
+    def ahead(self, view: torch.Tensor) -> None:
+        pass
 
 
 def joined_copy(
-    weights: Sequence[torch.Tensor], dtype: torch.dtype, device: torch.device, tasks: Tasks, fetch: Fetch
+    weights: Sequence[torch.Tensor], dtype: torch.dtype, device: torch.device, tasks: Tasks, source: Source
 ) -> torch.Tensor:
     """The weights below each other, as `dtype` on `device`; no part of them exists twice.
 
@@ -31,7 +51,7 @@ def joined_copy(
     if device.type != "cpu" or num_bytes < SMALL_BYTES:
         joined = torch.empty(shape, dtype=dtype, device=device)
         first = 0
-        for weight in map(fetch, weights):
+        for weight in map(source.fetch, weights):
             joined[first : first + len(weight)].copy_(weight) if shape else joined.copy_(weight)
             first += len(weight) if shape else 0
         return joined
@@ -41,10 +61,11 @@ def joined_copy(
         height = max(STRIP_BYTES * len(weight) // max(weight.nbytes, 1), 1)
         for first in range(0, len(weight), height):
             part = weight[first : first + height]
-            tasks.add(part.nbytes, partial(_copy, joined[row + first : row + first + len(part)], part, fetch))
+            into = joined[row + first : row + first + len(part)]
+            tasks.add(part.nbytes, partial(_copy, into, part, source), partial(source.ahead, part))
         row += len(weight)
     return joined
 
 
-def _copy(into: torch.Tensor, part: torch.Tensor, fetch: Fetch) -> None:
-    into.copy_(fetch(part))
+def _copy(into: torch.Tensor, part: torch.Tensor, source: Source) -> None:
+    into.copy_(source.fetch(part))

@@ -42,7 +42,7 @@ KEEP_TOKENS = 16
 
 
 PARALLEL_BYTES = 500_000  # below this one worker packs a matrix before the others are awake
-STRIP_BYTES = 2_000_000  # of tiles, about: what a worker packs at once
+STRIP_NUMBERS = 1_000_000  # what a worker packs at once: 2 MB of bf16
 
 
 class Rows(Protocol):
@@ -207,20 +207,21 @@ def pack_matrices(
         read_tiles(memory, now)
     else:
         alone = len(memory) // (4 * (1 if pool is None else pool.num_workers))  # so that nobody waits long at its end
-        now.extend(pack_tasks(memory, weights, weight_format, STRIP_BYTES if tasks is not None else max(alone, 1)))
+        now.extend(pack_tasks(memory, weights, weight_format, len(memory) if tasks is not None else max(alone, 1)))
     if tasks is None:
         now.run(None if pool is None or pool.num_workers == 1 or len(memory) < PARALLEL_BYTES else pool)
 
 
 def pack_tasks(
     memory: np.ndarray, weights: Any, weight_format: WeightFormat, largest_bytes: int
-) -> list[tuple[int, Task]]:
-    """The tasks of ``pack_matrices``: strips of at most ``largest_bytes`` of tiles, or of STRIP_BYTES."""
+) -> list[tuple[int, Task, Task | None]]:
+    """The tasks of ``pack_matrices``: strips of at most ``largest_bytes`` of tiles, or of STRIP_NUMBERS."""
     num_matrices = weights.shape[0] if len(weights.shape) == 3 else None
     num_rows, num_columns = weights.shape[-2:]
     layout = ExpertLayout(num_columns, num_rows, weight_format)
     matrix_bytes, row_bytes = len(memory) // (num_matrices or 1), layout.projection_bytes(TILE_ROWS, num_columns)
-    rows = min(STRIP_BYTES, largest_bytes) // row_bytes * TILE_ROWS or TILE_ROWS
+    of_numbers = STRIP_NUMBERS // (TILE_ROWS * num_columns)
+    rows = max(min(of_numbers, largest_bytes // row_bytes), 1) * TILE_ROWS
 
     def pack(number: int, first: int, stop: int) -> None:
         start = number * matrix_bytes + first // TILE_ROWS * row_bytes
@@ -229,8 +230,17 @@ def pack_tasks(
         part = matrix[first:stop]
         quantise_pack(tiles, part if part.dtype == np.uint16 else part.astype(np.float32, copy=False), weight_format)
 
+    def ahead(number: int, first: int, stop: int) -> None:
+        matrix = weights if num_matrices is None else weights[number]
+        matrix.ahead(slice(first, stop))
+
+    has_ahead = hasattr(weights, "ahead")
     return [
-        ((stop - first) * num_columns, partial(pack, number, first, stop))
+        (
+            (stop - first) * num_columns,
+            partial(pack, number, first, stop),
+            partial(ahead, number, first, stop) if has_ahead else None,
+        )
         for number in range(num_matrices or 1)
         for first in range(0, num_rows, rows)
         for stop in [min(first + rows, num_rows)]

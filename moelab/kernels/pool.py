@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,8 @@ from moelab.kernels.native import library
 from moelab.kernels.native_workers import NativeWorkers
 from moelab.kernels.places import places
 from moelab.kernels.python_workers import PythonWorkers
+
+AHEAD = 2  # tasks that a worker draws before it does them, where it is told of each
 
 
 class Pool:
@@ -90,20 +93,34 @@ class Pool:
             finally:
                 self._owner = None
 
-    def draw(self, num_tasks: int, task: Callable[[int], object], after: Callable[[int], object] | None = None) -> None:
+    def draw(
+        self,
+        num_tasks: int,
+        task: Callable[[int], object],
+        after: Callable[[int], object] | None = None,
+        ahead: Callable[[int], object] | None = None,
+    ) -> None:
         """``task(0)`` .. ``task(num_tasks - 1)``, which the workers draw in rising order, so that none waits long.
 
         ``after(number)`` is called by the caller's own worker alone, between its tasks, with the number of finished
-        ones: for a progress bar. Raises as ``run`` does; after an exception no further task is begun.
+        ones: for a progress bar. ``ahead(number)`` is called by the worker that drew the task, AHEAD other tasks before
+        it does it. Raises as ``run`` does; after an exception no further task is begun.
         """
         numbers = itertools.count()
         num_done = [0] * self.num_workers
         failed: list[int] = []
 
         def work(worker: int, num_workers: int) -> None:
+            drawn: deque[int] = deque()
             try:
-                while not failed and (number := next(numbers)) < num_tasks:
-                    task(number)
+                while not failed:
+                    while len(drawn) <= (AHEAD if ahead is not None else 0) and (number := next(numbers)) < num_tasks:
+                        drawn.append(number)
+                        if ahead is not None:
+                            ahead(number)
+                    if not drawn:
+                        break
+                    task(drawn.popleft())
                     num_done[worker] += 1
                     if worker == 0 and after is not None:
                         after(sum(num_done))

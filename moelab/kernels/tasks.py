@@ -20,25 +20,39 @@ class Tasks:
 
     def __init__(self) -> None:
         self._tasks: list[Task] = []
+        self._aheads: list[Task | None] = []
         self._bytes: list[int] = []
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def add(self, num_bytes: int, task: Task) -> None:
+    def add(self, num_bytes: int, task: Task, ahead: Task | None = None) -> None:
+        """``ahead`` is called by the worker that will do the task, some other tasks before (``Pool.draw``)."""
         self._tasks.append(task)
+        self._aheads.append(ahead)
         self._bytes.append(num_bytes)
 
-    def extend(self, tasks: Sequence[tuple[int, Task]]) -> None:
-        for num_bytes, task in tasks:
-            self.add(num_bytes, task)
+    def extend(self, tasks: Sequence[tuple[int, Task, Task | None]]) -> None:
+        for num_bytes, task, ahead in tasks:
+            self.add(num_bytes, task, ahead)
 
     def run(self, pool: Pool | None, advance: Advance = lambda done: None) -> None:
         """Do all of it (None: alone) and forget it. Raises what a task raises; no further one is begun then."""
-        tasks, sums = self._tasks, list(accumulate(self._bytes, initial=0))
-        self._tasks, self._bytes = [], []
+        tasks, aheads, sums = self._tasks, self._aheads, list(accumulate(self._bytes, initial=0))
+        self._tasks, self._aheads, self._bytes = [], [], []
+
+        def look_ahead(number: int) -> None:
+            begin = aheads[number]
+            if begin is not None:
+                begin()
+
         if pool is None:
             for task in tasks:
                 task()
         else:
-            pool.draw(len(tasks), lambda number: tasks[number](), lambda done: advance(sums[done] / max(sums[-1], 1)))
+            pool.draw(
+                len(tasks),
+                lambda number: tasks[number](),
+                lambda done: advance(sums[done] / max(sums[-1], 1)),
+                look_ahead,
+            )

@@ -8,10 +8,10 @@ from dataclasses import asdict
 
 import pytest
 
-from moelab.bench import beside_peers, kernels
+from moelab.bench import beside_peers, kernels, layer_call
 from moelab.cli import main
 from moelab.domain.model import ModelSpec
-from moelab.kernels import Pool, isa_table
+from moelab.kernels import ExpertArena, Pool, isa_table
 from moelab.store import shipped
 
 KEYS = "isa weights activation batch threads ms_median ms_min ms_max percent_of_read_limit gflops relative_error"
@@ -40,6 +40,19 @@ def test_every_case_of_this_machine_is_a_row(small):
         assert row["ms_min"] <= row["ms_median"] <= row["ms_max"]
         assert row["percent_of_read_limit"] > 0
         assert row["relative_error"] < 0.03
+
+
+def test_an_empty_layer_call_is_two_rows_of_each_isa():
+    """In the library and from Python, by two workers, who take part however little there is."""
+    rows = layer_call.rows_of_layer_calls(0.001)
+    with Pool(2) as pool, ExpertArena(layer_call.LAYOUT, 4) as arena:
+        isas = [isa for isa in AVAILABLE if isa != "numba"] if pool.num_workers == 2 else []
+        for isa in isas:
+            assert layer_call.OnPool(layer_call.LAYOUT, arena.addresses, isa, "int8", pool).workers(1) is pool
+    assert [row.isa.split(":")[0] for row in rows] == [isa for isa in isas for _ in range(2)]
+    for inside, outside in zip(rows[::2], rows[1::2], strict=True):
+        assert 0 < inside.ms_min <= inside.ms_median <= outside.ms_median
+        assert inside.threads == 2
 
 
 def test_missing_peer_is_a_row(small, monkeypatch):

@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 
 from moelab.engine import direct_reads
 from moelab.engine.checkpoint import Checkpoint
+from moelab.engine.disk_queue import open_queue
 from moelab.engine.mapped_file import SMALL_STREAM
+from moelab.kernels.pages import map_pages
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and the page cache of Linux")
 ROWS, COLUMNS = 700, 1001  # of bf16: rows begin at every remainder of a sector
@@ -137,3 +139,64 @@ def test_the_rate_counts_reads_at_one_time_once(tmp_path, monkeypatch):
     assert reads.read(0, np.zeros(8192, np.uint8), 0) == 8192
     assert reads.num_bytes == 3 * 4096
     assert reads._busy_s == 1.5
+
+
+@pytest.mark.parametrize("queue", [True, False])
+def test_what_was_read_ahead_is_what_the_file_holds(opened, monkeypatch, queue):
+    """Random parts, fetched in the order of asking, some never; more of them than there are buffers."""
+    if not queue:
+        monkeypatch.setattr(direct_reads, "open_queue", lambda depth: None)
+    checkpoint, tensors, path = opened
+    rng = np.random.default_rng(2)
+    view, asked = checkpoint.read("matrix"), []
+    for number in range(150):
+        first, stop = sorted(int(row) for row in rng.choice(ROWS + 1, 2, replace=False))
+        drop(path)
+        checkpoint.ahead(view[first:stop], number % 2)
+        asked.append((first, stop, number % 2))
+        while len(asked) > 9 or (asked and rng.random() < 0.5):
+            first, stop, stream = asked.pop(0)
+            if rng.random() < 0.8:
+                assert torch.equal(checkpoint.fetch(view[first:stop], stream), tensors["matrix"][first:stop])
+    assert (checkpoint.reads.num_bytes > view.nbytes) == has_direct(path)
+
+
+def test_tasks_drawn_ahead_find_their_buffers(opened):
+    """No part is read twice where the parts come in the order of asking, as `Tasks` draws them."""
+    checkpoint, tensors, _ = opened
+    view, reads = checkpoint.read("matrix"), checkpoint.reads
+    parts = [(first, first + 20) for first in range(0, ROWS, 20)]
+    for number in range(len(parts) + direct_reads.AHEAD):
+        if number < len(parts):
+            checkpoint.ahead(view[slice(*parts[number])])
+        if number >= direct_reads.AHEAD:
+            first, stop = parts[number - direct_reads.AHEAD]
+            assert torch.equal(checkpoint.fetch(view[first:stop]), tensors["matrix"][first:stop])
+    assert reads.num_bytes <= len(parts) * (20 * 2 * COLUMNS + 4 * 4096)
+
+
+def test_a_file_that_became_shorter_is_an_error(opened):
+    checkpoint, _, path = opened
+    view = checkpoint.read("matrix")
+    os.truncate(path, 4096)
+    checkpoint.ahead(view[-10:])
+    with pytest.raises(OSError, match="it changed; load again"):
+        checkpoint.fetch(view[-10:])
+
+
+def test_a_queue_takes_as_many_reads_as_it_is_deep(opened):
+    _, _, path = opened
+    queue = open_queue(2)
+    if queue is None or not has_direct(path):
+        return  # the tests above have read without
+    memory = map_pages(4 * 4096).memory
+    descriptor = direct_reads.open_direct(path)
+    numbers = [queue.start(descriptor, memory[start : start + 4096], start) for start in (0, 4096, 8192)]
+    assert numbers[2] is None
+    assert [queue.wait(number) for number in reversed(numbers[:2])] == [4096, 4096]
+    assert memory[:8192].tobytes() == path.read_bytes()[:8192]
+    os.close(descriptor)
+    assert queue.start(descriptor, memory[:4096], 0) is None
+    queue.close()
+    queue.close()
+    assert queue.start(0, memory[:4096], 0) is None

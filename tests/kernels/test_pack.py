@@ -89,7 +89,7 @@ def test_rounding_while_packing_equals_quantise(shape, weight_format, narrow, se
 @pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
 def test_linear_packed_by_all_workers_equals_one(weight_format, monkeypatch):
     monkeypatch.setattr(linear_module, "PARALLEL_BYTES", 0)
-    monkeypatch.setattr(linear_module, "STRIP_BYTES", 20_000)
+    monkeypatch.setattr(linear_module, "STRIP_NUMBERS", 8_000)
     rng = np.random.default_rng(0)
     with Pool() as pool:
         for shape in ((333, 200), (1, 1), (5, 90, 70)):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 
 from moelab.kernels import Pool, native
 from moelab.kernels.linear import pack_matrices
+from moelab.kernels.pool import AHEAD
 from moelab.kernels.tasks import Tasks
 
 
@@ -32,7 +35,7 @@ def test_a_failure_is_raised_and_ends_the_rest():
 
     done, tasks = [], Tasks()
     tasks.add(1, fail)
-    tasks.extend([(1, lambda: (time.sleep(1e-4), done.append(1)))] * 10_000)
+    tasks.extend([(1, lambda: (time.sleep(1e-4), done.append(1)), None)] * 10_000)
     with Pool() as pool, pytest.raises(KeyError):
         tasks.run(pool)
     assert len(done) < 10_000
@@ -55,3 +58,23 @@ def test_matrices_packed_later_are_those_packed_at_once():
     for now, later in pairs:
         assert now.any()
         np.testing.assert_array_equal(later, now)
+
+
+def test_a_worker_is_told_of_its_tasks_before_it_does_them():
+    """Each once, by the worker that does it, and at most AHEAD of them wait."""
+    told, tasks, waiting, most = {}, Tasks(), [], []
+
+    def tell(number):
+        told[number] = threading.get_ident()
+        waiting.append(number)
+
+    def do(number):
+        assert told.pop(number) == threading.get_ident()
+        waiting.remove(number)
+
+    for number in range(300):
+        tasks.add(1, partial(do, number), partial(tell, number))
+    with Pool() as pool:
+        tasks.run(pool, lambda done: most.append(len(waiting)))
+        assert 0 < max(most) <= (AHEAD + 1) * pool.num_workers
+    assert told == {}

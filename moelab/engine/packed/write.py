@@ -174,7 +174,7 @@ def packed_linears(opened: Opened, dense_weights: str, pool: Pool) -> KernelLine
         )
 
     tasks = Tasks()
-    linears = KernelLinears(PACKED_FORMATS[dense_weights], None, pool, checkpoint.fetch, tasks=tasks)
+    linears = KernelLinears(PACKED_FORMATS[dense_weights], None, pool, checkpoint, tasks=tasks)
     routed = [None] * len(opened.experts)
     opened.module.Model(opened.spec, opened.text_config, read, routed, torch.device("cpu"), linears)
     tasks.run(pool)

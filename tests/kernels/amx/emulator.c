@@ -1,10 +1,12 @@
-/* AMX for a CPU that has none: a handler of SIGILL that decodes and executes the tile instructions, one state for each thread.
+/* AMX for a CPU that has none: a handler of SIGILL that decodes and executes the tile instructions, one state for each
+ * thread.
  *
- * Written from the Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2 (LDTILECFG, STTILECFG, TILELOADD, TILELOADDT1,
- * TILESTORED, TILEZERO, TILERELEASE, TDPB[SU][SU]D, TDPBF16PS). Loading it installs it; on a CPU with AMX it does nothing, and the same
- * tests run on the hardware. An instruction that the hardware would refuse (#UD, #GP), or that comes before the process asked
- * for its permission, is named on stderr and ends the process by SIGILL (the hardware says SIGSEGV to #GP). It does not know a restart
- * after a fault (start_row other than 0), prefixes before VEX, or how long anything takes. */
+ * Written from the Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2 (LDTILECFG, STTILECFG,
+ * TILELOADD, TILELOADDT1, TILESTORED, TILEZERO, TILERELEASE, TDPB[SU][SU]D, TDPBF16PS). Loading it installs it; on a
+ * CPU with AMX it does nothing, and the same tests run on the hardware. An instruction that the hardware would refuse
+ * (#UD, #GP), or that comes before the process asked for its permission, is named on stderr and ends the process by
+ * SIGILL (the hardware says SIGSEGV to #GP). It does not know a restart after a fault (start_row other than 0),
+ * prefixes before VEX, or how long anything takes. */
 #define _GNU_SOURCE
 #include <cpuid.h>
 #include <dirent.h>
@@ -22,10 +24,11 @@
 
 #include "moelab_kernels.h"
 
-enum operation { LDTILECFG, STTILECFG, TILERELEASE, TILEZERO, TILELOADD, TILELOADDT1, TILESTORED, TDPBSSD, TDPBSUD, TDPBUSD,
-                 TDPBUUD, TDPBF16PS, NUM_OPERATIONS };
-static const char *const names[NUM_OPERATIONS] = {"LDTILECFG",   "STTILECFG",  "TILERELEASE", "TILEZERO", "TILELOADD", "TILELOADDT1",
-                                                  "TILESTORED",  "TDPBSSD",    "TDPBSUD",     "TDPBUSD",  "TDPBUUD",   "TDPBF16PS"};
+enum operation { LDTILECFG, STTILECFG, TILERELEASE, TILEZERO, TILELOADD, TILELOADDT1, TILESTORED, TDPBSSD, TDPBSUD,
+                 TDPBUSD, TDPBUUD, TDPBF16PS, NUM_OPERATIONS };
+static const char *const names[NUM_OPERATIONS] = {"LDTILECFG", "STTILECFG",   "TILERELEASE", "TILEZERO",
+                                                  "TILELOADD", "TILELOADDT1", "TILESTORED",  "TDPBSSD",
+                                                  "TDPBSUD",   "TDPBUSD",     "TDPBUUD",     "TDPBF16PS"};
 
 struct configuration {
     uint8_t palette, start_row, reserved[14];
@@ -67,9 +70,11 @@ static int64_t general_register(const ucontext_t *context, int number) {
 /* The operation of a VEX.128.0F38.W0 opcode, or -1. */
 static int operation_of(int opcode, int prefix, int mod, int reg, int rm) {
     enum { none, p66, pF3, pF2 };
-    static const int by_prefix_5e[4] = {TDPBUUD, TDPBUSD, TDPBSUD, TDPBSSD}, by_prefix_4b[4] = {-1, TILELOADDT1, TILESTORED, TILELOADD};
+    static const int by_prefix_5e[4] = {TDPBUUD, TDPBUSD, TDPBSUD, TDPBSSD},
+                     by_prefix_4b[4] = {-1, TILELOADDT1, TILESTORED, TILELOADD};
     if (opcode == 0x49 && mod != 3) return reg != 0 ? -1 : prefix == none ? LDTILECFG : prefix == p66 ? STTILECFG : -1;
-    if (opcode == 0x49) return prefix == none && reg == 0 && rm == 0 ? TILERELEASE : prefix == pF2 && rm == 0 ? TILEZERO : -1;
+    if (opcode == 0x49)
+        return prefix == none && reg == 0 && rm == 0 ? TILERELEASE : prefix == pF2 && rm == 0 ? TILEZERO : -1;
     if (opcode == 0x4b) return mod != 3 && rm == 4 ? by_prefix_4b[prefix] : -1;
     if (opcode == 0x5e) return mod == 3 ? by_prefix_5e[prefix] : -1;
     return opcode == 0x5c && mod == 3 && prefix == pF3 ? TDPBF16PS : -1;
@@ -78,7 +83,8 @@ static int operation_of(int opcode, int prefix, int mod, int reg, int rm) {
 /* 1 where the bytes at `code` are a tile instruction. */
 static int decode(const ucontext_t *context, const uint8_t *code, struct instruction *found) {
     if (code[0] != 0xc4 || (code[1] & 31) != 2 || (code[2] & 0x84) != 0) return 0; /* VEX.128, map 0F38, W0 */
-    const int extend_reg = (~code[1] >> 7 & 1) * 8, extend_index = (~code[1] >> 6 & 1) * 8, extend_base = (~code[1] >> 5 & 1) * 8;
+    const int extend_reg = (~code[1] >> 7 & 1) * 8, extend_index = (~code[1] >> 6 & 1) * 8,
+              extend_base = (~code[1] >> 5 & 1) * 8;
     const int mod = code[4] >> 6, reg = code[4] >> 3 & 7, rm = code[4] & 7;
     found->operation = operation_of(code[3], code[2] & 3, mod, reg, rm);
     if (found->operation < 0) return 0;
@@ -149,7 +155,8 @@ static const char *wrong_dot(const struct tiles *t, const struct instruction *i)
 }
 
 static void dot_integers(struct tiles *t, const struct instruction *i, int signed_a, int signed_b) {
-    const int num_rows = t->shape.rows[i->reg], num_sums = t->shape.row_bytes[i->reg] / 4, num_quads = t->shape.rows[i->vvvv];
+    const int num_rows = t->shape.rows[i->reg], num_sums = t->shape.row_bytes[i->reg] / 4,
+              num_quads = t->shape.rows[i->vvvv];
     for (int m = 0; m < num_rows; m++)
         for (int k = 0; k < num_quads; k++)
             for (int c = 0; c < 4; c++) {
@@ -170,8 +177,10 @@ static float from_bf16(uint16_t bits) {
 
 /* Even and odd columns have sums of their own, by fused multiply-add, which meet before they are added to the tile. */
 static void dot_bf16(struct tiles *t, const struct instruction *i) {
-    const int num_rows = t->shape.rows[i->reg], num_sums = t->shape.row_bytes[i->reg] / 4, num_pairs = t->shape.rows[i->vvvv];
-    _mm_setcsr(0x9fc0); /* to nearest even, denormals are zero on both sides, no traps; the return from the signal takes it back */
+    const int num_rows = t->shape.rows[i->reg], num_sums = t->shape.row_bytes[i->reg] / 4,
+              num_pairs = t->shape.rows[i->vvvv];
+    /* To nearest even, denormals are zero on both sides, no traps; the return from the signal takes it back. */
+    _mm_setcsr(0x9fc0);
     __asm__ volatile("" ::: "memory");
     for (int m = 0; m < num_rows; m++) {
         float sums[16][2] = {{0}};
@@ -205,7 +214,8 @@ static const char *execute(struct tiles *t, const struct instruction *i) {
         if (i->operation == TDPBF16PS)
             dot_bf16(t, i);
         else
-            dot_integers(t, i, i->operation == TDPBSSD || i->operation == TDPBSUD, i->operation == TDPBSSD || i->operation == TDPBUSD);
+            dot_integers(t, i, i->operation == TDPBSSD || i->operation == TDPBSUD,
+                         i->operation == TDPBSSD || i->operation == TDPBUSD);
     } else {
         if ((wrong = wrong_tile(t, i->reg))) return wrong;
         if (t->shape.start_row) return "start_row other than 0 is not emulated";
@@ -235,7 +245,8 @@ static void on_illegal_instruction(int number, siginfo_t *info, void *pointer) {
     greg_t *rip = &context->uc_mcontext.gregs[REG_RIP];
     struct instruction found = {0};
     int executed = 0;
-    while (decode(context, (const uint8_t *)*rip, &found)) { /* the next ones too: a trap takes longer than most of them */
+    /* The next ones too: a trap takes longer than most of them. */
+    while (decode(context, (const uint8_t *)*rip, &found)) {
         if (!of_thread) {
             void *memory = mmap(NULL, sizeof(struct tiles), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
             if (memory == MAP_FAILED) return refuse(names[found.operation], "no memory for the tiles of a thread");
@@ -278,11 +289,13 @@ static int64_t request_permission(int32_t feature) {
     return answer_to_request;
 }
 
-static const moelab_amx_questions emulated = {sizeof(moelab_amx_questions), MOELAB_ABI_VERSION, cpuid_with_amx, xcr0_with_tiles,
-                                              request_permission};
+static const moelab_amx_questions emulated = {sizeof(moelab_amx_questions), MOELAB_ABI_VERSION, cpuid_with_amx,
+                                              xcr0_with_tiles, request_permission};
 
 /* Who answers kernels/amx_permission.cpp. */
-const moelab_amx_questions *moelab_emulated_machine(const moelab_amx_questions *real) { return active ? &emulated : real; }
+const moelab_amx_questions *moelab_emulated_machine(const moelab_amx_questions *real) {
+    return active ? &emulated : real;
+}
 
 MOELAB_API int amx_emulator_active(void) { return active; }
 /* What the kernel answers to a request from now on: 0 or -errno. */

@@ -21,7 +21,8 @@ API void configure(const void *configuration) {
 API void read_configuration(void *to) { __asm__ volatile("sttilecfg (%0)" ::"r"(to) : "memory"); }
 API void release(void) { __asm__ volatile("tilerelease" ::: "memory"); }
 
-/* c [m rows of n numbers] += a [m rows of k four-byte quads] x b [k rows of n quads]; strides in bytes. Kinds: ssd, sud, usd, uud, bf16. */
+/* c [m rows of n numbers] += a [m rows of k four-byte quads] x b [k rows of n quads]; strides in bytes. Kinds: ssd,
+ * sud, usd, uud, bf16. */
 API void dot(int kind, int m, int n, int k, void *c, int64_t c_stride, const void *a, int64_t a_stride, const void *b,
              int64_t b_stride) {
     struct configuration shape;
@@ -58,8 +59,9 @@ API void every_address(const uint8_t *from, uint8_t *to) {
     COPY(2, "lea -100(%0), %%r8\n\tmov $16, %%r15", "tileloadd 100(%%r8,%%r15,4), %%tmm0");
     COPY(3, "lea -100000(%0), %%r9\n\tmov $8, %%r14", "tileloadd 100000(%%r9,%%r14,8), %%tmm0");
     COPY(4, "lea 100(%0), %%rax\n\tmov $64, %%rcx", "tileloadd -100(%%rax,%%rcx,1), %%tmm0");
-    COPY(5, "lea 960(%0), %%rbx\n\tmov $-64, %%r10", "tileloadd (%%rbx,%%r10,1), %%tmm0"); /* rows from the last to the first */
-    COPY(6, "mov %0, %%r11", "tileloadd (%%r11), %%tmm0");                                 /* no index: one row 16 times */
+    /* Rows from the last to the first; then no index: one row 16 times. */
+    COPY(5, "lea 960(%0), %%rbx\n\tmov $-64, %%r10", "tileloadd (%%rbx,%%r10,1), %%tmm0");
+    COPY(6, "mov %0, %%r11", "tileloadd (%%r11), %%tmm0");
     __asm__ volatile("tilezero %tmm0");
     STORE(0, to + 7 * 1024, 64);
     release();

@@ -1,5 +1,5 @@
-/* Two expansions through one buffer, each loaded into its tile: what GCC 12's intrinsics let the compiler take apart at -O3. With
- * INTRINSICS the loads are those, without a barrier. */
+/* Two expansions through one buffer, each loaded into its tile: what GCC 12's intrinsics let the compiler take apart at
+ * -O3. With INTRINSICS the loads are those, without a barrier. */
 #include <immintrin.h>
 
 #include "amx/tiles.h"

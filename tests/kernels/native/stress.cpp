@@ -1,5 +1,6 @@
-/* Random layer-steps on pools of several workers and nodes, compared bit by bit with the caller alone. Built with a sanitizer by
- * tests/kernels/test_sanitizers.py: stress ISA ROUNDS. Every buffer is a heap block of exactly the bytes that the header gives. */
+/* Random layer-steps on pools of several workers and nodes, compared bit by bit with the caller alone. Built with a
+ * sanitizer by tests/kernels/test_sanitizers.py: stress ISA ROUNDS. Every buffer is a heap block of exactly the bytes
+ * that the header gives. */
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -159,8 +160,80 @@ static std::vector<float> run(moelab_pool *pool, const char *isa, int format, in
     return result;
 }
 
-/* norm | linear | route | experts | experts | linear | add, one step after the other in one list, then with one operation that
- * fails (a NaN for the router, an expert that there is not, a struct of another size), which must leave the list fit to run. */
+/* Attention of a few tokens over caches of random lengths, of one chunk or several, with exactly its buffers. */
+struct attention {
+    int64_t tokens, heads, rank, nope, rope, capacity, width, rows;
+    moelab_attention a = sized<moelab_attention>();
+    moelab_gather gather = sized<moelab_gather>();
+    std::vector<std::shared_ptr<void>> kept;
+    float *normed, *query_nope, *gathered;
+
+    template <class T>
+    T *buffer(size_t count) {
+        kept.push_back(std::make_shared<block<T>>(count));
+        return std::static_pointer_cast<block<T>>(kept.back())->data;
+    }
+
+    static float number(std::mt19937 &draw) { return (float)(int)(draw() % 2001 - 1000) / 500.0f; }
+
+    float *filled(int64_t count, std::mt19937 &draw) {
+        float *to = buffer<float>(count);
+        for (int64_t i = 0; i < count; i++) to[i] = number(draw);
+        return to;
+    }
+
+    attention(const char *isa, bool bf16, std::mt19937 &draw, int64_t tokens, bool long_context)
+        : tokens(tokens), heads(1 + draw() % 21), rank(1 + draw() % 70), nope(1 + draw() % 9),
+          rope(2 * (1 + draw() % 9)), capacity(1 + draw() % (long_context ? 600 : 80)), width(rank + rope),
+          rows(heads * tokens) {
+        uint8_t *cache = buffer<uint8_t>(tokens * capacity * width * (bf16 ? 2 : 4));
+        for (int64_t i = 0; i < tokens * capacity * width; i++) {
+            const float value = number(draw);
+            if (bf16)
+                std::memcpy(cache + 2 * i, (const char *)&value + 2, 2);
+            else
+                std::memcpy(cache + 4 * i, &value, 4);
+        }
+        int64_t *row = buffer<int64_t>(tokens), *position = buffer<int64_t>(tokens), chunks = 1;
+        for (int64_t t = 0; t < tokens; t++) {
+            row[t] = t;
+            position[t] = draw() % capacity;
+            chunks = std::max(chunks, moelab_attention_chunks(position[t] + 1));
+        }
+        normed = filled(tokens * width, draw);
+        query_nope = buffer<float>(rows * nope);
+        gathered = buffer<float>(rows * rank);
+        a.num_tokens = tokens, a.num_heads = heads, a.kv_rank = rank, a.nope_dim = nope, a.rope_dim = rope;
+        a.a = normed, a.a_stride = width, a.kv_norm = filled(width, draw), a.eps = 1e-6f, a.softmax_scale = 0.3f;
+        a.cos = filled(capacity * rope / 2, draw), a.sin = filled(capacity * rope / 2, draw);
+        a.interleave = draw() % 2, a.cache_bf16 = bf16, a.cache = cache;
+        a.row_numbers = capacity * width, a.row_of_token = row, a.position_of_token = position;
+        a.q = filled(tokens * heads * (nope + rope), draw), a.q_stride = heads * (nope + rope);
+        a.query_nope = query_nope, a.query_rope = buffer<float>(rows * rope);
+        a.query = filled(rows * rank, draw), a.query_stride = rank;
+        a.partial = buffer<float>(tokens * chunks * heads * (rank + 2)), a.max_chunks = chunks;
+        a.mixed = buffer<float>(rows * rank), a.mixed_stride = rank;
+        *(void **)&a.attend = moelab_attend(isa, bf16);
+        gather.from = a.mixed, gather.from_stride = rank, gather.num_tokens = tokens;
+        gather.num_matrices = heads, gather.size = rank, gather.to = gathered;
+    }
+    attention(const attention &) = delete;
+
+    void append_result(std::vector<float> &to) const {
+        to.insert(to.end(), gathered, gathered + rows * rank);
+        to.insert(to.end(), query_nope, query_nope + rows * nope);
+    }
+};
+
+static moelab_op op_of(int64_t kind, void *arguments) {
+    moelab_op of = sized<moelab_op>();
+    of.kind = kind, of.arguments = arguments;
+    return of;
+}
+
+/* norm | linear | latent | query | attend | merge | gather | route | experts | experts | linear | add, one step after
+ * the other in one list, then with one operation that fails (a NaN for the router, an expert that there is not, a
+ * struct of another size), which must leave the list fit to run. */
 static std::vector<float> run_steps(moelab_pool *pool, const char *isa, int format, int mode, uint32_t seed,
                                     bool with_nodes) {
     std::mt19937 draw(seed);
@@ -189,16 +262,23 @@ static std::vector<float> run_steps(moelab_pool *pool, const char *isa, int form
     moelab_add add = sized<moelab_add>();
     add.sum = sum.data, add.a = last.output, add.a_stride = last.stride, add.b = routed.y;
     add.num_tokens = tokens, add.size = size;
-    const auto op_of = [](int64_t kind, void *arguments) {
-        moelab_op of = sized<moelab_op>();
-        of.kind = kind, of.arguments = arguments;
-        return of;
-    };
-    moelab_op ops[] = {op_of(MOELAB_OP_NORM, &norm), first.op(), op_of(MOELAB_OP_ROUTE, &route), routed.op(),
-                       shared.op(), last.op(), op_of(MOELAB_OP_ADD, &add)};
+    attention attend(isa, seed / 2 % 2, draw, tokens, seed % 5 == 0);
+    moelab_op ops[] = {op_of(MOELAB_OP_NORM, &norm),
+                       first.op(),
+                       op_of(MOELAB_OP_LATENT, &attend.a),
+                       op_of(MOELAB_OP_QUERY, &attend.a),
+                       op_of(MOELAB_OP_ATTEND, &attend.a),
+                       op_of(MOELAB_OP_MERGE, &attend.a),
+                       op_of(MOELAB_OP_GATHER, &attend.gather),
+                       op_of(MOELAB_OP_ROUTE, &route),
+                       routed.op(),
+                       shared.op(),
+                       last.op(),
+                       op_of(MOELAB_OP_ADD, &add)};
+    const int64_t num_ops = sizeof(ops) / sizeof(*ops);
     std::vector<float> result;
     for (int failing = 0; failing < 4; failing++) {
-        const int64_t at[] = {-1, 2, 4, 5};
+        const int64_t at[] = {-1, 7, 9, 10};
         const int32_t expected[] = {MOELAB_OK, MOELAB_NOT_A_NUMBER, MOELAB_BAD_EXPERT, MOELAB_BAD_STRUCT};
         const float logit = logits.data[tokens * experts - 1];
         const int32_t id = shared.ids[0];
@@ -206,7 +286,7 @@ static std::vector<float> run_steps(moelab_pool *pool, const char *isa, int form
         if (failing == 2) shared.ids[0] = (int32_t)shared.num_experts;
         if (failing == 3) last.job.struct_bytes++;
         int64_t failed = -1;
-        if (moelab_run_ops(pool, ops, 7, &failed) != expected[failing] || failed != at[failing]) {
+        if (moelab_run_ops(pool, ops, num_ops, &failed) != expected[failing] || failed != at[failing]) {
             std::printf("case %d: failed at %ld\n", failing, (long)failed);
             std::exit(1);
         }
@@ -215,65 +295,35 @@ static std::vector<float> run_steps(moelab_pool *pool, const char *isa, int form
         if (failing == 3) last.job.struct_bytes--;
         if (failing == 0) result.insert(result.end(), sum.data, sum.data + tokens * size);
     }
-    if (moelab_run_ops(pool, ops, 7, nullptr)) std::exit(1);
+    if (moelab_run_ops(pool, ops, num_ops, nullptr)) std::exit(1);
     for (const layer *of : {&first, &routed, &shared, &last}) of->append_result(result);
+    attend.append_result(result);
     return result;
 }
 
 /* norm | latent | query | attend | merge | gather | add | route over random sizes; the output of all in one vector. */
 static std::vector<float> run_ops(moelab_pool *pool, const char *isa, bool bf16, uint32_t seed) {
     std::mt19937 draw(seed);
-    moelab_attention a = sized<moelab_attention>();
-    const int64_t tokens = a.num_tokens = 1 + draw() % 3, heads = a.num_heads = 1 + draw() % 21;
-    const int64_t rank = a.kv_rank = 1 + draw() % 70, nope = a.nope_dim = 1 + draw() % 9, rope = a.rope_dim = 2 * (1 + draw() % 9);
-    const int64_t capacity = 1 + draw() % (seed % 5 ? 80 : 600), width = rank + rope, rows = heads * tokens;
-    block<float> x(tokens * width), normed(tokens * width), weight(width), q(tokens * heads * (nope + rope));
-    block<float> cos(capacity * rope / 2), sin(capacity * rope / 2), query(rows * rank), query_nope(rows * nope);
-    block<float> query_rope(rows * rope), mixed(rows * rank), gathered(rows * rank);
-    block<uint8_t> cache(tokens * capacity * width * (bf16 ? 2 : 4));
-    block<int64_t> row(tokens), position(tokens);
-    const auto fill = [&](float *to, int64_t count) {
-        for (int64_t i = 0; i < count; i++) to[i] = (float)(int)(draw() % 2001 - 1000) / 500.0f;
-    };
-    fill(x.data, tokens * width), fill(weight.data, width), fill(q.data, tokens * heads * (nope + rope));
-    fill(cos.data, capacity * rope / 2), fill(sin.data, capacity * rope / 2), fill(query.data, rows * rank);
-    for (int64_t i = 0; i < tokens * capacity * width; i++) {
-        const float value = (float)(int)(draw() % 2001 - 1000) / 500.0f;
-        if (bf16)
-            std::memcpy(cache.data + 2 * i, (const char *)&value + 2, 2);
-        else
-            std::memcpy(cache.data + 4 * i, &value, 4);
-    }
-    for (int64_t t = 0; t < tokens; t++) row.data[t] = t, position.data[t] = draw() % capacity;
-    int64_t chunks = 1;
-    for (int64_t t = 0; t < tokens; t++) chunks = std::max(chunks, moelab_attention_chunks(position.data[t] + 1));
-    block<float> partial(tokens * chunks * heads * (rank + 2));
-    a.a = normed.data, a.a_stride = width, a.kv_norm = weight.data, a.eps = 1e-6f, a.softmax_scale = 0.3f;
-    a.cos = cos.data, a.sin = sin.data, a.interleave = draw() % 2, a.cache_bf16 = bf16, a.cache = cache.data;
-    a.row_numbers = capacity * width, a.row_of_token = row.data, a.position_of_token = position.data;
-    a.q = q.data, a.q_stride = heads * (nope + rope), a.query_nope = query_nope.data, a.query_rope = query_rope.data;
-    a.query = query.data, a.query_stride = rank, a.partial = partial.data, a.max_chunks = chunks;
-    a.mixed = mixed.data, a.mixed_stride = rank;
-    *(void **)&a.attend = moelab_attend(isa, bf16);
-    const int64_t experts = 4 * (1 + draw() % 9), top_k = 1 + draw() % 4;
-    block<float> logits(tokens * experts), bias(experts), choice(experts), gates(tokens * top_k);
+    const int64_t tokens = 1 + draw() % 3;
+    attention attend(isa, bf16, draw, tokens, seed % 5 == 0);
+    const int64_t width = attend.width, experts = 4 * (1 + draw() % 9), top_k = 1 + draw() % 4;
+    float *x = attend.filled(tokens * width, draw), *weight = attend.filled(width, draw);
+    float *logits = attend.filled(tokens * experts, draw), *bias = attend.filled(experts, draw);
+    block<float> choice(experts), gates(tokens * top_k);
     block<int32_t> ids(tokens * top_k);
-    fill(logits.data, tokens * experts), fill(bias.data, experts);
     const uint32_t version = MOELAB_ABI_VERSION;
-    moelab_norm norm = {sizeof(norm), version, x.data, width, weight.data, normed.data, width, tokens, width, 1e-6f};
-    moelab_gather gather = {sizeof(gather), version, mixed.data, rank, tokens, heads, rank, gathered.data};
-    moelab_add add = {sizeof(add), version, x.data, normed.data, width, nullptr, tokens, width};
-    moelab_route route = {sizeof(route), version, logits.data, experts, bias.data,   tokens,   experts,    top_k,
-                          4,             2,       1,           2.0f,    choice.data, ids.data, gates.data, 0};
-    void *const arguments[] = {&norm, &a, &a, &a, &a, &gather, &add, &route};
-    const int64_t kinds[] = {MOELAB_OP_NORM,  MOELAB_OP_LATENT, MOELAB_OP_QUERY, MOELAB_OP_ATTEND,
-                             MOELAB_OP_MERGE, MOELAB_OP_GATHER, MOELAB_OP_ADD,   MOELAB_OP_ROUTE};
-    moelab_op ops[8];
-    for (int i = 0; i < 8; i++) ops[i] = {sizeof(moelab_op), version, kinds[i], arguments[i], 0};
-    if (moelab_run_ops(pool, ops, 8, nullptr)) std::exit(1);
-    std::vector<float> result(gathered.data, gathered.data + rows * rank);
-    result.insert(result.end(), query_nope.data, query_nope.data + rows * nope);
-    result.insert(result.end(), x.data, x.data + tokens * width);
+    moelab_norm norm = {sizeof(norm), version, x, width, weight, attend.normed, width, tokens, width, 1e-6f};
+    moelab_add add = {sizeof(add), version, x, attend.normed, width, nullptr, tokens, width};
+    moelab_route route = {sizeof(route), version, logits, experts, bias, tokens, experts, top_k, 4, 2, 1, 2.0f,
+                          choice.data, ids.data, gates.data, 0};
+    moelab_op ops[] = {op_of(MOELAB_OP_NORM, &norm),         op_of(MOELAB_OP_LATENT, &attend.a),
+                       op_of(MOELAB_OP_QUERY, &attend.a),    op_of(MOELAB_OP_ATTEND, &attend.a),
+                       op_of(MOELAB_OP_MERGE, &attend.a),    op_of(MOELAB_OP_GATHER, &attend.gather),
+                       op_of(MOELAB_OP_ADD, &add),           op_of(MOELAB_OP_ROUTE, &route)};
+    if (moelab_run_ops(pool, ops, sizeof(ops) / sizeof(*ops), nullptr)) std::exit(1);
+    std::vector<float> result;
+    attend.append_result(result);
+    result.insert(result.end(), x, x + tokens * width);
     result.insert(result.end(), gates.data, gates.data + tokens * top_k);
     for (int64_t i = 0; i < tokens * top_k; i++) result.push_back((float)ids.data[i]);
     return result;
@@ -341,7 +391,8 @@ int main(int argc, char **argv) {
         for (int32_t loop = 0; loop < moelab_num_read_loops(); loop++) {
             uint64_t ns_of_node[2];
             const uint64_t alone = moelab_read_all(nullptr, loop, addresses.data, 6, 4096 * 8, 3008);
-            const uint64_t by_node = moelab_read_nodes(pool, loop, addresses.data, count_of_node, 2, 4096 * 8, 3008, ns_of_node);
+            const uint64_t by_node =
+                moelab_read_nodes(pool, loop, addresses.data, count_of_node, 2, 4096 * 8, 3008, ns_of_node);
             if (by_node != alone || (ns_of_node[1] > 0) != nodes) {
                 std::printf("loop %d, %d workers: sums differ\n", loop, workers);
                 return 1;
