@@ -102,12 +102,10 @@ class Between:
         bias = self._biases[layer]
         return (scores + (bias - bias.min())).astype(np.float16)
 
-    def note(
-        self, routing: StepRouting, layer: int, expert_ids: np.ndarray, gate_weights: np.ndarray,
-        scores: np.ndarray | None, stale: np.ndarray | None,
-    ) -> None:  # fmt: skip
-        """Write one layer of what observers see."""
-        routing.expert_ids[layer], routing.gate_weights[layer] = expert_ids, gate_weights
+    def note_extras(
+        self, routing: StepRouting, layer: int, scores: np.ndarray | None, stale: np.ndarray | None
+    ) -> None:
+        """Write what observers asked for of one layer; arguments as for `divide`."""
         if routing.candidate_scores is not None and scores is not None:
             routing.candidate_scores[layer] = self.candidates(layer, scores)
         if routing.stale_gate_experts is not None and stale is not None:

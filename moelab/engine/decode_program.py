@@ -218,11 +218,10 @@ class DecodeProgram:
         else:
             self.ops.run(self.pool, 0, stop)
         if routing is not None:
-            for moment in self._moments:
-                layer = moment.layer
-                self._between.note(
-                    routing, layer, self.expert_ids[layer], self.gate_weights[layer], *self._known(layer)
-                )
+            routing.expert_ids[:], routing.gate_weights[:] = self.expert_ids, self.gate_weights
+            if self._between.extras:
+                for layer in range(len(self.expert_ids)):
+                    self._between.note_extras(routing, layer, *self._known(layer))
         return torch.from_numpy(self.logits.copy())[:, None] if with_logits else None
 
     def _run_between(self, stop: int) -> None:
