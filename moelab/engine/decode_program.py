@@ -219,9 +219,7 @@ class DecodeProgram:
             self.ops.run(self.pool, 0, stop)
         if routing is not None:
             routing.expert_ids[:], routing.gate_weights[:] = self.expert_ids, self.gate_weights
-            if self._between.extras:
-                for layer in range(len(self.expert_ids)):
-                    self._between.note_extras(routing, layer, *self._known(layer))
+            self._between.note_extras(routing, slice(None), self.scores, self.stale_ids)
         return torch.from_numpy(self.logits.copy())[:, None] if with_logits else None
 
     def _run_between(self, stop: int) -> None:
