@@ -89,10 +89,13 @@ def _arithmetic(prompts: Sequence[str]) -> list[NllRow]:
 
 
 def lossy_rows(prompts: Sequence[str], modes: Sequence[Lossy] = LOSSY_MODES) -> list[NllRow]:
-    """The modes over the prompts, each in a tier that is empty at first; nano as it loads."""
+    """The modes over the prompts, each in a tier that is empty at first; nano as it loads, on one worker.
+
+    No bit depends on the workers, and on a busy machine two of them took eight times as long for so small a model.
+    """
     rows: list[NllRow] = []
     exact: np.ndarray | None = None
-    with load(shipped("nano/model"), device="cpu") as engine:
+    with load(shipped("nano/model"), device="cpu", num_workers=1) as engine:
         for lossy in tqdm(modes, desc="nll, lossy", unit="mode"):
             slots = round(SLOT_SHARE * engine.spec.n_routed_experts)
             engine.use_lossy(None)

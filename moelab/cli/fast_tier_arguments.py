@@ -15,8 +15,9 @@ def add_fast_tier(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", metavar="NAME", help="policy of --slots (default: lru), or instead of the plan's")
     parser.add_argument("--slot-format", metavar="F", help="of --slots: int4_g32, bf16, float32 (default: the home's)")
     parser.add_argument(
-        "--late", choices=("home", "wait"), default="home", help="a hit whose copy is under way (default: home)"
-    )
+        "--late", choices=("home", "wait", "never"), default="home",
+        help="where a hit runs whose copy is under way (default: home); never: a tier on paper, nothing is copied",
+    )  # fmt: skip
 
 
 def use_fast_tier(engine: Any, options: argparse.Namespace) -> None:

@@ -52,6 +52,7 @@ class Between:
         self.deferred: torch.Tensor | None = None  # of the MoE layer before, in steps by torch
         self._routers = list(routers)
         self._biases = [router.bias.cpu().numpy() for router in routers]
+        self._shifts = np.stack([bias - bias.min() for bias in self._biases])[:, None] if routers else np.zeros(0)
         self._lossy_now = False
         self._cache_aware: CacheAwareRouting | None = None
         if lossy is not None and before is not None and before.lossy is lossy:
@@ -86,7 +87,9 @@ class Between:
         if self.tier is None:
             share = Share.all_at_home(expert_ids, gate_weights)
         else:
-            candidates = self.candidates(layer, scores) if self.wants_candidates and scores is not None else None
+            candidates = None
+            if self.wants_candidates and scores is not None:
+                candidates = self.candidates(layer, scores).astype(np.float16)
             share = self.tier.serve(layer, expert_ids, gate_weights, candidates, stale)
         if self.lossy is None or not (self._lossy_now and self.defers) or layer + 1 == len(self._routers):
             return Work(share)
@@ -97,21 +100,21 @@ class Between:
         """The device's part of the sum; see `FastTier.compute`."""
         return None if self.tier is None or share is None else self.tier.compute(share, x)
 
-    def candidates(self, layer: int, scores: np.ndarray) -> np.ndarray:
-        """Scores float32 [T, E] without bias -> float16 [T, E] as a trace keeps them: they rank as the router does."""
-        bias = self._biases[layer]
-        return (scores + (bias - bias.min())).astype(np.float16)
+    def candidates(self, layers: int | slice, scores: np.ndarray) -> np.ndarray:
+        """Scores float32 [..., E] of some layers, without bias, as a trace keeps them: ranking as the router does."""
+        return scores + self._shifts[layers]
 
-    def note(
-        self, routing: StepRouting, layer: int, expert_ids: np.ndarray, gate_weights: np.ndarray,
-        scores: np.ndarray | None, stale: np.ndarray | None,
-    ) -> None:  # fmt: skip
-        """Write one layer of what observers see."""
-        routing.expert_ids[layer], routing.gate_weights[layer] = expert_ids, gate_weights
+    def note_extras(
+        self, routing: StepRouting, layers: int | slice, scores: np.ndarray | None, stale: np.ndarray | None
+    ) -> None:
+        """Write what observers asked for: scores of one layer [T, E], or of all [L, T, E]; `stale` of the same layers.
+
+        `stale` of a layer was chosen in the MoE layer before it.
+        """
         if routing.candidate_scores is not None and scores is not None:
-            routing.candidate_scores[layer] = self.candidates(layer, scores)
+            routing.candidate_scores[layers] = self.candidates(layers, scores)
         if routing.stale_gate_experts is not None and stale is not None:
-            routing.stale_gate_experts[layer + 1] = stale
+            routing.stale_gate_experts[layers] = stale
 
     def _reroute(
         self, routing: CacheAwareRouting, layer: int, expert_ids: np.ndarray, gate_weights: np.ndarray,

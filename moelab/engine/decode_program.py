@@ -218,11 +218,8 @@ class DecodeProgram:
         else:
             self.ops.run(self.pool, 0, stop)
         if routing is not None:
-            for moment in self._moments:
-                layer = moment.layer
-                self._between.note(
-                    routing, layer, self.expert_ids[layer], self.gate_weights[layer], *self._known(layer)
-                )
+            routing.expert_ids[:], routing.gate_weights[:] = self.expert_ids, self.gate_weights
+            self._between.note_extras(routing, slice(None), self.scores, self.stale_ids)
         return torch.from_numpy(self.logits.copy())[:, None] if with_logits else None
 
     def _run_between(self, stop: int) -> None:

@@ -23,6 +23,14 @@ def test_generate_under_slots_and_under_a_plan(capsys):
         assert tier["hits"] + tier["misses"] > 0
 
 
+def test_a_tier_on_paper(capsys):
+    code, out = run(capsys, "generate", "nano", "The people", "--max-new-tokens", 3, "--slots", 6, "--late", "never")
+    assert not code, out.err
+    tier = json.loads(out.out)["fast_tier"]
+    assert (tier["late"], tier["link_bytes"], tier["late_copies"]) == (0, 0, "never")
+    assert tier["uploads"] > 0
+
+
 def test_record_under_slots(capsys, tmp_path):
     prompt = {"request": 3, "domain": "a", "prompt": "The people", "max_new_tokens": 3}
     (tmp_path / "prompts.jsonl").write_text(json.dumps(prompt) + "\n")

@@ -66,7 +66,7 @@ PARAMETERS = {
     "kt_dynamic": st.fixed_dictionaries({"min_routings": st.integers(0, 12)}),
     "prefetch_previous": st.fixed_dictionaries({"width": st.integers(0, 6)}),
     "prefetch_stale_gate": st.fixed_dictionaries({"width": st.integers(0, 6)}),
-    "prefetch_markov": st.fixed_dictionaries({"width": st.integers(0, 6)}),
+    "prefetch_markov": st.fixed_dictionaries({"width": st.integers(0, 6), "largest": st.sampled_from([2, 3, 5, 255])}),
     "prefetch_eam": st.fixed_dictionaries(
         {"width": st.integers(0, 4), "depth": st.integers(0, 3), "rows": st.integers(1, 3)}
     ),

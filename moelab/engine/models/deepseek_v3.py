@@ -236,7 +236,10 @@ class Layer:
         scores_host = scores.cpu().numpy() if between.needs_scores else None
         work = between.divide(self.moe_layer, ids_host, weights_host, scores_host, stale)
         if routing is not None:
-            between.note(routing, self.moe_layer, ids_host, weights_host, scores_host, stale)
+            routing.expert_ids[self.moe_layer], routing.gate_weights[self.moe_layer] = ids_host, weights_host
+            between.note_extras(routing, self.moe_layer, scores_host, None)
+            if stale is not None:
+                between.note_extras(routing, self.moe_layer + 1, None, stale)
         # On cuda what the device computes is queued first and runs while the CPU computes its experts.
         part, later = between.compute(work.now, x), between.compute(work.later, x)
         shared = self.mlp(x) if self.mlp is not None else None

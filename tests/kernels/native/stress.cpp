@@ -244,6 +244,7 @@ static std::vector<float> run_steps(moelab_pool *pool, const char *isa, int form
     layer last(isa, format, mode, draw, size, size, tokens, true, seed % 2, false);
     const int64_t experts = routed.num_experts, top_k = std::min<int64_t>(routed.top_k, experts);
     block<float> weight(size), logits(tokens * experts), bias(experts), choice(experts), sum(tokens * size);
+    block<float> scores(tokens * experts);
     for (int64_t i = 0; i < size; i++) weight.data[i] = 1.0f + (float)i / 100.0f;
     for (int64_t i = 0; i < tokens * experts; i++) logits.data[i] = (float)(int)(draw() % 200) / 50.0f;
     for (int64_t i = 0; i < experts; i++) bias.data[i] = 0.0f;
@@ -259,6 +260,7 @@ static std::vector<float> run_steps(moelab_pool *pool, const char *isa, int form
     route.logits = logits.data, route.logits_stride = experts, route.bias = bias.data, route.num_tokens = tokens;
     route.num_experts = experts, route.top_k = top_k, route.n_group = route.topk_group = 1, route.scaling_factor = 1.0f;
     route.choice = choice.data, route.expert_ids = routed.ids, route.gate_weights = routed.gates;
+    if (seed % 3) route.scores = scores.data;
     moelab_add add = sized<moelab_add>();
     add.sum = sum.data, add.a = last.output, add.a_stride = last.stride, add.b = routed.y;
     add.num_tokens = tokens, add.size = size;
