@@ -263,7 +263,7 @@ def test_targets_on_real_routing(folder, share, most):
     """Half of the requests held out, each token its own step: within the target, and ahead of EPLB, paired."""
     trace = open_source(SHARED_TRACES / folder).load()
     shared = {"nodes": 2, "extra_memory": share, "steps": "token", "held_out": 0.5}
-    plan = PLANNERS["anneal"](trace, **shared)
+    plan = PLANNERS["anneal"](trace, most_visits=1_000_000_000, **shared)  # a quarter of the default, for time
     assert plan.prediction["heldout_ratio_to_ideal"] <= most
     problem = node_problem(trace, **shared)
     ours = node_score(problem.test, masks_of(plan), problem.times, problem.layer_weight)
