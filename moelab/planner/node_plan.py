@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from moelab.domain.plan import FastTier, Placements, Plan, PlanModel, TierFormat
-from moelab.planner.balanced_packing import balanced_packing
+from moelab.planner.eplb_rebalance import packed_masks
 from moelab.planner.node_problem import NodeProblem
 from moelab.planner.node_score import NodeScore, node_score
 from moelab.planner.step_maximum import CUT
@@ -166,17 +166,20 @@ def bound(problem: NodeProblem, masks: np.ndarray) -> float:
 
 
 def gains(problem: NodeProblem, score: NodeScore) -> dict[str, dict[str, Any]]:
-    """Mean maximum of the baselines without extra memory over this plan's, minus 1, and whether it is a tie."""
+    """Mean maximum of the baselines over this plan's, minus 1, and whether it is a tie.
+
+    ``eplb`` has the plan's extra memory, ``mirror`` all it needs, the others none.
+    """
     num_layers, num_experts = problem.shape
     nodes = np.arange(num_experts) % problem.num_nodes
     dealt = np.random.default_rng(0).permuted(np.tile(nodes, (num_layers, 1)), axis=1)
-    balanced = balanced_packing(problem.train.uses, problem.num_nodes, rates=problem.node_rates)
     baselines = {
         "round_robin": np.tile(1 << nodes, (num_layers, 1)),
         "random_nodes": 1 << dealt,
-        "eplb without replicas": 1 << balanced,
         "mirror": np.full(problem.shape, (1 << problem.num_nodes) - 1),
     }
+    if not num_experts % problem.num_nodes:
+        baselines["eplb"], _ = packed_masks(problem.train.uses, problem.num_nodes, problem.how["extra_memory"])
     if problem.can_cut:
         baselines["row_split"] = np.full(problem.shape, CUT)
     out = {}
