@@ -147,6 +147,11 @@ def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | Non
     }  # fmt: skip
     if (masks == CUT).any():
         prediction["cut_price"] = problem.cut_price.source
+    if problem.machine is not None and problem.has_bytes and problem.num_nodes <= len(problem.machine.nodes):
+        nodes = problem.machine.nodes[: problem.num_nodes]
+        prediction["too_small"] = [
+            node.name for node, held in zip(nodes, used, strict=False) if held > node.memory_bytes
+        ]  # nodes whose memory is smaller than their experts
     milliseconds = _ms_per_token(problem, on_test)
     if milliseconds is not None:
         prediction["predicted_ms_per_token"] = milliseconds

@@ -130,6 +130,9 @@ def test_interleave_says_what_it_reads_from_afar():
     plan = PLANNERS["interleave"](seeded_trace(1), machine=machine)
     assert plan.prediction["remote_share"] == 0.5
     assert plan.prediction["remote_slowdown"] == 2.5
+    assert plan.prediction["too_small"] == []
+    small = machine.model_copy(update={"nodes": tuple(n.model_copy(update={"memory_bytes": 9_000}) for n in nodes)})
+    assert PLANNERS["interleave"](seeded_trace(1), machine=small).prediction["too_small"] == ["node0", "node1"]
     milliseconds = plan.prediction["heldout_mean_max"] * 1000 / 200e9 * 3 * 1e3
     assert plan.prediction["predicted_ms_per_token"] == pytest.approx(milliseconds)
     assert (
