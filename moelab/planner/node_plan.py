@@ -143,7 +143,7 @@ def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | Non
         "copies_per_node": [int((masks >> tier & 1).sum()) for tier in range(len(problem.tiers))],
         "extra_memory_bytes": int(used.sum() - problem.all_bytes) if problem.has_bytes else None,
         "extra_memory_used": float(used[: problem.num_nodes].sum() / problem.all_bytes - 1),
-        "gain_over": gains(problem, on_test),
+        **beside_baselines(problem, on_test),
     }  # fmt: skip
     if (masks == CUT).any():
         prediction["cut_price"] = problem.cut_price.source
@@ -170,8 +170,8 @@ def bound(problem: NodeProblem, masks: np.ndarray) -> float:
     return node_score(problem.test, everywhere, problem.times, problem.layer_weight).mean
 
 
-def gains(problem: NodeProblem, score: NodeScore) -> dict[str, dict[str, Any]]:
-    """Mean maximum of the baselines over this plan's, minus 1, and whether it is a tie.
+def beside_baselines(problem: NodeProblem, score: NodeScore) -> dict[str, Any]:
+    """``baseline_mean_max``, ``gain_over`` (theirs over this plan's, minus 1), ``ties_with`` (``None``: no intervals).
 
     ``eplb`` has the plan's extra memory, ``mirror`` all it needs, the others none.
     """
@@ -187,16 +187,15 @@ def gains(problem: NodeProblem, score: NodeScore) -> dict[str, dict[str, Any]]:
         baselines["eplb"], _ = packed_masks(problem.train.uses, problem.num_nodes, problem.how["extra_memory"])
     if problem.can_cut:
         baselines["row_split"] = np.full(problem.shape, CUT)
-    out = {}
+    means, gains, ties = {}, {}, []
     for name, masks in baselines.items():
         theirs = node_score(problem.test, masks, problem.times, problem.layer_weight)
+        means[name], gains[name] = theirs.mean, theirs.mean / score.mean - 1
         _, low, high = theirs.difference(score)
-        out[name] = {
-            "mean_max": theirs.mean,
-            "gain": theirs.mean / score.mean - 1,
-            "is_tie": None if np.isnan(low) else bool(low <= 0 <= high),
-        }
-    return out
+        if low <= 0 <= high:
+            ties.append(name)
+    has_intervals = len(score.maxima) > 1
+    return {"baseline_mean_max": means, "gain_over": gains, "ties_with": ties if has_intervals else None}
 
 
 def _ms_per_token(problem: NodeProblem, score: NodeScore) -> float | None:
