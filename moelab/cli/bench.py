@@ -11,6 +11,7 @@ HELP = "measure: ratios of two things interleaved in one process, median and ran
 
 BENCHES = (
     "kernels", "amx_on_paper", "engine", "decode", "loading", "store", "recording", "parity", "nll", "simulator",
+    "dispatch",
 )  # fmt: skip
 
 # Options that only one bench has.

@@ -77,15 +77,17 @@ def _placement(options: argparse.Namespace, traces: dict[str, Trace]) -> None:
     from moelab.findings.placement_study import placement_study
 
     seconds = 60.0 if options.certificate is None else options.certificate
-    studies = [
-        placement_study(
-            name, trace, num_nodes=nodes, seed=options.seed, certificate_s=seconds,
-            tell=lambda text: None if options.json else print(text, file=sys.stderr),
-        )
-        for nodes in options.nodes or [2] for name, trace in traces.items()
-    ]  # fmt: skip
-    if options.out:
-        update_placement_page(studies, options.out)
+    studies: list[PlacementStudy] = []
+    for nodes in options.nodes or [2]:
+        for name, trace in traces.items():
+            studies.append(
+                placement_study(
+                    name, trace, num_nodes=nodes, seed=options.seed, certificate_s=seconds,
+                    tell=lambda text: None if options.json else print(text, file=sys.stderr),
+                )
+            )  # fmt: skip
+            if options.out:
+                update_placement_page(studies, options.out)  # what is done stays, whatever stops the rest
     if options.json:
         print_json({"studies": [_placed_document(each) for each in studies]})
     elif options.out:

@@ -1,11 +1,11 @@
 """insertion: optimal assignment of jobs of one size to the tiers that hold copies of them.  Floor 1.
 
-Jobs are inserted one by one; each takes the tier that will be least loaded among all that can be reached by moving
-earlier jobs on to other copies (an augmenting path). That is successive shortest paths on a flow whose only costs
-are the rising loads of a tier, so after each insertion the sorted loads, hence their maximum, are the least possible
-(optimal semi-matchings: Harvey, Ladner, Lovasz and Tamir 2003, section 4, here with unequal rates and loads that stand
-before). The maximum is that of Hall's theorem: over sets U of tiers, jobs with no copy outside U against the room of U.
-Ties go to the tier with the lower number, a direct copy before a path. Does not know experts, layers or time.
+Jobs are inserted one by one, each on the least loaded of its tiers. Where that would raise the maximum, earlier jobs
+move on to other copies (an augmenting path) so that the least loaded tier that can be reached takes one more. If even
+that raises the maximum, all tiers in reach are full up to it with jobs that have no copy elsewhere, so no assignment
+does better (Hall's theorem; optimal semi-matchings: Harvey, Ladner, Lovasz and Tamir 2003, here with unequal rates and
+loads that stand before). Ties go to the tier with the lower number, a direct copy before a path. Does not know experts,
+layers or time.
 """
 
 from __future__ import annotations
@@ -22,17 +22,22 @@ def insert_equal(masks, size, slowness, tier_of, load_bytes, reach, parent, via)
     """
     num_tiers = len(slowness)
     reach[:num_tiers] = 0
+    most = 0.0
+    for tier in range(num_tiers):
+        most = max(most, load_bytes[tier] * slowness[tier])
     for job in range(len(masks)):
         if tier_of[job] >= 0:
             continue
         mask = masks[job]
         direct, least = _lightest(mask, size, slowness, load_bytes)
         target = direct
-        within = _closure(mask, reach, num_tiers)
-        if within != mask:
-            beyond, load = _lightest(within, size, slowness, load_bytes)
-            if load < least:
-                target = beyond
+        if least > most:
+            within = _closure(mask, reach, num_tiers)
+            if within != mask:
+                beyond, load = _lightest(within, size, slowness, load_bytes)
+                if load < least:
+                    target, least = beyond, load
+            most = max(most, least)
         load_bytes[target] += size
         if target == direct:
             tier_of[job] = direct

@@ -20,7 +20,7 @@ from moelab.planner.annealing import annealed
 from moelab.planner.coactivation_split import split_by_coactivation
 from moelab.planner.layer_steps import LayerSteps
 from moelab.planner.node_plan import node_plan
-from moelab.planner.node_problem import node_problem
+from moelab.planner.node_problem import NodeProblem, node_problem
 from moelab.planner.replica_gains import add_replicas
 
 MOST_MOVES = 2000
@@ -45,7 +45,7 @@ def anneal(
 ) -> Plan:
     """Plan by annealing; ``options``: those of ``node_problem``.
 
-    ``moves_per_expert`` instead of what ``most_visits`` allows (``MOST_VISITS``, a tenth on more than two nodes).
+    ``moves_per_expert`` instead of what ``most_visits`` (default: ``MOST_VISITS``) allows.
     """
     problem = node_problem(trace, **options)
     begin = time.perf_counter()
@@ -53,8 +53,7 @@ def anneal(
     masks = 1 << split_by_coactivation(problem, problem.train, SHRINK)
     masks = add_replicas(problem, masks, problem.room(masks))
     if moves_per_expert is None:
-        visits = most_visits or (MOST_VISITS if problem.num_nodes == 2 else MOST_VISITS // 10)
-        moves_per_expert = moves_within(steps, visits)
+        moves_per_expert = moves_within(problem, steps, most_visits or MOST_VISITS)
     masks = annealed(problem, steps, masks, moves_per_expert=moves_per_expert, seed=anneal_seed)
     return node_plan(
         problem, masks, "anneal", seconds=time.perf_counter() - begin, score=score,
@@ -62,9 +61,13 @@ def anneal(
     )  # fmt: skip
 
 
-def moves_within(steps: LayerSteps, most_visits: int) -> float:
-    """Moves for each expert that look at ``most_visits`` layer-steps: a move at those of two experts."""
-    return float(min(MOST_MOVES, most_visits / max(1, 2 * steps.uses.sum())))
+def moves_within(problem: NodeProblem, steps: LayerSteps, most_visits: int) -> float:
+    """Moves for each expert that look at ``most_visits`` layer-steps: a move at those of two experts.
+
+    A tenth of that where there are not two tiers, because each visit asks ``dispatch``.
+    """
+    visits = most_visits if len(problem.tiers) == 2 else most_visits / 10
+    return float(min(MOST_MOVES, visits / max(1, 2 * steps.uses.sum())))
 
 
 def at_most(steps: LayerSteps, most: int, seed: int) -> LayerSteps:

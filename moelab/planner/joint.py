@@ -20,7 +20,7 @@ import numpy as np
 
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
-from moelab.planner.anneal import at_most
+from moelab.planner.anneal import at_most, moves_within
 from moelab.planner.annealing import annealed
 from moelab.planner.balanced_packing import balanced_packing
 from moelab.planner.node_plan import node_plan
@@ -28,7 +28,9 @@ from moelab.planner.node_problem import NodeProblem, node_problem
 from moelab.planner.node_score import node_score
 from moelab.planner.replica_gains import add_replicas, promote_to_fast
 
-MOVES_PER_EXPERT = 150
+MOST_VISITS = 4_000_000_000
+"""As in ``anneal``."""
+
 MOST_STEPS = 8_000
 
 
@@ -36,7 +38,7 @@ def joint(
     trace: Trace,
     *,
     fast_slots: int | Sequence[int],
-    moves_per_expert: float = MOVES_PER_EXPERT,
+    moves_per_expert: float | None = None,
     most_steps: int = MOST_STEPS,
     anneal_seed: int = 0,
     score: bool = True,
@@ -51,6 +53,8 @@ def joint(
     begin = time.perf_counter()
     steps = at_most(problem.train, most_steps, anneal_seed)
     usual = hottest_first(problem, slots)
+    if moves_per_expert is None:
+        moves_per_expert = moves_within(problem, steps, MOST_VISITS)
     found = []
     for start in (_promoted(problem), usual):
         room = problem.room(start, _rehoused(problem, start))

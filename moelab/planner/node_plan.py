@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from moelab.domain.plan import FastTier, Placements, Plan, PlanModel, TierFormat
-from moelab.planner.balanced_packing import balanced_packing
+from moelab.planner.eplb_rebalance import packed_masks
 from moelab.planner.node_problem import NodeProblem
 from moelab.planner.node_score import NodeScore, node_score
 from moelab.planner.step_maximum import CUT
@@ -143,10 +143,15 @@ def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | Non
         "copies_per_node": [int((masks >> tier & 1).sum()) for tier in range(len(problem.tiers))],
         "extra_memory_bytes": int(used.sum() - problem.all_bytes) if problem.has_bytes else None,
         "extra_memory_used": float(used[: problem.num_nodes].sum() / problem.all_bytes - 1),
-        "gain_over": gains(problem, on_test),
+        **beside_baselines(problem, on_test),
     }  # fmt: skip
     if (masks == CUT).any():
         prediction["cut_price"] = problem.cut_price.source
+    if problem.machine is not None and problem.has_bytes and problem.num_nodes <= len(problem.machine.nodes):
+        nodes = problem.machine.nodes[: problem.num_nodes]
+        prediction["too_small"] = [
+            node.name for node, held in zip(nodes, used, strict=False) if held > node.memory_bytes
+        ]  # nodes whose memory is smaller than their experts
     milliseconds = _ms_per_token(problem, on_test)
     if milliseconds is not None:
         prediction["predicted_ms_per_token"] = milliseconds
@@ -165,30 +170,32 @@ def bound(problem: NodeProblem, masks: np.ndarray) -> float:
     return node_score(problem.test, everywhere, problem.times, problem.layer_weight).mean
 
 
-def gains(problem: NodeProblem, score: NodeScore) -> dict[str, dict[str, Any]]:
-    """Mean maximum of the baselines without extra memory over this plan's, minus 1, and whether it is a tie."""
+def beside_baselines(problem: NodeProblem, score: NodeScore) -> dict[str, Any]:
+    """``baseline_mean_max``, ``gain_over`` (theirs over this plan's, minus 1), ``ties_with`` (``None``: no intervals).
+
+    ``eplb`` has the plan's extra memory, ``mirror`` all it needs, the others none.
+    """
     num_layers, num_experts = problem.shape
     nodes = np.arange(num_experts) % problem.num_nodes
     dealt = np.random.default_rng(0).permuted(np.tile(nodes, (num_layers, 1)), axis=1)
-    balanced = balanced_packing(problem.train.uses, problem.num_nodes, rates=problem.node_rates)
     baselines = {
         "round_robin": np.tile(1 << nodes, (num_layers, 1)),
         "random_nodes": 1 << dealt,
-        "eplb without replicas": 1 << balanced,
         "mirror": np.full(problem.shape, (1 << problem.num_nodes) - 1),
     }
+    if not num_experts % problem.num_nodes:
+        baselines["eplb"], _ = packed_masks(problem.train.uses, problem.num_nodes, problem.how["extra_memory"])
     if problem.can_cut:
         baselines["row_split"] = np.full(problem.shape, CUT)
-    out = {}
+    means, gains, ties = {}, {}, []
     for name, masks in baselines.items():
         theirs = node_score(problem.test, masks, problem.times, problem.layer_weight)
+        means[name], gains[name] = theirs.mean, theirs.mean / score.mean - 1
         _, low, high = theirs.difference(score)
-        out[name] = {
-            "mean_max": theirs.mean,
-            "gain": theirs.mean / score.mean - 1,
-            "is_tie": None if np.isnan(low) else bool(low <= 0 <= high),
-        }
-    return out
+        if low <= 0 <= high:
+            ties.append(name)
+    has_intervals = len(score.maxima) > 1
+    return {"baseline_mean_max": means, "gain_over": gains, "ties_with": ties if has_intervals else None}
 
 
 def _ms_per_token(problem: NodeProblem, score: NodeScore) -> float | None:

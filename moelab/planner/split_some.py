@@ -12,7 +12,7 @@ from typing import Any
 
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
-from moelab.planner.anneal import MOST_STEPS, at_most
+from moelab.planner.anneal import MOST_STEPS, at_most, moves_within
 from moelab.planner.annealing import annealed
 from moelab.planner.node_plan import node_plan
 from moelab.planner.node_problem import node_problem
@@ -22,14 +22,15 @@ from moelab.planner.room_repair import repaired
 from moelab.planner.step_maximum import CUT
 
 CUT_SHARE = 0.25
-MOVES_PER_EXPERT = 300
+MOST_VISITS = 1_000_000_000
+"""As in ``anneal``; fewer, because cuts leave little to gain."""
 
 
 def split_some(
     trace: Trace,
     *,
     cut_share: float = CUT_SHARE,
-    moves_per_expert: float = MOVES_PER_EXPERT,
+    moves_per_expert: float | None = None,
     most_steps: int = MOST_STEPS,
     anneal_seed: int = 0,
     score: bool = True,
@@ -47,6 +48,8 @@ def split_some(
     masks = cut_experts(problem, balanced_with_replicas(problem), int(cut_share * num_layers * num_experts))
     masks = repaired(problem, masks)
     steps = at_most(problem.train, most_steps, anneal_seed)
+    if moves_per_expert is None:
+        moves_per_expert = moves_within(problem, steps, MOST_VISITS)
     masks = annealed(problem, steps, masks, moves_per_expert=moves_per_expert, seed=anneal_seed)
     return node_plan(
         problem, masks, "split_some", seconds=time.perf_counter() - begin, score=score,

@@ -15,6 +15,7 @@ import numpy as np
 
 from moelab.analysis.miss_ratio_curve import miss_ratio_curve
 from moelab.domain.trace import NO_EXPERT, Trace
+from moelab.planner.balanced_packing import balanced_packing
 from moelab.planner.empty import empty
 from moelab.policies.requests import Requests
 from moelab.simulator.simulate import simulate
@@ -41,21 +42,6 @@ def placement_figures(train: Trace, test: Trace) -> dict[str, float]:
     for nodes in NODES:
         figures[f"node_maximum_{nodes}"] = node_maximum(test, balanced_packing(loads, nodes), nodes)
     return figures
-
-
-def balanced_packing(loads: np.ndarray, num_nodes: int) -> np.ndarray:
-    """``node_of_expert`` int64 [L, E]: heaviest expert first, to the node of least load that has room for one more."""
-    num_layers, num_experts = loads.shape
-    room = -(-num_experts // num_nodes)
-    node_of_expert = np.zeros(loads.shape, np.int64)
-    for layer in range(num_layers):
-        load, count = np.zeros(num_nodes), np.zeros(num_nodes, np.int64)
-        for expert in np.argsort(-loads[layer], kind="stable"):
-            node = int(np.argmin(np.where(count < room, load, np.inf)))
-            node_of_expert[layer, expert] = node
-            load[node] += loads[layer, expert]
-            count[node] += 1
-    return node_of_expert
 
 
 def node_maximum(trace: Trace, node_of_expert: np.ndarray, num_nodes: int) -> float:

@@ -12,7 +12,8 @@ from tests.seeded_traces import seeded_trace
 
 FIELDS = (
     "heldout_mean_max", "heldout_mean_max_interval", "ideal", "heldout_ratio_to_ideal", "train_ratio_to_ideal", "bound",
-    "gap", "bytes_per_node", "extra_memory_bytes", "seconds", "gain_over",
+    "gap", "bytes_per_node", "extra_memory_bytes", "seconds", "gain_over", "baseline_mean_max",
+    "ties_with",
 )  # fmt: skip
 
 

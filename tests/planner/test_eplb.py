@@ -5,8 +5,7 @@ import pytest
 
 from moelab.planner import eplb
 from moelab.planner.balanced_packing import balanced_packing
-from moelab.planner.eplb import rebalance
-from moelab.realism.placement_figures import balanced_packing as packing_of_realism
+from moelab.planner.eplb_rebalance import rebalance
 from tests.seeded_traces import seeded_trace
 
 LOADS = np.array(
@@ -44,7 +43,6 @@ def test_without_copies_it_is_balanced_packing():
     node = np.empty_like(loads)
     np.put_along_axis(node, got, np.tile(np.arange(12) // 4, (3, 1)), axis=1)
     assert (node == balanced_packing(loads, 3)).all()
-    assert (node == packing_of_realism(loads, 3)).all()
 
 
 def test_plan_spends_whole_copies_and_says_which_are_useless():
