@@ -36,7 +36,8 @@ static int32_t by_expert(const moelab_moe_job *job, bool is_down, int64_t each, 
     extern "C" int32_t moelab_crossover_##name##_##phase(const moelab_moe_job *job, int64_t start, int64_t stop, \
                                                          uint64_t *bytes_read) {                                 \
         if (job->hidden_size < 1 || job->intermediate_size < 1) return MOELAB_BAD_SHAPE;                         \
-        return by_expert<BESIDE(name, phase), moelab_amx_##name##_##phase>(job, is_down, each, start, stop, bytes_read);\
+        return by_expert<BESIDE(name, phase), moelab_amx_##name##_##phase>(job, is_down, each, start, stop,      \
+                                                                           bytes_read);                          \
     }
 #define PHASES(name)                                         \
     PHASE(name, gate_up, false, ceil_of(job->intermediate_size, 32)) \

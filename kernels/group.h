@@ -1,12 +1,12 @@
-/* The (token, slot) pairs of a layer-step sorted by node, then expert, then token; with a placement by expert and token,
- * because the pieces of an expert share its pairs. */
+/* The (token, slot) pairs of a layer-step sorted by node, then expert, then token; with a placement by expert and
+ * token, because the pieces of an expert share its pairs. */
 #ifndef MOELAB_GROUP_H
 #define MOELAB_GROUP_H
 
 #include "place.h"
 
-/* Fills the lists of the job and stop_of_node [num_nodes], the number of active experts, or of entries of the placement,
- * up to each node. */
+/* Fills the lists of the job and stop_of_node [num_nodes], the number of active experts, or of entries of the
+ * placement, up to each node. */
 static inline int32_t group_pairs(moelab_forward *f, int32_t num_nodes, int64_t *stop_of_node) {
     const int32_t unrouted = 65535;
     const int64_t num_slots = f->num_tokens * f->top_k, num_experts = f->num_experts;

@@ -88,7 +88,7 @@ typedef struct moelab_placement {
     moelab_dispatch_fn dispatch;      /* NULL where every piece has one copy */
     int64_t *masks, *sizes;           /* [P] of this step */
     int32_t *node_of_job;             /* [P] of this step */
-    int64_t *piece_of_job, *expert_of_job; /* [P] of this step: the piece, and the active expert whose pairs it serves */
+    int64_t *piece_of_job, *expert_of_job; /* [P] of this step: piece, active expert whose pairs it serves */
     double *loads;                    /* [N] of this step */
     int64_t *scratch;                 /* of dispatch */
     int64_t num_entries;              /* of this step, node by node: */
@@ -133,8 +133,8 @@ typedef struct moelab_moe_job {
  * (output = W x, no activation), is tile row u % ceil(I/16) of matrix u / ceil(I/16). Unit u of down is tile row u
  * % ceil(H/16) of expert u / ceil(H/16). A call computes the units [unit_start, unit_stop) and adds the bytes of
  * weights that it read to *bytes_read. Calls with disjoint ranges may run at the same time; all of gate_up comes
- * before any of down. With a placement units are counted over its entries instead, in the same way: an entry has num_groups units
- * of gate_up and num_rows of down. */
+ * before any of down. With a placement units are counted over its entries instead, in the same way: an entry has
+ * num_groups units of gate_up and num_rows of down. */
 typedef int32_t (*moelab_phase_fn)(const moelab_moe_job *job, int64_t unit_start, int64_t unit_stop,
                                    uint64_t *bytes_read);
 

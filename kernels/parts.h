@@ -4,8 +4,8 @@
 
 #include "moelab_kernels.h"
 
-/* Units [first, first + count) of an expert, whose pairs are those of active expert `expert`; the block `weights` begins
- * with unit `origin` and has `up_rows` tile rows of gate_proj and as many of up_proj. */
+/* Units [first, first + count) of an expert, whose pairs are those of active expert `expert`; the block `weights`
+ * begins with unit `origin` and has `up_rows` tile rows of gate_proj and as many of up_proj. */
 struct part {
     int64_t expert, first, count, origin, up_rows;
     const uint8_t *weights;
@@ -27,7 +27,8 @@ static inline int64_t entry_of(const int64_t *start, int64_t num_entries, int64_
 }
 
 /* The part that begins at unit_start; `units` of a whole expert. */
-static inline part part_at(const moelab_moe_job *job, bool is_down, int64_t units, int64_t unit_start, int64_t unit_stop) {
+static inline part part_at(const moelab_moe_job *job, bool is_down, int64_t units, int64_t unit_start,
+                           int64_t unit_stop) {
     const int64_t tile_rows = ceil_of(job->intermediate_size, 16);
     part p;
     const moelab_placement *placed = job->placement;

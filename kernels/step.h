@@ -60,7 +60,8 @@ static inline int32_t prepare_step(step *s, moelab_pool *pool, moelab_forward *f
     s->forward = forward;
     s->linear = linear;
     if (forward->placement && (linear || !fits(forward->placement))) return MOELAB_BAD_STRUCT;
-    s->num_nodes = forward->placement ? (int32_t)forward->placement->num_nodes : forward->node_of_expert && pool ? pool->num_nodes : 1;
+    const bool is_placed = forward->node_of_expert && pool;
+    s->num_nodes = forward->placement ? (int32_t)forward->placement->num_nodes : is_placed ? pool->num_nodes : 1;
     if (s->num_nodes > MOELAB_MAX_NODES) return MOELAB_BAD_SHAPE;
     if (forward->placement && s->num_nodes > 1 && (!pool || pool->num_nodes != s->num_nodes)) return MOELAB_BAD_SHAPE;
     moelab_moe_job *job = forward->job;
