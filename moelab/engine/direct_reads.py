@@ -146,7 +146,9 @@ class DirectReads:
 
     def close(self) -> None:
         """Wait for what is on its way, of all threads, which must read no more."""
-        for queue in self._queues:
+        queues, self._queues = self._queues, []
+        self._local = threading.local()  # buffers go, and with them what they waited for
+        for queue in queues:
             queue.close()
 
     def _own(self) -> Own:
