@@ -39,7 +39,7 @@ def reroute(
     if lossy.num_deferred:
         raise ValueError(
             f"num_deferred is {lossy.num_deferred}; expected 0: deferred experts are read all the same, so that a "
-            "trace has nothing to say of it; run the engine with it"
+            "trace has nothing to say of it; run the engine with it, its time is `cost_model.deferral`'s"
         )
     if CANDIDATE_SCORES not in trace.extras:
         found = ", ".join(trace.extras) or "no optional arrays"

@@ -22,14 +22,7 @@ import torch
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Phase
 from moelab.engine.fast_tier.copy_thread import Copy, CopyThread
-from moelab.engine.fast_tier.divide import (
-    NUM_HELD,
-    NUM_LATE,
-    NUM_ROUTED_HITS,
-    NUM_ROUTINGS,
-    NUM_SERVED,
-    divide,
-)
+from moelab.engine.fast_tier.divider import Divider
 from moelab.engine.fast_tier.payload import home_block, in_format
 from moelab.engine.fast_tier.plan import FAST_TIER, num_slots_of, slot_layout
 from moelab.engine.fast_tier.report import FastTierReport
@@ -86,8 +79,7 @@ class FastTier:
         self._num_layer_steps = np.zeros((len(Phase), num_layers), np.int64)
         self._moves: list[tuple[int, int, int, int, int]] | None = [] if keep_log else None
         self._requests: list[np.ndarray] | None = [] if keep_log else None
-        self._state_of_expert, self._late_slots = np.zeros((2, num_experts), np.int64)
-        self._served, self._numbers = np.zeros((2, num_experts), np.int64), np.zeros(5, np.int64)
+        self._divider = Divider(num_experts)
         self._phase, self._flags = Phase.PREFILL, 0
         self._in_the_middle = False
         self.num_steps = self.num_failed_steps = 0
@@ -173,24 +165,14 @@ class FastTier:
             np.ascontiguousarray(gate_weights[:, None], np.float16),
             layer=layer, step=self.num_steps, flags=self._flags, candidate_scores=scores, stale_experts=stale,
         )  # fmt: skip
-        ids = np.ascontiguousarray(expert_ids, np.int32)
-        home_ids, numbers = np.empty_like(ids), self._numbers
-        arguments = (
-            session.experts, table.slot_of_expert[layer], copies.asked, copies.arrived, ids, self._state_of_expert,
-            home_ids, self._served, self._late_slots, numbers,
-        )  # fmt: skip
-        divide(*arguments)
-        num_late = int(numbers[NUM_LATE])
-        if num_late and self.late == "wait":
-            for slot in self._late_slots[:num_late].tolist():
-                copies.wait(slot)
-            divide(*arguments)
-        experts, slots = self._served[:, : numbers[NUM_SERVED]].tolist()
+        divided = self._divider.divide(
+            session.experts, table.slot_of_expert[layer], copies, expert_ids, wait=self.late == "wait"
+        )
         counts = np.zeros(NUM_COLUMNS, np.int64)
-        counts[HITS] = numbers[NUM_HELD]
-        counts[MISSES] = len(session.experts) - numbers[NUM_HELD]
-        counts[ROUTED_HITS], counts[ROUTINGS] = numbers[NUM_ROUTED_HITS], numbers[NUM_ROUTINGS]
-        counts[LATE] = 0 if self.late == "never" else num_late
+        counts[HITS] = divided.num_held
+        counts[MISSES] = len(session.experts) - divided.num_held
+        counts[ROUTED_HITS], counts[ROUTINGS] = divided.num_routed_hits, divided.num_routings
+        counts[LATE] = 0 if self.late == "never" else divided.num_late
         counts[EVICTIONS] = self._release(session.evict, clock)
         counts[UPLOADS] = self._admit([(layer, expert) for expert in session.admit.tolist()], clock, ADMIT)
         counts[PREFETCHES] = self._admit(session.prefetch.tolist(), clock, PREFETCH)
@@ -199,7 +181,7 @@ class FastTier:
         if self._requests is not None:
             self._requests.append(counts)
         self._in_the_middle = False
-        return Share(experts, slots, expert_ids, gate_weights, home_ids)
+        return Share(divided.experts, divided.slots, expert_ids, gate_weights, divided.home_ids)
 
     def compute(self, share: Share, x: torch.Tensor) -> torch.Tensor | None:
         """x [T, H], anywhere -> the device's part of the sum, float32 [T, H] on the device; None where there is none.
@@ -274,18 +256,15 @@ class FastTier:
     def slot_weights(self, layer: int, expert: int) -> tuple[torch.Tensor, torch.Tensor]:
         """gate_proj over up_proj, and down_proj, of an expert in a slot, as its products use them: float32, padded.
 
-        Waits for its copy. ValueError where the expert has no slot.
+        Waits for its copy. ValueError where the expert has no slot, or nothing is copied.
         """
         slot = int(self._table.slot_of_expert[layer, expert])
-        if slot == NOWHERE:
-            raise ValueError(f"layer {layer} expert {expert}: expected it in a slot, got none; see `resident`")
+        if slot == NOWHERE or self.late == "never":
+            raise ValueError(
+                f"layer {layer} expert {expert}: expected it in a slot, got none, or a tier on paper; see `resident`"
+            )
         self._copies.wait(slot)
-        memory = self._memory
-        unit = [
-            torch.eye(size, dtype=memory.dtype, device=memory.device)
-            for size in (memory.layout.padded_hidden_size, memory.layout.padded_intermediate_size)
-        ]
-        return memory.gate_up.product(slot, unit[0]).float().T, memory.down.product(slot, unit[1]).float().T
+        return self._memory.weights(slot)
 
     def report(self) -> FastTierReport:
         """What happened since the engine got the plan; waits for the copies that are under way."""

@@ -91,3 +91,9 @@ class SlotMemory:
         x = x.to(self.device, self.dtype, non_blocking=True)
         spare = self.layout.padded_hidden_size - x.shape[1]
         return F.pad(x, (0, spare)) if spare else x
+
+    def weights(self, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """gate_proj over up_proj, and down_proj, as the products of a slot use them: float32, padded."""
+        sizes = (self.layout.padded_hidden_size, self.layout.padded_intermediate_size)
+        unit = [torch.eye(size, dtype=self.dtype, device=self.device) for size in sizes]
+        return self.gate_up.product(slot, unit[0]).float().T, self.down.product(slot, unit[1]).float().T

@@ -104,6 +104,8 @@ def test_a_tier_on_paper_decides_and_changes_no_bit(engine):
     assert (report.late, report.num_copied, report.num_initial_copies, report.link_bytes) == (0, 0, 0, 0)
     assert report.reads_per_layer_step == simulated.reads_per_layer_step
     assert "on paper" in str(tier)
+    with pytest.raises(ValueError, match="a tier on paper"):
+        tier.slot_weights(0, 3)
 
 
 def test_a_failed_copy_stops_the_engine_until_it_gets_a_plan(engine, monkeypatch):

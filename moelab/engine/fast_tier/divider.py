@@ -1,19 +1,69 @@
-"""divide: what of a layer-step lies in slots and can be computed there, and what runs from home.
+"""Divider: what of a layer-step lies in slots and can be computed there, and what runs from home.
 
 One compiled function: a dozen small NumPy calls took most of a tier's share of a step (docs/log.md). It reads the slot
-table and the tickets of the copies as they are; it changes neither. Floor 2.
+table and the tickets of the copies as they are; it changes neither. It does not know policies or devices. Floor 2.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 from numba import njit, types
 
 from moelab.domain.trace import NO_EXPERT
+from moelab.engine.fast_tier.copy_thread import CopyThread
 from moelab.policies.compiled import OPTIONS
 from moelab.source_stamp import stamped
 
 NUM_HELD, NUM_LATE, NUM_SERVED, NUM_ROUTED_HITS, NUM_ROUTINGS = range(5)
 """Places in `numbers`."""
+
+
+@dataclass(slots=True)
+class Divided:
+    """`experts` in rising order, in `slots`, are computed there; `home_ids` int32 [T, K] is the rest (`NO_EXPERT` where
+    a slot serves). `num_held` distinct experts had a slot, `num_late` of them without their copy."""
+
+    experts: list[int]
+    slots: list[int]
+    home_ids: np.ndarray
+    num_held: int
+    num_late: int
+    num_routed_hits: int
+    num_routings: int
+
+
+class Divider:
+    """Buffers for one caller at a time."""
+
+    def __init__(self, num_experts: int) -> None:
+        self._state_of_expert, self._late_slots = np.zeros((2, num_experts), np.int64)
+        self._served, self._numbers = np.zeros((2, num_experts), np.int64), np.zeros(5, np.int64)
+
+    def divide(
+        self, used: np.ndarray, slot_of_expert: np.ndarray, copies: CopyThread, expert_ids: np.ndarray, *, wait: bool
+    ) -> Divided:
+        """`used` int32 [M] are the distinct experts of `expert_ids` [T, K], `slot_of_expert` int32 [E] of their layer.
+
+        `wait`: for copies that are late, so that all that have a slot are served.
+        """
+        ids = np.ascontiguousarray(expert_ids, np.int32)
+        home_ids, numbers = np.empty_like(ids), self._numbers
+        arguments = (
+            used, slot_of_expert, copies.asked, copies.arrived, ids, self._state_of_expert, home_ids, self._served,
+            self._late_slots, numbers,
+        )  # fmt: skip
+        _divide(*arguments)
+        num_late = int(numbers[NUM_LATE])
+        if num_late and wait:
+            for slot in self._late_slots[:num_late].tolist():
+                copies.wait(slot)
+            _divide(*arguments)
+        num_held, _, num_served, num_routed_hits, num_routings = numbers.tolist()
+        experts, slots = self._served[:, :num_served].tolist()
+        return Divided(experts, slots, home_ids, num_held, num_late, num_routed_hits, num_routings)
+
 
 _i32, _i64 = types.int32, types.int64
 _signature = types.void(
@@ -35,7 +85,7 @@ _HELD, _SERVED = 1, 2
 # The interpreter's lock is kept: the copy thread writes tickets under it.
 @njit(_signature, **OPTIONS)
 @stamped
-def divide(used, slot_of_expert, asked, arrived, expert_ids, state, home_ids, served, late, numbers):
+def _divide(used, slot_of_expert, asked, arrived, expert_ids, state, home_ids, served, late, numbers):
     """An expert whose slot has not the copy that was asked for last is late: it runs from home."""
     num_held, num_late = 0, 0
     for expert in used:
