@@ -21,13 +21,14 @@ from moelab.planner.coactivation_split import split_by_coactivation
 from moelab.planner.layer_steps import LayerSteps
 from moelab.planner.node_plan import node_plan
 from moelab.planner.node_problem import NodeProblem, node_problem
+from moelab.planner.packed_counts import NOT_PACKED, field_bits
 from moelab.planner.replica_gains import add_replicas
 
 MOST_MOVES = 2000
 """Tries for each expert, where the visits allow them."""
 
 MOST_VISITS = 4_000_000_000
-"""Layer-steps that are looked at in all: each takes some nanoseconds on two nodes, fifty times that on more."""
+"""Layer-steps that are looked at in all, some nanoseconds each on two nodes (see ``moves_within`` for more)."""
 
 MOST_STEPS = 16_000
 SHRINK = 0.5
@@ -64,9 +65,10 @@ def anneal(
 def moves_within(problem: NodeProblem, steps: LayerSteps, most_visits: int) -> float:
     """Moves for each expert that look at ``most_visits`` layer-steps: a move at those of two experts.
 
-    A tenth of that where there are not two tiers, because each visit asks ``dispatch``.
+    A third of that where more than two nodes keep packed counts, a tenth where each visit asks ``dispatch``.
     """
-    visits = most_visits if len(problem.tiers) == 2 else most_visits / 10
+    is_packed = field_bits(np.ones(1), problem.times, int(steps.sizes.max(initial=1))) != NOT_PACKED
+    visits = most_visits if len(problem.tiers) == 2 else most_visits / (3 if is_packed else 10)
     return float(min(MOST_MOVES, visits / max(1, 2 * steps.uses.sum())))
 
 

@@ -2,7 +2,7 @@
 
 Kirkpatrick, Gelatt and Vecchi 1983, with moves that keep every byte budget (``move_proposals``). A move changes only
 the layer-steps that use one of its two experts: their inverted lists are merged, so a move costs what those lists are
-long. Two tiers keep four packed counts for each layer-step; other numbers of tiers ask ``dispatch`` again.
+long. Layer-steps keep packed counts where they can (``packed_counts``), else ``dispatch`` is asked again.
 Deterministic by seed. Does not know requests, bounds or plans.
 """
 
@@ -13,30 +13,39 @@ import numpy as np
 from moelab.planner.compiled import compiled
 from moelab.planner.draws import unit
 from moelab.planner.move_proposals import NOBODY, fits, propose, take_room
-from moelab.planner.step_maximum import WHOLE, set_maximum, two_maximum
-
-FIELD = 16
-"""Bits of each count in ``packed``: experts on tier 0 alone, on tier 1 alone, on both, cut."""
+from moelab.planner.packed_counts import (
+    FIELD_OF_TWO,
+    NOT_PACKED,
+    hall_maximum,
+    two_even_maximum,
+    two_uneven_maximum,
+    unit_of,
+)
+from moelab.planner.step_maximum import WHOLE, set_maximum
 
 
 @compiled
 def anneal_moves(
     offsets, keys, first_use, uses, shape, num_nodes, code, room, tier_bytes, piece_sizes, slowness, barrier,
-    weight, temperatures, num_moves, draws, packed, cost, touched, fresh, jobs, sizes, tier_of, loads, scratch,
+    weight, temperatures, num_moves, draws, field, keep, ceil_of, packed, cost, touched, fresh, jobs, sizes, tier_of,
+    loads, scratch,
 ):  # fmt: skip
     """Moves ``code`` int64 [L E] (mask of copies, 0 cut) towards a smaller sum of weight x maximum; returns the change.
 
     ``offsets``, ``keys``: CSR of layer-steps; ``first_use``, ``uses``: the inverse. ``shape``: (first layer, last layer
     + 1, E) of those that may change. ``room`` int64 [N]: bytes free on each tier, kept up to date; ``tier_bytes`` int64
     [N, L]: of one expert. ``weight`` float64 [L]. ``temperatures`` float64 [sweeps]; ``num_moves``: tries in each layer
-    and sweep; ``draws`` uint64 [1]: state of the generator. Scratch: ``packed`` int64 [S] (two tiers), ``cost`` float64
-    [S] (others), ``touched`` int32 and ``fresh`` float64 as long as any two lists of uses, and ``scratch_arrays``.
+    and sweep; ``draws`` uint64 [1]: state of the generator. ``field``: bits of a packed count (``packed_counts``), with
+    its tables ``keep`` and ``ceil_of``. Scratch: ``packed`` int64 [S] or, not packed, ``cost`` float64 [S], ``touched``
+    int32 and ``fresh`` float64 as long as any two lists of uses, and ``scratch_arrays``.
     """
     first_layer, last_layer, num_experts = shape
     num_tiers = len(slowness)
     is_even = num_tiers == 2 and slowness[0] == slowness[1] and piece_sizes[0] == piece_sizes[1] and barrier == 0
     each, piece = WHOLE * slowness[0], piece_sizes[0] / WHOLE
-    _begin(offsets, keys, code, piece_sizes, slowness, barrier, packed, cost, jobs, sizes, tier_of, loads, scratch)
+    _begin(
+        offsets, keys, code, piece_sizes, slowness, barrier, field, packed, cost, jobs, sizes, tier_of, loads, scratch
+    )  # fmt: skip
     change = 0.0
     for sweep in range(len(temperatures)):
         temperature = temperatures[sweep]
@@ -50,12 +59,12 @@ def anneal_moves(
                 if b != NOBODY:
                     at_b, end_b, weight_b, old_b = first_use[b], first_use[b + 1], weight[b // num_experts], code[b]
                 old_a = code[a]
-                if num_tiers == 2:
-                    shift_a = _unit(new_a) - _unit(old_a)
-                    shift_b = 0 if b == NOBODY else _unit(new_b) - _unit(old_b)
-                    delta = _change_of_two(
-                        uses, at_a, end_a, at_b, end_b, shift_a, shift_b, weight_a, weight_b, packed, is_even, each,
-                        piece, piece_sizes, slowness, barrier,
+                if field != NOT_PACKED:
+                    shift_a = unit_of(new_a, field) - unit_of(old_a, field)
+                    shift_b = 0 if b == NOBODY else unit_of(new_b, field) - unit_of(old_b, field)
+                    delta = _change_of_packed(
+                        uses, at_a, end_a, at_b, end_b, shift_a, shift_b, weight_a, weight_b, packed, field, keep,
+                        ceil_of, is_even, each, piece, piece_sizes, slowness, barrier,
                     )  # fmt: skip
                     if delta <= 0 or unit(draws) < np.exp(-delta / temperature):
                         for use in range(at_a, end_a):
@@ -94,14 +103,16 @@ def anneal_moves(
 
 
 @compiled
-def _begin(offsets, keys, code, piece_sizes, slowness, barrier, packed, cost, jobs, sizes, tier_of, loads, scratch):
-    """Every layer-step: packed counts for two tiers, the maximum for others."""
+def _begin(
+    offsets, keys, code, piece_sizes, slowness, barrier, field, packed, cost, jobs, sizes, tier_of, loads, scratch
+):  # fmt: skip
+    """Every layer-step: packed counts, or its maximum."""
     for step in range(len(offsets) - 1):
         inside = keys[offsets[step] : offsets[step + 1]]
-        if len(slowness) == 2:
+        if field != NOT_PACKED:
             packed[step] = 0
             for key in inside:
-                packed[step] += _unit(code[key])
+                packed[step] += unit_of(code[key], field)
         else:
             cost[step] = set_maximum(
                 inside, code, piece_sizes, slowness, barrier, jobs, sizes, tier_of, loads, scratch
@@ -109,9 +120,9 @@ def _begin(offsets, keys, code, piece_sizes, slowness, barrier, packed, cost, jo
 
 
 @compiled
-def _change_of_two(
-    uses, at_a, end_a, at_b, end_b, shift_a, shift_b, weight_a, weight_b, packed, is_even, each, piece, piece_sizes,
-    slowness, barrier,
+def _change_of_packed(
+    uses, at_a, end_a, at_b, end_b, shift_a, shift_b, weight_a, weight_b, packed, field, keep, ceil_of, is_even, each,
+    piece, piece_sizes, slowness, barrier,
 ):  # fmt: skip
     """Change of the objective if the counts of the steps of a move by ``shift_a`` and those of b by ``shift_b``."""
     delta = 0.0
@@ -124,32 +135,11 @@ def _change_of_two(
         after = before + is_a * shift_a + is_b * shift_b
         weight = weight_a if is_a else weight_b
         if is_even:
-            delta += weight * each * (_even(after, piece) - _even(before, piece))
+            delta += weight * each * (two_even_maximum(after, piece) - two_even_maximum(before, piece))
+        elif field == FIELD_OF_TWO:
+            delta += weight * two_uneven_maximum(after, piece_sizes, slowness, barrier)
+            delta -= weight * two_uneven_maximum(before, piece_sizes, slowness, barrier)
         else:
-            delta += weight * _of_packed(after, piece_sizes, slowness, barrier)
-            delta -= weight * _of_packed(before, piece_sizes, slowness, barrier)
+            more = hall_maximum(after, field, keep, ceil_of) - hall_maximum(before, field, keep, ceil_of)
+            delta += weight * each * more
     return delta
-
-
-@compiled
-def _unit(mask):
-    """What one expert of this mask adds to the packed counts."""
-    return 1 << FIELD * ((mask - 1) & 3)
-
-
-@compiled
-def _even(packed, piece):
-    """Maximum of two equal nodes: single copies, or half of all rounded up; a piece for each expert that is cut."""
-    low = (1 << FIELD) - 1
-    on_0, on_1 = packed & low, packed >> FIELD & low
-    on_both, num_cut = packed >> 2 * FIELD & low, packed >> 3 * FIELD
-    return max(max(on_0, on_1), (on_0 + on_1 + on_both + 1) >> 1) + piece * num_cut
-
-
-@compiled
-def _of_packed(packed, piece_sizes, slowness, barrier):
-    low = (1 << FIELD) - 1
-    return two_maximum(
-        packed & low, packed >> FIELD & low, packed >> 2 * FIELD & low, packed >> 3 * FIELD, piece_sizes, slowness,
-        barrier,
-    )  # fmt: skip

@@ -12,6 +12,7 @@ import numpy as np
 from moelab.planner.anneal_moves import anneal_moves
 from moelab.planner.layer_steps import LayerSteps
 from moelab.planner.node_problem import NodeProblem
+from moelab.planner.packed_counts import field_bits, hall_tables
 from moelab.planner.step_maximum import scratch_arrays
 
 COLD = 0.1
@@ -49,11 +50,13 @@ def annealed(
     code = np.ascontiguousarray(masks, np.int64).ravel().copy()
     first_use, uses = steps.inverted
     longest = 2 * int(steps.uses.max(initial=1))
+    field = field_bits(masks, times, int(steps.sizes.max(initial=1)))
     free = np.array(problem.room(masks) if room is None else room, np.int64)
     change = anneal_moves(
         steps.offsets, steps.keys, first_use, uses, (*layers, num_experts), problem.num_nodes, code, free,
         problem.tier_bytes, times.piece_sizes, times.slowness, times.barrier, problem.layer_weight, temperatures,
-        max(1, round(moves_per_expert * num_experts / sweeps)), np.array([seed], np.uint64),
+        max(1, round(moves_per_expert * num_experts / sweeps)), np.array([seed], np.uint64), field,
+        *hall_tables(times.num_tiers, field),
         np.empty(steps.num_layer_steps, np.int64), np.empty(steps.num_layer_steps), np.empty(longest, np.int32),
         np.empty(longest), *scratch_arrays(steps, times.num_tiers),
     )  # fmt: skip

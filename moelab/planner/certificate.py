@@ -22,6 +22,7 @@ from moelab.planner.step_maximum import step_maxima
 
 MOST_STEPS = 256
 MOST_NODES = 6
+ATTEMPTS = 16
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,12 @@ def sample_of_layer(steps: LayerSteps, layer: int, num_steps: int, seed: int) ->
 def _annealed_alone(
     problem: NodeProblem, sample: LayerSteps, masks: np.ndarray, layer: int, room: np.ndarray, moves: float, seed: int
 ) -> np.ndarray:
-    """Best of three annealings of the sample; layers that it does not use cannot change the result."""
+    """Best of some annealings of the sample, which is small enough for luck to matter."""
     best, least = masks, np.inf
-    for attempt in range(3):
+    for attempt in range(ATTEMPTS):
         tried = annealed(
-            problem, sample, masks, moves_per_expert=moves, room=room, seed=seed + attempt, only_layer=layer, cold=0.05
+            problem, sample, masks, moves_per_expert=moves, room=room, seed=seed + attempt, only_layer=layer, hot=2.0,
+            cold=0.05,
         )  # fmt: skip
         value = step_maxima(sample, tried, problem.times).mean()
         if value < least:
