@@ -75,8 +75,8 @@ class Machine(_Document):
     ``kernel_efficiency`` is the share of the read rate that the expert kernels reach over memory, by
     ``isa/weight format/activation``. ``layer_overhead_s`` is the time of one layer call that does not
     depend on bytes, ``barrier_s`` one barrier between workers; ``None`` where not measured.
-    ``residuals`` are relative errors of the fit that gave the numbers, by name. ``unified_memory``: the fast tier
-    reads the nodes' memory. ``published_read_fractions`` are shares of the peak that others measured, by what and where.
+    ``residuals`` are relative errors of the fit that gave the numbers, by name. ``unified_memory``: a GPU reads the
+    nodes' memory. ``published_read_fractions``: shares of the peak that others measured, by what and where.
     """
 
     version: Literal[1] = 1
