@@ -10,20 +10,33 @@ size        all of it for one model on one machine
 
 from __future__ import annotations
 
+from moelab.sizing.article_claims import ARTICLE_CLAIMS, price_claims
+from moelab.sizing.claims import Claim, judge, judge_all
+from moelab.sizing.cost import CostComparison, MachineCost, TokenPrices, Traffic
 from moelab.sizing.places import imbalance, need_of, place
 from moelab.sizing.recipes import RECIPES, recipe, weight_bytes_of_recipe
 from moelab.sizing.size import Sizing, size
-from moelab.sizing.speed import loss_table, speed_fit
+from moelab.sizing.speed import ablation, loss_table, speed_fit
 from moelab.sizing.validation_points import VALIDATION_POINTS
 
 __all__ = [
+    "ARTICLE_CLAIMS",
     "RECIPES",
     "VALIDATION_POINTS",
+    "Claim",
+    "CostComparison",
+    "MachineCost",
     "Sizing",
+    "TokenPrices",
+    "Traffic",
+    "ablation",
     "imbalance",
+    "judge",
+    "judge_all",
     "loss_table",
     "need_of",
     "place",
+    "price_claims",
     "recipe",
     "size",
     "speed_fit",

@@ -189,6 +189,22 @@ def speed_fit(mode: str) -> SpeedFit:
     return fit(with_bandwidth(mode), mode)
 
 
+def ablation() -> dict[int, tuple[float, float]]:
+    """Sockets -> (eta, t0 in seconds), from one box alone: DeepSeek-V3 with 8 and with 6 experts a layer.
+
+    The two rates of one machine differ by the bytes of two experts and nothing else, so that they separate the terms
+    without any other point (points 1 to 4). A second opinion on the fit, not part of it.
+    """
+    point = {point.id: point for point in VALIDATION_POINTS}
+    terms = {}
+    for sockets, (eight, six) in {1: (1, 4), 2: (2, 3)}.items():
+        more, less = point[eight], point[six]
+        gb_per_s = (more.cpu_gb_per_token - less.cpu_gb_per_token) / (1 / more.tok_per_s - 1 / less.tok_per_s)
+        t0_s = 1 / more.tok_per_s - more.cpu_gb_per_token / gb_per_s
+        terms[sockets] = (gb_per_s / (more.bandwidth_gb_per_s or float("nan")), t0_s)
+    return terms
+
+
 def loss_table() -> pd.DataFrame:
     """One row for each mode and loss: eta, t0, leave-one-out errors. The first loss is the one that predicts.
 

@@ -259,3 +259,18 @@ def test_refusals_by_name():
     places = size("kimi-k2.6", "forge-moe-gen4").places
     with pytest.raises(ValueError, match="expected at most 8"):
         step_reads(ModelSpec.preset("kimi-k2.6"), recipe("native"), places, context=1, distinct=8.5)
+
+
+def test_sizing_needs_neither_torch_nor_pandas():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'pandas', 'transformers', 'plotly'): sys.modules[name] = None\n"
+        "from moelab.sizing import size\n"
+        "print(round(size('kimi-k2.6', 'forge-moe-gen4').predicted.tok_per_s, 1))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 8 < float(done.stdout) < 16

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 
 from moelab.domain.model import ModelSpec
 from moelab.sizing.recipes import recipe
-from moelab.sizing.speed import LOSSES, MODES, fit, fit_points, loss_table, speed_fit, with_bandwidth
+from moelab.sizing.speed import LOSSES, MODES, ablation, fit, fit_points, loss_table, speed_fit, with_bandwidth
 from moelab.sizing.validation_points import VALIDATION_POINTS, ValidationPoint
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "models" / "validation_points.json"
@@ -154,3 +154,10 @@ def test_refusals():
         fit_points(with_bandwidth("cpu"), "best")
     with pytest.raises(ValueError, match=r"bandwidth is 0 GB/s"):
         speed_fit("cpu").predict(1e9, 0)
+
+
+def test_ablation_separates_the_terms():
+    """Facts section 4: 177 GB/s (0.576) and 44.6 ms on one socket, 349 (0.568) and 46.4 on two."""
+    one, two = ablation()[1], ablation()[2]
+    assert one == (pytest.approx(0.576, abs=0.002), pytest.approx(0.0446, abs=0.0003))
+    assert two == (pytest.approx(0.568, abs=0.002), pytest.approx(0.0464, abs=0.0003))
