@@ -141,8 +141,8 @@ def place(
 
 
 def _replica_room(node_room: tuple[int, ...], beside: int) -> int:
-    """Bytes of experts that every node can hold when the rest is spread evenly."""
-    return min(node_room) - -(-beside // len(node_room))
+    """Bytes of experts that every node can hold a copy of, when the rest takes what is left anywhere."""
+    return min(min(node_room), (sum(node_room) - beside) // len(node_room))
 
 
 def _over_nodes(num_bytes: int, node_room: tuple[int, ...]) -> tuple[int, ...]:
@@ -154,8 +154,8 @@ def _over_nodes(num_bytes: int, node_room: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _replicas(beside: int, routed: int, node_room: tuple[int, ...]) -> tuple[int, ...]:
-    num = len(node_room)
-    return tuple(routed + beside // num + (beside % num if node == 0 else 0) for node in range(num))
+    left = tuple(max(0, room - routed) for room in node_room)
+    return tuple(routed + rest for rest in _over_nodes(beside, left))
 
 
 def imbalance(num_experts: int, distinct: int, num_nodes: int) -> float:
