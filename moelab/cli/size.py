@@ -201,8 +201,8 @@ def table(sized: list[Sizing]) -> pd.DataFrame:
 
 
 def rounded(frame: pd.DataFrame) -> pd.DataFrame:
-    """Floats with three significant digits, as text."""
-    return frame.map(lambda value: f"{value:.3g}" if isinstance(value, float) else value)
+    """Floats with four significant digits, as text."""
+    return frame.map(lambda value: f"{value:.4g}" if isinstance(value, float) else value)
 
 
 def markdown(frame: pd.DataFrame) -> str:
