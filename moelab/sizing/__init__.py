@@ -15,7 +15,8 @@ from moelab.sizing.claims import Claim, judge, judge_all
 from moelab.sizing.cost import CostComparison, MachineCost, TokenPrices, Traffic
 from moelab.sizing.places import imbalance, need_of, place
 from moelab.sizing.recipes import RECIPES, recipe, weight_bytes_of_recipe
-from moelab.sizing.size import Sizing, size
+from moelab.sizing.size import size
+from moelab.sizing.sizing import Sizing
 from moelab.sizing.speed import ablation, loss_table, speed_fit
 from moelab.sizing.validation_points import VALIDATION_POINTS
 

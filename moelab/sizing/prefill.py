@@ -60,12 +60,13 @@ def prefill_ceiling(
     reads = whole * uniform_union(experts, top_k, chunk) + uniform_union(experts, top_k, rest)
     read_bytes = reads * spec.num_moe_layers * recipe.expert_bytes(spec)
     links = [tier.link_gb_per_s for tier in machine.fast_tiers if tier.link_gb_per_s and not machine.unified_memory]
+    bandwidth = bandwidth_gb_per_s(machine)
     return PrefillCeiling(
         prompt=prompt,
         chunk=chunk,
         read_bytes=read_bytes,
-        cpu_tok_per_s=prompt * bandwidth_gb_per_s(machine) * GB / read_bytes,
-        link_tok_per_s=prompt * sum(links) * GB / read_bytes if links else None,
+        cpu_tok_per_s=prompt * bandwidth * GB / read_bytes,
+        link_tok_per_s=prompt * min(sum(links), bandwidth) * GB / read_bytes if links else None,
     )
 
 

@@ -9,13 +9,11 @@ It does not simulate: hits of a fast tier come in as reads per layer-step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
-from moelab.domain.summary import summary_html
-from moelab.domain.units import GB, format_gb, format_params
+from moelab.domain.units import GB
 from moelab.sizing.places import (
     SYSTEM_BYTES_PER_GPU,
     SYSTEM_BYTES_PER_NODE,
@@ -24,137 +22,14 @@ from moelab.sizing.places import (
     need_of,
     place,
 )
-from moelab.sizing.prefill import PrefillCeiling, bandwidth_gb_per_s, prefill_ceiling
+from moelab.sizing.prefill import bandwidth_gb_per_s, prefill_ceiling
 from moelab.sizing.reads import StepReads, step_reads
-from moelab.sizing.recipes import Recipe, recipe, weight_bytes_of_recipe
+from moelab.sizing.recipes import Recipe, recipe
+from moelab.sizing.sizing import Sizing
 from moelab.sizing.speed import Prediction, speed_fit
+from moelab.sizing.validation_points import PUBLISHED_BATCH
 
 _FAMILY_OF_POINTS = "deepseek_v3"
-
-
-@dataclass(frozen=True)
-class Sizing:
-    """One model on one machine at one recipe, context and batch."""
-
-    spec: ModelSpec
-    machine: Machine
-    recipe: Recipe
-    context: int
-    batch: int
-    kv_format: str
-    places: Places
-    reads: StepReads
-    bandwidth_gb_per_s: float
-    imbalance: float
-    predicted: Prediction | None
-    ceiling_tok_per_s: float | None
-    prefill: PrefillCeiling
-    caveats: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `moelab size --json` prints: plain values, units in the names."""
-        spec, predicted, need = self.spec, self.predicted, self.places.need
-        return {
-            "model": spec.name or spec.label,
-            "machine": self.machine.name,
-            "format": self.recipe.name,
-            "format_is_exact": self.recipe.exact,
-            "context": self.context,
-            "batch": self.batch,
-            "total_params": spec.total_params,
-            "active_params": spec.active_params,
-            "params_of_part": spec.params_of_part,
-            "weight_bytes": weight_bytes_of_recipe(spec) | {self.recipe.name: self.recipe.weight_bytes(spec)},
-            "bytes_of_part": self.recipe.bytes_of_part(spec),
-            "kv_bytes_per_token": spec.kv_cache_bytes(1, format=self.kv_format),
-            "kv_bytes": need.cache_bytes,
-            "kv_expanded_bytes": spec.kv_cache_bytes(self.context, self.batch, self.kv_format, expanded=True),
-            "mode": self.places.mode,
-            "layout": self.places.layout,
-            "fits": self.places.fits,
-            "lacks": list(self.places.lacks),
-            "always_bytes": need.always_bytes,
-            "routed_bytes": need.routed_bytes,
-            "routed_fast_bytes": self.places.routed_fast_bytes,
-            "may_stream_bytes": need.routed_bytes,
-            "streamed_bytes": self.places.streamed_bytes,
-            "node_bytes": list(self.places.node_bytes),
-            "node_room_bytes": list(self.places.node_room_bytes),
-            "fast_bytes": self.places.fast_bytes,
-            "fast_room_bytes": self.places.fast_room_bytes,
-            "distinct_experts": self.reads.distinct,
-            "distinct_from": self.reads.union_from,
-            "reads_per_layer_step": self.reads.reads_per_layer_step,
-            "hits_from": self.reads.hits_from,
-            "read_bytes_per_token": self.reads.home_bytes / self.batch,
-            "bandwidth_gb_per_s": self.bandwidth_gb_per_s,
-            "bandwidth_from": self.machine.source,
-            "imbalance": self.imbalance,
-            "predicted_tok_per_s": predicted.tok_per_s if predicted else None,
-            "predicted_tok_per_s_interval": list(predicted.interval_tok_per_s) if predicted else None,
-            "predicted_ms_per_step": 1e3 * self.batch / predicted.tok_per_s if predicted else None,
-            "interval_coverage": predicted.coverage if predicted else None,
-            "leave_one_out_median_error": predicted.median_error if predicted else None,
-            "leave_one_out_mean_error": predicted.mean_error if predicted else None,
-            "fit_points": predicted.num_points if predicted else None,
-            "eta": predicted.eta if predicted else None,
-            "t0_ms": 1e3 * predicted.t0_s if predicted else None,
-            "ceiling_tok_per_s": self.ceiling_tok_per_s,
-            "prefill_ceiling_tok_per_s": self.prefill.cpu_tok_per_s,
-            "prefill_link_ceiling_tok_per_s": self.prefill.link_tok_per_s,
-            "caveats": list(self.caveats),
-        }
-
-    def summary(self) -> dict[str, Any]:
-        """The same for people, fewer and rounded."""
-        need, predicted, places = self.places.need, self.predicted, self.places
-        rows: dict[str, Any] = {
-            "parameters": f"{format_params(self.spec.total_params)} total, "
-            f"{format_params(self.spec.active_params)} a token",
-            "weights": f"{format_gb(self.recipe.weight_bytes(self.spec))} in {self.recipe.name}"
-            + ("" if self.recipe.exact else " (nominal bits)"),
-            "every token reads": f"{format_gb(need.always_bytes)}, of the experts "
-            f"{format_gb(self.reads.home_bytes / self.batch)} at home",
-            "cache": f"{self.spec.kv_cache_bytes(1, format=self.kv_format):,} B a token, "
-            f"{format_gb(need.cache_bytes, 2)} at {self.context:,} x {self.batch}",
-            "fits": "yes" if places.fits else "NO: " + "; ".join(places.lacks),
-            "nodes": ", ".join(
-                f"{format_gb(used)} of {format_gb(room)}"
-                for used, room in zip(places.node_bytes, places.node_room_bytes, strict=True)
-            ),
-        }
-        if places.fast_room_bytes:
-            rows["GPUs"] = f"{format_gb(places.fast_bytes)} of {format_gb(places.fast_room_bytes)}"
-            if places.routed_fast_bytes:
-                rows["GPUs"] += f", {format_gb(places.routed_fast_bytes)} of it experts"
-        rows["bandwidth"] = f"{self.bandwidth_gb_per_s:,.0f} GB/s ({self._bandwidth_from()})"
-        if predicted:
-            low, high = predicted.interval_tok_per_s
-            rows["predicted tok/s"] = f"{predicted.tok_per_s:.1f} ({low:.1f} to {high:.1f})"
-            rows["its error"] = (
-                f"leave-one-out median {predicted.median_error:.1%}, mean {predicted.mean_error:.1%} "
-                f"on {predicted.num_points} published points; interval holds a new one with {predicted.coverage:.0%}"
-            )
-        if self.ceiling_tok_per_s:
-            rows["ceiling tok/s"] = f"{self.ceiling_tok_per_s:.1f} (bytes over bandwidth, never reached)"
-        if self.batch > 1:
-            rows["distinct experts"] = (
-                f"{self.reads.distinct:.1f} of {self.spec.n_routed_experts}: {self.reads.union_from}"
-            )
-        rows["caveats"] = "; ".join(self.caveats) or "none"
-        return rows
-
-    def _bandwidth_from(self) -> str:
-        return "peak of the channels" if self.machine.source == "preset" else self.machine.source
-
-    def __str__(self) -> str:
-        title = f"{self.spec.name or self.spec.label} on {self.machine.name}"
-        return title + "\n" + "\n".join(f"  {name}: {value}" for name, value in self.summary().items())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return summary_html(f"{self.spec.name or self.spec.label} on {self.machine.name}", self.summary())
 
 
 def size(
@@ -200,7 +75,8 @@ def size(
     ceiling = _ceiling(places, reads, bandwidth, _fast_gb_per_s(machine), disk_gb_per_s)
     predicted = None
     if places.fits and places.mode != "fast":
-        predicted = _predict(machine, places, reads, bandwidth, uneven, ceiling)
+        one_token_bytes = spec.num_experts_per_tok * spec.num_moe_layers * chosen.expert_bytes(spec)
+        predicted = _predict(machine, places, reads, one_token_bytes, bandwidth, uneven, ceiling)
     return Sizing(
         spec=spec, machine=machine, recipe=chosen, context=context, batch=batch, kv_format=kv_format, places=places,
         reads=reads, bandwidth_gb_per_s=bandwidth, imbalance=uneven, predicted=predicted, ceiling_tok_per_s=ceiling,
@@ -241,8 +117,9 @@ def _ceiling(
 
 
 def _predict(
-    machine: Machine, places: Places, reads: StepReads, bandwidth: float, uneven: float, ceiling: float | None
-) -> Prediction:
+    machine: Machine, places: Places, reads: StepReads, one_token_bytes: float, bandwidth: float, uneven: float,
+    ceiling: float | None,
+) -> Prediction:  # fmt: skip
     fit = speed_fit(places.mode)
     measured = machine.source in ("probe", "calibration")
     eta = next(iter(machine.kernel_efficiency.values()), 1.0) if measured else None
@@ -253,10 +130,19 @@ def _predict(
     elif fast:
         other_s = reads.cache_bytes / (fast * GB)
         at_least_s = reads.fast_expert_bytes / (fast * GB)
-    return fit.predict(
+    limit = float("inf") if ceiling is None else ceiling
+    predicted = fit.predict(
         num_bytes, bandwidth, batch=reads.batch, eta=eta, other_s=other_s, at_least_s=at_least_s,
-        ceiling_tok_per_s=float("inf") if ceiling is None else ceiling,
+        ceiling_tok_per_s=limit,
     )  # fmt: skip
+    if reads.batch == 1:
+        return predicted
+    # No published point is a batch and computing is not counted: all that is safe to say of the low end is that many
+    # streams together are no slower than one alone, whose experts are all at home.
+    alone_bytes = one_token_bytes * uneven + (reads.always_bytes + reads.cache_bytes if places.mode == "cpu" else 0)
+    alone = fit.predict(alone_bytes, bandwidth, eta=eta, other_s=other_s, ceiling_tok_per_s=limit)
+    low, high = predicted.interval_tok_per_s
+    return replace(predicted, interval_tok_per_s=(min(low, alone.interval_tok_per_s[0]), high), coverage=None)
 
 
 def _caveats(
@@ -280,7 +166,9 @@ def _caveats(
         told.append("bandwidth and eta measured on this machine, t0 of published engines")
     if reads.batch > 1:
         told.append(
-            f"batch {reads.batch}: the points are all batch 1; computing not counted, unions: {reads.union_from}"
+            f"batch {reads.batch}: the points are all batch 1 and computing is not counted; the one published batch, "
+            f"{PUBLISHED_BATCH.batch} streams, made {PUBLISHED_BATCH.tok_per_s} tok/s where this model says "
+            f"{PUBLISHED_BATCH.model_tok_per_s}; unions: {reads.union_from}"
         )
     if context > 2048:
         told.append(

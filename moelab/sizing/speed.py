@@ -34,11 +34,12 @@ LOSSES = ("relative time", "relative speed", "logarithm", "absolute time")
 
 @dataclass(frozen=True)
 class Prediction:
-    """Rate of a step of `batch` tokens. `interval_tok_per_s` covers a new point of the kind with `coverage`."""
+    """Rate of a step of `batch` tokens. `interval_tok_per_s` covers a new point of the kind with `coverage`, `None`
+    where the points hold nothing of the kind."""
 
     tok_per_s: float
     interval_tok_per_s: tuple[float, float]
-    coverage: float
+    coverage: float | None
     median_error: float
     mean_error: float
     eta: float

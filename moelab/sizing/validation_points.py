@@ -80,3 +80,23 @@ VALIDATION_POINTS: tuple[ValidationPoint, ...] = (
     _P(25, "deepseek-v3", "FP8", "2 commodity sockets, RTX 5090", None, "not in the abstract", "hybrid", 20.43, 21.5,
        _OSDI),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BatchPoint:
+    """A published rate of many streams. `model_tok_per_s`: what `size` says for it (a test computes it anew)."""
+
+    model: str
+    machine: str
+    batch: int
+    experts_on_gpus: int
+    tok_per_s: float
+    model_tok_per_s: int
+    source: str
+
+
+# The only batch among the facts: a check from outside, not fitted. Its GPUs have 48 GB each, as the preset's.
+PUBLISHED_BATCH = BatchPoint(
+    "kimi-k2-thinking", "2x-xeon-gen4-ddr5-4800+8x-l40s", 37, 200, 45.9, 117,
+    "ktransformers Kimi-K2-Thinking.md: 2 x Xeon 8488C, 8 x RTX 4090 48 GB, concurrency 37, output",
+)  # fmt: skip

@@ -15,6 +15,7 @@ from moelab.sizing.prefill import bandwidth_gb_per_s, prefill_ceiling
 from moelab.sizing.reads import cache_read_bytes, step_reads, uniform_union
 from moelab.sizing.recipes import recipe
 from moelab.sizing.unions import measured_union
+from moelab.sizing.validation_points import PUBLISHED_BATCH
 from tests.seeded_traces import seeded_trace
 
 EXACT = [name for name in presets() if ModelSpec.preset(name).sizes_exact]
@@ -60,7 +61,27 @@ def test_batches_of_the_facts():
     one, many = size("kimi-k2.6", "forge-moe-gen4"), size("kimi-k2.6", "forge-moe-gen4", batch=8, context=1024)
     assert many.reads.home_bytes / one.reads.home_bytes == pytest.approx(59.5 / 8, rel=0.001)
     assert many.reads.union_from == "uniform routing"
+    assert many.predicted.coverage is None
+    assert many.predicted.interval_tok_per_s[0] == pytest.approx(one.predicted.interval_tok_per_s[0], rel=0.01)
     assert any("batch 8" in text for text in many.caveats)
+
+
+def test_the_published_batch_lies_in_the_interval_and_far_below_the_model():
+    point = PUBLISHED_BATCH
+    spec = ModelSpec.preset(point.model)
+    share = point.experts_on_gpus * spec.num_moe_layers * recipe("native").expert_bytes(spec)
+    one = size(spec, point.machine, batch=point.batch, context=1024, routed_fast_bytes=round(share))
+    low, high = one.predicted.interval_tok_per_s
+    assert round(one.predicted.tok_per_s) == point.model_tok_per_s
+    assert low < point.tok_per_s < high
+    assert point.tok_per_s < 0.5 * one.predicted.tok_per_s
+
+
+def test_glm_5_with_its_mtp_layer_is_79_layers():
+    """unsloth PR#4757 gets 17.18 GiB at its whole context."""
+    spec = ModelSpec.preset("glm-5")
+    cache = spec.memory(202752).bytes_of_part["kv_cache"]
+    assert cache * 79 / 78 / 2**30 == pytest.approx(17.18, abs=0.01)
 
 
 @pytest.mark.parametrize("seed", range(4))
