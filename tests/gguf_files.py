@@ -120,3 +120,43 @@ def deepseek2(sizes: dict, experts: str = "Q4_K", rest: str = "Q8_0", merged_kv_
             (block + "ffn_down_shexp.weight", (shared, hidden), rest),
         ]
     return metadata, tensors
+
+
+def qwen3moe(sizes: dict, experts: str = "Q4_K", rest: str = "Q8_0", tied: bool = False):
+    """(metadata, tensors) of a small Qwen3 MoE; `head_dim` is not hidden / heads."""
+    s, arch = sizes, "qwen3moe"
+    hidden, inner, dim = s["hidden_size"], s["moe_intermediate_size"], s["head_dim"]
+    heads, kv_heads, num_experts = s["num_attention_heads"], s["num_key_value_heads"], s["n_routed_experts"]
+    metadata = {
+        "general.architecture": arch,
+        f"{arch}.block_count": s["num_hidden_layers"],
+        f"{arch}.context_length": 4096,
+        f"{arch}.embedding_length": hidden,
+        f"{arch}.expert_feed_forward_length": inner,
+        f"{arch}.expert_count": num_experts,
+        f"{arch}.expert_used_count": s["num_experts_per_tok"],
+        f"{arch}.attention.head_count": heads,
+        f"{arch}.attention.head_count_kv": kv_heads,
+        f"{arch}.attention.key_length": dim,
+        f"{arch}.attention.value_length": dim,
+    }
+    tensors = [("token_embd.weight", (hidden, s["vocab_size"]), rest), ("output_norm.weight", (hidden,), "float32")]
+    if not tied:
+        tensors.append(("output.weight", (hidden, s["vocab_size"]), rest))
+    for layer in range(s["num_hidden_layers"]):
+        block = f"blk.{layer}."
+        tensors += [
+            (block + "attn_norm.weight", (hidden,), "float32"),
+            (block + "ffn_norm.weight", (hidden,), "float32"),
+            (block + "attn_q.weight", (hidden, heads * dim), rest),
+            (block + "attn_k.weight", (hidden, kv_heads * dim), rest),
+            (block + "attn_v.weight", (hidden, kv_heads * dim), rest),
+            (block + "attn_output.weight", (heads * dim, hidden), rest),
+            (block + "attn_q_norm.weight", (dim,), "float32"),
+            (block + "attn_k_norm.weight", (dim,), "float32"),
+            (block + "ffn_gate_inp.weight", (hidden, num_experts), "float32"),
+            (block + "ffn_gate_exps.weight", (hidden, inner, num_experts), experts),
+            (block + "ffn_up_exps.weight", (hidden, inner, num_experts), experts),
+            (block + "ffn_down_exps.weight", (inner, hidden, num_experts), experts),
+        ]
+    return metadata, tensors

@@ -243,6 +243,10 @@ class CostComparison:
 
         cases = [("as given", 1.0, self)]
         cases += [(name, factor, one) for factor in (0.5, 2.0) for name, one in scaled(factor).items()]
+        for share in (0.0, 0.5, 0.9):
+            cases.append(
+                (f"input share {share:g}", 1.0, replace(self, traffic=replace(self.traffic, input_share=share)))
+            )
         for rate in self.tok_per_s_interval or ():
             cases.append(("tok/s, end of its interval", rate / self.tok_per_s, replace(self, tok_per_s=rate)))
         rows = [

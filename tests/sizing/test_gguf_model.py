@@ -5,7 +5,7 @@ import pytest
 
 from moelab.formats.gguf_header import matches, read_header
 from moelab.sizing.gguf_model import read_gguf
-from tests.gguf_files import deepseek2, num_bytes, write_gguf
+from tests.gguf_files import deepseek2, num_bytes, qwen3moe, write_gguf
 
 
 def random_sizes(seed: int) -> dict:
@@ -41,6 +41,24 @@ def test_totals_are_those_of_the_tensors(tmp_path, seed):
     assert spec.kv_cache_bytes(100) == 100 * sizes["num_hidden_layers"] * 2 * (sizes["kv_lora_rank"] + 32)
     assert model.recipe().weight_bytes(spec) == sum(model.bytes_of_part.values())
     assert model.header.metadata["tokenizer.ggml.tokens"] == {"length": 1500}  # skipped, not kept
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_head_dim_is_that_of_the_header(tmp_path, tied):
+    sizes = {
+        "hidden_size": 512, "moe_intermediate_size": 256, "num_attention_heads": 6, "num_key_value_heads": 2,
+        "head_dim": 32, "n_routed_experts": 7, "num_experts_per_tok": 2, "num_hidden_layers": 3, "vocab_size": 55,
+    }  # fmt: skip
+    metadata, tensors = qwen3moe(sizes, tied=tied)
+    path = tmp_path / "q.gguf"
+    write_gguf(path, metadata, tensors)
+    model = read_gguf(path)
+    spec = model.spec()
+    assert spec.head_dim == 32
+    assert spec.kv_cache_bytes(10) == 10 * 3 * 2 * 2 * 32 * 2
+    assert spec.total_params == model.total_params == sum(int(np.prod(shape)) for _, shape, _ in tensors)
+    assert spec.active_params == model.active_params
+    assert spec.tie_word_embeddings is tied
 
 
 def test_split_models_are_read_by_their_first_file(tmp_path):
