@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moelab.formats.gguf_header import matches, read_header
+from moelab.formats.gguf_header import TYPES, GgufTensor, matches, read_header
 from moelab.sizing.gguf_model import read_gguf
 from tests.gguf_files import deepseek2, num_bytes, qwen3moe, write_gguf
 
@@ -135,3 +135,30 @@ def test_contradictions_and_unknown_architectures_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="expected a GGUF file"):
         read_header(path)
     assert not matches(path)
+
+
+def test_the_gguf_package_agrees(tmp_path):
+    """ggml's own writer and its table of block sizes."""
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed")
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    for number, kind in TYPES.items():
+        values, num_block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(number)]
+        assert GgufTensor("t", (8 * values, 3), number).num_bytes == 24 * num_block_bytes, kind
+    path = tmp_path / "written.gguf"
+    writer = gguf.GGUFWriter(str(path), "deepseek2")
+    writer.add_block_count(2)
+    writer.add_array("tokenizer.ggml.scores", [0.5] * 3000)
+    writer.add_float32("deepseek2.expert_weights_scale", 2.5)
+    writer.add_tensor("token_embd.weight", np.zeros((10, 64), np.float32))
+    packed = gguf.quants.quantize(np.zeros((8, 64), np.float32), GGMLQuantizationType.Q8_0)
+    writer.add_tensor("blk.0.attn_q.weight", packed, raw_dtype=GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    header = read_header(path)
+    assert header.own("block_count") == 2
+    assert header.own("expert_weights_scale") == 2.5
+    assert header.metadata["tokenizer.ggml.scores"] == {"length": 3000}
+    assert [(t.shape, t.num_bytes) for t in header.tensors] == [((64, 10), 2560), ((64, 8), 544)]
