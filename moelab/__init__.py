@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from moelab.policies import POLICIES
     from moelab.shadows import shadow
     from moelab.simulator.simulate import simulate
+    from moelab.sizing import size
     from moelab.sources import open_source
     from moelab.store import TraceWriter, open_trace, shipped, verify
     from moelab.sweeps import sweep
@@ -55,6 +56,7 @@ _MODULE_OF_NAME = {
     "shadow": "moelab.shadows",
     "shipped": "moelab.store",
     "simulate": "moelab.simulator.simulate",
+    "size": "moelab.sizing",
     "sweep": "moelab.sweeps",
     "this_machine": "moelab.calibrate",
     "verify": "moelab.store",

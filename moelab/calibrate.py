@@ -16,6 +16,7 @@ import psutil
 from platformdirs import user_cache_path
 
 from moelab.domain.machine import Machine
+from moelab.domain.machine_presets import GPUS
 from moelab.domain.units import GB
 from moelab.kernels import Activation, ExpertArena, ExpertLayout, Pool, RoutedExperts, choose_isa, read_limit, read_once
 from moelab.kernels.generated import fill_expert
@@ -39,12 +40,13 @@ def resolve_machine(
     probe (about three seconds). Raises ``ValueError`` for an unknown name.
     """
     if name is not None:
-        if str(name) in Machine.presets():
+        if Machine.is_preset(str(name)):
             return Machine.preset(str(name))
         if Path(name).is_file():
             return Machine.load(name)
         raise ValueError(
-            f"--machine is {name}: expected a machine file or one of the presets {', '.join(Machine.presets())}"
+            f"--machine is {name}: expected a machine file or one of the presets {', '.join(Machine.presets())}, "
+            f"alone or with a GPU beside it, such as +rtx-4090 or +2x-h200 ({', '.join(GPUS)})"
         )
     if machine_file().is_file():
         return Machine.load(machine_file())

@@ -16,6 +16,7 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 SAYS = {
     "01_record_and_replay": ("measured ms/token",),
     "03_simulate": ("admit_ema_lfu", "hit_rate_per_request", "ms/token", "times_one_token", "is an oracle"),
+    "06_size_kimi_k2": ("594.2", "leave-one-out", "within the interval", "bandwidth alone", "break_even_utilisation"),
     "02_analyse": ("of_one_request", "pairs_held_out_lift", "NOT within", "lru_miss_20%"),
 }
 """What the outputs of a notebook must hold: a notebook that runs and shows nothing is no success."""

@@ -130,3 +130,34 @@ def test_simulated_reads_add_up():
     arrays = result.to_xarray()
     assert arrays["uploads"].sum() == result.uploads
     assert arrays.sizes == {"phase": 1, "layer": 3}
+
+
+def test_speed_curve_passes_through_the_prediction():
+    one = moelab.size("kimi-k2.6", "forge-moe-gen4", context=0)
+    figure = plots.speed_curve(one)
+    curve = next(t for t in figure.data if (t.name or "").startswith("predicted"))
+    at = np.interp(one.bandwidth_gb_per_s, curve.x, curve.y)
+    assert at == pytest.approx(one.predicted.tok_per_s, rel=0.002)
+    points = next(t for t in figure.data if (t.name or "").startswith("published"))
+    assert len(points.y) == one.predicted.num_points
+    ceiling = next(t for t in figure.data if (t.name or "").startswith("ceiling"))
+    assert (np.array(curve.y) <= np.array(ceiling.y)).all()
+    assert "leave-one-out" in figure.layout.title.text
+    by_cpu = moelab.size("kimi-k2.6", "2x-xeon-gen6-mrdimm-8800", context=0)
+    curve = next(t for t in plots.speed_curve(by_cpu).data if (t.name or "").startswith("predicted"))
+    assert np.interp(by_cpu.bandwidth_gb_per_s, curve.x, curve.y) == pytest.approx(
+        by_cpu.predicted.tok_per_s, rel=0.002
+    )
+    with pytest.raises(ValueError, match="no prediction to draw"):
+        plots.speed_curve(moelab.size("kimi-k2.6", "desktop-ddr5-6000"))
+
+
+def test_break_even_marks_where_both_meet():
+    from moelab.sizing import CostComparison, MachineCost, TokenPrices, Traffic
+
+    prices, rent = TokenPrices(1.0, 4.0, "2026", "test"), MachineCost("2026", "test", per_month=100)
+    one = CostComparison(prices, rent, Traffic(0.5), 15.0)
+    figure = plots.break_even(one)
+    assert one.break_even_tokens_per_month in [shape.x0 for shape in figure.layout.shapes]
+    api, machine = figure.data
+    assert api.y[0] < machine.y[0]

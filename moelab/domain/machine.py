@@ -12,12 +12,11 @@ import platform
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from moelab.domain import machine_presets
 from moelab.domain.summary import summary_html, summary_text
 from moelab.domain.units import GIB
-
-_PRESETS = Path(__file__).parent / "machine_presets"
 
 Source = Literal["detected", "probe", "calibration", "preset"]
 
@@ -27,13 +26,30 @@ class _Document(BaseModel):
 
 
 class NumaNode(_Document):
-    """One NUMA node. ``read_gb_per_s`` maps a thread count to GB/s of a pure read of local memory."""
+    """One NUMA node. ``read_gb_per_s`` maps a thread count to GB/s of a pure read of local memory.
+
+    ``memory_channels`` and ``transfer_mt_per_s`` give its peak, where known. ``cores`` may be written as ``"0-31"``.
+    """
 
     name: str
     cores: tuple[int, ...]
     memory_bytes: int = Field(ge=0)
     read_gb_per_s: dict[int, float] = Field(default_factory=dict)
     remote_read_gb_per_s: dict[str, float] = Field(default_factory=dict)
+    memory_channels: int | None = Field(default=None, ge=1)
+    transfer_mt_per_s: int | None = Field(default=None, ge=1)
+
+    @field_validator("cores", mode="before")
+    @classmethod
+    def _core_list(cls, cores: Any) -> Any:
+        return tuple(parse_core_list(cores)) if isinstance(cores, str) else cores
+
+    @property
+    def peak_gb_per_s(self) -> float | None:
+        """Channels x 8 bytes x transfers; ``None`` where either is not known."""
+        if self.memory_channels is None or self.transfer_mt_per_s is None:
+            return None
+        return self.memory_channels * 8 * self.transfer_mt_per_s / 1000
 
     @property
     def best_read_gb_per_s(self) -> float | None:
@@ -59,7 +75,8 @@ class Machine(_Document):
     ``kernel_efficiency`` is the share of the read rate that the expert kernels reach over memory, by
     ``isa/weight format/activation``. ``layer_overhead_s`` is the time of one layer call that does not
     depend on bytes, ``barrier_s`` one barrier between workers; ``None`` where not measured.
-    ``residuals`` are relative errors of the fit that gave the numbers, by name.
+    ``residuals`` are relative errors of the fit that gave the numbers, by name. ``unified_memory``: a GPU reads the
+    nodes' memory. ``published_read_fractions``: shares of the peak that others measured, by what and where.
     """
 
     version: Literal[1] = 1
@@ -76,6 +93,8 @@ class Machine(_Document):
     contention: dict[str, float] = Field(default_factory=dict)
     residuals: dict[str, float] = Field(default_factory=dict)
     virtual: bool = False
+    unified_memory: bool = False
+    published_read_fractions: dict[str, float] = Field(default_factory=dict)
 
     @classmethod
     def detect(cls) -> Machine:
@@ -94,26 +113,33 @@ class Machine(_Document):
 
     @classmethod
     def preset(cls, name: str) -> Machine:
-        """A machine from published figures; raises ``ValueError`` that lists the presets."""
-        path = _PRESETS / f"{name}.json"
-        if name not in cls.presets():
-            raise ValueError(f"machine preset is {name}, expected one of {', '.join(cls.presets())}")
-        return cls.load(path)
+        """A machine from published figures, ``NAME`` or ``NAME+2x-GPU``; raises ``ValueError`` that lists them."""
+        return cls.model_validate(machine_presets.read(name))
 
     @staticmethod
     def presets() -> list[str]:
-        """Names of all presets."""
-        return sorted(path.stem for path in _PRESETS.glob("*.json"))
+        """Names of all presets; each may stand with a GPU beside it (``is_preset``)."""
+        return machine_presets.names()
+
+    @staticmethod
+    def is_preset(name: str) -> bool:
+        return machine_presets.is_name(name)
 
     @property
     def num_cores(self) -> int:
         return sum(len(node.cores) for node in self.nodes)
 
     def fingerprint(self) -> str:
-        """Short sha256 of the document."""
+        """Short sha256 of what costs depend on; channels and others' measurements are left out."""
         import hashlib
 
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        told = {"memory_channels", "transfer_mt_per_s"}
+        left_out: Any = {
+            "nodes": {"__all__": told},
+            "published_read_fractions": True,
+            "unified_memory": not self.unified_memory,
+        }
+        return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, whole or not at all."""

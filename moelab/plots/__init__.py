@@ -7,6 +7,7 @@ plotly, nothing else does.
 from __future__ import annotations
 
 from moelab.plots.bandwidth import bandwidth
+from moelab.plots.break_even import break_even
 from moelab.plots.coactivation_lifts import coactivation_lifts
 from moelab.plots.lag_curve import lag_curve
 from moelab.plots.load_map import load_map
@@ -16,6 +17,7 @@ from moelab.plots.popularity_curve import popularity_curve
 from moelab.plots.regret_bars import regret_bars
 from moelab.plots.replay_times import replay_times
 from moelab.plots.simulated_reads import simulated_reads
+from moelab.plots.speed_curve import speed_curve
 from moelab.plots.stability_bars import stability_bars
 from moelab.plots.template import PALETTE, TEMPLATE
 
@@ -23,6 +25,7 @@ __all__ = [
     "PALETTE",
     "TEMPLATE",
     "bandwidth",
+    "break_even",
     "coactivation_lifts",
     "lag_curve",
     "load_map",
@@ -32,5 +35,6 @@ __all__ = [
     "regret_bars",
     "replay_times",
     "simulated_reads",
+    "speed_curve",
     "stability_bars",
 ]

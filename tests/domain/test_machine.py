@@ -70,3 +70,58 @@ def test_presets_are_peaks_that_say_so():
     np.testing.assert_allclose(sum(n.best_read_gb_per_s for n in gen4.nodes), 2 * 8 * 8 * 4.8)
     with pytest.raises(ValueError, match="machine preset is nowhere, expected one of"):
         Machine.preset("nowhere")
+
+
+def test_every_preset_reads_at_channels_times_transfers():
+    for name in Machine.presets():
+        machine = Machine.preset(name)
+        for node in machine.nodes:
+            np.testing.assert_allclose(node.best_read_gb_per_s, node.memory_channels * 8 * node.transfer_mt_per_s / 1e3)
+            assert node.peak_gb_per_s == pytest.approx(node.best_read_gb_per_s)
+            assert max(node.read_gb_per_s) == len(node.cores)
+        assert len({core for node in machine.nodes for core in node.cores}) == machine.num_cores
+        assert all(0 < fraction < 1 for fraction in machine.published_read_fractions.values())
+    totals = {name: sum(n.peak_gb_per_s for n in Machine.preset(name).nodes) for name in Machine.presets()}
+    # Channel arithmetic of facts section 2, and the articles' 0.6 to 1.7 TB/s.
+    assert totals["2x-xeon-gen5-ddr5-5600"] == pytest.approx(716.8)
+    assert totals["2x-xeon-gen6-ddr5-6400"] == pytest.approx(1228.8)
+    assert totals["forge-moe-gen4"] == pytest.approx(614.4)
+    assert totals["forge-moe-gen6"] == pytest.approx(1689.6)
+    memory = {name: sum(n.memory_bytes for n in Machine.preset(name).nodes) / 2**40 for name in Machine.presets()}
+    assert memory["forge-moe-gen4"] == 1.5
+    assert memory["forge-moe-gen6"] == 3
+
+
+def test_gpus_stand_beside_any_preset():
+    from moelab.domain.machine_presets import GPUS
+
+    assert min(gpu[1] for gpu in GPUS.values()) == 24 * 2**30
+    assert max(gpu[1] for gpu in GPUS.values()) == 141 * 10**9
+    for base in Machine.presets():
+        for gpu, (device, memory_bytes, rate, link) in GPUS.items():
+            machine = Machine.preset(f"{base}+2x-{gpu}")
+            assert machine.name == f"{base}+2x-{gpu}"
+            assert machine.nodes == Machine.preset(base).nodes
+            assert [t.name for t in machine.fast_tiers] == ["fast0", "fast1"]
+            for tier in machine.fast_tiers:
+                assert (tier.device, tier.memory_bytes, tier.read_gb_per_s, tier.link_gb_per_s) == (
+                    device, memory_bytes, rate, link,
+                )  # fmt: skip
+                assert tier.node in {node.name for node in machine.nodes}
+    assert [t.node for t in Machine.preset("forge-moe-gen6").fast_tiers] == ["node0", "node1"]
+    assert len(Machine.preset("4x-rtx-3090-256gb").fast_tiers) == 4
+    assert len(Machine.preset("forge-moe-gen6+h200").fast_tiers) == 1
+    for wrong in ("forge-moe-gen6+gpu", "nowhere+h200", "forge-moe-gen6+9x-h200", "forge-moe-gen6+"):
+        assert not Machine.is_preset(wrong)
+        with pytest.raises(ValueError, match=r"machine preset is .*NAME\+2x-GPU of rtx-3090"):
+            Machine.preset(wrong)
+
+
+def test_fingerprints_of_older_documents_stay():
+    """Fields that were added since say nothing about costs, so plans made before still name their machine."""
+    old = NumaNode(name="node0", cores=(0, 1), memory_bytes=10, read_gb_per_s={2: 9.5})
+    machine = Machine(name="m", source="calibration", nodes=(old,), layer_overhead_s=1e-5)
+    assert machine.fingerprint() == "83a85c78d3a9f076"
+    said = old.model_copy(update={"memory_channels": 2, "transfer_mt_per_s": 4800})
+    assert machine.model_copy(update={"nodes": (said,)}).fingerprint() == machine.fingerprint()
+    assert machine.model_copy(update={"unified_memory": True}).fingerprint() != machine.fingerprint()

@@ -1,0 +1,297 @@
+"""size: the facts' cross-checks, every preset on every machine, monotone in what it should be, refusals by name."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moelab.domain.machine import Machine
+from moelab.domain.machine_presets import GPUS
+from moelab.domain.model import ModelSpec, presets
+from moelab.sizing import size
+from moelab.sizing.prefill import bandwidth_gb_per_s, prefill_ceiling
+from moelab.sizing.reads import cache_read_bytes, step_reads, uniform_union
+from moelab.sizing.recipes import recipe
+from moelab.sizing.unions import measured_union
+from moelab.sizing.validation_points import PUBLISHED_BATCH
+from tests.seeded_traces import seeded_trace
+
+EXACT = [name for name in presets() if ModelSpec.preset(name).sizes_exact]
+MACHINES = Machine.presets()
+
+# Facts section 2: roofline of K2.6 and V3, tok/s: hybrid | CPU-only, at GB/s 96, 614 stands between 600 and 700.
+ROOFLINE = [  # preset, recipe, GB/s, hybrid, CPU-only, tolerance: the table has 4.85 bits for all of Q4_K_M
+    ("kimi-k2.6", "native", 96, 8.1, 2.9, 0.02),
+    ("kimi-k2.6", "native", 600, 50.5, 18.2, 0.01),
+    ("kimi-k2.6", "native", 1700, 143, 51.5, 0.01),
+    ("kimi-k2.6", "Q4_K_M", 600, 46.8, 31.2, 0.03),
+    ("kimi-k2.6", "UD-Q2_K_XL", 600, 88, 33.3, 0.01),
+    ("kimi-k2.6", "Q8_0", 600, 26.7, 17.8, 0.01),
+    ("deepseek-v3", "Q4_K_M", 600, 48.4, 27.0, 0.02),
+    ("qwen3-235b-a22b", "Q4_K_M", 600, 69.7, 45.9, 0.02),
+    ("glm-4.6", "Q4_K_M", 600, 58.9, 30.1, 0.02),
+]
+
+
+def with_bandwidth(gb_per_s: float, gpu: bool) -> Machine:
+    machine = Machine.preset("mac-studio-m3-ultra-512gb").model_copy(update={"unified_memory": False})
+    node = machine.nodes[0].model_copy(update={"read_gb_per_s": {8: gb_per_s}, "memory_bytes": 2**42})
+    tiers = Machine.preset("desktop-ddr5-6000+h200").fast_tiers if gpu else ()
+    tiers = tuple(tier.model_copy(update={"read_gb_per_s": 1e9}) for tier in tiers)
+    return machine.model_copy(update={"nodes": (node,), "fast_tiers": tiers})
+
+
+@pytest.mark.parametrize(("name", "weights", "gb_per_s", "hybrid", "alone", "tolerance"), ROOFLINE)
+def test_ceilings_are_the_facts_rooflines(name, weights, gb_per_s, hybrid, alone, tolerance):
+    beside_gpu = size(name, with_bandwidth(gb_per_s, True), format=weights, context=0)
+    assert beside_gpu.places.mode == "hybrid"
+    assert beside_gpu.ceiling_tok_per_s == pytest.approx(hybrid, rel=tolerance)
+    by_cpu = size(name, with_bandwidth(gb_per_s, False), format=weights, context=0)
+    assert by_cpu.ceiling_tok_per_s == pytest.approx(alone, rel=tolerance)
+
+
+def test_batches_of_the_facts():
+    """K2: B = 8 59.5 of 64 picks, 32 188 of 256, 64 284 of 512; gains of 1.08, 1.36 and 1.80."""
+    for batch, distinct, gain in ((8, 59.5, 1.08), (32, 188, 1.36), (64, 284, 1.80)):
+        union = uniform_union(384, 8, batch)
+        assert union == pytest.approx(distinct, abs=0.5)
+        assert 8 * batch / union == pytest.approx(gain, abs=0.01)
+    one, many = size("kimi-k2.6", "forge-moe-gen4"), size("kimi-k2.6", "forge-moe-gen4", batch=8, context=1024)
+    assert many.reads.home_bytes / one.reads.home_bytes == pytest.approx(59.5 / 8, rel=0.001)
+    assert many.reads.union_from == "uniform routing"
+    assert many.predicted.coverage is None
+    assert many.predicted.interval_tok_per_s[0] == pytest.approx(one.predicted.interval_tok_per_s[0], rel=0.01)
+    assert any("batch 8" in text for text in many.caveats)
+
+
+def test_the_published_batch_lies_in_the_interval_and_far_below_the_model():
+    point = PUBLISHED_BATCH
+    spec = ModelSpec.preset(point.model)
+    share = point.experts_on_gpus * spec.num_moe_layers * recipe("native").expert_bytes(spec)
+    one = size(spec, point.machine, batch=point.batch, context=1024, routed_fast_bytes=round(share))
+    low, high = one.predicted.interval_tok_per_s
+    assert round(one.predicted.tok_per_s) == point.model_tok_per_s
+    assert low < point.tok_per_s < high
+    assert point.tok_per_s < 0.5 * one.predicted.tok_per_s
+
+
+def test_glm_5_with_its_mtp_layer_is_79_layers():
+    """unsloth PR#4757 gets 17.18 GiB at its whole context."""
+    spec = ModelSpec.preset("glm-5")
+    cache = spec.memory(202752).bytes_of_part["kv_cache"]
+    assert cache * 79 / 78 / 2**30 == pytest.approx(17.18, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_uniform_union_against_drawing(seed):
+    rng = np.random.default_rng(seed)
+    experts = int(rng.integers(8, 60))
+    top_k, batch = int(rng.integers(1, experts)), int(rng.integers(1, 12))
+    drawn = [
+        len(set(np.concatenate([rng.permutation(experts)[:top_k] for _ in range(batch)]).tolist())) for _ in range(4000)
+    ]
+    assert uniform_union(experts, top_k, batch) == pytest.approx(np.mean(drawn), rel=0.02)
+
+
+def test_articles_nodes_run_k26():
+    for name in ("forge-moe-gen4", "forge-moe-gen6"):
+        one = size("kimi-k2.6", name)
+        assert one.places.fits
+        assert one.predicted is not None
+        low, high = one.predicted.interval_tok_per_s
+        assert low < one.predicted.tok_per_s < high < one.ceiling_tok_per_s
+    gen4, gen6 = (size("kimi-k2.6", f"forge-moe-gen{n}+rtx-4090").predicted.tok_per_s for n in (4, 6))
+    assert 1.1 < gen6 / gen4 < 1.5  # 2.75 times the bandwidth: "roughly doubles" does not hold today
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", ["kimi-k2.6", "deepseek-v3"])
+def test_every_machine_sizes(name, machine):
+    one = size(name, machine)
+    fields = one.to_dict()
+    assert fields["total_params"] == ModelSpec.preset(name).total_params
+    assert sum(fields["bytes_of_part"].values()) == fields["weight_bytes"]["native"]
+    assert fields["fits"] == (not fields["lacks"])
+    assert (fields["predicted_tok_per_s"] is None) == (not fields["fits"])
+    assert name in str(one)
+    assert machine in one._repr_html_()
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from(EXACT), st.sampled_from(MACHINES), st.sampled_from([*sorted(GPUS), ""]),
+    st.sampled_from(["native", "bf16", "Q8_0", "UD-Q2_K_XL"]), st.integers(0, 10**5), st.integers(1, 40),
+)  # fmt: skip
+def test_sizes_behave(name, base, gpu, weights, context, batch):
+    machine = Machine.preset(f"{base}+2x-{gpu}" if gpu else base)
+    one = size(name, machine, format=weights, context=context, batch=batch)
+    fields = one.to_dict()
+    assert fields["kv_bytes"] == ModelSpec.preset(name).kv_cache_bytes(context, batch)
+    assert fields["distinct_experts"] <= min(batch * one.spec.num_experts_per_tok, one.spec.n_routed_experts) + 1e-9
+    if one.predicted:
+        low, high = one.predicted.interval_tok_per_s
+        assert 0 < low <= one.predicted.tok_per_s <= high <= one.ceiling_tok_per_s * (1 + 1e-12)
+    faster = machine.model_copy(
+        update={
+            "nodes": tuple(
+                node.model_copy(update={"read_gb_per_s": {1: 2 * node.best_read_gb_per_s}}) for node in machine.nodes
+            )
+        }
+    )
+    again = size(name, faster, format=weights, context=context, batch=batch)
+    assert (again.predicted is None) == (one.predicted is None)
+    if one.predicted:
+        assert again.predicted.tok_per_s >= one.predicted.tok_per_s
+    longer = size(name, machine, format=weights, context=context + 1000, batch=batch)
+    assert one.places.fits or not longer.places.fits
+    if one.predicted and longer.predicted and longer.places.mode == one.places.mode:
+        assert longer.predicted.tok_per_s <= one.predicted.tok_per_s * (1 + 1e-12)
+
+
+def test_hits_enter_as_reads_per_layer_step():
+    spec = ModelSpec.preset("kimi-k2.6")
+    machine = Machine.preset("forge-moe-gen4+h200")
+    plain = size(spec, machine)
+    assert plain.reads.reads_per_layer_step == 8
+    assert plain.reads.fast_expert_bytes == 0
+    some = size(spec, machine, reads_per_layer_step=5.0)
+    assert some.reads.home_bytes == pytest.approx(plain.reads.home_bytes * 5 / 8)
+    assert some.reads.fast_expert_bytes == pytest.approx(plain.reads.home_bytes * 3 / 8)
+    assert some.predicted.tok_per_s > plain.predicted.tok_per_s
+    worse = size(spec, machine, reads_per_layer_step=10.0)  # uploads are reads too
+    assert worse.predicted.tok_per_s < plain.predicted.tok_per_s
+    share = size(spec, machine, routed_fast_bytes=57 * 10**9)
+    assert share.reads.reads_per_layer_step == pytest.approx(8 * (1 - 57e9 / plain.places.need.routed_bytes))
+    assert "uniform routing" in share.reads.hits_from
+
+
+def test_layouts_of_experts_over_nodes():
+    split, whole, copies = (size("kimi-k2.6", "forge-moe-gen4", layout=one) for one in ("split", "whole", "replicate"))
+    assert split.predicted.tok_per_s == copies.predicted.tok_per_s > whole.predicted.tok_per_s
+    assert whole.imbalance == pytest.approx(1.27, abs=0.01)
+    assert sum(copies.places.node_bytes) > 1.9 * sum(split.places.node_bytes)
+
+
+def test_what_does_not_fit_has_no_prediction():
+    desktop = size("kimi-k2.6", "desktop-ddr5-6000")
+    assert not desktop.places.fits
+    assert desktop.predicted is None
+    assert desktop.ceiling_tok_per_s is None
+    streamed = size("kimi-k2.6", "desktop-ddr5-6000", disk_gb_per_s=7.0)
+    assert streamed.ceiling_tok_per_s == pytest.approx(
+        7e9 / (streamed.places.streamed_share * streamed.reads.home_bytes), rel=1e-9
+    )
+    mac = size("kimi-k2.6", "mac-studio-m2-ultra-192gb", format="UD-Q2_K_XL")
+    assert not mac.places.fits  # article 3: 340 GB do not go into 192
+    assert size("kimi-k2.6", "4x-rtx-3090-256gb", format="UD-Q2_K_XL").places.fits
+
+
+def test_everything_on_gpus_is_a_ceiling_only():
+    """Facts section 3: five H200 by capacity."""
+    assert size("kimi-k2.6", "forge-moe-gen6+5x-h200", context=262144).places.mode == "fast"
+    four = size("kimi-k2.6", "forge-moe-gen6+4x-h200", context=262144)
+    assert four.places.mode == "hybrid"
+    fast = size("kimi-k2.6", "forge-moe-gen6+8x-h200")
+    assert fast.predicted is None
+    assert fast.ceiling_tok_per_s == pytest.approx(
+        8 * 4800e9 / (fast.reads.fast_expert_bytes + 21.1e9 + 0.58e9), rel=0.001
+    )
+
+
+def test_a_measured_machine_brings_its_own_eta():
+    preset = Machine.preset("forge-moe-gen4")
+    measured = preset.model_copy(update={"source": "calibration", "kernel_efficiency": {"avx512/int4_g32/int8": 0.5}})
+    one = size("kimi-k2.6", measured)
+    assert one.predicted.eta == 0.5
+    assert one.predicted.tok_per_s < size("kimi-k2.6", preset).predicted.tok_per_s
+    assert any("measured on this machine" in text for text in one.caveats)
+
+
+def test_models_unlike_the_points_say_so():
+    assert any("t0 is theirs" in text for text in size("qwen3-30b-a3b", "forge-moe-gen4+rtx-4090").caveats) or (
+        size("qwen3-30b-a3b", "forge-moe-gen4+rtx-4090").places.mode == "fast"
+    )
+    assert not any("t0 is theirs" in text for text in size("kimi-k2.6", "forge-moe-gen4").caveats)
+    assert any("unified" in text for text in size("deepseek-v3", "mac-studio-m3-ultra-512gb", format="Q4_K_M").caveats)
+
+
+def test_sparse_attention_reads_its_keys_and_the_chosen_tokens():
+    spec = ModelSpec.preset("deepseek-v3.2")
+    read, held = cache_read_bytes(spec, 100_000, 1), spec.kv_cache_bytes(100_000)
+    assert read == 2048 * 70272 + spec.memory(100_000).bytes_of_part["indexer_keys"]
+    assert read < held
+    assert cache_read_bytes(spec, 1000, 2) == spec.kv_cache_bytes(1000, 2)
+
+
+def test_prefill_ceilings():
+    spec, machine = ModelSpec.preset("kimi-k2.6"), Machine.preset("forge-moe-gen4")
+    one = prefill_ceiling(spec, recipe("native"), machine, 32768, chunk=4096)
+    assert one.read_bytes == pytest.approx(8 * 571e9, rel=0.001)  # every expert, eight times
+    assert one.cpu_tok_per_s == pytest.approx(32768 / (one.read_bytes / 614.4e9))
+    assert one.link_tok_per_s == pytest.approx(one.cpu_tok_per_s * 31.5 / 614.4)
+    assert prefill_ceiling(spec, recipe("native"), machine, 1).read_bytes == pytest.approx(11.89e9, rel=0.001)
+    with pytest.raises(ValueError, match="expected both at least 1"):
+        prefill_ceiling(spec, recipe("native"), machine, 0)
+
+
+def test_measured_unions_come_from_the_trace():
+    rng = random.Random(3)
+    trace = seeded_trace(rng.randrange(10**6), num_requests=6)
+    header = trace.header
+    spec = ModelSpec.preset("olmoe-1b-7b").model_copy(
+        update={"n_routed_experts": header.num_experts, "num_experts_per_tok": header.top_k}
+    )
+    alone, _ = measured_union(trace, spec, 1)
+    assert alone <= header.top_k
+    last = alone
+    for batch in (2, 4, 6):
+        distinct, told = measured_union(trace, spec, batch)
+        assert last < distinct <= batch * header.top_k
+        assert f"one token of each of {batch} requests" in told
+        last = distinct
+    _, told = measured_union(trace, spec, 7)
+    assert "consecutive tokens of one request" in told
+    with pytest.raises(ValueError, match="its unions say nothing here"):
+        measured_union(trace, ModelSpec.preset("kimi-k2.6"), 2)
+
+
+def test_refusals_by_name():
+    with pytest.raises(ValueError, match="preset: expected one of"):
+        size("kimi", "forge-moe-gen4")
+    with pytest.raises(ValueError, match="machine preset is forge"):
+        size("kimi-k2.6", "forge")
+    with pytest.raises(ValueError, match="format: expected one of"):
+        size("kimi-k2.6", "forge-moe-gen4", format="Q3")
+    with pytest.raises(ValueError, match="context: expected an integer"):
+        size("kimi-k2.6", "forge-moe-gen4", context=-1)
+    with pytest.raises(ValueError, match="of kimi-k3: expected a model whose tensors are all known"):
+        size("kimi-k3", "forge-moe-gen4")
+    with pytest.raises(ValueError, match="reads per layer-step are -1"):
+        size("kimi-k2.6", "forge-moe-gen4", reads_per_layer_step=-1)
+    with pytest.raises(ValueError, match="distinct experts of a layer are 9, expected at most 8"):
+        size("kimi-k2.6", "forge-moe-gen4", distinct=9)
+    with pytest.raises(ValueError, match="disk rate is 0"):
+        size("kimi-k2.6", "desktop-ddr5-6000", disk_gb_per_s=0)
+    bare = Machine.detect()
+    with pytest.raises(ValueError, match="has no read rate"):
+        bandwidth_gb_per_s(bare)
+    places = size("kimi-k2.6", "forge-moe-gen4").places
+    with pytest.raises(ValueError, match="expected at most 8"):
+        step_reads(ModelSpec.preset("kimi-k2.6"), recipe("native"), places, context=1, distinct=8.5)
+
+
+def test_sizing_needs_neither_torch_nor_pandas():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'pandas', 'transformers', 'plotly'): sys.modules[name] = None\n"
+        "from moelab.sizing import size\n"
+        "print(round(size('kimi-k2.6', 'forge-moe-gen4').predicted.tok_per_s, 1))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 8 < float(done.stdout) < 16
