@@ -197,6 +197,7 @@ class Engine(Stepper):
             "dense path": self.dense_path,
             "routed experts": f"{self.weight_format} weights, {self.activation} activations, {self.isa} kernels, "
             f"{self.pool.num_workers} workers",
+            "kernels": self.routed[0].isa.why,
             "expert memory": f"{len(self.routed) * self.spec.n_routed_experts * self.expert_bytes / 2**30:.2f} GiB",
             "decode buffers": f"{self.model.step_memory.num_bytes / 2**20:.1f} MiB",
             "loaded": f"{self.loaded_bytes / 1e9:.2f} GB in {self.load_s:.1f} s "

@@ -70,7 +70,7 @@ def routed_of(
     choice = choose_isa(isa)
     routed: list[RoutedExperts] = []
     for arena in arenas:
-        routed.append(RoutedExperts(layout, arena.addresses, choice.isa, activation, pool, owner=arena))
+        routed.append(RoutedExperts(layout, arena.addresses, choice, activation, pool, owner=arena))
         routed[-1].share_scratch(routed[0])  # layers run one after the other: one scratch serves all
     return routed
 

@@ -40,12 +40,12 @@ class RoutedExperts:
     """Experts at ``address_of_expert`` (int64 [E], 64-byte aligned, layout ``layout``).
 
     ``isa`` and ``activation`` default to the fastest available and to the mode of the format (int8 for int4,
-    bf16 for bf16, f32 for float32); what was chosen stands in ``isa`` (``IsaChoice``) and ``activation``.
-    ``pool`` is not owned; ``None`` runs on the caller. The memory behind the addresses must outlive this object
-    (``owner`` is only held, for example the arena). ``node_of_expert`` [E] says which node of the pool holds an
-    expert: only that node's workers read it; without it every worker reads every expert. ``placement`` instead: pieces
-    and copies on nodes, of which each step reads those that dispatch chooses. Not for concurrent calls: one object, one
-    caller.
+    bf16 for bf16, f32 for float32); ``isa`` may be a choice that was made before, with its reason. What was chosen
+    stands in ``isa`` (``IsaChoice``) and ``activation``. ``pool`` is not owned; ``None`` runs on the caller. The memory
+    behind the addresses must outlive this object (``owner`` is only held, for example the arena).
+    ``node_of_expert`` [E] says which node of the pool holds an expert: only that node's workers read it; without it
+    every worker reads every expert. ``placement`` instead: pieces and copies on nodes, of which each step reads those
+    that dispatch chooses. Not for concurrent calls: one object, one caller.
 
     Counters, kept by the kernels: ``bytes_read`` of weights and ``bytes_of_node``, ``seconds`` and ``seconds_of_node``,
     ``tail_seconds``, ``num_calls``; ``counts.Counts`` takes them of many layers at once.
@@ -55,7 +55,7 @@ class RoutedExperts:
         self,
         layout: ExpertLayout,
         address_of_expert: np.ndarray,
-        isa: str | None = None,
+        isa: str | IsaChoice | None = None,
         activation: Activation | None = None,
         pool: Pool | None = None,
         owner: Any = None,
@@ -74,7 +74,7 @@ class RoutedExperts:
             raise ValueError(
                 f"activation for {layout.weight_format} weights: expected one of {', '.join(modes)}; got {activation!r}"
             )
-        self.isa: IsaChoice = choose_isa(isa)
+        self.isa: IsaChoice = isa if isinstance(isa, IsaChoice) else choose_isa(isa)
         if placement is not None:
             self._check_placement(placement, pool, node_of_expert)
         if node_of_expert is not None:

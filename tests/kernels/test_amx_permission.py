@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import moelab
+from moelab.engine import routed_arenas
 from moelab.kernels import choose_isa, isa, isa_table, native
 from moelab.kernels.job import ABI_VERSION
 
@@ -137,3 +139,13 @@ def test_automatic_choice_falls_back_and_says_why_and_a_forced_one_raises(monkey
     if amx != NOT_IN_CPU:
         assert reason in choice.why
         assert next(row.why for row in isa_table() if row.isa == "amx") in choice.why
+
+
+def test_the_engine_says_why(monkeypatch):
+    """A refused AMX is not news for `doctor` alone: what an engine runs stands in it with its reason."""
+    refused = isa.IsaChoice("generic", "fastest of generic; AMX is not permitted")
+    monkeypatch.setattr(routed_arenas, "choose_isa", lambda asked: refused)
+    with moelab.load(moelab.shipped("nano/model"), dense_weights="torch") as engine:
+        assert engine.isa == "generic"
+        assert engine.summary()["kernels"] == refused.why
+        assert refused.why in repr(engine)
