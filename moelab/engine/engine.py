@@ -243,8 +243,10 @@ def load(
     )  # fmt: skip
     engine = Engine(Path(model_dir), loaded)
     try:
-        engine.use_plan(chosen)
-        engine.use_lossy(lossy)
+        if chosen is not None:  # policies bring Numba, which an engine without a plan does not need
+            engine.use_plan(chosen)
+        if lossy is not None:
+            engine.use_lossy(lossy)
     except BaseException:
         engine.close()
         raise
