@@ -55,8 +55,8 @@ def size(
 
     `format`: a recipe or its name. `layout`: how experts lie over several nodes (`places`). `routed_fast_bytes`:
     experts on the GPUs, else only what RAM lacks. `distinct`, `reads_per_layer_step`, `hits_per_layer_step`: see
-    `reads.step_reads`. `disk_gb_per_s`: rate at which experts that fit nowhere would stream, for a ceiling. ValueError by name for
-    whatever is unknown, contradictory or not counted exactly.
+    `reads.step_reads`. `disk_gb_per_s`: rate at which experts that fit nowhere would stream, for a ceiling.
+    ValueError by name for whatever is unknown, contradictory or not counted exactly.
     """
     spec = ModelSpec.preset(model) if isinstance(model, str) else model
     machine = Machine.preset(machine) if isinstance(machine, str) else machine
