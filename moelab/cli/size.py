@@ -165,6 +165,7 @@ def _from_trace(spec: ModelSpec, options: argparse.Namespace) -> dict[str, Any]:
         more |= {
             "distinct": (result.hits + result.misses) / steps,
             "reads_per_layer_step": reads,
+            "hits_per_layer_step": result.hits / steps,
             "hits_from": f"simulated {plan.policy.name} at {options.fast_slots} slots, {scored_on} of {options.trace}",
         }
     return more

@@ -116,7 +116,7 @@ def _hf_config(header: GgufHeader, params_of_part: dict[str, int]) -> dict[str, 
     if architecture not in ("deepseek2", "qwen3moe"):
         raise ValueError(
             f"{header.path.name}: general.architecture: expected deepseek2 or qwen3moe for the cache and the speed, "
-            f"got {architecture!r}; pass the model's config.json with --format as in the file"
+            f"got {architecture!r}; `read_gguf` gives its totals, the model's config.json the rest"
         )
 
     def need(key: str) -> int:

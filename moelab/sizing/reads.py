@@ -60,12 +60,14 @@ def step_reads(
     distinct: float | None = None,
     union_from: str = "measured",
     reads_per_layer_step: float | None = None,
+    hits_per_layer_step: float | None = None,
     hits_from: str = "given reads per layer-step",
 ) -> StepReads:
     """Reads of one step on `places`.
 
     `distinct`: measured experts of a layer and step; `reads_per_layer_step`: distinct misses + uploads + prefetches
-    + late of a simulation at this batch. ValueError where they are not possible for K, E and the batch.
+    + late of a simulation at this batch; `hits_per_layer_step`: its distinct hits, else what the reads leave of the
+    union, which is too few where some reads are uploads. ValueError where they are not possible for K, E and the batch.
     """
     experts, top_k, num_layers = spec.n_routed_experts, spec.num_experts_per_tok, spec.num_moe_layers
     if distinct is None and batch == 1:
@@ -85,8 +87,13 @@ def step_reads(
     else:
         if not reads_per_layer_step >= 0:
             raise ValueError(f"reads per layer-step are {reads_per_layer_step}, expected 0 or more")
-        # Uploads count as reads but are no misses, so hits are at least what is left of the union.
-        fast_experts = max(0.0, distinct - reads_per_layer_step)
+        left = max(0.0, distinct - reads_per_layer_step)
+        fast_experts = left if hits_per_layer_step is None else hits_per_layer_step
+        if not left - 1e-9 <= fast_experts <= distinct + 1e-9:
+            raise ValueError(
+                f"hits per layer-step are {fast_experts}, expected {left:.4g} to {distinct:.4g}: every distinct expert "
+                "is a hit or read at home"
+            )
     return StepReads(
         batch=batch,
         distinct=distinct,

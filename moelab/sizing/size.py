@@ -45,6 +45,7 @@ def size(
     distinct: float | None = None,
     distinct_from: str = "measured",
     reads_per_layer_step: float | None = None,
+    hits_per_layer_step: float | None = None,
     hits_from: str = "given reads per layer-step",
     disk_gb_per_s: float | None = None,
     system_bytes_per_node: int = SYSTEM_BYTES_PER_NODE,
@@ -53,9 +54,9 @@ def size(
     """Size `model` (a spec or a preset's name) on `machine` (a document or a preset's name).
 
     `format`: a recipe or its name. `layout`: how experts lie over several nodes (`places`). `routed_fast_bytes`:
-    experts on the GPUs, else only what RAM lacks. `distinct`, `reads_per_layer_step`: see `reads.step_reads`.
-    `disk_gb_per_s`: rate at which experts that fit nowhere would stream, for a ceiling. ValueError by name for
-    whatever is unknown, contradictory or not counted exactly.
+    experts on the GPUs, else only what RAM lacks. `distinct`, `reads_per_layer_step`, `hits_per_layer_step`: see
+    `reads.step_reads`. `disk_gb_per_s`: rate at which experts that fit nowhere would stream, for a ceiling.
+    ValueError by name for whatever is unknown, contradictory or not counted exactly.
     """
     spec = ModelSpec.preset(model) if isinstance(model, str) else model
     machine = Machine.preset(machine) if isinstance(machine, str) else machine
@@ -66,7 +67,8 @@ def size(
     )  # fmt: skip
     reads = step_reads(
         spec, chosen, places, context=context, batch=batch, kv_format=kv_format, distinct=distinct,
-        union_from=distinct_from, reads_per_layer_step=reads_per_layer_step, hits_from=hits_from,
+        union_from=distinct_from, reads_per_layer_step=reads_per_layer_step, hits_per_layer_step=hits_per_layer_step,
+        hits_from=hits_from,
     )  # fmt: skip
     bandwidth = bandwidth_gb_per_s(machine)
     uneven = 1.0

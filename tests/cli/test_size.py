@@ -114,6 +114,9 @@ def test_traces_give_unions_and_hits(capsys, tmp_path):
     assert hits["reads_per_layer_step"] < alone["distinct_experts"]
     assert "simulated static at 12 slots" in hits["hits_from"]
     assert "held-out" in hits["hits_from"]
+    moved = json.loads(run(capsys, *base, "--fast-slots", "12", "--policy", "lru"))
+    assert "simulated lru" in moved["hits_from"]
+    assert moved["reads_per_layer_step"] > hits["reads_per_layer_step"]  # it uploads what it misses
     batch = json.loads(run(capsys, *base, "--batch", "8"))
     assert "requests" in batch["distinct_from"]
     spec = ModelSpec.from_hf_config(model)

@@ -162,6 +162,10 @@ def test_hits_enter_as_reads_per_layer_step():
     assert some.predicted.tok_per_s > plain.predicted.tok_per_s
     worse = size(spec, machine, reads_per_layer_step=10.0)  # uploads are reads too
     assert worse.predicted.tok_per_s < plain.predicted.tok_per_s
+    told = size(spec, machine, reads_per_layer_step=7.0, hits_per_layer_step=3.0)  # two of the reads are uploads
+    assert told.reads.fast_expert_bytes == pytest.approx(some.reads.fast_expert_bytes)
+    with pytest.raises(ValueError, match=r"hits per layer-step are 2\.0, expected 3 to 8"):
+        size(spec, machine, reads_per_layer_step=5.0, hits_per_layer_step=2.0)
     share = size(spec, machine, routed_fast_bytes=57 * 10**9)
     assert share.reads.reads_per_layer_step == pytest.approx(8 * (1 - 57e9 / plain.places.need.routed_bytes))
     assert "uniform routing" in share.reads.hits_from
