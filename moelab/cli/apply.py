@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +44,15 @@ def run(options: argparse.Namespace) -> int:
         counts = [each.max_new_tokens for each in prompts]
         whole = _part(engine, _streams(engine, prompts), counts)[0] if options.check else None
         streams = _streams(engine, prompts)
-        half = [each.max_new_tokens // 2 for each in prompts]
+        first = _part(engine, streams, [1] * len(prompts))[0]  # with the prefill, and what is made on first use
+        half = [each.max_new_tokens // 2 - 1 for each in prompts]
         tokens_before, before = _part(engine, streams, half)
         applied = apply(engine, plan, machine=machine, progress=not options.json)
         tokens_after, after = _part(engine, streams, counts)
         result: dict[str, Any] = {**applied.summary(), "before": before, "after": after, "prompts": len(prompts)}
         if whole is not None:
-            moved = [first + second for first, second in zip(tokens_before, tokens_after, strict=True)]
+            parts = zip(first, tokens_before, tokens_after, strict=True)
+            moved = [a + b + c for a, b, c in parts]
             result["texts_equal"] = sum(a == b for a, b in zip(whole, moved, strict=True))
     if options.json:
         print_json(result)
@@ -67,7 +69,7 @@ def _streams(engine: Any, prompts: list[Prompt]) -> list[Iterator]:
 
 def _part(engine: Any, streams: list[Iterator], counts: list[int]) -> tuple[list[list[int]], dict[str, Any]]:
     """(new tokens of each stream, figures) of the next ``counts`` tokens."""
-    at_start = engine.counters
+    at_start, nodes_at_start = engine.counters, _bytes_of_node(engine)
     started = time.perf_counter()
     tokens = [[token for token, _ in islice(stream, count)] for stream, count in zip(streams, counts, strict=True)]
     seconds = time.perf_counter() - started
@@ -76,7 +78,7 @@ def _part(engine: Any, streams: list[Iterator], counts: list[int]) -> tuple[list
         "tokens": num_tokens,
         "ms_per_token": 1e3 * seconds / max(1, num_tokens),
         "expert_bytes_per_token": (now.expert_bytes - at_start.expert_bytes) / max(1, num_tokens),
-        "bytes_of_node": [int(value) for value in _bytes_of_node(engine)],
+        "bytes_of_node": [a - b for a, b in zip_longest(_bytes_of_node(engine), nodes_at_start, fillvalue=0)],
     }
 
 

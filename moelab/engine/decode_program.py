@@ -97,7 +97,9 @@ class DecodeProgram:
         self.logits = self._linear("lm_head", lm_head, normed)
         expert_bytes = sum(layer.layout.expert_bytes for layer in routed)
         step_bytes = sum(made.num_bytes for made in linears.made) + expert_bytes * spec.num_experts_per_tok * num_tokens
-        self.pool = linears.pool if step_bytes >= ALONE_BYTES else None
+        # Experts on several nodes are read by their nodes' workers, however little it is.
+        on_nodes = any(layer.num_nodes > 1 for layer in routed)
+        self.pool = linears.pool if step_bytes >= ALONE_BYTES or on_nodes else None
 
     def _linear(self, name: str, layer: Linear, x: np.ndarray) -> np.ndarray:
         linear = of_kind(KernelLinear, layer)

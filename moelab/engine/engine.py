@@ -198,7 +198,7 @@ class Engine(Stepper):
             "routed experts": f"{self.weight_format} weights, {self.activation} activations, {self.isa} kernels, "
             f"{self.pool.num_workers} workers",
             "kernels": self.routed[0].isa.why,
-            "expert memory": f"{len(self.routed) * self.spec.n_routed_experts * self.expert_bytes / 2**30:.2f} GiB",
+            "expert memory": self._expert_memory(),
             "decode buffers": f"{self.model.step_memory.num_bytes / 2**20:.1f} MiB",
             "loaded": f"{self.loaded_bytes / 1e9:.2f} GB in {self.load_s:.1f} s "
             f"({self.loaded_bytes / 1e9 / max(self.load_s, 1e-9):.2f} GB/s), "
@@ -208,6 +208,14 @@ class Engine(Stepper):
             "tokenizer": "tokenizer.json" if self.codec.tokenizer is not None else "none: give token ids",
             "skipped tensors": ", ".join(f"{n} {kind}" for kind, n in self.num_skipped_tensors.items()) or "none",
         }
+
+    def _expert_memory(self) -> str:
+        placements = [layer.placement for layer in self.routed if layer.placement is not None]
+        num_bytes = len(self.routed) * self.spec.n_routed_experts * self.expert_bytes
+        if len(placements) == len(self.routed):
+            num_bytes = sum(int(placement.bytes_of_node.sum()) for placement in placements)
+        nodes = f" on {self.routed[0].num_nodes} nodes" if placements else ""
+        return f"{num_bytes / 2**30:.2f} GiB{nodes}"
 
     def __repr__(self) -> str:
         return summary_text("Engine", self.summary())

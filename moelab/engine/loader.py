@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -133,6 +134,24 @@ def load_model(
     """
     started = time.perf_counter()
     opened = open_model(directory)
+    with closing(opened.checkpoint):
+        return _load_opened(
+            opened, packed, device, isa, activation, dense_dtype, dense_weights, num_workers, virtual_nodes, started
+        )
+
+
+def _load_opened(
+    opened: Opened,
+    packed: str | Path | None,
+    device: str | None,
+    isa: str | None,
+    activation: Activation | None,
+    dense_dtype: str | None,
+    dense_weights: str | None,
+    num_workers: int | None,
+    virtual_nodes: int | None,
+    started: float,
+) -> Loaded:
     folder = None if packed is None else PackedFolder.open(packed, opened.checkpoint)
     if folder is not None and dense_weights is None:
         dense_weights = folder.manifest.dense_weights
@@ -146,7 +165,6 @@ def load_model(
     finally:
         if folder is not None:
             folder.close()
-    opened.checkpoint.close()
     loaded.load_s = time.perf_counter() - started
     return loaded
 
@@ -266,13 +284,13 @@ def load_routed(
 ) -> list[RoutedExperts]:
     """Only the routed experts of a checkpoint, one per MoE layer; `owner` of each is its arena."""
     opened = open_model(directory)
-    weight_format, chosen = choose_formats(opened.experts, activation)
-    layout = expert_layout(opened.spec, weight_format)
-    names = set().union(*(layer.shapes() for layer in opened.experts))
-    num_bytes = sum(opened.checkpoint.entries[name].num_bytes for name in names)
-    with LoadingBar("experts", num_bytes) as bar:
-        tasks = Tasks()
-        arenas = fill_arenas(opened.experts, layout, tasks)
-        tasks.run(pool, bar.part(num_bytes))
-    opened.checkpoint.close()
+    with closing(opened.checkpoint):
+        weight_format, chosen = choose_formats(opened.experts, activation)
+        layout = expert_layout(opened.spec, weight_format)
+        names = set().union(*(layer.shapes() for layer in opened.experts))
+        num_bytes = sum(opened.checkpoint.entries[name].num_bytes for name in names)
+        with LoadingBar("experts", num_bytes) as bar:
+            tasks = Tasks()
+            arenas = fill_arenas(opened.experts, layout, tasks)
+            tasks.run(pool, bar.part(num_bytes))
     return routed_of(arenas, layout, isa, chosen, pool)

@@ -42,7 +42,20 @@ def carry_out(
     dtype = torch.float32 if where.type == "cpu" and engine.model.dtype is torch.float32 else None
     tier = FastTier(engine.routed, plan, session, where, late=late, keep_log=keep_log, dtype=dtype)
     engine.set_fast_tier(tier)
+    engine.tier_choice = {"policy": policy, "late": late, "keep_log": keep_log, "device": device}
     return tier
+
+
+def check_change(engine: Engine, plan: Plan, num_nodes: int) -> None:
+    """ValueError where the engine could not go over to the plan's fast tier, or to none, with homes on that many nodes.
+
+    Everything that `carry_out` would find wrong, before anything is given up; but for the tier's memory.
+    """
+    if not plan.fast_tiers:
+        check_lossy(engine, engine.lossy, None)
+        return
+    check_plan(plan, engine.routed, num_nodes=num_nodes)
+    PolicySession(plan)
 
 
 def check_lossy(engine: Engine, lossy: Lossy | None, tier: FastTier | None) -> None:

@@ -67,6 +67,7 @@ class Stepper:
         self.model = loaded.model
         self.observers: list[Observer] = []
         self.fast_tier: FastTier | None = None
+        self.tier_choice: dict[str, Any] = {}  # what `use_plan` was told of it
         self.lossy: Lossy | None = None
         self._asked: Counter[str] = Counter()
         self.num_steps = 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moelab.kernels.layout import ALIGNMENT
+from moelab.kernels.node_memory import withdraw
 from moelab.kernels.pages import map_pages
 
 _MADV_DONTNEED = 4
@@ -52,3 +53,4 @@ def give_back(copy: CopyMemory) -> None:
     first, last = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
     if first < last and not copy.pages.endswith("reserved"):  # huge pages of the reserve go with their mapping
         ctypes.CDLL(None, use_errno=True).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_DONTNEED)
+        withdraw(first, last - first)

@@ -52,14 +52,20 @@ class Counts:
             np.array([layer.num_calls for layer in layers], np.int64),
         )
 
+    def of_nodes(self, num_nodes: int) -> Counts:
+        """The same with more nodes, on which nothing was counted: layers may be placed on nodes later."""
+        more = ((0, 0), (0, num_nodes - self.num_bytes.shape[1]))
+        return Counts(np.pad(self.num_bytes, more), np.pad(self.seconds, more), self.tail_s, self.num_calls)
+
     def __sub__(self, earlier: Counts) -> Counts:
-        return Counts(
-            self.num_bytes - earlier.num_bytes, self.seconds - earlier.seconds, self.tail_s - earlier.tail_s,
-            self.num_calls - earlier.num_calls,
-        )  # fmt: skip
+        a, b = _alike(self, earlier)
+        return Counts(a.num_bytes - b.num_bytes, a.seconds - b.seconds, a.tail_s - b.tail_s, a.num_calls - b.num_calls)
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.num_bytes + other.num_bytes, self.seconds + other.seconds, self.tail_s + other.tail_s,
-            self.num_calls + other.num_calls,
-        )  # fmt: skip
+        a, b = _alike(self, other)
+        return Counts(a.num_bytes + b.num_bytes, a.seconds + b.seconds, a.tail_s + b.tail_s, a.num_calls + b.num_calls)
+
+
+def _alike(a: Counts, b: Counts) -> tuple[Counts, Counts]:
+    num_nodes = max(a.num_bytes.shape[1], b.num_bytes.shape[1])
+    return a.of_nodes(num_nodes), b.of_nodes(num_nodes)

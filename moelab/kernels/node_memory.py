@@ -12,6 +12,7 @@ import ctypes
 import mmap
 import re
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,17 @@ _MARGIN_BYTES = 64 << 20
 # The kernel's own watermarks lie at 1 to 1.5 times vm.min_free_kbytes, and are shared out over the nodes.
 _MIN_FREE_TIMES = 2
 
-_promises: list[tuple[int, weakref.ref[mmap.mmap], int, int]] = []  # node, mapping, address, bytes
+
+@dataclass
+class _Promise:
+    node: int
+    mapping: weakref.ref[mmap.mmap]
+    address: int
+    num_bytes: int
+    withdrawn_bytes: int = 0
+
+
+_promises: list[_Promise] = []
 
 
 def check_room(node: int, num_bytes: int) -> None:
@@ -56,13 +67,24 @@ def free_bytes(node: int) -> int | None:
 
 def promise(node: int, mapping: mmap.mmap, memory: np.ndarray) -> None:
     """``memory`` of ``mapping`` is bound to ``node`` and will be written; forgotten when the mapping dies."""
-    _promises.append((node, weakref.ref(mapping), memory.ctypes.data, len(memory)))
+    _promises.append(_Promise(node, weakref.ref(mapping), memory.ctypes.data, len(memory)))
+
+
+def withdraw(address: int, num_bytes: int) -> None:
+    """These bytes of a promised mapping were given back and will not be written again."""
+    for entry in _promises:
+        if entry.mapping() is not None and entry.address <= address < entry.address + entry.num_bytes:
+            entry.withdrawn_bytes += num_bytes
 
 
 def promised_bytes(node: int) -> int:
     """Bytes of live mappings bound to ``node`` that have no page yet."""
-    _promises[:] = [entry for entry in _promises if entry[1]() is not None]
-    return sum(length - _written_bytes(address, length) for at, _, address, length in _promises if at == node)
+    _promises[:] = [entry for entry in _promises if entry.mapping() is not None]
+    return sum(
+        max(0, entry.num_bytes - entry.withdrawn_bytes - _written_bytes(entry.address, entry.num_bytes))
+        for entry in _promises
+        if entry.node == node
+    )
 
 
 def _written_bytes(address: int, length: int) -> int:

@@ -59,6 +59,11 @@ class NodePlacement:
             raise ValueError(
                 "placement: some pieces have several copies; give the address of dispatch, or one copy each"
             )
+        needed = 5 * self.num_nodes + 4 * len(keys) + 1
+        if dispatch is not None and dispatch_scratch < needed:
+            raise ValueError(f"dispatch_scratch: expected {needed} or more for these pieces; got {dispatch_scratch}")
+        if slowness is not None and (np.shape(slowness) != (self.num_nodes,) or not (np.asarray(slowness) > 0).all()):
+            raise ValueError(f"slowness: expected {self.num_nodes} positive numbers; got {slowness}")
         self.piece_of_expert = np.searchsorted(keys[:, 0], np.arange(num_experts + 1)).astype(np.int64)
         self.piece_bytes = np.array([piece.num_bytes for piece in self.pieces], np.int64)
         kept = {} if keep is None or keep.layout != layout else keep.memory_of_copy

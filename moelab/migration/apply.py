@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from moelab.dispatch.c_face import dispatch_arguments
 from moelab.domain.plan import Plan
-from moelab.domain.plan_copies import Copies, copies_on_nodes, whole_on
+from moelab.domain.plan_copies import Copies, copies_on_nodes
 from moelab.kernels import NodePlacement, RoutedExperts
 from moelab.kernels.job import GROUP
 from moelab.migration.result import Applied
@@ -39,29 +39,37 @@ def apply(engine: Engine, plan: Plan, *, machine: Machine | None = None, progres
         what="engine", model=engine.name, num_layers=len(engine.routed), num_experts=engine.spec.n_routed_experts,
         top_k=engine.spec.num_experts_per_tok, fingerprint=engine.spec.fingerprint,
     )  # fmt: skip
+    from moelab.engine.placement import check_change  # torch: whoever has an engine has it
+
     started, before = time.perf_counter(), _resident_bytes()
+    slowness = _slowness(machine, engine.pool.num_nodes)
     copies = _copies(engine, plan)
+    num_nodes = engine.routed[0].num_nodes if copies is None else engine.pool.num_nodes
     _check_fast_tier(plan, copies, engine)
-    new = _new_placements(engine, copies, machine, progress)
+    check_change(engine, plan, num_nodes)
+    new = [] if copies is None else _new_placements(engine, copies, slowness, progress)
     peak = _resident_bytes()
-    old = [layer.placement for layer in engine.routed]
-    owners = [layer.owner for layer in engine.routed]
-    tier_before = engine.fast_tier.plan if engine.fast_tier is not None else None
-    _turn(engine, new)
-    if plan.fast_tiers:
-        try:
+    old = [(layer.placement, layer.owner) for layer in engine.routed]
+    tier = engine.fast_tier
+    choice, tier_plan = dict(engine.tier_choice), None if tier is None else tier.plan
+    try:
+        _turn(engine, [(placement, placement) for placement in new])
+        if plan.fast_tiers:
             engine.use_plan(plan)
-        except BaseException:
-            _turn_back(engine, old, owners, tier_before)
-            raise
-    elif tier_before is not None:
-        engine.use_plan(None)
+        elif tier is not None:
+            engine.use_plan(None)
+    except BaseException:
+        _turn(engine, old if new else [])
+        if engine.fast_tier is not tier:  # its memory went before the new one's was asked for
+            engine.use_plan(tier_plan, **choice)
+        raise
     kept = sum(len(each.memory_of_copy) - len(each.new_copies) for each in new)
-    removed, removed_bytes = _leave(old, owners, new)
+    removed, removed_bytes = _leave(old, new)
     return Applied(
         plan=str(plan.planner.get("name", plan.fingerprint())),
-        num_nodes=new[0].num_nodes,
+        num_nodes=num_nodes,
         virtual_nodes=engine.pool.virtual,
+        slowness=None if slowness is None else tuple(slowness.tolist()),
         copies_added=sum(len(each.new_copies) for each in new),
         copies_kept=kept,
         copies_removed=removed,
@@ -75,13 +83,11 @@ def apply(engine: Engine, plan: Plan, *, machine: Machine | None = None, progres
     )
 
 
-def _copies(engine: Engine, plan: Plan) -> list[Copies]:
-    """Of every layer; a plan of one node has everything there, whole."""
+def _copies(engine: Engine, plan: Plan) -> list[Copies] | None:
+    """Of every layer; ``None`` where homes stay as they are, because the plan names one node, which says nothing."""
     layout, shape = engine.routed[0].layout, (len(engine.routed), engine.spec.n_routed_experts)
-    if engine.isa == "numba":
-        raise ValueError("the engine runs on Numba, whose workers know no nodes: load it with a native isa")
-    units = -(-layout.intermediate_size // GROUP)
-    home = plan.format_of_tier[next(tier for tier in plan.tiers if tier.startswith("node"))]
+    nodes = [tier for tier in plan.tiers if tier.startswith("node")]
+    home = plan.format_of_tier[nodes[0]]
     if set(home.expert_bytes) - {0, layout.expert_bytes}:
         raise ValueError(
             f"plan says {sorted(set(home.expert_bytes))} bytes for an expert at home; this engine's take "
@@ -91,14 +97,24 @@ def _copies(engine: Engine, plan: Plan) -> list[Copies]:
         raise ValueError(
             "plan has keep_home false; the engine keeps a home copy of every expert: re-plan with keep_home true"
         )
-    if sum(tier.startswith("node") for tier in plan.tiers) == 1 and engine.pool.num_nodes == 1:
-        return [whole_on(np.zeros(shape[1], np.int64), units) for _ in range(shape[0])]
+    if len(nodes) == 1:
+        return None
+    if engine.isa == "numba":
+        raise ValueError("the engine runs on Numba, whose workers know no nodes: load it with a native isa")
+    units = -(-layout.intermediate_size // GROUP)
     return copies_on_nodes(plan, np.zeros(shape, np.int64), engine.pool.num_nodes, units)
 
 
-def _check_fast_tier(plan: Plan, copies: list[Copies], engine: Engine) -> None:
+def _check_fast_tier(plan: Plan, copies: list[Copies] | None, engine: Engine) -> None:
     units = -(-engine.routed[0].layout.intermediate_size // GROUP)
-    if plan.fast_tiers and any((of_layer[2] - of_layer[1] != units).any() for of_layer in copies):
+    if copies is None:
+        placements = [layer.placement for layer in engine.routed if layer.placement is not None]
+        cut = any(len(each.pieces) > each.num_experts for each in placements)
+        if plan.fast_tiers and cut:
+            raise ValueError(
+                "homes are cut into pieces by an earlier plan; apply one of whole experts before a fast tier"
+            )
+    elif plan.fast_tiers and any((of_layer[2] - of_layer[1] != units).any() for of_layer in copies):
         raise ValueError(
             "plan cuts experts into pieces beside a fast tier, whose slots are filled from whole homes: re-plan with "
             "whole experts"
@@ -106,11 +122,10 @@ def _check_fast_tier(plan: Plan, copies: list[Copies], engine: Engine) -> None:
 
 
 def _new_placements(
-    engine: Engine, copies: list[Copies], machine: Machine | None, progress: bool
+    engine: Engine, copies: list[Copies], slowness: np.ndarray | None, progress: bool
 ) -> list[NodePlacement]:
     """All complete; what they hold that is new goes with them where this raises."""
     pool, new = engine.pool, []
-    slowness = _slowness(machine, pool.num_nodes)
     with tqdm(total=len(copies), desc="moving experts", unit="layer", disable=not progress, delay=1) as bar:
         for layer, of_layer in zip(engine.routed, copies, strict=True):
             placement = NodePlacement(
@@ -140,25 +155,22 @@ def _block(layer: RoutedExperts, expert: int) -> np.ndarray:
     return block
 
 
-def _turn(engine: Engine, placements: list[NodePlacement]) -> None:
-    for layer, placement in zip(engine.routed, placements, strict=True):
-        layer.place(placement)
-        layer.owner = placement
+def _turn(engine: Engine, homes: list[tuple[NodePlacement | None, Any]]) -> None:
+    """Every layer reads its new homes (placement or ``None``, owner) from the next step on.
+
+    Native steps hold addresses of the tables before: they go first, so that an interrupt leaves none.
+    """
     engine.forget_programs()
-
-
-def _turn_back(engine: Engine, old: list[NodePlacement | None], owners: list, tier: Plan | None) -> None:
-    for layer, placement, owner in zip(engine.routed, old, owners, strict=True):
+    for layer, (placement, owner) in zip(engine.routed, homes or [], strict=bool(homes)):
         layer.place(placement, None if placement is not None else owner.addresses)
         layer.owner = owner
     engine.forget_programs()
-    engine.use_plan(tier)
 
 
-def _leave(old: list[NodePlacement | None], owners: list, new: list[NodePlacement]) -> tuple[int, int]:
+def _leave(old: list[tuple[NodePlacement | None, Any]], new: list[NodePlacement]) -> tuple[int, int]:
     """(copies, bytes) that went."""
     num_copies, num_bytes = 0, 0
-    for before, owner, after in zip(old, owners, new, strict=True):
+    for (before, owner), after in zip(old if new else [], new, strict=True):
         if before is None:  # whole experts in an arena
             num_copies, num_bytes = num_copies + len(owner), num_bytes + owner.num_bytes
             owner.close()
@@ -169,9 +181,17 @@ def _leave(old: list[NodePlacement | None], owners: list, new: list[NodePlacemen
 
 
 def _slowness(machine: Machine | None, num_nodes: int) -> np.ndarray | None:
-    rates = [] if machine is None else [node.best_read_gb_per_s for node in machine.nodes]
+    """Relative time of a byte on each node; raises ``ValueError`` for a machine that does not say it."""
+    if machine is None:
+        return None
+    rates = [node.best_read_gb_per_s for node in machine.nodes]
     known = [rate for rate in rates if rate is not None]
-    return known[0] / np.array(known) if len(known) == len(rates) == num_nodes else None
+    if len(known) < len(rates) or len(rates) != num_nodes:
+        raise ValueError(
+            f"machine {machine.name} has {len(rates)} nodes with read rates {rates}; expected the {num_nodes} of the "
+            "engine's pool, each with a rate: give its own machine file, or none (equal rates)"
+        )
+    return known[0] / np.array(known)
 
 
 def _resident_bytes() -> int | None:

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 class Applied:
     """Copies (of an expert or a piece of one) on nodes. ``resident_*_bytes``: of the process, before, at the end, and
     right before what was left over went; ``None`` where the system does not say. ``fast_tier``: slots in use, ``None``
-    without one."""
+    without one. ``slowness``: of a byte on each node, as dispatch is told;
+    ``None``: equal."""
 
     plan: str
     num_nodes: int
     virtual_nodes: bool
+    slowness: tuple[float, ...] | None
     copies_added: int
     copies_kept: int
     copies_removed: int

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import moelab
+from moelab.dispatch.c_face import dispatch_arguments
 from moelab.domain.machine import Machine, NumaNode
 from moelab.domain.plan import FastTier, Placements, Plan, PlanModel, TierFormat
 from moelab.domain.plan_copies import whole_on
@@ -126,7 +127,7 @@ def test_served_counts_every_distinct_expert_once():
         assert len(served(arena, np.full((2, 2), NO_EXPERT)).addresses) == 0
     # 0 whole on node 0; 1 on both; 2 on node 1; 3 in a third on node 0 and two thirds on node 1.
     copies = np.array([(0, 0, 3, 0), (1, 0, 3, 0), (1, 0, 3, 1), (2, 0, 3, 1), (3, 0, 1, 0), (3, 1, 3, 1)])
-    placement = NodePlacement(layout, 4, tuple(copies.T), [None, None], dispatch=1)
+    placement = NodePlacement(layout, 4, tuple(copies.T), [None, None], **dispatch_arguments(6, 2))
     got = served(placement, ids)
     part = placement.pieces[3].num_bytes
     # The copy of 1 on node 1 serves: 1 + 1/3 there would be 2 + 1/3 here.

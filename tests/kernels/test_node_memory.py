@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from moelab.kernels import node_memory, pages
+from moelab.kernels.copy_memory import give_back, take_memory
 from moelab.kernels.node_memory import check_room, free_bytes, promised_bytes, room_bytes
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -77,3 +78,16 @@ def test_pages_are_counted_as_written():
     memory[5 * mmap.PAGESIZE] = 1
     memory[9 * mmap.PAGESIZE + 7] = 1
     assert node_memory._written_bytes(memory.ctypes.data, len(memory)) == 2 * mmap.PAGESIZE
+
+
+def test_blocks_given_back_are_promised_no_longer(system):
+    """One mapping, kept alive by one of its blocks: the others' pages are free, and not owed to anybody."""
+    blocks = take_memory([40 * MIB] * 10, 1)
+    for block in blocks:
+        block.memory[:] = 1
+    held = promised_bytes(1)
+    for block in blocks[1:]:
+        give_back(block)
+    assert promised_bytes(1) <= held + MIB
+    assert (blocks[0].memory == 1).all()
+    assert not blocks[5].memory.any()

@@ -181,3 +181,13 @@ def test_a_changed_placement_keeps_what_stays_and_gives_the_rest_back(pool):
         for memory in gone.values():
             assert (memory[4096:-4096] == 0).all()
         np.testing.assert_array_equal(routed.forward(*step), expected)
+
+
+def test_buffers_that_are_too_short_are_refused():
+    copies = tuple(np.array([(0, 0, 3, 0), (0, 0, 3, 1), (1, 0, 3, 0)]).T)
+    layout = ExpertLayout(64, 96, "bf16")
+    with pytest.raises(ValueError, match="dispatch_scratch: expected 19 or more for these pieces; got 0"):
+        NodePlacement(layout, 2, copies, [None, None], dispatch=1)
+    for slowness in (np.ones(1), np.ones(3), np.array([1.0, 0.0])):
+        with pytest.raises(ValueError, match="slowness: expected 2 positive numbers"):
+            NodePlacement(layout, 2, copies, [None, None], slowness=slowness, **dispatch_arguments(3, 2))

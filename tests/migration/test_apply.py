@@ -14,7 +14,7 @@ from moelab import PLANNERS
 from moelab.cli import main
 from moelab.domain.plan import FastTier, Plan
 from moelab.domain.trace import Phase
-from moelab.kernels import isa_table
+from moelab.kernels import RoutedExperts, isa_table
 from moelab.migration import apply
 from tests.engine.fast_tier.nano_runs import PROMPTS
 
@@ -81,6 +81,10 @@ def test_every_placement_writes_the_same_text(engine, capture):
         assert logits.isfinite().all()
     table = engine.bandwidth(Phase.DECODE)
     assert {row.node for row in table.rows} == {0, 1}
+    counted = np.array([layer.bytes_of_node[:2] for layer in engine.routed])
+    of_phases = [engine._phase_counts.of(phase).num_bytes for phase in Phase]
+    np.testing.assert_array_equal(sum(of_phases), counted)  # those before anything lay on nodes are node 0's
+    assert (of_phases[1] > 0).all()
 
 
 def test_in_the_middle_of_a_text(engine, capture):
@@ -146,12 +150,86 @@ def test_a_failure_leaves_the_old_plan_whole(engine, capture, monkeypatch):
     monkeypatch.setattr(copy_memory, "map_pages", real)
     assert [layer.placement for layer in engine.routed] == placements
     assert [text.token_ids for text in engine.generate(PROMPTS, 4, stop=())] == expected
+    # Stopped between two layers.
+    place, placed = RoutedExperts.place, []
+
+    def stop(self, *arguments):
+        placed.append(self)
+        if len(placed) == 4:
+            raise KeyboardInterrupt
+        place(self, *arguments)
+
+    monkeypatch.setattr(RoutedExperts, "place", stop)
+    with pytest.raises(KeyboardInterrupt):
+        apply(engine, random_plan(capture, 5), progress=False)
+    monkeypatch.setattr(RoutedExperts, "place", place)
+    assert [layer.placement for layer in engine.routed] == placements
+    assert [text.token_ids for text in engine.generate(PROMPTS, 4, stop=())] == expected
     # A fast tier that cannot be made, after the homes have turned already.
     joint = with_fast_tier(node_plan_of(capture, "mirror"), "Q4_0")
     with pytest.raises(ValueError, match="format of the fast tier"):
         apply(engine, joint, progress=False)
     assert [layer.placement for layer in engine.routed] == placements
     assert [text.token_ids for text in engine.generate(PROMPTS, 4, stop=())] == expected
+
+
+def test_a_failure_leaves_the_fast_tier_as_it_was(engine, capture, monkeypatch):
+    apply(engine, node_plan_of(capture, "mirror"), progress=False)
+    tier = engine.use_plan(with_fast_tier(node_plan_of(capture, "mirror")), late="wait", keep_log=True)
+    engine.generate(PROMPTS, 4, stop=())
+    held, log = tier.resident.copy(), len(tier.log)
+    assert held.any()
+    with pytest.raises(ValueError, match="format of the fast tier"):
+        apply(engine, with_fast_tier(node_plan_of(capture, "round_robin"), "Q4_0"), progress=False)
+    assert engine.fast_tier is tier
+    np.testing.assert_array_equal(tier.resident, held)
+    assert len(tier.log) == log
+    # Memory that the new tier does not get: then the old one is made anew, with what it was told.
+    from moelab.engine import placement
+
+    real, calls = placement.FastTier, []
+
+    def refuse(*arguments, **choices):
+        calls.append(choices)
+        if len(calls) == 1:
+            raise MemoryError("fast tier does not fit")
+        return real(*arguments, **choices)
+
+    monkeypatch.setattr(placement, "FastTier", refuse)
+    with pytest.raises(MemoryError, match="does not fit"):
+        apply(engine, with_fast_tier(node_plan_of(capture, "round_robin")), progress=False)
+    assert calls[1]["late"] == "wait"
+    assert calls[1]["keep_log"]
+    engine.use_lossy(moelab.Lossy(cache_bias=0.1))
+    before = [layer.placement for layer in engine.routed]
+    with pytest.raises(ValueError, match="without a fast tier"):
+        apply(engine, node_plan_of(capture, "round_robin"), progress=False)
+    assert [layer.placement for layer in engine.routed] == before
+
+
+def test_a_plan_of_one_node_leaves_homes_where_they_are(engine, capture):
+    """It says nothing of the others, so only the fast tier changes, and nothing is copied for it."""
+    plan = PLANNERS["frequency"](capture, slots_per_layer=4, phase="decode", score=False)
+    alone = apply(engine, plan, progress=False)
+    assert (alone.copies_added, alone.bytes_added, alone.copies_removed) == (0, 0, 0)
+    assert alone.fast_tier == "24 experts"
+    apply(engine, node_plan_of(capture, "round_robin"), progress=False)
+    placements = [layer.placement for layer in engine.routed]
+    apply(engine, plan, progress=False)
+    assert [layer.placement for layer in engine.routed] == placements
+    before = np.array([layer.bytes_of_node[:2] for layer in engine.routed])
+    engine.generate(PROMPTS, 4, stop=())
+    assert ((np.array([layer.bytes_of_node[:2] for layer in engine.routed]) - before) > 0).all()
+
+
+def test_small_steps_use_the_workers_of_their_nodes(engine, capture, monkeypatch):
+    """Below the bytes that pay for waking workers, one worker would read all; on nodes it may not."""
+    from moelab.engine import decode_program
+
+    monkeypatch.setattr(decode_program, "ALONE_BYTES", 10**12)
+    expected = engine.generate(PROMPTS[0], 6, stop=()).token_ids
+    apply(engine, node_plan_of(capture, "round_robin"), progress=False)
+    assert engine.generate(PROMPTS[0], 6, stop=()).token_ids == expected
 
 
 def with_fast_tier(plan, weight_format="bf16"):
@@ -190,6 +268,10 @@ def test_refusals(engine, capture):
         apply(engine, Plan.model_validate(other.model_dump() | {"format_of_tier": bytes_of}), progress=False)
     with moelab.load(NANO, isa="numba") as slow, pytest.raises(ValueError, match="workers know no nodes"):
         apply(slow, other, progress=False)
+    with pytest.raises(ValueError, match=r"moelab.apply\(engine, plan\) carries it out"):
+        engine.use_plan(other)
+    with pytest.raises(ValueError, match="has 1 nodes with read rates"):
+        apply(engine, other, machine=moelab.Machine.preset("desktop-ddr5-6000"), progress=False)
 
 
 def test_command(capture, tmp_path, capsys):

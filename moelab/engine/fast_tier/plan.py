@@ -18,15 +18,24 @@ FAST_TIER = "fast0"
 LATE_CHOICES = ("home", "wait", "never")  # what a hit whose copy has not arrived does; never: no copy is made
 
 
-def check_plan(plan: Plan, routed: Sequence[RoutedExperts], late: str = "home") -> None:
-    """ValueError (expected, got, fix) for a plan that this engine cannot carry out; the model is checked elsewhere."""
+def check_plan(
+    plan: Plan, routed: Sequence[RoutedExperts], late: str = "home", *, num_nodes: int | None = None
+) -> None:
+    """ValueError (expected, got, fix) for a plan that this engine cannot carry out; the model is checked elsewhere.
+
+    ``num_nodes``: where homes will lie by then; by default as they do now.
+    """
     if late not in LATE_CHOICES:
         raise ValueError(f"late: expected one of {', '.join(LATE_CHOICES)}, got {late!r}")
     fast = [each.tier for each in plan.fast_tiers]
+    nodes = [tier for tier in plan.tiers if tier.startswith("node")]
+    if not fast and len(nodes) > 1:
+        raise ValueError(
+            f"plan places homes on {', '.join(nodes)} and has no fast tier: moelab.apply(engine, plan) carries it out"
+        )
     if fast != [FAST_TIER]:
         raise ValueError(f"plan has fast tiers {', '.join(fast) or 'none'}; the engine runs one, {FAST_TIER}: re-plan")
-    nodes = [tier for tier in plan.tiers if tier.startswith("node")]
-    if len(nodes) != 1 and len(nodes) != routed[0].num_nodes:
+    if len(nodes) != 1 and len(nodes) != (num_nodes or routed[0].num_nodes):
         raise ValueError(
             f"plan has homes on {', '.join(nodes)}; this engine's lie on {routed[0].num_nodes} nodes: "
             "moelab.apply places them"
@@ -34,7 +43,9 @@ def check_plan(plan: Plan, routed: Sequence[RoutedExperts], late: str = "home") 
     columns = plan.placements.arrays()
     if ((columns["start"] != 0) | (columns["stop"] != plan.num_units)).any():
         raise ValueError("plan cuts experts into pieces; the engine's fast tier takes whole experts: re-plan")
-    if any(layer.placement is not None and len(layer.placement.pieces) > layer.num_experts for layer in routed):
+    if num_nodes is None and any(
+        layer.placement is not None and len(layer.placement.pieces) > layer.num_experts for layer in routed
+    ):
         raise ValueError("homes are cut into pieces by an earlier plan; apply one of whole experts before a fast tier")
     if not plan.keep_home:
         raise ValueError("plan has keep_home false; the engine keeps every expert at home: re-plan with keep_home true")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_placement import nodes_of_pages
 
-from moelab.kernels import ExpertLayout, NodeArenas, Pool
+from moelab.kernels import ExpertLayout, NodeArenas, NodePlacement, Pool
 from moelab.kernels.node_memory import free_bytes, promised_bytes, room_bytes
 from moelab.kernels.pages import map_pages
 
@@ -64,3 +64,21 @@ def test_arenas_of_a_plan_that_does_not_fit_leave_nothing_behind():
         with pytest.raises(MemoryError, match=rf"arena of {num_experts} experts: node{node}"):
             NodeArenas(layout, np.full(num_experts, node), pool.memory_node_of_node)
         assert [promised_bytes(each) for each in range(LAST + 1)] == [0] * (LAST + 1)
+
+
+def test_room_comes_back_when_experts_move_away():
+    """Half of the node, moved off expert by expert while the rest stays: the room is what it was before them."""
+    layout = ExpertLayout(512, 256, "bf16")
+    with Pool() as pool:
+        node = pool.num_nodes - 1
+        before = room_bytes(node)
+        num_experts = before // 2 // layout.expert_bytes
+        here = np.stack([np.arange(num_experts), np.zeros(num_experts, int), np.full(num_experts, 8)], axis=1)
+        first = NodePlacement(layout, num_experts, (*here.T, np.full(num_experts, node)), pool.memory_node_of_node)
+        for memory in first.memory_of_copy.values():
+            memory.memory[:] = 1
+        moved = np.where(np.arange(num_experts) < num_experts // 8, node, 0)[::-1]
+        second = NodePlacement(layout, num_experts, (*here.T, moved), pool.memory_node_of_node, keep=first)
+        kept = sum(len(m.memory) for (*_, at), m in second.memory_of_copy.items() if at == node)
+        first.release(second)
+        assert abs(room_bytes(node) - (before - kept)) < 48 * MIB
