@@ -30,6 +30,10 @@ MOST_MOVES = 2000
 MOST_VISITS = 4_000_000_000
 """Layer-steps that are looked at in all, some nanoseconds each on two nodes (see ``moves_within`` for more)."""
 
+WORTH = 0.02
+"""Of a copy for each use of its expert, in experts: where planning steps are few, many placements of copies are perfect
+on them, and those on the hottest experts carry over (``docs/log.md``)."""
+
 MOST_STEPS = 16_000
 SHRINK = 0.5
 
@@ -40,6 +44,7 @@ def anneal(
     moves_per_expert: float | None = None,
     most_visits: int | None = None,
     most_steps: int = MOST_STEPS,
+    worth: float = WORTH,
     anneal_seed: int = 0,
     score: bool = True,
     **options: Any,
@@ -55,10 +60,12 @@ def anneal(
     masks = add_replicas(problem, masks, problem.room(masks))
     if moves_per_expert is None:
         moves_per_expert = moves_within(problem, steps, most_visits or MOST_VISITS)
-    masks = annealed(problem, steps, masks, moves_per_expert=moves_per_expert, seed=anneal_seed)
+    masks = annealed(problem, steps, masks, moves_per_expert=moves_per_expert, seed=anneal_seed, worth=worth)
     return node_plan(
         problem, masks, "anneal", seconds=time.perf_counter() - begin, score=score,
-        parameters={"moves_per_expert": moves_per_expert, "most_steps": most_steps, "anneal_seed": anneal_seed},
+        parameters={
+            "moves_per_expert": moves_per_expert, "most_steps": most_steps, "worth": worth, "anneal_seed": anneal_seed,
+        },
     )  # fmt: skip
 
 

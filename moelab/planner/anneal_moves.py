@@ -27,17 +27,18 @@ from moelab.planner.step_maximum import WHOLE, set_maximum
 @compiled
 def anneal_moves(
     offsets, keys, first_use, uses, shape, num_nodes, code, room, tier_bytes, piece_sizes, slowness, barrier,
-    weight, temperatures, num_moves, draws, field, keep, ceil_of, packed, cost, touched, fresh, jobs, sizes, tier_of,
-    loads, scratch,
+    weight, worth, temperatures, num_moves, draws, field, keep, ceil_of, packed, cost, touched, fresh, jobs, sizes,
+    tier_of, loads, scratch,
 ):  # fmt: skip
     """Moves ``code`` int64 [L E] (mask of copies, 0 cut) towards a smaller sum of weight x maximum; returns the change.
 
     ``offsets``, ``keys``: CSR of layer-steps; ``first_use``, ``uses``: the inverse. ``shape``: (first layer, last layer
     + 1, E) of those that may change. ``room`` int64 [N]: bytes free on each tier, kept up to date; ``tier_bytes`` int64
-    [N, L]: of one expert. ``weight`` float64 [L]. ``temperatures`` float64 [sweeps]; ``num_moves``: tries in each layer
-    and sweep; ``draws`` uint64 [1]: state of the generator. ``field``: bits of a packed count (``packed_counts``), with
-    its tables ``keep`` and ``ceil_of``. Scratch: ``packed`` int64 [S] or, not packed, ``cost`` float64 [S], ``touched``
-    int32 and ``fresh`` float64 as long as any two lists of uses, and ``scratch_arrays``.
+    [N, L]: of one expert. ``weight`` float64 [L]; ``worth``: of a copy, for each use of its expert. ``temperatures``
+    float64 [sweeps]; ``num_moves``: tries in each layer and sweep; ``draws`` uint64 [1]: state of the generator.
+    ``field``: bits of a packed count (``packed_counts``), with its tables ``keep`` and ``ceil_of``. Scratch: ``packed``
+    int64 [S] or, not packed, ``cost`` float64 [S], ``touched`` int32 and ``fresh`` float64 as long as any two lists of
+    uses, and ``scratch_arrays``.
     """
     first_layer, last_layer, num_experts = shape
     num_tiers = len(slowness)
@@ -59,6 +60,10 @@ def anneal_moves(
                 if b != NOBODY:
                     at_b, end_b, weight_b, old_b = first_use[b], first_use[b + 1], weight[b // num_experts], code[b]
                 old_a = code[a]
+                lost = weight_a * (end_a - at_a) * (_num_copies(old_a) - _num_copies(new_a))
+                if b != NOBODY:
+                    lost += weight_b * (end_b - at_b) * (_num_copies(old_b) - _num_copies(new_b))
+                lost *= worth
                 if field != NOT_PACKED:
                     shift_a = unit_of(new_a, field) - unit_of(old_a, field)
                     shift_b = 0 if b == NOBODY else unit_of(new_b, field) - unit_of(old_b, field)
@@ -66,6 +71,7 @@ def anneal_moves(
                         uses, at_a, end_a, at_b, end_b, shift_a, shift_b, weight_a, weight_b, packed, field, keep,
                         ceil_of, is_even, each, piece, piece_sizes, slowness, barrier,
                     )  # fmt: skip
+                    delta += lost
                     if delta <= 0 or unit(draws) < np.exp(-delta / temperature):
                         for use in range(at_a, end_a):
                             packed[uses[use]] += shift_a
@@ -94,12 +100,22 @@ def anneal_moves(
                     code[a] = old_a
                     if b != NOBODY:
                         code[b] = old_b
+                    delta += lost
                     if delta <= 0 or unit(draws) < np.exp(-delta / temperature):
                         for place in range(num_touched):
                             cost[touched[place]] = fresh[place]
                         take_room(code, room, tier_bytes, num_experts, a, b, new_a, new_b)
                         change += delta
     return change
+
+
+@compiled
+def _num_copies(mask):
+    num = 0
+    while mask:
+        mask &= mask - 1
+        num += 1
+    return num
 
 
 @compiled

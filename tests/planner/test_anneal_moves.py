@@ -113,3 +113,13 @@ def test_wide_unions():
         sum(max((masks.ravel()[steps.keys[a:b]] == m).sum() for m in (1, 2))
             for a, b in zip(steps.offsets, steps.offsets[1:], strict=False))
     )  # fmt: skip
+
+
+def test_copies_without_gain_go_to_the_hottest():
+    """Experts 0 and 1 on two nodes are perfect; of the others, which are used alone, the hottest deserves the copy."""
+    sets = [[0, 1]] * 5 + [[2]] * 3 + [[3]] * 20 + [[4]] * 2 + [[5]]
+    problem = node_problem(trace_of_sets(sets, num_experts=6), nodes=2, extra_memory=1 / 3, held_out=0, steps="token")
+    start = np.array([[1, 2, 3, 1, 3, 2]])
+    masks = annealed(problem, problem.train, start, moves_per_expert=500, worth=0.02)
+    assert sorted(np.flatnonzero(masks[0] == 3).tolist()) in ([0, 3], [1, 3])
+    assert step_maxima(problem.train, masks, problem.times).sum() == len(sets)
