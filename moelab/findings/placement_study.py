@@ -104,7 +104,7 @@ def placement_study(
     tell(f"{name}, {num_nodes} nodes: joint")
     return PlacementStudy(
         name=name, trace=trace, num_nodes=num_nodes, steps=shared["steps"],
-        num_layer_steps=first.test.num_layer_steps, has_intervals=len(placed["mirror", 0.0].score.maxima) > 1,
+        num_layer_steps=first.test.num_layer_steps, has_intervals=placed["mirror", 0.0].score.has_interval,
         split=first.how["split"], placed=placed, certificates=certificates, joint=joint,
     )  # fmt: skip
 

@@ -152,9 +152,9 @@ def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | Non
         prediction["too_small"] = [
             node.name for node, held in zip(nodes, used, strict=False) if held > node.memory_bytes
         ]  # nodes whose memory is smaller than their experts
-    milliseconds = _ms_per_token(problem, on_test)
+    milliseconds = _ms_per_step(problem, on_test)
     if milliseconds is not None:
-        prediction["predicted_ms_per_token"] = milliseconds
+        prediction["predicted_ms_per_step"] = milliseconds
     return {**prediction, "is_held_out": is_held_out}
 
 
@@ -194,11 +194,10 @@ def beside_baselines(problem: NodeProblem, score: NodeScore) -> dict[str, Any]:
         _, low, high = theirs.difference(score)
         if low <= 0 <= high:
             ties.append(name)
-    has_intervals = len(score.maxima) > 1
-    return {"baseline_mean_max": means, "gain_over": gains, "ties_with": ties if has_intervals else None}
+    return {"baseline_mean_max": means, "gain_over": gains, "ties_with": ties if score.has_interval else None}
 
 
-def _ms_per_token(problem: NodeProblem, score: NodeScore) -> float | None:
+def _ms_per_step(problem: NodeProblem, score: NodeScore) -> float | None:
     """Expert time of one step through all layers, where the machine's rates and the expert bytes are known."""
     machine = problem.machine
     if machine is None or not problem.has_bytes or problem.num_nodes > len(machine.nodes):

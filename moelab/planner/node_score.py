@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moelab.analysis.bootstrap import NUM_SAMPLES, basic_interval, resamples
+from moelab.analysis.bootstrap import FEWEST_CLUSTERS, NUM_SAMPLES, basic_interval, resamples
 from moelab.planner.layer_steps import LayerSteps
 from moelab.planner.step_maximum import TierTimes, step_maxima
 
@@ -42,14 +42,21 @@ class NodeScore:
         return float(self.maxima.sum() / self.ideal.sum())
 
     def interval(self, seed: int = 0) -> tuple[float, float]:
-        """95% of ``mean``; NaN with one cluster."""
-        weights = resamples(len(self.maxima), NUM_SAMPLES, seed)
+        """95% of ``mean``; NaN with fewer than ``FEWEST_CLUSTERS``."""
+        weights = self._resamples(seed)
         return _interval(self.mean, (weights @ self.maxima) / _nonzero(weights @ self.num_layer_steps))
+
+    @property
+    def has_interval(self) -> bool:
+        return len(self.maxima) >= FEWEST_CLUSTERS
+
+    def _resamples(self, seed: int) -> np.ndarray:
+        return resamples(len(self.maxima), NUM_SAMPLES if self.has_interval else 0, seed)
 
     def difference(self, other: NodeScore, seed: int = 0) -> tuple[float, float, float]:
         """(this mean - the other's, low, high), paired by cluster."""
         value = self.mean - other.mean
-        weights = resamples(len(self.maxima), NUM_SAMPLES, seed)
+        weights = self._resamples(seed)
         drawn = (weights @ (self.maxima - other.maxima)) / _nonzero(weights @ self.num_layer_steps)
         return (value, *_interval(value, drawn))
 

@@ -39,7 +39,7 @@ def masks_of(plan):
 @pytest.mark.parametrize("options", [{"nodes": 2}, {"nodes": 3, "extra_memory": 0.25}], ids=str)
 @pytest.mark.parametrize("name", ALL)
 def test_plan_is_what_it_says(name, options, tmp_path):
-    trace = seeded_trace(4, num_requests=8, num_experts=12)
+    trace = seeded_trace(4, num_requests=44, decode_tokens=6, num_experts=12)
     shape = {"moe_intermediate_size": 256}
     plan = PLANNERS[name](trace, held_out=0.25, seed=1, **options, **shape, **QUICK.get(name, {}))
     assert plan.planner["name"] == name
@@ -134,7 +134,7 @@ def test_interleave_says_what_it_reads_from_afar():
     small = machine.model_copy(update={"nodes": tuple(n.model_copy(update={"memory_bytes": 9_000}) for n in nodes)})
     assert PLANNERS["interleave"](seeded_trace(1), machine=small).prediction["too_small"] == ["node0", "node1"]
     milliseconds = plan.prediction["heldout_mean_max"] * 1000 / 200e9 * 3 * 1e3
-    assert plan.prediction["predicted_ms_per_token"] == pytest.approx(milliseconds)
+    assert plan.prediction["predicted_ms_per_step"] == pytest.approx(milliseconds)
     assert (
         "not measured"
         in PLANNERS["interleave"](seeded_trace(1), nodes=4, moe_intermediate_size=128).prediction["remote_slowdown"]

@@ -48,13 +48,13 @@ def test_pieces_of_three_nodes_make_a_whole():
 
 
 def test_score_by_cluster_ideal_and_pairs():
-    trace = seeded_trace(2, num_requests=6, num_experts=12, top_k=3)
+    trace = seeded_trace(2, num_requests=12, num_experts=12, top_k=3)
     steps = LayerSteps.of_trace(trace, "token")
     times = TierTimes.equal_nodes(2)
     nodes, mirror = np.tile(1 + np.arange(12) % 2, (3, 1)), np.full((3, 12), 3)
     weight = np.array([0.5, 1.0, 1.5])
     score = node_score(steps, nodes, times, weight)
-    expected = np.zeros(6)
+    expected = np.zeros(12)
     for (layer, token), inside in layer_steps(trace, "token").items():
         parity = [int(nodes[layer, e]) for e in inside]
         expected[trace.tokens.request[token]] += weight[layer] * max(parity.count(1), parity.count(2))
