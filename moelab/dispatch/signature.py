@@ -20,6 +20,7 @@ from typing import Any
 
 from numba import njit, types
 
+from moelab.first_compile import LISTENER as _  # noqa: F401  says when compiling takes long
 from moelab.source_stamp import stamped
 
 EXACT, BOUNDED, NO_COPY = 0, 1, -1

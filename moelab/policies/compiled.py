@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from moelab.first_compile import LISTENER as _  # noqa: F401  says when compiling takes long
 from moelab.source_stamp import stamped
 
 OPTIONS: dict[str, Any] = {"cache": True, "_nrt": False}
