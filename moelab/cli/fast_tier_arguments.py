@@ -40,8 +40,8 @@ def use_fast_tier(engine: Any, options: argparse.Namespace) -> None:
             plan = plan.model_copy(update={"policy": PolicyChoice(name=options.policy), "prediction": {}})
     else:
         policy, most = options.policy or "lru", engine.spec.n_routed_experts
-        if policy == "static":
-            raise ValueError("policy static never admits, so an empty tier stays empty: give --plan instead of --slots")
+        if not POLICIES[policy].fills:
+            raise ValueError(f"policy {policy} fills no slot, so an empty tier stays empty: give --plan, not --slots")
         if not 0 < options.slots <= most:
             raise ValueError(f"--slots is {options.slots}, expected 1 to {most}, the experts of a layer")
         fast = engine.slot_format(options.slot_format) if options.slot_format else None

@@ -90,8 +90,8 @@ def _check_one_source(
 
 def _empty_tier(trace: Trace, capacity_bytes: int, scope: str, policy: str) -> Plan:
     """An empty fast tier of ``capacity_bytes`` in all; by layer, each gets the slots that its share holds."""
-    if policy == "static":
-        raise ValueError("policy static never admits, so an empty tier stays empty: give --slots or --plan instead")
+    if not POLICIES[policy].fills:
+        raise ValueError(f"policy {policy} fills no slot, so an empty tier stays empty: give --slots or --plan instead")
     if scope == "global":
         return empty(trace, capacity_bytes=capacity_bytes, policy=policy)
     header = trace.header

@@ -99,4 +99,5 @@ POLICY = Policy(
     new_state=new_state,
     layers_are_apart=True,
     prefetches=True,
+    fills=False,
 )

@@ -57,9 +57,10 @@ class Policy:
     ``parameters`` are its names with defaults; a float default goes to ``float_parameters``, an int to
     ``int_parameters``, each in this order; ``seed`` is filled from the plan's. ``new_state`` returns
     (float_state, int_state). ``prefetches``: it may copy what the request does not use (no oracle of
-    demand bounds it). ``bypasses``: it may leave a miss outside though room could be made. ``layers_are_apart``: where
-    each layer has its own pool, what it decides in a layer depends on that layer's requests alone, so that the
-    simulator may replay layer after layer. ``lossy``: its use changes what the model computes. ``reads``: the optional
+    demand bounds it). ``fills``: it puts experts into free room; one that does not leaves an empty tier empty.
+    ``bypasses``: it may leave a miss outside though room could be made. ``layers_are_apart``: where each layer has its
+    own pool, what it decides in a layer depends on that layer's requests alone, so that the simulator may replay layer
+    after layer. ``lossy``: its use changes what the model computes. ``reads``: the optional
     arrays (names of ``Trace.extras``) that it looks at; an engine that runs it computes them, a recorder keeps them.
     ``reference``: where the definition comes from.
     """
@@ -74,6 +75,7 @@ class Policy:
     bypasses: bool = False
     layers_are_apart: bool = False
     lossy: bool = False
+    fills: bool = True
     reads: tuple[str, ...] = ()
 
     def chosen(self, choice: PolicyChoice) -> dict[str, float | int]:

@@ -17,6 +17,7 @@ def decide(view):
 
 POLICY = Policy(
     name="static",
+    fills=False,
     decide=decide,
     reference="Fiddler, arXiv 2402.07033; KTransformers frequency",
     parameters={},

@@ -59,7 +59,8 @@ def test_combinations_that_contradict():
         ({"scope": "everywhere", "slots": 3}, "expected layer or global"),
         ({"slots": 37, "scope": "global"}, "expected 1 to 36, the experts of all layers"),
         ({"slots": 13}, "expected 1 to 12, the experts of a layer"),
-        ({"capacity_bytes": 1000, "policy": "static"}, "static never admits"),
+        ({"capacity_bytes": 1000, "policy": "static"}, "static fills no slot"),
+        ({"capacity_bytes": 1000, "policy": "kt_dynamic"}, "kt_dynamic fills no slot"),
         ({"capacity_bytes": 1000, "policy": "magic"}, "policy is magic"),
     ):
         with pytest.raises(ValueError, match=said):
