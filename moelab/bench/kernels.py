@@ -217,32 +217,35 @@ def _read_gb_per_s(
     return np.divide(num_bytes, 1e9 * seconds, out=rates, where=seconds > 0)
 
 
-@cache
 def error_of(weight_format: WeightFormat, isa: str, activation: Activation) -> float:
     """||y - y64|| / ||y64|| of 24 tokens through each of three experts of W1's hidden size.
 
     Of so narrow an expert and few tokens it would vary with the seed: 1.11 to 1.22% of four tokens in int8 mode.
     """
-    with ExpertArena(ExpertLayout(HIDDEN_SIZE, _ERROR_SIZE, weight_format), _ERROR_EXPERTS) as arena:
+    return _error_of(ExpertLayout(HIDDEN_SIZE, _ERROR_SIZE, weight_format), isa, activation)
+
+
+@cache
+def _error_of(layout: ExpertLayout, isa: str, activation: Activation) -> float:
+    with ExpertArena(layout, _ERROR_EXPERTS) as arena:
         *step, truth = _accuracy_step(arena)
-        y = RoutedExperts(arena.layout, arena.addresses, isa, activation, owner=arena).forward(*step)
+        y = RoutedExperts(layout, arena.addresses, isa, activation, owner=arena).forward(*step)
         return relative_error(y, truth)
 
 
-_truth_of_format: dict[WeightFormat, np.ndarray] = {}
+_truth_of_layout: dict[ExpertLayout, np.ndarray] = {}
 
 
 def _accuracy_step(arena: ExpertArena) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Fills the arena; x, expert_ids, gate_weights and y in float64, which takes a second and is the same each time."""
     for expert in range(len(arena)):
         fill_expert(arena[expert], arena.layout, seed=expert)
-    x = np.random.default_rng(1).standard_normal((24 * len(arena), HIDDEN_SIZE)).astype(np.float32)
+    x = np.random.default_rng(1).standard_normal((24 * len(arena), arena.layout.hidden_size)).astype(np.float32)
     ids = np.repeat(np.arange(len(arena)), 24)[:, None]
     gates = np.ones(ids.shape, np.float32)
-    weight_format = arena.layout.weight_format
-    if weight_format not in _truth_of_format:
-        _truth_of_format[weight_format] = reference_experts(x, ids, gates, arena, arena.layout)
-    return x, ids, gates, _truth_of_format[weight_format]
+    if arena.layout not in _truth_of_layout:
+        _truth_of_layout[arena.layout] = reference_experts(x, ids, gates, arena, arena.layout)
+    return x, ids, gates, _truth_of_layout[arena.layout]
 
 
 def bench_kernels(seconds: float, quick: bool = False) -> list[KernelRow]:
