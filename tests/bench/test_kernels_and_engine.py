@@ -25,7 +25,6 @@ def small(monkeypatch):
         monkeypatch.setattr(module, "HIDDEN_SIZE", 256)
         monkeypatch.setattr(module, "INTERMEDIATE_SIZE", 128)
     monkeypatch.setattr(kernels, "_ERROR_SIZE", 128)
-    yield
 
 
 def test_every_case_of_this_machine_is_a_row(small):
