@@ -58,14 +58,20 @@ def run(options: argparse.Namespace) -> None:
     efficiency = next(iter(machine.kernel_efficiency.values()), 1.0)
     scored, scored_on = scored_part(trace, plan)
     knows_bytes = 0 not in plan.format_of_tier["node0"].expert_bytes
+    num_nodes = sum(tier.startswith("node") for tier in plan.tiers)
+    # A machine that was asked for is refused by name; this one, by default, just cannot say.
+    fits = num_nodes in (1, len(machine.nodes)) or bool(options.machine)
     result = simulate(
-        scored, plan, machine if knows_bytes else None, phase=phase, efficiency=efficiency, log=options.check_residency,
+        scored, plan, machine if knows_bytes and fits else None, phase=phase, efficiency=efficiency,
+        log=options.check_residency,
         lossy=Lossy(options.lossy_cache_bias) if options.lossy_cache_bias else None,
         progress=not options.json,
     )  # fmt: skip
     summary = {**result.summary(), "policy": policy_label(plan), "scored_on": scored_on}
     if not knows_bytes:
         summary["predicted"] = "nothing: neither trace nor plan says the bytes of an expert"
+    elif not fits:
+        summary["predicted"] = f"nothing: the plan has {num_nodes} nodes, this machine {len(machine.nodes)}: --machine"
     if options.check_residency:
         summary |= check_residency(scored, plan, result).summary()
     if options.report:

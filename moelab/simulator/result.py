@@ -44,9 +44,11 @@ class SimResult:
 
     ``sums`` int64 [3, L, 9] by phase (prefill, decode, mixed; columns in ``loop``), ``counts`` int32 [S, L, 8] the same
     by step, ``None`` where they were not kept, ``totals`` int64 [2, 3, L, E], ``phase_of_step`` int8 [S],
-    ``tokens_of_step`` int64 [S]; ``node_bytes`` float64 [nodes, L, E] what one use
-    of an expert reads at home on each node; ``link_bytes`` int64 [tiers, L] what one copy moves. ``phase``:
-    the phase that rates and bytes cover, ``None`` for all. ``state`` is the snapshot after the last request.
+    ``tokens_of_step`` int64 [S]; ``node_bytes`` float64 [nodes, L, E] what one use of an expert reads at home on each
+    node (copies share it evenly); ``node_reads`` int64 [S, L, N] what each node of several read in each step, copies as
+    ``dispatch`` chose (``None`` on one node, and where a policy moves experts); ``link_bytes`` int64 [tiers, L] what
+    one copy moves. ``phase``: the phase that rates and bytes cover, ``None`` for all. ``state`` is the snapshot after
+    the last request.
     """
 
     model: str
@@ -67,6 +69,7 @@ class SimResult:
     predicted: dict[str, float] | None = None
     log: np.ndarray | None = field(default=None, repr=False)
     lossy: str | None = None
+    node_reads: np.ndarray | None = field(default=None, repr=False)
 
     # -- selection ----------------------------------------------------------------------------------
 
@@ -164,7 +167,13 @@ class SimResult:
 
     @property
     def bytes_of_node(self) -> dict[str, float]:
-        """Bytes read from each node's memory: misses, and the source of every copy to a fast tier."""
+        """Bytes read from each node's memory: misses, and the source of every copy to a fast tier.
+
+        Of several nodes as ``dispatch`` chose, or with copies sharing evenly where a policy moves experts.
+        """
+        if self.node_reads is not None:
+            of_node = self.node_reads[self._steps].sum((0, 1)).astype(float)
+            return dict(zip(self.node_names, of_node.tolist(), strict=True))
         uses = self._totals[READ] + self._totals[COPIED]
         return {n: float((uses * b).sum()) for n, b in zip(self.node_names, self.node_bytes, strict=True)}
 

@@ -3,8 +3,8 @@
 Initial residents come from the plan's placements, capacity from its fast tiers, the policy from
 ``plan.policy``; without a fast tier every use is a read at home. Bytes: a miss reads the expert at home;
 an upload or prefetch reads it at home too (format of the home) and crosses the link in the fast
-tier's format. Where a range of an expert has replicas, its bytes are split evenly over their nodes:
-which replica serves is dispatch's business, not known here. One fast tier for now.
+tier's format. On several nodes ``dispatch`` chooses the copy that serves, in each layer-step, as replay and engine
+ask it (``node_reads``); where a policy moves experts, copies share the bytes evenly. One fast tier for now.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from moelab.domain.lossy import Lossy
 from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
 from moelab.domain.trace import CANDIDATE_SCORES, STALE_GATE, Trace
+from moelab.domain.units import GB
 from moelab.policies import POLICIES, Policy
 from moelab.policies.contract import contract_error
 from moelab.policies.counts import NUM_COLUMNS
@@ -28,6 +29,7 @@ from moelab.policies.requests import FLOAT_OF_HALF, PHASES, Requests
 from moelab.policies.signature import FLAG_OVERFLOW
 from moelab.simulator.cache_aware import reroute
 from moelab.simulator.loop import run
+from moelab.simulator.node_reads import node_reads
 from moelab.simulator.result import SimResult
 
 _CHUNK = 2**18  # requests between two looks at the progress bar
@@ -97,9 +99,19 @@ def simulate(
         log=kept,
         lossy=None if lossy is None else f"{lossy}; open loop, cost in NLL: moelab bench nll",
     )
+    if len(nodes) > 1 and chosen.name == "static":
+        slowness = _slowness(machine, len(nodes))
+        result = replace(result, node_reads=node_reads(plan, requests, state.resident > 0, slowness))
     if machine is not None:
         return replace(result, predicted=_predict(result, machine, efficiency))
     return result
+
+
+def _slowness(machine: Machine | None, num_nodes: int) -> np.ndarray:
+    """Relative time of a byte on each node; equal without a machine, or with one of other nodes."""
+    rates = [] if machine is None else [node.best_read_gb_per_s for node in machine.nodes]
+    known = [rate for rate in rates if rate is not None]
+    return known[0] / np.array(known) if len(known) == len(rates) == num_nodes else np.ones(num_nodes)
 
 
 def home_bytes(plan: Plan) -> np.ndarray:
@@ -202,6 +214,8 @@ def _refuse_several_fast_tiers(plan: Plan) -> None:
 
 
 def _predict(result: SimResult, machine: Machine, efficiency: float) -> dict[str, Any]:
+    if result.node_reads is not None:
+        return _predict_on_nodes(result, machine, efficiency)
     if len(result.node_names) != 1:
         raise ValueError(
             f"plan uses {', '.join(result.node_names) or 'no node'}; the cost model predicts plans on one node: "
@@ -228,6 +242,34 @@ def _predict(result: SimResult, machine: Machine, efficiency: float) -> dict[str
     )
     if result.tier_names:
         return {**predicted, "fast_tier": f"taken as infinitely fast: machine {machine.name} has none"}
+    return predicted
+
+
+def _predict_on_nodes(result: SimResult, machine: Machine, efficiency: float) -> dict[str, Any]:
+    """The slowest node decides each layer-step: the sum over them of the largest bytes / rate."""
+    rates = [node.best_read_gb_per_s for node in machine.nodes]
+    if len(rates) != len(result.node_names) or None in rates:
+        raise ValueError(
+            f"plan uses {', '.join(result.node_names)}; machine {machine.name} has {len(rates)} nodes with read rates "
+            f"{rates}: give a machine of as many nodes, each with a rate"
+        )
+    assert result.node_reads is not None
+    reads = result.node_reads[result._steps]
+    if not reads.any():
+        raise ValueError("plan gives 0 bytes for the experts, so no time can be predicted: plan with expert bytes")
+    seconds = (reads / (np.array(rates, np.float64) * GB * efficiency)).max(-1).sum()
+    seconds += result.num_layer_steps * (machine.layer_overhead_s or 0.0)
+    largest = reads.max(-1).sum() * len(rates) / reads.sum()
+    predicted: dict[str, Any] = {
+        "predicted_ms_per_token": 1e3 * float(seconds) / max(1, result.num_tokens),
+        "predicted_tok_per_s": result.num_tokens / float(seconds),
+        "max_over_mean_node": float(largest),
+        "read_gb_per_s": float(sum(rate or 0 for rate in rates)),
+        "efficiency": efficiency,
+        "layer_overhead_s": machine.layer_overhead_s or 0.0,
+    }
+    if result.tier_names:
+        predicted["fast_tier"] = "taken as infinitely fast beside several nodes"
     return predicted
 
 

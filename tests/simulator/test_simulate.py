@@ -107,9 +107,21 @@ def test_home_bytes_split_pieces_and_replicas():
     )
     assert home_bytes(plan)[:, 0].tolist() == [[1000, 500, 500], [0, 500, 500]]
     result = simulate(trace, plan)
-    assert result.bytes_of_node == {"node0": 2000.0, "node1": 1000.0}
-    with pytest.raises(ValueError, match="plan uses node0, node1; the cost model predicts plans on one node"):
+    # 0 whole and half of 1 on node0, half of 1 on node1; then 2 from node0, the lower of two equal copies.
+    assert result.bytes_of_node == {"node0": 2500.0, "node1": 500.0}
+    with pytest.raises(ValueError, match="plan uses node0, node1; machine paper has 1 nodes with read rates"):
         simulate(trace, plan, machine())
+    nodes = tuple(
+        NumaNode(name=f"node{n}", cores=(n,), memory_bytes=2**30, read_gb_per_s={1: rate})
+        for n, rate in ((0, 10.0), (1, 40.0))
+    )
+    two = Machine(name="two", source="preset", nodes=nodes, layer_overhead_s=1e-6)
+    said = simulate(trace, plan, two, efficiency=0.5)
+    # Node 1 is four times as fast and takes expert 2: max(1500 / 10, 500 / 40), then 1000 / 40.
+    assert said.bytes_of_node == {"node0": 1500.0, "node1": 1500.0}
+    seconds = (150e-9 + 25e-9) / 0.5 + 2e-6
+    assert said.predicted["predicted_ms_per_token"] == pytest.approx(1e3 * seconds / 2)
+    assert said.predicted["max_over_mean_node"] == pytest.approx(2 * 2500 / 3000)
 
 
 def test_log_over_several_pages_equals_one_page(monkeypatch):

@@ -1,0 +1,87 @@
+"""node_reads: bytes that each node reads in each layer-step of a plan of several nodes, copies chosen by ``dispatch``.
+
+The same compiled function chooses here and in replay and engine, job after job in the order of experts and pieces.
+Pieces weigh in proportion to their units (kernels round the rows of down_proj to tiles, less than a thousandth). Knows
+experts that stay on a fast tier, which no node reads. Does not know policies that move experts. Floor 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from moelab.dispatch import dispatch, scratch_length
+from moelab.domain.plan import Plan
+from moelab.policies.requests import Requests
+from moelab.source_stamp import stamp_of_room, stamped
+
+
+def node_reads(plan: Plan, requests: Requests, on_fast: np.ndarray, slowness: np.ndarray) -> np.ndarray:
+    """int64 [S, L, N]. ``on_fast`` bool [L, E]: read by no node; ``slowness`` float64 [N]: time of a byte."""
+    first, masks, sizes = _pieces(plan)
+    most = int(np.diff(first).max(initial=1)) * int(np.diff(requests.offsets).max(initial=1))
+    num_nodes = len(slowness)
+    out = np.zeros((requests.num_requests, num_nodes), np.int64)
+    _fill(
+        requests.offsets, requests.experts, requests.num_layers, first, masks, sizes, np.ascontiguousarray(on_fast),
+        np.ascontiguousarray(slowness, np.float64), np.zeros(on_fast.shape[1], np.uint8), np.empty(most, np.int64),
+        np.empty(most, np.int64),
+        np.empty(most, np.int32), np.empty(num_nodes), np.empty(scratch_length(most, num_nodes), np.int64), out,
+    )  # fmt: skip
+    return out.reshape(-1, requests.num_layers, num_nodes)
+
+
+def _pieces(plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(first piece of each (layer, expert) int64 [L E + 1], nodes of each piece as bits, its bytes)."""
+    columns = plan.placements.arrays()
+    nodes = [tier for tier in plan.tiers if tier.startswith("node")]
+    number = np.array([nodes.index(tier) if tier in nodes else -1 for tier in plan.tiers])[columns["tier"]]
+    here = number >= 0
+    key = (columns["layer"] * plan.model.num_experts + columns["expert"])[here]
+    rows = np.stack([key, columns["start"][here], columns["stop"][here]], axis=1)
+    pieces, inverse = np.unique(rows, axis=0, return_inverse=True)
+    masks = np.zeros(len(pieces), np.int64)
+    np.bitwise_or.at(masks, inverse.ravel(), np.int64(1) << number[here])
+    expert_bytes = np.asarray(plan.format_of_tier[nodes[0]].expert_bytes, np.int64)
+    whole = expert_bytes[pieces[:, 0] // plan.model.num_experts]
+    sizes = whole * pieces[:, 2] // plan.num_units - whole * pieces[:, 1] // plan.num_units
+    num_keys = plan.model.num_layers * plan.model.num_experts
+    return np.searchsorted(pieces[:, 0], np.arange(num_keys + 1)).astype(np.int64), masks, sizes
+
+
+def _compiled(function: Callable) -> Any:
+    """Machine code on disk must not outlive the sources of ``dispatch`` either."""
+    function.__qualname__ += f"_{stamp_of_room('dispatch')}"
+    options: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
+    return njit(**options)(stamped(function))
+
+
+@_compiled
+def _fill(
+    offsets, experts, num_layers, first, masks, sizes, on_fast, slowness, used, jobs, job_bytes, tier_of, loads,
+    scratch, out,
+):  # fmt: skip
+    num_experts = on_fast.shape[1]
+    for request in range(len(offsets) - 1):
+        layer, num_jobs = request % num_layers, 0
+        for place in range(offsets[request], offsets[request + 1]):
+            used[experts[place]] = 1
+        for expert in range(num_experts):  # rising, as the kernels go through them: ties depend on it
+            if not used[expert]:
+                continue
+            used[expert] = 0
+            if on_fast[layer, expert]:
+                continue
+            key = layer * num_experts + expert
+            for piece in range(first[key], first[key + 1]):
+                if sizes[piece] > 0:
+                    jobs[num_jobs], job_bytes[num_jobs] = masks[piece], sizes[piece]
+                    num_jobs += 1
+        if num_jobs == 0:
+            continue
+        dispatch(jobs[:num_jobs], job_bytes[:num_jobs], slowness, tier_of[:num_jobs], loads, scratch)
+        for job in range(num_jobs):
+            out[request, tier_of[job]] += job_bytes[job]

@@ -1,0 +1,81 @@
+"""Bytes of nodes that simulate counts: those of dispatch by hand, and those that the kernels read."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+import moelab
+from moelab import PLANNERS, simulate
+from moelab.dispatch import assign
+from moelab.domain.plan import Plan
+from moelab.domain.trace import NO_EXPERT, Phase
+from moelab.kernels import isa_table
+from tests.seeded_traces import seeded_trace
+
+NATIVE = [row.isa for row in isa_table() if row.supported and row.isa != "numba"]
+cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+@pytest.mark.parametrize("planner", ["round_robin", "eplb", "mirror", "replicate", "row_split", "split_some", "anneal"])
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_equal_dispatch_by_hand(planner, nodes):
+    trace = seeded_trace(5, num_experts=12, num_requests=6, batch=2, unrouted=0.1, expert_bytes=(7200, 7200, 7200))
+    options = {} if planner in ("round_robin", "mirror", "row_split") else {"extra_memory": 0.3}
+    plan = PLANNERS[planner](trace, nodes=nodes, moe_intermediate_size=32 * 12, score=False, **options)
+    columns = plan.placements.arrays()
+    expected = np.zeros((len(np.unique(trace.tokens.step)), 3, nodes), np.int64)
+    for index, step in enumerate(np.unique(trace.tokens.step)):
+        for layer in range(3):
+            ids = trace.experts[trace.tokens.step == step, layer]
+            masks, sizes = [], []
+            for expert in sorted(set(ids.ravel().tolist()) - {NO_EXPERT}):
+                mine = (columns["layer"] == layer) & (columns["expert"] == expert)
+                pieces = sorted(set(zip(columns["start"][mine], columns["stop"][mine], strict=True)))
+                for start, stop in pieces:
+                    held = mine & (columns["start"] == start) & (columns["stop"] == stop)
+                    masks.append(sum(1 << int(tier) for tier in columns["tier"][held]))
+                    sizes.append(7200 * int(stop) // 12 - 7200 * int(start) // 12)
+            if masks:
+                chosen = assign(masks, num_tiers=nodes, sizes=sizes)
+                np.add.at(expected[index, layer], chosen.tier_of, sizes)
+    result = simulate(trace, plan, progress=False)
+    np.testing.assert_array_equal(result.node_reads, expected)
+    assert list(result.bytes_of_node.values()) == expected.sum((0, 1)).tolist()
+    assert sum(result.bytes_of_node.values()) == 7200 * (
+        result.misses + result.distinct_hits if False else result.misses
+    )
+    decode = simulate(trace, plan, phase="decode", progress=False)
+    is_decode = np.array(
+        [(trace.tokens.phase[trace.tokens.step == s] == 1).all() for s in np.unique(trace.tokens.step)]
+    )
+    assert list(decode.bytes_of_node.values()) == expected[is_decode].sum((0, 1)).tolist()
+
+
+def test_residents_are_read_by_no_node_and_moving_policies_share_evenly():
+    trace = seeded_trace(6, num_experts=12, expert_bytes=(100, 100, 100))
+    joint = PLANNERS["joint"](trace, nodes=2, fast_slots=6, extra_memory=0.2, score=False)
+    result = simulate(trace, joint, progress=False)
+    assert result.hit_rate_per_request > 0
+    assert sum(result.bytes_of_node.values()) == 100 * result.misses
+    moving = joint.model_copy(update={"policy": joint.policy.model_copy(update={"name": "lru"})})
+    assert simulate(trace, moving, progress=False).node_reads is None
+
+
+@pytest.mark.skipif(not NATIVE, reason="native kernels are not built")
+@pytest.mark.skipif(cores < 2, reason="one core only")
+def test_the_engine_reads_what_simulate_says():
+    """A replicated plan of nano, live: bytes that the kernels counted, and the same run simulated from its record."""
+    capture = moelab.open_trace(moelab.shipped("nano/capture")).load(phase=Phase.DECODE)
+    plan = PLANNERS["replicate"](capture, nodes=2, extra_memory=0.25, score=False)
+    assert isinstance(plan, Plan)
+    with moelab.load(moelab.shipped("nano/model"), virtual_nodes=2, activation="int8") as engine:
+        moelab.apply(engine, plan, progress=False)
+        before = np.array([layer.bytes_of_node[:2] for layer in engine.routed])
+        with moelab.record(engine) as trace:
+            engine.generate([[5, 80, 81], [400, 7]], 12, stop=())
+        counted = np.array([layer.bytes_of_node[:2] for layer in engine.routed]) - before
+    said = simulate(trace, plan, progress=False)
+    np.testing.assert_array_equal(said.node_reads.sum(0), counted)
