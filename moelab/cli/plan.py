@@ -110,4 +110,5 @@ def _certificate(trace: Any, shared: dict[str, Any], seconds: float) -> dict[str
 
     problem = node_problem(trace, **shared)
     layer = trace.header.num_layers // 2
-    return asdict(certificate(problem, balanced_with_replicas(problem), layer=layer, time_limit_s=seconds))
+    proof = certificate(problem, balanced_with_replicas(problem), layer=layer, time_limit_s=seconds)
+    return {"of": f"an annealing of layer {layer} alone on these steps, not the plan", **asdict(proof)}
