@@ -32,7 +32,7 @@ print(probe(1, np.zeros((1, 2), np.int64)), sum(probe.stats.cache_hits.values())
 
 def test_edit_of_an_imported_file_is_noticed(tmp_path):
     (tmp_path / "moelab").mkdir()
-    for name in ("__init__.py", "source_stamp.py"):
+    for name in ("__init__.py", "source_stamp.py", "first_compile.py"):
         shutil.copy(PACKAGE / name, tmp_path / "moelab")
     for room in ("policies", "domain"):
         shutil.copytree(PACKAGE / room, tmp_path / "moelab" / room, ignore=shutil.ignore_patterns("__pycache__"))

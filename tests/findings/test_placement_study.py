@@ -17,7 +17,7 @@ from tests.seeded_traces import seeded_trace
 
 @pytest.fixture(scope="module")
 def small():
-    trace = seeded_trace(2, num_layers=2, num_experts=16, top_k=4, num_requests=12, decode_tokens=8)
+    trace = seeded_trace(2, num_layers=2, num_experts=16, top_k=4, num_requests=24, decode_tokens=5)
     return placement_study("small", trace, certificate_s=5)
 
 
