@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# With what `load` imports late: the level is that after all imports.
 CHILD = """
 import json, sys
+import psutil, tokenizers
 from moelab.engine.engine import load
 print("imported", flush=True)
 sys.stdin.readline()
