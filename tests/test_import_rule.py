@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "moelab"
 
 FLOOR_OF_ROOM = {
     "domain": 0, "source_stamp": 0, "first_compile": 0,
+    "compiled_on_use": 0.5,  # stands on the two before it
     "store": 1, "formats": 1, "policies": 1, "dispatch": 1, "cost_model": 1, "kernels": 1,
     "engine": 2, "analysis": 2, "simulator": 2, "sizing": 2, "synthetic": 2, "sources": 2,
     "planner": 3, "calibrate": 3,  # execution asks calibrate for the machine, so it stands below

@@ -53,12 +53,12 @@ def _measure(masks: np.ndarray, sizes: np.ndarray, num_nodes: int, seconds: floa
         np.ones(num_nodes), np.empty(num_jobs, np.int32), np.empty(num_nodes),
         np.empty(scratch_length(num_jobs, num_nodes), np.int64),
     )  # fmt: skip
-    bounded = _all_steps(dispatch, masks, sizes, *work)
+    bounded = _all_steps(dispatch.dispatcher, masks, sizes, *work)
     spent: list[float] = []
     end = time.perf_counter() + seconds
     while not spent or time.perf_counter() < end:
         begin = time.perf_counter()
-        _all_steps(dispatch, masks, sizes, *work)
+        _all_steps(dispatch.dispatcher, masks, sizes, *work)
         spent.append(time.perf_counter() - begin)
     return median(spent) / num_steps * 1e9, bounded / num_steps
 

@@ -15,7 +15,7 @@ BENCHES = (
 )  # fmt: skip
 
 # Options that only one bench has.
-BENCH_OF_OPTION = {"quick": "kernels", "expert_shape": "engine", "layers": "engine", "experts": "engine"}
+BENCH_OF_OPTION = {"quick": "kernels", "expert_shape": "engine", "layers": "engine", "experts": "engine", "out": "nll"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--expert-shape", metavar="PRESET", help="engine: the model's shapes (default: kimi-k2.6)")
     parser.add_argument("--layers", type=int, metavar="L", help="engine: MoE layers (default: 2)")
     parser.add_argument("--experts", type=int, metavar="E", help="engine: routed experts per layer (default: 64)")
+    parser.add_argument("--out", metavar="FILE", help="nll: also write the rows as JSON, the table that ships")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from moelab.cli.fast_tier_arguments import add_fast_tier, fast_tier_summary, print_fast_tier, use_fast_tier
-from moelab.cli.lossy_arguments import add_lossy, print_lossy, use_lossy
+from moelab.cli.lossy_arguments import add_lossy, lossy_text, print_lossy, use_lossy
 from moelab.cli.output import print_json, print_rows
 
 HELP = "generate from prompts and record which experts each token used"
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
         scores=options.scores,
         stale_gate=options.stale_gate,
     )
-    lossy = None if engine.lossy is None else str(engine.lossy)
+    lossy = lossy_text(engine)
     if options.json:
         print_json({**capture.summary(), "fast_tier": fast_tier_summary(engine), "lossy": lossy})
     else:

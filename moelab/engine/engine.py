@@ -25,6 +25,7 @@ from moelab.engine.sampling import Sampling
 from moelab.engine.stepper import Stepper
 from moelab.engine.text import TextCodec, TextStream, stop_token_ids
 from moelab.kernels.job import Activation
+from moelab.store.lossy_costs import with_cost
 
 if TYPE_CHECKING:
     from moelab.engine.fast_tier.fast_tier import FastTier
@@ -203,7 +204,7 @@ class Engine(Stepper):
             "loaded": f"{self.loaded_bytes / 1e9:.2f} GB in {self.load_s:.1f} s "
             f"({self.loaded_bytes / 1e9 / max(self.load_s, 1e-9):.2f} GB/s), "
             + ("repacked" if self.packed is None else f"packed before: {self.packed}"),
-            "results": "exact" if self.lossy is None else str(self.lossy),
+            "results": "exact" if self.lossy is None else with_cost(self.lossy, self.name),
             "fast tier": "none" if self.fast_tier is None else str(self.fast_tier),
             "tokenizer": "tokenizer.json" if self.codec.tokenizer is not None else "none: give token ids",
             "skipped tensors": ", ".join(f"{n} {kind}" for kind, n in self.num_skipped_tensors.items()) or "none",

@@ -31,6 +31,7 @@ from moelab.simulator.cache_aware import reroute
 from moelab.simulator.loop import run
 from moelab.simulator.node_reads import node_reads
 from moelab.simulator.result import SimResult
+from moelab.store.lossy_costs import with_cost
 
 _CHUNK = 2**18  # requests between two looks at the progress bar
 _LOG_ROWS = 2**16  # decisions that the log holds beyond the longest single answer
@@ -97,7 +98,7 @@ def simulate(
         state=state,
         phase=phase,
         log=kept,
-        lossy=None if lossy is None else f"{lossy}; open loop, cost in NLL: moelab bench nll",
+        lossy=None if lossy is None else f"{with_cost(lossy, header.model)}; reads here are an estimate, open loop",
     )
     if len(nodes) > 1 and chosen.name == "static":
         slowness = _slowness(machine, len(nodes))

@@ -140,7 +140,7 @@ def test_first_class_and_without_a_copy():
 
     loads, tier_of, scratch = np.empty(2), np.empty(3, np.int32), np.empty(scratch_length(3, 2), np.int64)
     arguments = np.ones(3, np.int64), np.ones(2), tier_of, loads, scratch
-    assert through(dispatch, np.array([1, 3, 1]), *arguments) == EXACT
+    assert through(dispatch.dispatcher, np.array([1, 3, 1]), *arguments) == EXACT
     assert loads.tolist() == [2, 1]
     assert dispatch(np.array([1, 0, 1]), *arguments) == NO_COPY
     assert dispatch(np.array([1, 4, 1]), *arguments) == NO_COPY
