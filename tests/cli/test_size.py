@@ -148,7 +148,7 @@ def test_refusals(capsys, tmp_path):
     forge = ["--machine", "forge-moe-gen4"]
     assert "expected 0 to 384" in refuse(capsys, "size", "kimi-k2.6", *forge, "--fast-slots", "385")
     assert "give both" in refuse(capsys, "size", "kimi-k2.6", *forge, "--policy", "lru")
-    assert "expected one: each says" in refuse(
+    assert "expected at most --fast-slots 1" in refuse(
         capsys, "size", "kimi-k2.6", *forge, "--fast-slots", "1", "--reads-per-layer-step", "3"
     )
     assert "either MODEL with --machine or --tok-per-s" in refuse(capsys, "cost", *PRICES)

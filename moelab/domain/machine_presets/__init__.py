@@ -22,6 +22,7 @@ GPUS: dict[str, tuple[str, int, float, float]] = {
     "rtx-3090": ("NVIDIA RTX 3090", 24 * GIB, 936.0, _PCIE_4),
     "rtx-4090": ("NVIDIA RTX 4090", 24 * GIB, 1008.0, _PCIE_4),
     "rtx-5090": ("NVIDIA RTX 5090", 32 * GIB, 1792.0, _PCIE_5),
+    "l20": ("NVIDIA L20", 48 * GIB, 864.0, _PCIE_4),
     "l40s": ("NVIDIA L40S", 48 * GIB, 864.0, _PCIE_4),
     "rtx-pro-6000": ("NVIDIA RTX PRO 6000 Blackwell", 96 * GIB, 1792.0, _PCIE_5),
     "a100-80gb": ("NVIDIA A100 80 GB PCIe", 80 * GIB, 1935.0, _PCIE_4),
