@@ -154,7 +154,12 @@ def _from_trace(spec: ModelSpec, options: argparse.Namespace) -> dict[str, Any]:
         plan = plan_for(trace, slots=options.fast_slots, policy=options.policy)
         scored, scored_on = scored_part(trace, plan)
         result = simulate(scored, plan, phase="decode", progress=False)
-        tokens = result.num_tokens / max(1, result.num_layer_steps / trace.header.num_layers)
+        if not result.num_layer_steps:
+            raise ValueError(
+                f"{options.trace} holds no decode step to simulate --fast-slots on, only prefill: record decode, or "
+                "give --reads-per-layer-step"
+            )
+        tokens = result.num_tokens / (result.num_layer_steps / trace.header.num_layers)
         if abs(tokens - options.batch) > 0.05 * options.batch:
             raise ValueError(
                 f"--batch is {options.batch}, but the decode steps of {trace.header.model} hold {tokens:.2f} tokens: "
@@ -194,6 +199,7 @@ def table(sized: list[Sizing]) -> pd.DataFrame:
                 "predicted tok/s": f"{predicted.tok_per_s:.1f} ({low:.1f} to {high:.1f})" if predicted else "",
                 "error": f"{predicted.median_error:.0%}, {predicted.mean_error:.0%}" if predicted else "",
                 "ceiling tok/s": f"{one.ceiling_tok_per_s:.0f}" if one.ceiling_tok_per_s else "",
+                "prefill tok/s": f"{one.prefill.tok_per_s:.0f}" if one.prefill.tok_per_s else "",
                 "from disk": format_gb(one.places.streamed_bytes, 0) if one.places.streamed_bytes else "",
             }
         )

@@ -141,6 +141,10 @@ def _caveats(
         scaled = f"t0 is theirs, scaled to {spec.num_hidden_layers} layers"
         wide = "; the interval ends at the ceiling" if places.mode == "cpu" else ""
         told.append(f"no such point: the fit is of DeepSeek-V3 and Kimi K2 ({POINTS_FAMILY}); {scaled}{wide}")
+    if fit_mode(spec, places.mode) == "hybrid" and reads.batch == 1:
+        told.append(
+            "the points are engines of 2025; one of 2026 made 28 tok/s of DeepSeek-V3 int4, memory unknown (OSDI 26)"
+        )
     if machine.unified_memory:
         told.append("unified memory: no such point, taken as CPU-only")
     own = measured_eta(machine, expert_format)

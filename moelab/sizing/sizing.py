@@ -197,7 +197,8 @@ class Sizing:
         return rows
 
     def _bandwidth_from(self) -> str:
-        return "peak of the channels" if self.machine.source == "preset" else self.machine.source
+        told = "peak of the channels; a preset's cores and memory sizes are assumed"
+        return told if self.machine.source == "preset" else self.machine.source
 
     def __str__(self) -> str:
         title = f"{self.spec.name or self.spec.label} on {self.machine.name}"
