@@ -128,7 +128,7 @@ ARTICLE_CLAIMS: tuple[Claim, ...] = (
           "and the release itself is int4: 594 GB are its full precision"),
     Claim("0", "Gen 6 roughly doubles Gen 4", 2.0, "times", _gen6_over_gen4,
           "bytes / (eta x BW) + t0 of both, by the fit and by the ablation",
-          "t0 does not shrink with bandwidth (2.75 times here)", 0.15),
+          "t0 does not shrink with bandwidth (2.75 times here); newer engines have less of it and gain more", 0.15),
     Claim("1", "current generation: 0.6 to 0.7 TB/s", (0.6, 0.7), "TB/s",
           lambda: _tb("2x-xeon-gen4-ddr5-4800", "2x-xeon-gen5-ddr5-5600"), "2 x 8 channels x 8 B x MT/s", "peak"),
     Claim("1", "newer generation: 1.2 to 1.7 TB/s", (1.2, 1.7), "TB/s",

@@ -26,6 +26,7 @@ from moelab.sizing.prefill import bandwidth_gb_per_s, prefill
 from moelab.sizing.reads import StepReads, step_reads
 from moelab.sizing.recipes import Recipe, recipe
 from moelab.sizing.sizing import Sizing
+from moelab.sizing.speed import speed_fit
 
 DEFAULT_CONTEXT = 8192
 
@@ -86,7 +87,7 @@ def size(
         prefill=prefill(
             spec, chosen, machine, places, context or DEFAULT_CONTEXT, fit_mode=fit_mode(spec, places.mode)
         ),
-        caveats=tuple(_caveats(spec, machine, chosen, places, reads, context, uneven, expert_format)),
+        caveats=tuple(_caveats(spec, machine, chosen, places, reads, context, uneven, expert_format, bandwidth)),
     )  # fmt: skip
 
 
@@ -123,7 +124,7 @@ def _ceiling(
 
 def _caveats(
     spec: ModelSpec, machine: Machine, chosen: Recipe, places: Places, reads: StepReads, context: int, uneven: float,
-    expert_format: str,
+    expert_format: str, bandwidth: float,
 ) -> list[str]:  # fmt: skip
     """What the numbers rest on and the fit has not seen."""
     told = []
@@ -142,8 +143,11 @@ def _caveats(
         wide = "; the interval ends at the ceiling" if places.mode == "cpu" else ""
         told.append(f"no such point: the fit is of DeepSeek-V3 and Kimi K2 ({POINTS_FAMILY}); {scaled}{wide}")
     if fit_mode(spec, places.mode) == "hybrid" and reads.batch == 1:
+        newer = speed_fit(OTHER_FAMILIES)
+        seconds = newer.token_s(reads.home_bytes * uneven, bandwidth, spec.num_hidden_layers)
         told.append(
-            "the points are engines of 2025; one of 2026 made 28 tok/s of DeepSeek-V3 int4, memory unknown (OSDI 26)"
+            f"the points are engines of 2025; the fit of newer ones, of other families, would say {1 / seconds:.1f}; one "
+            "of 2026 made 28 tok/s of DeepSeek-V3 int4, memory unknown (OSDI 26)"
         )
     if machine.unified_memory:
         told.append("unified memory: no such point, taken as CPU-only")
