@@ -146,7 +146,7 @@ def _caveats(
         newer = speed_fit(OTHER_FAMILIES)
         seconds = newer.token_s(reads.home_bytes * uneven, bandwidth, spec.num_hidden_layers)
         told.append(
-            f"the points are engines of 2025; the fit of newer ones, of other families, would say {1 / seconds:.1f}; one "
+            f"the points are engines of 2025; the fit of newer ones, of other families, says {1 / seconds:.1f}; one "
             "of 2026 made 28 tok/s of DeepSeek-V3 int4, memory unknown (OSDI 26)"
         )
     if machine.unified_memory:
