@@ -148,7 +148,7 @@ def node_problem(
         )
     rates, rates_of = _node_rates(num_nodes, machine, node_rates)
     fast, fast_rates_of = _fast_rates(len(fast_slots), machine, fast_rates)
-    part, rest, how = split(trace, held_out=held_out, seed=seed)
+    part, rest, how = split(trace, held_out=held_out, seed=seed, steps=steps)
     train = LayerSteps.of_trace(of_phase(part, phase), steps)
     test = train if how["split"] == "none" else LayerSteps.of_trace(of_phase(rest, phase), steps)
     price = cut_price or CutPrice()
