@@ -1,10 +1,14 @@
-"""certificate: how far annealing is from the optimum of one layer, proven by HiGHS on a sample of its steps.  Floor 3.
+"""certificate: how far a plan and annealing are from the optimum of one layer, proven by HiGHS on a sample of steps.
 
-The same at most 256 layer-steps are annealed and given to a mixed-integer program, whose dual bound no placement with
-these budgets beats. Binaries ``x[e, n]``: node n holds expert e. By Hall's theorem a step's maximum z is the least
-integer not below the number of experts with no copy outside U over the size of U, for every set U of nodes, so replicas
-need no assignment variables: ``q[e, U] >= 1 - sum of x[e, n] outside U`` counts them. Whole experts, equal rates. The
-relaxation is weak (K / N), so large instances end at the time limit with a gap, which is reported.
+Floor 3. At most 256 planning layer-steps; the same ones score the plan as it is written, are annealed by themselves,
+and are given to a mixed-integer program, whose dual bound no placement with these budgets beats. Binaries ``x[e, n]``:
+node n holds expert e. By Hall's theorem a step's maximum z is the least integer not below the number of experts with no
+copy outside U over the size of U, for every set U of nodes, so replicas need no assignment variables: ``q[e, U] >= 1 -
+sum of x[e, n] outside U`` counts them. Whole experts, equal rates. What annealing reached is a row of the program (find
+something better), which cuts its tree (``docs/log.md``). The relaxation is weak: with half of every expert on each of
+two nodes all steps are even, K / N; so large instances end at the time limit with a gap, which is reported.
+
+Does not know the other steps: a plan is made for all of them and owes the sample nothing.
 """
 
 from __future__ import annotations
@@ -29,18 +33,24 @@ ATTEMPTS = 16
 class Certificate:
     """Means over the sampled layer-steps, in experts.
 
-    ``annealed``: of our placement on them; ``bound``: the dual bound; ``gap``: annealed / bound - 1. ``milp``: of the
-    best placement HiGHS found, ``None`` without one; ``is_optimal``: it proved it. ``lp``: the relaxation's bound.
+    ``plan``: of the plan's own placement of the layer; ``annealed``: of the best annealing of these steps alone, from
+    it and with as many copies on each node; ``bound``: the dual bound. ``plan_gap``, ``gap``: of both, over the bound,
+    minus 1. ``milp``: of a placement better than ``annealed`` that HiGHS found, ``None`` without one; ``is_optimal``:
+    the bound is the optimum. ``lp``: the relaxation's bound, ``None`` where nothing had to be solved because annealing
+    is at ``floor``, the mean of ceil(K / N).
     """
 
     layer: int
     num_steps: int
+    plan: float
     annealed: float
     bound: float
+    plan_gap: float
     gap: float
     milp: float | None
     is_optimal: bool
-    lp: float
+    lp: float | None
+    floor: float
     anneal_s: float
     milp_s: float
     time_limit_s: float
@@ -56,7 +66,7 @@ def certificate(
     moves_per_expert: float = 4000,
     seed: int = 0,
 ) -> Certificate:
-    """The certificate of ``layer``, whose nodes may hold as many copies as they do under ``masks`` int64 [L, E].
+    """The certificate of ``layer`` under ``masks`` int64 [L, E] of a plan; fewer steps where the layer has fewer.
 
     Raises ``ValueError`` for unequal rates, fast tiers, cut experts, or more than ``MOST_NODES`` nodes.
     """
@@ -70,16 +80,16 @@ def certificate(
     sample = sample_of_layer(problem.train, layer, num_steps, seed)
     copies = np.array([(masks[layer] >> node & 1).sum() for node in range(num_nodes)])
     begin = time.perf_counter()
-    room = np.zeros(num_nodes, np.int64)
-    alone = _annealed_alone(problem, sample, masks, layer, room, moves_per_expert, seed)
+    alone = _annealed_alone(problem, sample, masks, layer, moves_per_expert, seed)
     anneal_s = time.perf_counter() - begin
-    ours = float(step_maxima(sample, alone, problem.times).mean())
+    of_plan, ours = (float(step_maxima(sample, each, problem.times).mean()) for each in (masks, alone))
     sets = [sample.keys[a:b] % problem.shape[1] for a, b in zip(sample.offsets, sample.offsets[1:], strict=False)]
     begin = time.perf_counter()
-    bound, found, is_optimal, lp = solve(sets, problem.shape[1], copies, time_limit_s)
+    bound, found, is_optimal, lp = solve(sets, problem.shape[1], copies, time_limit_s, beat=ours)
     return Certificate(
-        layer=layer, num_steps=len(sets), annealed=ours, bound=float(bound), gap=ours / float(bound) - 1, milp=found,
-        is_optimal=is_optimal, lp=lp, anneal_s=anneal_s, milp_s=time.perf_counter() - begin, time_limit_s=time_limit_s,
+        layer=layer, num_steps=len(sets), plan=of_plan, annealed=ours, bound=bound, plan_gap=of_plan / bound - 1,
+        gap=ours / bound - 1, milp=found, is_optimal=is_optimal, lp=lp, floor=float(_floors(sets, num_nodes).mean()),
+        anneal_s=anneal_s, milp_s=time.perf_counter() - begin, time_limit_s=time_limit_s,
     )  # fmt: skip
 
 
@@ -92,10 +102,11 @@ def sample_of_layer(steps: LayerSteps, layer: int, num_steps: int, seed: int) ->
 
 
 def _annealed_alone(
-    problem: NodeProblem, sample: LayerSteps, masks: np.ndarray, layer: int, room: np.ndarray, moves: float, seed: int
+    problem: NodeProblem, sample: LayerSteps, masks: np.ndarray, layer: int, moves: float, seed: int
 ) -> np.ndarray:
-    """Best of some annealings of the sample, which is small enough for luck to matter."""
-    best, least = masks, np.inf
+    """Best of some annealings of the sample, which is small enough for luck to matter; copies keep their numbers."""
+    best, least = masks, step_maxima(sample, masks, problem.times).mean()
+    room = np.zeros(problem.num_nodes, np.int64)
     for attempt in range(ATTEMPTS):
         tried = annealed(
             problem, sample, masks, moves_per_expert=moves, room=room, seed=seed + attempt, only_layer=layer, hot=2.0,
@@ -108,30 +119,45 @@ def _annealed_alone(
 
 
 def solve(
-    sets: list[np.ndarray], num_experts: int, copies: np.ndarray, time_limit_s: float
-) -> tuple[float, float | None, bool, float]:
-    """(dual bound, best found, proven optimal, LP bound) of the mean maximum over ``sets`` of expert ids.
+    sets: list[np.ndarray], num_experts: int, copies: np.ndarray, time_limit_s: float, beat: float | None = None
+) -> tuple[float, float | None, bool, float | None]:
+    """(dual bound, best found, bound is the optimum, LP bound) of the mean maximum over ``sets`` of expert ids.
 
-    ``copies`` int64 [N]: experts that each node may hold.
+    ``copies`` int64 [N]: experts that each node may hold. ``beat``: a mean that some placement has; only better ones
+    are looked for, and where there is none it is the bound. Without HiGHS where it is at the floor, mean ceil(K / N).
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    cost, matrix, low, high, lower, upper, integrality = _program(sets, num_experts, copies)
-    bounds, floor = Bounds(lower, upper), lower[-len(sets) :]
-    rows = LinearConstraint(matrix, low, high)
+    num_steps = len(sets)
+    floor = float(_floors(sets, len(copies)).mean())
+    if beat is not None and beat <= floor + 1e-9:
+        return floor, None, True, None
+    cost, matrix, low, high, lower, upper, integrality = _program(sets, num_experts, copies, beat)
+    bounds, rows = Bounds(lower, upper), LinearConstraint(matrix, low, high)
     options = {"time_limit": time_limit_s, "mip_rel_gap": 1e-6}
     relaxed = milp(cost, integrality=np.zeros_like(integrality), constraints=rows, bounds=bounds, options=options)
     done = milp(cost, integrality=integrality, constraints=rows, bounds=bounds, options=options)
-    least = float(floor.mean())
+    lp = floor if relaxed.fun is None else float(relaxed.fun) / num_steps
+    if beat is not None and done.status == _INFEASIBLE:
+        return beat, None, True, lp
     dual = getattr(done, "mip_dual_bound", None)
-    bound = least if dual is None or not np.isfinite(dual) else max(least, np.ceil(dual * len(sets) - 1e-6) / len(sets))
-    found = None if done.x is None else float(done.fun)
-    lp = least if relaxed.fun is None else float(relaxed.fun)
-    return bound, found, done.status == 0, lp
+    total = floor * num_steps if dual is None or not np.isfinite(dual) else np.ceil(dual - 1e-6)
+    bound = max(floor, float(total) / num_steps)
+    if beat is not None:
+        bound = min(bound, beat)  # HiGHS bounds what is better than that
+    return bound, None if done.x is None else float(done.fun) / num_steps, done.status == 0, lp
 
 
-def _program(sets: list[np.ndarray], num_experts: int, copies: np.ndarray) -> tuple[Any, ...]:
-    """Columns x [E N], q [E U], z [T]; rows: a copy each, budgets, q, and one for each step and U."""
+_INFEASIBLE = 2  # status of ``scipy.optimize.milp``
+
+
+def _floors(sets: list[np.ndarray], num_nodes: int) -> np.ndarray:
+    """Experts on the fullest node at best, ceil(K / N), of each set."""
+    return np.array([-(-len(inside) // num_nodes) for inside in sets])
+
+
+def _program(sets: list[np.ndarray], num_experts: int, copies: np.ndarray, beat: float | None) -> tuple[Any, ...]:
+    """Columns x [E N], q [E U], z [T]; rows: a copy each, budgets, q, one for each step and U, and sum z below beat."""
     from scipy.sparse import coo_array
 
     num_nodes, num_steps = len(copies), len(sets)
@@ -163,12 +189,14 @@ def _program(sets: list[np.ndarray], num_experts: int, copies: np.ndarray) -> tu
         for i, union in enumerate(unions):
             cells = [(num_x + int(e) * len(unions) + i, -1.0) for e in inside]
             add([(num_x + num_q + t, float(union.bit_count())), *cells], 0, np.inf)
+    if beat is not None:
+        add([(num_x + num_q + t, 1.0) for t in range(num_steps)], 0, round(beat * num_steps) - 1)
     num_columns = num_x + num_q + num_steps
     sizes = np.array([len(inside) for inside in sets], np.float64)
-    cost = np.concatenate([np.zeros(num_x + num_q), np.full(num_steps, 1 / num_steps)])
+    cost = np.concatenate([np.zeros(num_x + num_q), np.ones(num_steps)])
     matrix = coo_array((values, (rows, columns)), shape=(len(low), num_columns)).tocsr()
     upper = np.concatenate([np.ones(num_x + num_q), np.maximum(sizes, 1)])
-    lower = np.concatenate([np.zeros(num_x + num_q), np.ceil(sizes / num_nodes)])
+    lower = np.concatenate([np.zeros(num_x + num_q), _floors(sets, num_nodes)])
     if np.ptp(copies) == 0:  # equal nodes: the most used expert has a copy on node 0, else rename the nodes
         most_used = int(np.argmax(np.bincount(np.concatenate(sets), minlength=num_experts)))
         lower[most_used * num_nodes] = 1
