@@ -17,7 +17,8 @@ from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace, TraceHeader
 from moelab.planner.balanced_packing import whole_shares
-from moelab.planner.layer_steps import LayerSteps, StepKind
+from moelab.planner.batches import in_batches
+from moelab.planner.layer_steps import LayerSteps, StepKind, groups_of_requests
 from moelab.planner.placements import per_layer
 from moelab.planner.static_plan import of_phase, split
 from moelab.planner.step_maximum import WHOLE, TierTimes
@@ -114,6 +115,7 @@ def node_problem(
     nodes: int | None = None,
     extra_memory: float = 0.0,
     steps: StepKind = "step",
+    batch: int | None = None,
     machine: Machine | None = None,
     node_rates: Sequence[float] | None = None,
     node_bytes: Sequence[int] | None = None,
@@ -134,6 +136,7 @@ def node_problem(
     are shared out in proportion to the rates of the nodes, unless ``node_bytes`` [num_nodes] says what each may hold.
     ``node_rates`` and ``fast_rates``: GB/s, by default the machine's; nodes beyond the machine's are virtual, of equal
     rate. ``fast_slots``: experts of all layers together that each fast tier holds. ``steps``: ``step`` or ``token``.
+    ``batch``: requests decoded together (``batches``), which the trace has one by one.
     ``held_out``, ``seed``, ``phase``, ``expert_bytes``, ``moe_intermediate_size``, ``weight_format``: as in
     ``frequency``. Raises ``ValueError`` for what is impossible.
     """
@@ -148,9 +151,12 @@ def node_problem(
         )
     rates, rates_of = _node_rates(num_nodes, machine, node_rates)
     fast, fast_rates_of = _fast_rates(len(fast_slots), machine, fast_rates)
-    part, rest, how = split(trace, held_out=held_out, seed=seed, steps=steps)
-    train = LayerSteps.of_trace(of_phase(part, phase), steps)
-    test = train if how["split"] == "none" else LayerSteps.of_trace(of_phase(rest, phase), steps)
+    whole, kind = of_phase(trace, phase), steps
+    if batch is not None:
+        whole, kind = _batched(whole, steps, batch, seed), "step"
+    part, rest, how = split(whole, held_out=held_out, seed=seed, steps=kind)
+    train = LayerSteps.of_trace(part, kind)
+    test = train if how["split"] == "none" else LayerSteps.of_trace(rest, kind)
     price = cut_price or CutPrice()
     intermediate = moe_intermediate_size or header.moe_intermediate_size
     num_units = -(-(intermediate or 1) // Plan.model_fields["piece_unit"].default)
@@ -170,6 +176,7 @@ def node_problem(
         test=test,
         how={
             "nodes": num_nodes, "extra_memory": extra_memory, "steps": steps, "held_out": held_out, "seed": seed, **how,
+            **({} if batch is None else {"batch": batch}),
             "phase": phase or "all", "rates": rates_of, **({"fast_rates": fast_rates_of} if fast_slots else {}),
         },
         tiers=(*(f"node{n}" for n in range(num_nodes)), *(f"fast{f}" for f in range(len(fast_slots)))),
@@ -188,6 +195,15 @@ def node_problem(
         cut_price=price,
         keep_home=keep_home,
     )  # fmt: skip
+
+
+def _batched(trace: Trace, steps: StepKind, batch: int, seed: int) -> Trace:
+    if steps == "step" and groups_of_requests(trace, steps)[1] < len(np.unique(trace.tokens.request)):
+        raise ValueError(
+            f"batch is {batch}, but the requests of this trace are already in batches: leave it out, or take each "
+            "token as its own (steps token)"
+        )
+    return in_batches(trace, batch, seed)
 
 
 def _node_rates(num_nodes: int, machine: Machine | None, given: Sequence[float] | None) -> tuple[np.ndarray, str]:
