@@ -138,17 +138,11 @@ def solve(
     relaxed = milp(cost, integrality=np.zeros_like(integrality), constraints=rows, bounds=bounds, options=options)
     done = milp(cost, integrality=integrality, constraints=rows, bounds=bounds, options=options)
     lp = floor if relaxed.fun is None else float(relaxed.fun) / num_steps
-    if beat is not None and done.status == _INFEASIBLE:
-        return beat, None, True, lp
     dual = getattr(done, "mip_dual_bound", None)
     total = floor * num_steps if dual is None or not np.isfinite(dual) else np.ceil(dual - 1e-6)
     bound = max(floor, float(total) / num_steps)
-    if beat is not None:
-        bound = min(bound, beat)  # HiGHS bounds what is better than that
-    return bound, None if done.x is None else float(done.fun) / num_steps, done.status == 0, lp
-
-
-_INFEASIBLE = 2  # status of ``scipy.optimize.milp``
+    is_found = done.x is not None and (beat is None or done.x[-1] < 0.5)
+    return bound, float(done.fun) / num_steps if is_found else None, done.status == 0, lp
 
 
 def _floors(sets: list[np.ndarray], num_nodes: int) -> np.ndarray:
@@ -157,7 +151,11 @@ def _floors(sets: list[np.ndarray], num_nodes: int) -> np.ndarray:
 
 
 def _program(sets: list[np.ndarray], num_experts: int, copies: np.ndarray, beat: float | None) -> tuple[Any, ...]:
-    """Columns x [E N], q [E U], z [T]; rows: a copy each, budgets, q, one for each step and U, and sum z below beat."""
+    """Columns x [E N], q [E U], z [T]; rows: a copy each, budgets, q, and one for each step and U.
+
+    With ``beat`` one more column, "nothing better", at its price, without which the sum of z is below it; so a solver
+    that takes no start begins with that solution, and a bound comes back whatever it finds.
+    """
     from scipy.sparse import coo_array
 
     num_nodes, num_steps = len(copies), len(sets)
@@ -185,20 +183,31 @@ def _program(sets: list[np.ndarray], num_experts: int, copies: np.ndarray, beat:
             add([(num_x + e * len(unions) + i, 1.0), *outside], 1, np.inf)
     for n in range(num_nodes):
         add([(e * num_nodes + n, 1) for e in range(num_experts)], 0, copies[n])
+    floors, last = _floors(sets, num_nodes), num_x + num_q + num_steps
     for t, inside in enumerate(sets):
+        z = num_x + num_q + t
         for i, union in enumerate(unions):
             cells = [(num_x + int(e) * len(unions) + i, -1.0) for e in inside]
-            add([(num_x + num_q + t, float(union.bit_count())), *cells], 0, np.inf)
-    if beat is not None:
-        add([(num_x + num_q + t, 1.0) for t in range(num_steps)], 0, round(beat * num_steps) - 1)
-    num_columns = num_x + num_q + num_steps
+            add(
+                [(z, float(union.bit_count())), *cells, *([] if beat is None else [(last, float(len(inside)))])],
+                0,
+                np.inf,
+            )
+        if beat is not None:
+            add([(z, 1.0), (last, float(floors[t]))], floors[t], np.inf)
     sizes = np.array([len(inside) for inside in sets], np.float64)
     cost = np.concatenate([np.zeros(num_x + num_q), np.ones(num_steps)])
-    matrix = coo_array((values, (rows, columns)), shape=(len(low), num_columns)).tocsr()
     upper = np.concatenate([np.ones(num_x + num_q), np.maximum(sizes, 1)])
-    lower = np.concatenate([np.zeros(num_x + num_q), _floors(sets, num_nodes)])
+    lower = np.concatenate([np.zeros(num_x + num_q), floors if beat is None else 0 * floors])
+    integrality = np.concatenate([np.ones(num_x), np.zeros(num_q), np.ones(num_steps)])
+    if beat is not None:
+        add([(num_x + num_q + t, 1.0) for t in range(num_steps)], 0, round(beat * num_steps) - 1)
+        cost, upper, lower, integrality = (
+            np.append(column, value)
+            for column, value in ((cost, round(beat * num_steps)), (upper, 1), (lower, 0), (integrality, 1))
+        )
+    matrix = coo_array((values, (rows, columns)), shape=(len(low), len(cost))).tocsr()
     if np.ptp(copies) == 0:  # equal nodes: the most used expert has a copy on node 0, else rename the nodes
         most_used = int(np.argmax(np.bincount(np.concatenate(sets), minlength=num_experts)))
         lower[most_used * num_nodes] = 1
-    integrality = np.concatenate([np.ones(num_x), np.zeros(num_q), np.ones(num_steps)])
     return cost, matrix, np.array(low), np.array(high), lower, upper, integrality

@@ -90,9 +90,7 @@ def total_slots(trace: Trace, slots_per_layer: int | Sequence[int] | None, slots
     return total
 
 
-def split(
-    trace: Trace, *, held_out: float, seed: int, steps: StepKind = "step"
-) -> tuple[Trace, Trace, dict[str, Any]]:
+def split(trace: Trace, *, held_out: float, seed: int, steps: StepKind = "step") -> tuple[Trace, Trace, dict[str, Any]]:
     """(planning part, held-out part, how it was split) by request; what cannot be parted by request is cut in time.
 
     Requests that share steps stay together, because half a batch is another batch; with ``steps`` ``"token"`` they
