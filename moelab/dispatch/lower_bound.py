@@ -1,7 +1,6 @@
 """lower_bound: what no assignment of a layer-step goes below, for those whose search was cut off.  Floor 1.
 
-The jobs whose copies all lie in a set U of tiers keep U busy for their bytes over U's rate (Hall's theorem, fractional),
-and every job takes its time on the fastest of its tiers. All sets up to ``MOST_SETS_OF`` tiers, beyond that single
+Jobs whose copies all lie in a set U of tiers keep U busy for their bytes over U's rate (Hall's theorem), and every job takes its time on the fastest of its tiers. All sets up to ``MOST_SETS_OF`` tiers, beyond that single
 tiers and all together. Does not know the best assignment, which may lie above.
 """
 

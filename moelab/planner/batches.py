@@ -1,4 +1,4 @@
-"""batches: requests of a trace decoded together, so that a placement is planned for a batch size not recorded.  Floor 3.
+"""batches: requests of a trace decoded together, to plan for a batch size that was not recorded.  Floor 3.
 
 Real steps of real requests in lockstep: requests are dealt into groups of ``batch`` by a seeded draw, and the i-th
 tokens of a group are one step; where a request ends the rest goes on without it, as in a batch that takes no new ones.

@@ -1,12 +1,11 @@
 """certificate: how far a plan and annealing are from the optimum of one layer, proven by HiGHS on a sample of steps.
 
 Floor 3. At most 256 planning layer-steps; the same ones score the plan as it is written, are annealed by themselves,
-and are given to a mixed-integer program, whose dual bound no placement with these budgets beats. Binaries ``x[e, n]``:
-node n holds expert e. By Hall's theorem a step's maximum z is the least integer not below the number of experts with no
-copy outside U over the size of U, for every set U of nodes, so replicas need no assignment variables: ``q[e, U] >= 1 -
-sum of x[e, n] outside U`` counts them. Whole experts, equal rates. What annealing reached is a row of the program (find
-something better), which cuts its tree (``docs/log.md``). The relaxation is weak: with half of every expert on each of
-two nodes all steps are even, K / N; so large instances end at the time limit with a gap, which is reported.
+and are given to a mixed-integer program (``placement_program``), whose dual bound no placement with these budgets
+beats. Where the program of all steps is too hard, programs of ``PARTS - 1`` in ``PARTS`` of them are not: each part is
+left out once, so every step counts as often, and the mean over the programs bounds the mean over the steps (the minimum
+of a sum is not below the sum of the minima). The better of both bounds stands; where both end at the time limit there
+is a gap, which is reported.
 
 Does not know the other steps: a plan is made for all of them and owes the sample nothing.
 """
@@ -15,18 +14,21 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from moelab.planner.annealing import annealed
 from moelab.planner.layer_steps import LayerSteps
 from moelab.planner.node_problem import NodeProblem
+from moelab.planner.placement_program import floors_of, solve
 from moelab.planner.step_maximum import step_maxima
 
 MOST_STEPS = 256
 MOST_NODES = 6
 ATTEMPTS = 16
+PARTS = 4
+FIRST_SHARE = 0.25
+"""Of the time limit, for the program of all steps, before those of the parts."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Certificate:
     it and with as many copies on each node; ``bound``: the dual bound. ``plan_gap``, ``gap``: of both, over the bound,
     minus 1. ``milp``: of a placement better than ``annealed`` that HiGHS found, ``None`` without one; ``is_optimal``:
     the bound is the optimum. ``lp``: the relaxation's bound, ``None`` where nothing had to be solved because annealing
-    is at ``floor``, the mean of ceil(K / N).
+    is at ``floor``, the mean of ceil(K / N). ``num_programs``: 1 where all steps together gave the bound, else
+    ``PARTS``.
     """
 
     layer: int
@@ -51,6 +54,7 @@ class Certificate:
     is_optimal: bool
     lp: float | None
     floor: float
+    num_programs: int
     anneal_s: float
     milp_s: float
     time_limit_s: float
@@ -83,14 +87,39 @@ def certificate(
     alone = _annealed_alone(problem, sample, masks, layer, moves_per_expert, seed)
     anneal_s = time.perf_counter() - begin
     of_plan, ours = (float(step_maxima(sample, each, problem.times).mean()) for each in (masks, alone))
-    sets = [sample.keys[a:b] % problem.shape[1] for a, b in zip(sample.offsets, sample.offsets[1:], strict=False)]
     begin = time.perf_counter()
-    bound, found, is_optimal, lp = solve(sets, problem.shape[1], copies, time_limit_s, beat=ours)
+
+    def program(steps: LayerSteps, known: float, seconds: float) -> tuple[float, float | None, bool, float | None]:
+        sets = [steps.keys[a:b] % problem.shape[1] for a, b in zip(steps.offsets, steps.offsets[1:], strict=False)]
+        return solve(sets, problem.shape[1], copies, max(0.1, seconds), beat=known)
+
+    def left() -> float:
+        return time_limit_s - (time.perf_counter() - begin)
+
+    bound, found, is_optimal, lp = program(sample, ours, FIRST_SHARE * time_limit_s)
+    num_programs, parts = 1, np.array_split(np.arange(sample.num_layer_steps), PARTS)
+    if not is_optimal and sample.num_layer_steps % PARTS == 0:
+        bounds = []
+        for index, part in enumerate(parts):
+            rest = sample.take(np.setdiff1d(np.arange(sample.num_layer_steps), part))
+            known = _annealed_alone(problem, rest, masks, layer, moves_per_expert, seed)
+            of_rest = float(step_maxima(rest, known, problem.times).mean())
+            bounds.append(program(rest, of_rest, left() / (PARTS - index))[0])
+        mean = _whole_steps(float(np.mean(bounds)), sample.num_layer_steps)
+        if mean > bound:
+            bound, num_programs = mean, PARTS
+    floor = float(floors_of([np.arange(size) for size in sample.sizes], num_nodes).mean())
     return Certificate(
-        layer=layer, num_steps=len(sets), plan=of_plan, annealed=ours, bound=bound, plan_gap=of_plan / bound - 1,
-        gap=ours / bound - 1, milp=found, is_optimal=is_optimal, lp=lp, floor=float(_floors(sets, num_nodes).mean()),
-        anneal_s=anneal_s, milp_s=time.perf_counter() - begin, time_limit_s=time_limit_s,
+        layer=layer, num_steps=sample.num_layer_steps, plan=of_plan, annealed=ours, bound=bound,
+        plan_gap=of_plan / bound - 1, gap=ours / bound - 1, milp=found, is_optimal=is_optimal or bound >= ours, lp=lp,
+        floor=floor, num_programs=num_programs, anneal_s=anneal_s, milp_s=time.perf_counter() - begin,
+        time_limit_s=time_limit_s,
     )  # fmt: skip
+
+
+def _whole_steps(mean: float, num_steps: int) -> float:
+    """The least mean not below ``mean`` that whole numbers of experts have."""
+    return float(np.ceil(mean * num_steps - 1e-6)) / num_steps
 
 
 def sample_of_layer(steps: LayerSteps, layer: int, num_steps: int, seed: int) -> LayerSteps:
@@ -116,98 +145,3 @@ def _annealed_alone(
         if value < least:
             best, least = tried, value
     return best
-
-
-def solve(
-    sets: list[np.ndarray], num_experts: int, copies: np.ndarray, time_limit_s: float, beat: float | None = None
-) -> tuple[float, float | None, bool, float | None]:
-    """(dual bound, best found, bound is the optimum, LP bound) of the mean maximum over ``sets`` of expert ids.
-
-    ``copies`` int64 [N]: experts that each node may hold. ``beat``: a mean that some placement has; only better ones
-    are looked for, and where there is none it is the bound. Without HiGHS where it is at the floor, mean ceil(K / N).
-    """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    num_steps = len(sets)
-    floor = float(_floors(sets, len(copies)).mean())
-    if beat is not None and beat <= floor + 1e-9:
-        return floor, None, True, None
-    cost, matrix, low, high, lower, upper, integrality = _program(sets, num_experts, copies, beat)
-    bounds, rows = Bounds(lower, upper), LinearConstraint(matrix, low, high)
-    options = {"time_limit": time_limit_s, "mip_rel_gap": 1e-6}
-    relaxed = milp(cost, integrality=np.zeros_like(integrality), constraints=rows, bounds=bounds, options=options)
-    done = milp(cost, integrality=integrality, constraints=rows, bounds=bounds, options=options)
-    lp = floor if relaxed.fun is None else float(relaxed.fun) / num_steps
-    dual = getattr(done, "mip_dual_bound", None)
-    total = floor * num_steps if dual is None or not np.isfinite(dual) else np.ceil(dual - 1e-6)
-    bound = max(floor, float(total) / num_steps)
-    is_found = done.x is not None and (beat is None or done.x[-1] < 0.5)
-    return bound, float(done.fun) / num_steps if is_found else None, done.status == 0, lp
-
-
-def _floors(sets: list[np.ndarray], num_nodes: int) -> np.ndarray:
-    """Experts on the fullest node at best, ceil(K / N), of each set."""
-    return np.array([-(-len(inside) // num_nodes) for inside in sets])
-
-
-def _program(sets: list[np.ndarray], num_experts: int, copies: np.ndarray, beat: float | None) -> tuple[Any, ...]:
-    """Columns x [E N], q [E U], z [T]; rows: a copy each, budgets, q, and one for each step and U.
-
-    With ``beat`` one more column, "nothing better", at its price, without which the sum of z is below it; so a solver
-    that takes no start begins with that solution, and a bound comes back whatever it finds.
-    """
-    from scipy.sparse import coo_array
-
-    num_nodes, num_steps = len(copies), len(sets)
-    unions = [u for u in range(1, (1 << num_nodes) - 1)]
-    num_x, num_q = num_experts * num_nodes, num_experts * len(unions)
-    rows: list[int] = []
-    columns: list[int] = []
-    values: list[float] = []
-    low: list[float] = []
-    high: list[float] = []
-
-    def add(cells: list[tuple[int, float]], at_least: float, at_most: float) -> None:
-        for column, value in cells:
-            rows.append(len(low))
-            columns.append(column)
-            values.append(value)
-        low.append(at_least)
-        high.append(at_most)
-
-    most_copies = 1 if copies.sum() == num_experts else num_nodes
-    for e in range(num_experts):
-        add([(e * num_nodes + n, 1) for n in range(num_nodes)], 1, most_copies)
-        for i, union in enumerate(unions):
-            outside = [(e * num_nodes + n, 1.0) for n in range(num_nodes) if not union >> n & 1]
-            add([(num_x + e * len(unions) + i, 1.0), *outside], 1, np.inf)
-    for n in range(num_nodes):
-        add([(e * num_nodes + n, 1) for e in range(num_experts)], 0, copies[n])
-    floors, last = _floors(sets, num_nodes), num_x + num_q + num_steps
-    for t, inside in enumerate(sets):
-        z = num_x + num_q + t
-        for i, union in enumerate(unions):
-            cells = [(num_x + int(e) * len(unions) + i, -1.0) for e in inside]
-            add(
-                [(z, float(union.bit_count())), *cells, *([] if beat is None else [(last, float(len(inside)))])],
-                0,
-                np.inf,
-            )
-        if beat is not None:
-            add([(z, 1.0), (last, float(floors[t]))], floors[t], np.inf)
-    sizes = np.array([len(inside) for inside in sets], np.float64)
-    cost = np.concatenate([np.zeros(num_x + num_q), np.ones(num_steps)])
-    upper = np.concatenate([np.ones(num_x + num_q), np.maximum(sizes, 1)])
-    lower = np.concatenate([np.zeros(num_x + num_q), floors if beat is None else 0 * floors])
-    integrality = np.concatenate([np.ones(num_x), np.zeros(num_q), np.ones(num_steps)])
-    if beat is not None:
-        add([(num_x + num_q + t, 1.0) for t in range(num_steps)], 0, round(beat * num_steps) - 1)
-        cost, upper, lower, integrality = (
-            np.append(column, value)
-            for column, value in ((cost, round(beat * num_steps)), (upper, 1), (lower, 0), (integrality, 1))
-        )
-    matrix = coo_array((values, (rows, columns)), shape=(len(low), len(cost))).tocsr()
-    if np.ptp(copies) == 0:  # equal nodes: the most used expert has a copy on node 0, else rename the nodes
-        most_used = int(np.argmax(np.bincount(np.concatenate(sets), minlength=num_experts)))
-        lower[most_used * num_nodes] = 1
-    return cost, matrix, np.array(low), np.array(high), lower, upper, integrality

@@ -47,9 +47,9 @@ class SimResult:
     ``tokens_of_step`` int64 [S]; ``node_bytes`` float64 [nodes, L, E] what one use of an expert reads at home on each
     node (copies share it evenly); ``node_reads`` int64 [S, L, N] what each node of several read in each step, copies as
     ``dispatch`` chose (``None`` on one node, and where a policy moves experts), ``dispatch_excess`` float64 [S, L] how
-    far above the least possible maximum that choice may be (``simulator.node_reads``); ``link_bytes`` int64 [tiers, L] what
-    one copy moves. ``phase``: the phase that rates and bytes cover, ``None`` for all. ``state`` is the snapshot after
-    the last request.
+    far above the least possible maximum that choice may be (``simulator.node_reads``); ``link_bytes`` int64 [tiers, L]
+    what one copy moves. ``phase``: the phase that rates and bytes cover, ``None`` for all. ``state`` is the snapshot
+    after the last request.
     """
 
     model: str

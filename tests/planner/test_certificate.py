@@ -7,9 +7,10 @@ import pytest
 
 from moelab.planner import anneal
 from moelab.planner.balanced_packing import balanced_packing
-from moelab.planner.certificate import certificate, sample_of_layer, solve
+from moelab.planner.certificate import PARTS, certificate, sample_of_layer
 from moelab.planner.node_plan import masks_of_plan
 from moelab.planner.node_problem import node_problem
+from moelab.planner.placement_program import solve
 from moelab.planner.replicate import balanced_with_replicas
 from moelab.planner.step_maximum import TierTimes
 from moelab.sources import open_source
@@ -85,6 +86,21 @@ def test_a_limit_that_is_too_short_leaves_a_gap_and_says_so():
     assert not seen.is_optimal
     assert seen.time_limit_s == 0.5
     assert 4 <= seen.bound <= seen.annealed
+
+
+def test_programs_of_parts_bound_what_one_program_does_not(monkeypatch):
+    """Without time for all steps together: the mean over parts left out is a bound, and near the optimum."""
+    trace = seeded_trace(3, num_requests=8, num_experts=16, top_k=4, decode_tokens=30)
+    problem = node_problem(trace, nodes=2, steps="token", held_out=0.5)
+    masks = balanced_with_replicas(problem)
+    whole = certificate(problem, masks, layer=1, num_steps=48, time_limit_s=60)
+    assert (whole.is_optimal, whole.num_programs) == (True, 1)
+    monkeypatch.setattr("moelab.planner.certificate.FIRST_SHARE", 0.0)
+    seen = certificate(problem, masks, layer=1, num_steps=48, time_limit_s=60)
+    if seen.num_programs == PARTS:  # 0.1 s may be enough for all steps on a fast machine
+        assert seen.floor < seen.bound <= whole.bound + 1e-9
+        assert whole.bound <= 1.05 * seen.bound
+    assert seen.annealed == whole.annealed
 
 
 def test_sample_and_refusals():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -65,14 +66,14 @@ def test_residents_are_read_by_no_node_and_moving_policies_share_evenly():
 
 
 def test_a_search_that_is_cut_off_is_reported_with_its_bound():
-    """Pieces of random sizes, every one on all of five nodes, which cannot end together: too many to search, and said so."""
+    """Pieces of random sizes, all on five nodes, which cannot end together: too many to search, and said so."""
     trace = seeded_trace(
         2, num_layers=1, num_experts=12, top_k=12, num_requests=1, decode_tokens=2, expert_bytes=(61_000_000,)
     )
     rng, rows = np.random.default_rng(0), []
     for expert in range(12):
         cuts = [0, *np.sort(rng.permutation(np.arange(1, 61))[:3]).tolist(), 61]
-        rows += [(0, expert, a, b, node) for a, b in zip(cuts, cuts[1:], strict=False) for node in range(5)]
+        rows += [(0, expert, a, b, node) for a, b in pairwise(cuts) for node in range(5)]
     base = PLANNERS["row_split"](trace, nodes=5, moe_intermediate_size=32 * 61, score=False)
     names = ("layer", "expert", "start", "stop", "tier")
     columns = dict(zip(names, (tuple(column) for column in zip(*rows, strict=True)), strict=True))
