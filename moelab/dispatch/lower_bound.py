@@ -1,7 +1,8 @@
 """lower_bound: what no assignment of a layer-step goes below, for those whose search was cut off.  Floor 1.
 
-Jobs whose copies all lie in a set U of tiers keep U busy for their bytes over U's rate (Hall's theorem), and every job takes its time on the fastest of its tiers. All sets up to ``MOST_SETS_OF`` tiers, beyond that single
-tiers and all together. Does not know the best assignment, which may lie above.
+Jobs whose copies all lie in a set U of tiers keep U busy for their bytes over U's rate (Hall's theorem), and every job
+takes its time on the fastest of its tiers. All sets up to ``MOST_SETS_OF`` tiers, beyond that single tiers and all
+together. Does not know the best assignment, which may lie above.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from tests.seeded_traces import seeded_trace
 from tests.shared_traces import SHARED_TRACES, needs_shared_traces
 
 ALL = sorted(set(NODE_PLANNERS) - {"joint"})
-QUICK = {"anneal": {"moves_per_expert": 100}, "split_some": {"moves_per_expert": 50}}
+QUICK = {"anneal": {"moves_per_expert": 100}, "best": {"moves_per_expert": 100}, "split_some": {"moves_per_expert": 50}}
 
 
 def masks_of(plan):
@@ -287,4 +287,4 @@ def test_layer_steps_of_all_planners_are_the_same():
     }
     _, test, _ = split(trace, held_out=0.25, seed=0)
     assert seen == {LayerSteps.of_trace(test, "step").num_layer_steps}
-    assert len(list(itertools.chain(NODE_PLANNERS))) == 11
+    assert len(list(itertools.chain(NODE_PLANNERS))) == 12
