@@ -59,6 +59,6 @@ PLANNERS: dict[str, Callable[..., Plan]] = {**FAST_TIER_PLANNERS, **NODE_PLANNER
 
 __all__ = [
     "FAST_TIER_PLANNERS", "NODE_PLANNERS", "PLANNERS", "anneal", "best", "coact", "empty", "eplb", "frequency",
-    "front_loading", "interleave", "joint", "layer_balanced", "mirror", "random", "random_nodes", "replicate", "round_robin",
-    "row_split", "split_some", "uniform", "water_filled",
+    "front_loading", "interleave", "joint", "layer_balanced", "mirror", "random", "random_nodes", "replicate",
+    "round_robin", "row_split", "split_some", "uniform", "water_filled",
 ]  # fmt: skip

@@ -83,9 +83,18 @@ class NodeProblem:
 
     @property
     def node_share(self) -> np.ndarray:
-        """float64 [num_nodes]: part of the memory of all nodes."""
-        budget = self.budget[: self.num_nodes]
-        return budget / budget.sum()
+        """float64 [num_nodes]: part of the experts whose home a node is: as its rate, but no more than it may hold."""
+        most = self.budget[: self.num_nodes] / max(1, self.all_bytes)
+        if most.sum() <= 1:
+            return most / most.sum()
+        share = self.node_rates / self.node_rates.sum()
+        for _ in range(self.num_nodes):  # what is above a node's budget goes to the others
+            full = share >= most
+            rest = np.where(full, 0, self.node_rates)
+            if not rest.any():
+                break
+            share = np.where(full, most, (1 - most[full].sum()) * rest / rest.sum())
+        return share
 
     @property
     def node_rates(self) -> np.ndarray:
@@ -133,9 +142,10 @@ def node_problem(
     """The problem of ``nodes`` NUMA nodes (default: the machine's, or 2).
 
     ``extra_memory``: bytes beyond one copy of every expert, as a fraction of these, over all nodes; they and the homes
-    are shared out in proportion to the rates of the nodes, unless ``node_bytes`` [num_nodes] says what each may hold.
-    ``node_rates`` and ``fast_rates``: GB/s, by default the machine's; nodes beyond the machine's are virtual, of equal
-    rate. ``fast_slots``: experts of all layers together that each fast tier holds. ``steps``: ``step`` or ``token``.
+    are shared out in proportion to the rates of the nodes, unless ``node_bytes`` [num_nodes] says what each may hold
+    (experts where the bytes of one are not known; ``how`` says what extra memory it is). ``node_rates`` and
+    ``fast_rates``: GB/s, by default the machine's; nodes beyond the machine's are virtual, of equal rate.
+    ``fast_slots``: experts of all layers together that each fast tier holds. ``steps``: ``step`` or ``token``.
     ``batch``: requests decoded together (``batches``), which the trace has one by one.
     ``held_out``, ``seed``, ``phase``, ``expert_bytes``, ``moe_intermediate_size``, ``weight_format``: as in
     ``frequency``. Raises ``ValueError`` for what is impossible.
@@ -145,6 +155,11 @@ def node_problem(
     num_tiers = num_nodes + len(fast_slots)
     if num_nodes < 1 or num_tiers > MOST_TIERS:
         raise ValueError(f"got {num_nodes} nodes and {len(fast_slots)} fast tiers, expected 1 to {MOST_TIERS} in all")
+    if node_bytes is not None and extra_memory:
+        raise ValueError(
+            f"got node_bytes and extra_memory {extra_memory}, expected one of both: node_bytes says what copies may "
+            "take"
+        )
     if not 0 <= extra_memory <= num_nodes - 1:
         raise ValueError(
             f"extra_memory is {extra_memory}, expected 0 to {num_nodes - 1} (every expert on all {num_nodes} nodes)"
@@ -167,7 +182,12 @@ def node_problem(
     mean_rate = rates.mean()
     slowness = np.concatenate([mean_rate / rates, np.where(fast > 0, mean_rate / np.maximum(fast, 1e-9), 1e-12)])
     pieces = np.concatenate([units / num_units * WHOLE * price.slice_factor, np.zeros(len(fast_slots))])
-    fast_budget = [int(slots * layer_bytes.max()) for slots in fast_slots]
+    budgets = _node_budgets(layer_bytes, header.num_experts, extra_memory, rates, node_bytes, fast_slots, keep_home)
+    if node_bytes is not None:
+        beyond = sum(budgets) / (int(layer_bytes.sum()) * header.num_experts) - 1
+        extra_memory = float(np.clip(beyond, 0, num_nodes - 1))
+        how["node_bytes"] = budgets
+    budgets += [int(slots * layer_bytes.max()) for slots in fast_slots]
     return NodeProblem(
         header=header,
         trace_fingerprint=trace.fingerprint(),
@@ -184,10 +204,7 @@ def node_problem(
         times=TierTimes(num_nodes, slowness / WHOLE, np.rint(pieces).astype(np.int64), float(price.barrier)),
         tier_bytes=np.tile(layer_bytes, (num_tiers, 1)),
         has_bytes=has_bytes,
-        budget=np.array(
-            _node_budgets(layer_bytes, header.num_experts, extra_memory, rates, node_bytes, fast_slots, keep_home)
-            + fast_budget, np.int64,
-        ),
+        budget=np.array(budgets, np.int64),
         layer_weight=layer_bytes / layer_bytes.mean(),
         intermediate=intermediate,
         weight_format=weight_format or header.quantization,
