@@ -84,7 +84,8 @@ class NodeProblem:
     @property
     def node_share(self) -> np.ndarray:
         """float64 [num_nodes]: part of the experts whose home a node is: as its rate, but no more than it may hold."""
-        most = self.budget[: self.num_nodes] / max(1, self.all_bytes)
+        largest = int(self.tier_bytes[0].max())  # whole experts
+        most = self.budget[: self.num_nodes] // largest * largest / self.all_bytes
         if most.sum() <= 1:
             return most / most.sum()
         share = self.node_rates / self.node_rates.sum()
