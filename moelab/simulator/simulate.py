@@ -102,7 +102,8 @@ def simulate(
     )
     if len(nodes) > 1 and chosen.name == "static":
         slowness = _slowness(machine, len(nodes))
-        result = replace(result, node_reads=node_reads(plan, requests, state.resident > 0, slowness))
+        reads, excess = node_reads(plan, requests, state.resident > 0, slowness)
+        result = replace(result, node_reads=reads, dispatch_excess=excess)
     if machine is not None:
         return replace(result, predicted=_predict(result, machine, efficiency))
     return result
@@ -265,6 +266,7 @@ def _predict_on_nodes(result: SimResult, machine: Machine, efficiency: float) ->
         "predicted_ms_per_token": 1e3 * float(seconds) / max(1, result.num_tokens),
         "predicted_tok_per_s": result.num_tokens / float(seconds),
         "max_over_mean_node": float(largest),
+        "dispatch": result.dispatch_quality,
         "read_gb_per_s": float(sum(rate or 0 for rate in rates)),
         "efficiency": efficiency,
         "layer_overhead_s": machine.layer_overhead_s or 0.0,
