@@ -146,6 +146,16 @@ class Engine(Stepper):
         `device` None: that of the dense path; a CPU stands in for a device and is marked `emulated`. ValueError for a
         plan that is for another model, or that this engine cannot carry out: then the tier before stays.
         """
+        from moelab.engine.placement import check_use
+
+        check_use(self, plan, late)
+        return self.change_tier(plan, policy=policy, late=late, keep_log=keep_log, device=device)
+
+    def change_tier(
+        self, plan: Plan | None, *, policy: Policy | None = None, late: str = "home", keep_log: bool = False,
+        device: str | None = None,
+    ) -> FastTier | None:  # fmt: skip
+        """`use_plan` for who sees to the homes too: `load` and `moelab.apply`."""
         from moelab.engine.placement import carry_out
 
         return carry_out(self, plan, policy=policy, late=late, keep_log=keep_log, device=device)
