@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moelab.domain.model import ModelSpec
 from moelab.domain.plan import Plan
 from moelab.domain.plan_copies import Copies, copies_on_nodes
 from moelab.engine.expert_tensors import Strip
 from moelab.engine.loader import open_model, weights_fingerprint
 from moelab.engine.strips import STRIP_BYTES
 from moelab.kernels.copy_memory import give_back
+from moelab.kernels.isa import choose_isa
 from moelab.kernels.job import GROUP
 from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.node_placement import NodePlacement, memory_of_arena
@@ -47,23 +49,41 @@ def planned_homeless(plan: Plan) -> np.ndarray:
 
 
 def homes_of_plan(
-    plan: Plan, layout: ExpertLayout, pool: Pool, slowness: np.ndarray | None = None
+    plan: Plan, name: str, isa: str | None, spec: ModelSpec, layout: ExpertLayout, pool: Pool
 ) -> list[NodePlacement]:
     """Empty homes of all layers on the nodes of a plan that names several, to be filled; homeless experts on node 0.
 
-    Raises `ValueError` for more nodes than the pool has, `MemoryError` where a node has no room.
+    Raises `ValueError` for a plan of another model or more nodes than the pool has, `MemoryError` where a node has no
+    room.
     """
+    if choose_isa(isa).isa == "numba":
+        raise ValueError("plan has homes on several nodes; Numba's workers know no nodes: choose a native isa")
+    plan.check_matches(
+        what="engine", model=name, num_layers=spec.num_moe_layers, num_experts=spec.n_routed_experts,
+        top_k=spec.num_experts_per_tok, fingerprint=spec.fingerprint,
+    )  # fmt: skip
+    check_home_bytes(plan, layout)
     from moelab.dispatch.c_face import dispatch_arguments  # Numba, which engines without such a plan do not need
 
     node_of_homeless = np.zeros((plan.model.num_layers, plan.model.num_experts), np.int64)
     copies = copies_on_nodes(plan, node_of_homeless, pool.num_nodes, -(-layout.intermediate_size // GROUP))
     return [
         NodePlacement(
-            layout, plan.model.num_experts, of_layer, pool.memory_node_of_node, slowness=slowness,
+            layout, plan.model.num_experts, of_layer, pool.memory_node_of_node,
             **dispatch_arguments(len(of_layer[0]), pool.num_nodes),
         )
         for of_layer in copies
     ]  # fmt: skip
+
+
+def check_home_bytes(plan: Plan, layout: ExpertLayout) -> None:
+    """ValueError where the plan counts on other bytes of an expert at home."""
+    home = plan.format_of_tier[next(tier for tier in plan.tiers if tier.startswith("node"))]
+    if set(home.expert_bytes) - {0, layout.expert_bytes}:
+        raise ValueError(
+            f"plan says {sorted(set(home.expert_bytes))} bytes for an expert at home; this engine's take "
+            f"{layout.expert_bytes}: re-plan on a trace of this engine"
+        )
 
 
 def give_up_homes(routed: Sequence[RoutedExperts], homeless: np.ndarray) -> int:

@@ -42,7 +42,7 @@ def apply(engine: Engine, plan: Plan, *, machine: Machine | None = None, progres
         what="engine", model=engine.name, num_layers=len(engine.routed), num_experts=engine.spec.n_routed_experts,
         top_k=engine.spec.num_experts_per_tok, fingerprint=engine.spec.fingerprint,
     )  # fmt: skip
-    from moelab.engine.homes import give_up_homes, planned_homeless  # torch: whoever has an engine has it
+    from moelab.engine.homes import planned_homeless  # torch: whoever has an engine has it
     from moelab.engine.placement import check_change
 
     started, before = time.perf_counter(), _resident_bytes()
@@ -69,7 +69,7 @@ def apply(engine: Engine, plan: Plan, *, machine: Machine | None = None, progres
         with held_interrupts():
             moves.commit()
             if not plan.keep_home:
-                given_up = give_up_homes(engine.routed, planned_homeless(plan))
+                given_up = engine.give_up_homes(plan)
             done = True
     except BaseException as error:
         if not done:  # else Ctrl-C came at the very end: the new plan is whole
@@ -129,16 +129,11 @@ class _Target:
 
 def _target(engine: Engine, plan: Plan) -> _Target | None:
     """``None`` where homes stay as they are: the plan names one node, which says nothing, and every expert has one."""
-    from moelab.engine.homes import homeless_of
+    from moelab.engine.homes import check_home_bytes, homeless_of
 
     layout = engine.routed[0].layout
     nodes = [tier for tier in plan.tiers if tier.startswith("node")]
-    home = plan.format_of_tier[nodes[0]]
-    if set(home.expert_bytes) - {0, layout.expert_bytes}:
-        raise ValueError(
-            f"plan says {sorted(set(home.expert_bytes))} bytes for an expert at home; this engine's take "
-            f"{layout.expert_bytes}: re-plan on a trace of this engine"
-        )
+    check_home_bytes(plan, layout)
     if engine.isa == "numba" and (len(nodes) > 1 or not plan.keep_home):
         raise ValueError("the engine runs on Numba, whose workers know no nodes: load it with a native isa")
     homeless, units = homeless_of(engine.routed), -(-layout.intermediate_size // GROUP)
