@@ -1,7 +1,8 @@
 """Floor 3. ``moelab.calibrate()``: measure this machine; and which machine a command means.
 
 ``quick_probe`` takes three seconds and knows one node; ``calibrate`` takes up to two minutes and fills
-``machine.json``: reads by thread count and origin, expert kernels whole and in pieces, overheads, nodes at once, copies beside kernels.
+``machine.json``: reads by thread count and origin, expert kernels whole and in pieces, overheads,
+nodes at once, copies beside kernels.
 (The room is not called calibrate, because a package of that name would hide the function.)
 """
 

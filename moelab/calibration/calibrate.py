@@ -1,4 +1,4 @@
-"""calibrate: measure this machine and write it down: reads, expert kernels, overheads, nodes at once, copies, link. Floor 3.
+"""calibrate: measure this machine: reads, expert kernels, overheads, nodes at once, copies, link. Floor 3.
 
 Under two minutes. Rounds by turns and medians throughout (``rounds``), a fit by NNLS (``fit``), date and residuals in
 the result. What was calibrated before for other kernels and shapes of the same machine stays. Does not know traces.
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from moelab.calibration.barrier import barrier_s
 from moelab.calibration.beside_uploads import beside_uploads
 from moelab.calibration.expert_calls import measure
 from moelab.calibration.fit import fit
@@ -28,8 +29,6 @@ from moelab.kernels.native import library
 
 DEFAULT_SHAPES = ("kimi-k2.6",)
 MOST_SECONDS = 100.0
-_MEETINGS = 3  # of all workers in a layer-step
-_OVERHEAD_CALLS = 400
 
 
 def calibrate(
@@ -46,7 +45,7 @@ def calibrate(
 ) -> Machine:
     """This machine, measured; written to ``out`` (whole or not at all) where one is named.
 
-    ``expert_shapes``: model presets, or ``HxI``. ``virtual_nodes`` divides the cores of a machine without several nodes.
+    ``expert_shapes``: model presets, or ``HxI``. ``virtual_nodes`` divides the cores of a machine of one node.
     ``seconds`` is about what measuring takes, at most ``MOST_SECONDS``; generating weights comes on top.
     Raises ``ValueError`` for an unknown shape, kernels without the native library, or seconds out of range;
     ``MemoryError`` where the experts do not fit.
@@ -85,8 +84,7 @@ def calibrate(
                 )
             )
         with Pool(virtual_nodes=virtual_nodes) as pool:
-            overhead_s = layer_overhead_s(pool, chosen, mode, _OVERHEAD_CALLS)
-            alone_s = layer_overhead_s(None, chosen, mode, _OVERHEAD_CALLS)
+            overhead_s = layer_overhead_s(pool, chosen, mode)
     kernel = f"{chosen}/{weight_format}/{mode}"
     calibrated = machine.model_copy(
         update={
@@ -96,7 +94,7 @@ def calibrate(
             "fast_tiers": _fast_tiers(),
             "kernel_efficiency": {kernel: _efficiency(times[0], reads)},
             "layer_overhead_s": overhead_s,
-            "barrier_s": max(0.0, overhead_s - alone_s) / _MEETINGS,
+            "barrier_s": barrier_s(chosen, mode),
             "contention": {f"read_share_of_{busy}_nodes": _share(reads, busy) for busy in reads.at_once},
             "residuals": {"reads_spread": reads.spread} | {each.name: each.residual for each in times},
             "expert_times": tuple(times),
@@ -166,7 +164,7 @@ def _measured(node: NumaNode, reads: NodeReads, number: int, nodes: Sequence[Num
 
 def _share(reads: NodeReads, busy: int) -> float:
     """Of what the nodes read alone, while so many read at once."""
-    alone = np.mean([max(rates.values()) for rates in reads.by_threads[:busy]])
+    alone = float(np.mean([max(rates.values(), default=0.0) for rates in reads.by_threads[:busy]]))
     return float(min(1.0, reads.at_once[busy] / alone))
 
 

@@ -1,4 +1,4 @@
-"""Expert-shaped kernels by turns: whole experts and pieces on one node, several nodes at once, reads beside them. Floor 3.
+"""Expert-shaped kernels by turns: whole and in pieces on one node, several nodes at once, reads beside them. Floor 3.
 
 Every call takes other experts than the one before it, so that weights larger than the cache come from memory. Knows
 which calls there are and runs them in rounds; what they mean is ``fit``'s.
@@ -55,8 +55,8 @@ def measure(
     num_experts = min(memory // (forms * layout.expert_bytes), 64) // num_nodes * num_nodes
     if num_experts < 2 * max(4, num_nodes):
         raise MemoryError(
-            f"calibrating needs {2 * max(4, num_nodes)} experts of {layout.expert_bytes / 1e6:.1f} MB in {forms} forms, "
-            f"free are {psutil.virtual_memory().available / 1e9:.1f} GB: take a smaller --expert-shape"
+            f"calibrating needs {2 * max(4, num_nodes)} experts of {layout.expert_bytes / 1e6:.1f} MB in {forms} "
+            f"forms, free are {psutil.virtual_memory().available / 1e9:.1f} GB: take a smaller --expert-shape"
         )
     rng = np.random.default_rng(seed)
     shelf = Shelf(layout, num_experts, pool)

@@ -48,7 +48,12 @@ def node_reads(
         size = min(_CACHES * max(cache_bytes, 32 << 20), psutil.virtual_memory().available // (4 * num_nodes))
         num_chunks = max(2, size // _CHUNK_BYTES)
         memory = [map_pages(num_chunks * _CHUNK_BYTES, node).memory for node in full.memory_node_of_node]
-        full.run(lambda worker, num: [each.fill(1) for each in memory[worker::num]])
+
+        def touch(worker: int, num_workers: int) -> None:
+            for each in memory[worker::num_workers]:
+                each[...] = 1
+
+        full.run(touch)
         chunks = [each.ctypes.data + _CHUNK_BYTES * np.arange(num_chunks) for each in memory]
         loop = read_limit(chunks[0], _CHUNK_BYTES, full, rounds=2, node_of_address=np.zeros(num_chunks, int)).loop
 

@@ -1,4 +1,4 @@
-"""Rounds: cases measured by turns, in another order each round, so that drift of the machine meets all of them. Floor 3.
+"""Rounds: cases measured by turns, in another order each round, so that drift meets all of them. Floor 3.
 
 A shared machine has moments, and some have states that last for seconds (two memory speeds). So nothing here is an
 average: every case is run once in each round, figures are medians over rounds or medians of ratios within a round.

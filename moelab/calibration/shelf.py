@@ -1,4 +1,4 @@
-"""Shelf: generated experts in every form that placements may ask for, so that many placements share one memory. Floor 3.
+"""Shelf: generated experts in every form that placements may ask for, so that many share one memory. Floor 3.
 
 ``NodePlacement`` takes over copies that another placement has (``keep``); a shelf looks like one that has them all:
 whole copies on some nodes and pieces on others. Does not know kernels or plans.
@@ -20,7 +20,7 @@ from moelab.kernels.node_placement import Copy
 
 
 class Shelf:
-    """Of E experts with their own bytes; ``source(expert)`` gives a whole block (default: generated from the number)."""
+    """Of E experts with their own bytes; ``source(expert)`` gives a whole block (default: generated)."""
 
     def __init__(
         self, layout: ExpertLayout, num_experts: int, pool: Pool, source: Callable[[int], np.ndarray] | None = None

@@ -1,7 +1,7 @@
 """Uploader: copies experts beside the workers, on a core of its own, as a link's DMA would read them. Floor 3.
 
-A stand-in where there is no device: it reads the home memory like one and writes memory too, which a link does not. Each
-copy's end is noted, so that rates can be taken within any window. Does not know policies.
+A stand-in where there is no device: it reads the home memory like one and writes memory too, which a link does not.
+Each copy's end is noted, so that rates can be taken within any window. Does not know policies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 
 class Uploader:
-    """``core``: where its thread sits, ``None``: anywhere; ``slots``: memory to copy into, uint8 arrays, used in turn."""
+    """``core``: where its thread sits, ``None``: anywhere; ``slots``: memory to copy into, uint8 [bytes], by turns."""
 
     def __init__(self, slots: Sequence[np.ndarray], core: int | None) -> None:
         self.ends: list[float] = []

@@ -147,7 +147,7 @@ class Machine(_Document):
             "nodes": {"__all__": told},
             "published_read_fractions": True,
             "unified_memory": not self.unified_memory,
-            "expert_times": not self.expert_times,
+            **({} if self.expert_times else {"expert_times": True}),
         }
         return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
 

@@ -15,6 +15,7 @@ from moelab.planner.anneal import anneal
 from moelab.planner.coact import coact
 from moelab.planner.empty import empty
 from moelab.planner.eplb import eplb
+from moelab.planner.fastest import fastest
 from moelab.planner.frequency import frequency
 from moelab.planner.front_loading import front_loading
 from moelab.planner.interleave import interleave
@@ -51,12 +52,13 @@ NODE_PLANNERS: dict[str, Callable[..., Plan]] = {
     "anneal": anneal,
     "split_some": split_some,
     "joint": joint,
+    "fastest": fastest,
 }
 
 PLANNERS: dict[str, Callable[..., Plan]] = {**FAST_TIER_PLANNERS, **NODE_PLANNERS}
 
 __all__ = [
-    "FAST_TIER_PLANNERS", "NODE_PLANNERS", "PLANNERS", "anneal", "coact", "empty", "eplb", "frequency", "front_loading",
-    "interleave", "joint", "layer_balanced", "mirror", "random", "random_nodes", "replicate", "round_robin",
-    "row_split", "split_some", "uniform", "water_filled",
+    "FAST_TIER_PLANNERS", "NODE_PLANNERS", "PLANNERS", "anneal", "coact", "empty", "eplb", "fastest", "frequency",
+    "front_loading", "interleave", "joint", "layer_balanced", "mirror", "random", "random_nodes", "replicate",
+    "round_robin", "row_split", "split_some", "uniform", "water_filled",
 ]  # fmt: skip
