@@ -10,7 +10,7 @@ from moelab.planner.node_plan import masks_of_plan
 from moelab.planner.node_problem import node_problem
 from moelab.planner.predicted_time import predicted_layer_steps_s, predicted_ms_per_step
 from moelab.planner.step_entries import step_entries
-from moelab.planner.step_maximum import step_maxima
+from moelab.planner.step_maximum import CUT, step_maxima
 from tests.seeded_traces import seeded_trace
 
 SHAPE = {"moe_intermediate_size": 256}
@@ -71,13 +71,14 @@ def test_price_of_cuts_comes_from_the_machine():
     assert "not measured" in unknown.cut_price.source
 
 
-@pytest.mark.parametrize(("piece", "kinds"), [(1.0, {"row_split"}), (3.0, {"anneal", "coact"})])
+@pytest.mark.parametrize(("piece", "kinds"), [(1.0, {"row_split"}), (3.0, {"anneal", "coact", "split_some"})])
 def test_chooses_cuts_where_they_are_cheap_and_whole_experts_where_they_are_dear(piece, kinds):
     trace = trace_of(5, num_experts=16, top_k=3)
     m = machine(2, piece=piece, hidden=64)
     plan = PLANNERS["fastest"](trace, nodes=2, machine=m, **SHAPE, **QUICK)
     assert plan.planner["name"] == "fastest"
-    assert plan.planner["chosen"] in kinds
+    assert plan.planner["chosen"].split()[0] in kinds
+    assert ((masks_of_plan(plan) == CUT).mean() == 0) == (piece > 1)
     predicted = plan.prediction["planning_ms_per_step"]
     assert predicted[plan.planner["chosen"]] == min(predicted.values())
     problem = node_problem(trace, nodes=2, machine=m, **SHAPE, **QUICK)
