@@ -1,4 +1,4 @@
-"""Placed layers: every plan's placement over one shelf of experts for each layer, what it computes, and its entries.  Floor 6.
+"""Placed layers: the placement of any plan over one shelf of experts for each layer, and its entries.  Floor 6.
 
 Entries come from the placement itself (``served``: the same ``dispatch`` that the kernels ask), so that a prediction is
 of what will run; bytes that the kernels count afterwards must equal it.

@@ -1,4 +1,4 @@
-"""Rank correlation of predicted with measured times, ties within noise left out; regret of choosing by prediction.  Floor 6.
+"""Rank correlation of predicted with measured times, ties within noise left out; regret of the choice.  Floor 6.
 
 Kendall's tau (1938) over the pairs that the measurement tells apart: (concordant - discordant) / pairs, a pair with
 equal predictions counting as neither.
@@ -17,7 +17,7 @@ NOISE = 2.0
 
 @dataclass(frozen=True)
 class Ranking:
-    """``tau`` over ``num_untied`` of ``num_pairs``; ``regret``: measured time of the predicted best over the best's, - 1."""
+    """``tau`` over ``num_untied`` of ``num_pairs``; ``regret``: measured, of the predicted best over the best, - 1."""
 
     tau: float
     num_pairs: int
