@@ -14,7 +14,7 @@ import numpy as np
 from moelab.calibration.rounds import in_rounds
 from moelab.calibration.shelf import Shelf
 from moelab.calibration.uploader import Uploader
-from moelab.cost_model.node_time import SHARPNESS, entry_s
+from moelab.cost_model.node_time import entry_s, slower_of
 from moelab.domain.expert_times import ExpertTimes, Uploads
 from moelab.domain.plan_copies import whole_on
 from moelab.domain.units import GB
@@ -83,7 +83,7 @@ def beside_uploads(
     read_rates = 4 * layout.expert_bytes / middle["read"] / GB
     own_s = float(entry_s(times, 1.0, 1))
     memory_s = layout.expert_bytes / (read_rates * GB)
-    allowed = 4 * (own_s**SHARPNESS + memory_s**SHARPNESS) ** (1 / SHARPNESS)
+    allowed = 4 * slower_of(own_s, memory_s, times.sharpness)
     return Uploads(
         by=f"a thread on core {core}",
         alone_gb_per_s=layout.expert_bytes / float(np.median(values["alone"])) / GB,

@@ -19,7 +19,8 @@ from moelab.kernels import Activation, ExpertLayout, Pool, RoutedExperts, read_n
 from moelab.kernels.pieces import num_units
 
 _SHELF_BYTES = 400_000_000
-TOKENS = (1, 2, 4, 8)
+TOKENS = (1, 2, 3, 4, 6, 8)
+TOKENS_AT_ONCE = (1, 2, 4)
 PIECES = (2, 4, 8)
 ON_ONE_NODE = tuple(
     [(experts, 1) for experts in (1, 2, 4)] + [(2, tokens) for tokens in TOKENS[1:]] + [(1, 4), (4, 2), (1, 8)]
@@ -112,7 +113,7 @@ def measure(
         cases[f"pieces {pieces}"] = together(cut[pieces], 2, 1)
     for busy in range(1, num_nodes + 1):
         cases[f"read {busy}"] = read(busy)
-        for tokens in TOKENS[:3] if busy > 1 else ():
+        for tokens in TOKENS_AT_ONCE if busy > 1 else ():
             cases[f"busy {busy} {tokens}"] = at_once(busy, tokens)
     values = in_rounds(cases, seconds=seconds, seed=seed, on_round=on_round)
     return ExpertCalls(
@@ -122,6 +123,6 @@ def measure(
         one_node={key: values[f"one {key[0]} {key[1]}"] for key in ON_ONE_NODE},
         apart={tokens: values[f"apart {tokens}"] for tokens in APART},
         pieces={pieces: values[f"pieces {pieces}"] for pieces in cuts},
-        busy={(b, t): values[f"busy {b} {t}"] for b in range(2, num_nodes + 1) for t in TOKENS[:3]},
+        busy={(b, t): values[f"busy {b} {t}"] for b in range(2, num_nodes + 1) for t in TOKENS_AT_ONCE},
         reads={busy: values[f"read {busy}"] for busy in range(1, num_nodes + 1)},
     )

@@ -16,6 +16,8 @@ from moelab.calibration.expert_calls import TOKENS, ExpertCalls
 from moelab.cost_model.node_time import entry_s
 from moelab.domain.expert_times import BusyNodes, ExpertTimes
 
+SHARPNESSES = (3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
+
 
 def fit(calls: ExpertCalls, kernel: str) -> ExpertTimes:
     """Raises ``ValueError`` where a call took no time."""
@@ -42,6 +44,8 @@ def fit(calls: ExpertCalls, kernel: str) -> ExpertTimes:
             len(each) for group in (calls.one_node, calls.apart, calls.pieces, calls.busy) for each in group.values()
         ),
     )
+    sharpness = _sharpness(calls, times)
+    times = times.model_copy(update={"sharpness": sharpness})
     return times.model_copy(
         update={"busy": {busy: _busy(calls, times, busy) for busy in range(2, calls.num_nodes + 1)}}
     )
@@ -66,16 +70,30 @@ def _factor(pieces: np.ndarray, whole: np.ndarray, layer_s: float) -> float:
     return float(max(ratio, 0.5))
 
 
+def _allowed(calls: ExpertCalls, times: ExpertTimes, busy: int) -> dict[int, np.ndarray]:
+    """By tokens: what the kernels alone and the read rate of the round allow over what the calls took, [rounds]."""
+    unit = times.model_copy(update={"busy": {busy: BusyNodes(read_gb_per_s=1.0, kernel_share=1.0)}})
+    ratios = {}
+    for (number, tokens), seconds in calls.busy.items():
+        if number == busy:
+            experts = np.maximum(seconds - times.layer_s - tokens * times.token_s, 1e-9)
+            rates = calls.reads[busy]
+            allowed = [2 * float(entry_s(unit, 1.0, tokens, busy=busy, read_gb_per_s=rate)) for rate in rates]
+            ratios[tokens] = np.array(allowed) / experts
+    return ratios
+
+
+def _sharpness(calls: ExpertCalls, times: ExpertTimes) -> float:
+    """Of ``SHARPNESSES`` the one under which rounds of fast and of slow memory, few tokens and many, agree best."""
+    errors = {}
+    for sharpness in SHARPNESSES if calls.num_nodes > 1 else ():
+        tried = times.model_copy(update={"sharpness": sharpness})
+        ratios = np.concatenate(list(_allowed(calls, tried, 2).values()))
+        errors[sharpness] = float(np.median(np.abs(ratios / np.median(ratios) - 1)))
+    return min(errors, key=lambda each: errors[each]) if errors else times.sharpness
+
+
 def _busy(calls: ExpertCalls, times: ExpertTimes, busy: int) -> BusyNodes:
     """Share of what kernels and reads allow: medians over rounds, then over the numbers of tokens."""
-    unit = times.model_copy(update={"busy": {busy: BusyNodes(read_gb_per_s=1.0, kernel_share=1.0)}})
-    shares = []
-    for (number, tokens), seconds in calls.busy.items():
-        if number != busy:
-            continue
-        experts = seconds - times.layer_s - tokens * times.token_s
-        allowed = np.array(
-            [2 * float(entry_s(unit, 1.0, tokens, busy=busy, read_gb_per_s=rate)) for rate in calls.reads[busy]]
-        )
-        shares.append(float(np.median(allowed / np.maximum(experts, 1e-9))))
+    shares = [float(np.median(ratios)) for ratios in _allowed(calls, times, busy).values()]
     return BusyNodes(read_gb_per_s=float(np.median(calls.reads[busy])), kernel_share=float(np.median(shares)))

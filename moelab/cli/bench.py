@@ -11,11 +11,14 @@ HELP = "measure: ratios of two things interleaved in one process, median and ran
 
 BENCHES = (
     "kernels", "amx_on_paper", "engine", "decode", "loading", "store", "recording", "parity", "nll", "simulator",
-    "dispatch",
+    "dispatch", "placement",
 )  # fmt: skip
 
 # Options that only one bench has.
-BENCH_OF_OPTION = {"quick": "kernels", "expert_shape": "engine", "layers": "engine", "experts": "engine"}
+BENCH_OF_OPTION = {
+    "quick": "kernels", "expert_shape": "engine", "layers": "engine", "experts": "engine", "traces": "placement",
+    "parts": "placement", "plans": "placement", "keep": "placement", "out": "placement",
+}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--expert-shape", metavar="PRESET", help="engine: the model's shapes (default: kimi-k2.6)")
     parser.add_argument("--layers", type=int, metavar="L", help="engine: MoE layers (default: 2)")
     parser.add_argument("--experts", type=int, metavar="E", help="engine: routed experts per layer (default: 64)")
+    parser.add_argument("--traces", nargs="+", metavar="TRACE", help="placement: routing (default: nano's capture)")
+    parser.add_argument("--parts", nargs="+", metavar="PART", help="placement: core, memory, pieces (default: all)")
+    parser.add_argument("--plans", metavar="FOLDER", help="placement: where plans are kept and taken from")
+    parser.add_argument("--keep", metavar="FILE", help="placement: results that are added to")
+    parser.add_argument("--out", metavar="PAGE", help="placement: page whose section is written anew")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@
 A node alone takes ``expert_s`` (by tokens) for each whole expert, and the same part of it, times ``piece_factor``, for
 a piece. While j nodes work each has the j-th part of what memory gives to j readers: a byte then takes
 
-    (kernel alone^p + read^p)^(1/p) / kernel_share,  p = 4 (``SHARPNESS``)
+    (kernel alone^p + read^p)^(1/p) / kernel_share,  p = ``sharpness``
 
 which is the kernel's own time where memory has enough for all, and the time of the read where it has not; between the
 two both count a bit. When a node is done the others go on faster: a fluid. Nodes that share nothing have a read rate of
@@ -23,9 +23,6 @@ import numpy as np
 
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.units import GB
-
-SHARPNESS = 4.0
-"""Fitted by eye on one machine (docs/log.md): 2 makes kernels that are half bound by memory 15% too slow."""
 
 
 def whole_expert_s(times: ExpertTimes, num_tokens: Any) -> np.ndarray:
@@ -63,7 +60,14 @@ def entry_s(
         return alone
     known = times.busy[min(busy, max(times.busy))]
     read = part * times.expert_bytes / ((read_gb_per_s or known.read_gb_per_s) * GB)
-    return (alone**SHARPNESS + read**SHARPNESS) ** (1 / SHARPNESS) / known.kernel_share
+    return slower_of(alone, read, times.sharpness) / known.kernel_share
+
+
+def slower_of(kernel_s: Any, read_s: Any, sharpness: float) -> np.ndarray:
+    """Between the two the slower decides, near each other both count: their norm of order ``sharpness``."""
+    kernel, read = np.asarray(kernel_s, np.float64), np.asarray(read_s, np.float64)
+    most = np.maximum(np.maximum(kernel, read), 1e-30)
+    return most * ((kernel / most) ** sharpness + (read / most) ** sharpness) ** (1 / sharpness)
 
 
 def layer_steps_s(

@@ -45,7 +45,8 @@ class ExpertTimes(_Document):
     ``kernel``: ``isa/weight format/activation``. ``layer_s``: a layer-step without experts, its call and meetings;
     ``token_s``: each of its tokens (quantising, adding up). ``expert_s``: seconds of one whole expert on one node while
     the others rest, by the number of its tokens. ``piece_factor``: time of an expert cut into so many equal pieces, all
-    on one node, over its time whole. ``busy``: by number of nodes at work, from 2 on. ``residual``: median
+    on one node, over its time whole. ``busy``: by number of nodes at work, from 2 on;
+    ``sharpness``: how abruptly memory takes over from the kernels (``cost_model.node_time``). ``residual``: median
     relative error of the fit over the calls that gave it, ``num_calls``.
     """
 
@@ -59,6 +60,7 @@ class ExpertTimes(_Document):
     expert_s: dict[int, float]
     piece_factor: dict[int, float] = Field(default_factory=dict)
     read_gb_per_s: float = Field(gt=0)
+    sharpness: float = Field(default=8.0, gt=0)
     busy: dict[int, BusyNodes] = Field(default_factory=dict)
     uploads: Uploads | None = None
     residual: float

@@ -1,4 +1,4 @@
-"""Cells of the memory-bound judgement: (plan, policy, capacity, batch), each predicted and measured by turns.  Floor 6."""
+"""Cells of the memory-bound judgement: (plan, policy, capacity, batch), predicted and measured by turns.  Floor 6."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """Arrays [rounds], seconds of all steps of the cell: measured, predicted by the contention model from the read rates
-    of the same round, and bytes over the read limit of that round. ``link``: were experts copied meanwhile?
+    """Arrays [rounds], seconds of all steps of the cell: measured, predicted by the contention model from the read
+    rates of the same round, and bytes over the read limit of that round. ``link``: were experts copied meanwhile?
     """
 
     plan: str

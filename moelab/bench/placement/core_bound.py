@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,10 @@ PLANS = (
     ("replicate", 0.1), ("replicate", 0.25), ("anneal", 0.0), ("anneal", 0.1), ("anneal", 0.25),
     ("split_some", 0.0), ("split_some", 0.1), ("row_split", 0.0), ("mirror", 1.0),
 )  # fmt: skip
-_FEWER_VISITS = {"anneal": {"most_visits": 400_000_000}, "split_some": {"moves_per_expert": 200.0}}
+_FEWER_VISITS: dict[str, dict[str, Any]] = {
+    "anneal": {"most_visits": 400_000_000},
+    "split_some": {"moves_per_expert": 200.0},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,12 +144,11 @@ def core_bound(
         before = {key: counted_bytes(of_plan) for key, of_plan in layers.items()}
         names = {f"{planner} {share}": (planner, share) for planner, share in layers}
         cases: dict[str, Callable[[], float]] = {
-            text: lambda key=key: placed.run(layers[key], steps)
-            for text, key in names.items()  # type: ignore[misc]
+            text: partial(placed.run, layers[key], steps) for text, key in names.items()
         }
         first, spread = _scaling_layers(placed)
-        cases["one"] = lambda: placed.run(first, _scaling_steps(placed, seed))
-        cases["two"] = lambda: placed.run(spread, _scaling_steps(placed, seed))
+        cases["one"] = partial(placed.run, first, _scaling_steps(placed, seed))
+        cases["two"] = partial(placed.run, spread, _scaling_steps(placed, seed))
         values = in_rounds(cases, seconds=seconds, seed=seed)
         runs = len(values["one"]) + 1
         for key, of_plan in layers.items():

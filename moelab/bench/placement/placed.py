@@ -103,7 +103,7 @@ class PlacedLayers:
     def entries(self, layers: Sequence[RoutedExperts], steps: Sequence[np.ndarray]) -> Entries:
         """What ``run`` will compute."""
         columns: list[np.ndarray] = []
-        tokens_of_step = []
+        tokens_of_step: list[int] = []
         for ids in steps:
             for number, layer in enumerate(layers):
                 arena = layer.placement

@@ -1,12 +1,13 @@
 """Memory-bound cells on two virtual nodes of one memory: plans, a fast tier that holds the hottest, batches.  Floor 6.
 
-What the fast tier holds is not read at home (static: nothing is copied). Each run of a cell stands beside a read of both
-nodes' own bytes: its rate replaces the calibrated one, because the speed of this memory changes within seconds.
+What the fast tier holds is not read at home (static: nothing is copied). Each run of a cell stands between two reads of
+both nodes' own bytes: their rate replaces the calibrated one, because the speed of a shared memory changes in seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -21,7 +22,7 @@ from moelab.domain.trace import NO_EXPERT
 from moelab.kernels import RoutedExperts, read_nodes
 
 CAPACITIES = (0.0, 0.125, 0.25)
-BATCHES = (1, 4, 8)
+BATCHES = (1, 8)
 NUM_STEPS = 6
 _READ_EXPERTS = 4  # of each node, beside each run
 
@@ -63,7 +64,7 @@ def two_node_cells(
         return spent
 
     start = {key: counted_bytes(of_plan) for key, of_plan in layers.items()}
-    cases: dict[str, Callable[[], float]] = {str(cell): lambda cell=cell: run(cell) for cell in keys}  # type: ignore[misc]
+    cases: dict[str, Callable[[], float]] = {str(cell): partial(run, cell) for cell in keys}
     values = in_rounds(cases, seconds=seconds, seed=seed)
     for key, of_plan in layers.items():
         expected = sum(len(rates[cell]) * entries[cell].bytes_of_node for cell in keys if cell[0] == key)

@@ -1,4 +1,4 @@
-"""Memory-bound cells with a fast tier that a policy fills: one core computes misses, another copies what is admitted.  Floor 6.
+"""Memory-bound cells with a fast tier that a policy fills: a core computes misses, another copies.  Floor 6.
 
 Decisions are the simulator's own log, so residency follows the logical clock: a layer waits until what it admitted one
 step before has arrived, as ``cost_model.hybrid`` says. The copies are an ``Uploader``'s in place of a link. Beside each
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -21,7 +22,7 @@ from moelab.calibration.rounds import in_rounds
 from moelab.calibration.shelf import Shelf
 from moelab.calibration.uploader import Uploader
 from moelab.cost_model.hybrid import Rates, hybrid
-from moelab.cost_model.node_time import SHARPNESS, whole_expert_s
+from moelab.cost_model.node_time import slower_of, whole_expert_s
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.machine import allowed_cores
 from moelab.domain.plan_copies import whole_on
@@ -154,7 +155,7 @@ def upload_cells(
                 uploader.wait()
                 return seconds_of_steps
 
-            cases: dict[str, Callable[[], float]] = {str(key): lambda key=key: run(key) for key in keys}  # type: ignore[misc]
+            cases: dict[str, Callable[[], float]] = {str(key): partial(run, key) for key in keys}
             values = in_rounds(cases, seconds=seconds, seed=seed)
     cells = []
     for key in keys:
@@ -191,7 +192,7 @@ def predict(decided: Decided, times: ExpertTimes, read_gb_per_s: float, copy_gb_
     size = times.expert_bytes
     kernel_gb_per_s = size / one_s / GB
     memory_s = size / (read_gb_per_s * GB)
-    beside_s = (one_s**SHARPNESS + memory_s**SHARPNESS) ** (1 / SHARPNESS) / times.uploads.kernel_share
+    beside_s = float(slower_of(one_s, memory_s, times.sharpness)) / times.uploads.kernel_share
     home = max(times.read_gb_per_s, kernel_gb_per_s, times.uploads.alone_gb_per_s)
     rates = Rates(
         read_gb_per_s=home, efficiency=kernel_gb_per_s / home, link_gb_per_s=times.uploads.alone_gb_per_s,
