@@ -22,15 +22,23 @@ from moelab.kernels import Activation, ExpertLayout, Pool, RoutedExperts, read_o
 from moelab.kernels.pieces import num_units
 
 _NUM_EXPERTS = 16
-_NUM_COPIES = 10
+_FEWEST_COPIES, _MOST_COPIES = 10, 4000
+_FAST_COPY_GB_PER_S = 10.0
+_CALLS_WITHIN = 6  # of four experts, while the copies run
 
 
 def beside_uploads(
     times: ExpertTimes, layout: ExpertLayout, *, core: int, isa: str, activation: Activation, loop: int,
     seconds: float, on_round: Callable[[float], object], seed: int = 0,
-) -> Uploads:  # fmt: skip
-    """``core`` of the uploader's thread; the kernels run on one worker elsewhere, in rounds with the reads."""
+) -> Uploads | None:  # fmt: skip
+    """``core`` of the uploader's thread; the kernels run on one worker elsewhere, in rounds with the reads.
+
+    ``None`` where no call ended while copies ran (the machine was busy otherwise): then nothing is known.
+    """
     rng = np.random.default_rng(seed)
+    copy_s = layout.expert_bytes / (_FAST_COPY_GB_PER_S * GB)
+    needed = int(_CALLS_WITHIN * 4 * times.expert_s[1] / copy_s)
+    num_copies = min(_MOST_COPIES, max(_FEWEST_COPIES, needed))
     with Pool(1) as pool:
         placed = Shelf(layout, _NUM_EXPERTS, pool).placement(
             whole_on(np.zeros(_NUM_EXPERTS, np.int64), num_units(layout))
@@ -51,7 +59,7 @@ def beside_uploads(
             def both(work: Callable[[], None]) -> tuple[float, float]:
                 """(seconds of a call, seconds of a copy), medians of those within the window of both."""
                 first, begin = uploader.num_done, time.perf_counter()
-                uploader.put([placed.copy(int(e), 0) for e in rng.permutation(_NUM_EXPERTS)[:_NUM_COPIES]])
+                uploader.put([placed.copy(int(e), 0) for e in rng.integers(0, _NUM_EXPERTS, num_copies)])
                 calls = []
                 while not uploader.idle:
                     start = time.perf_counter()
@@ -80,15 +88,18 @@ def beside_uploads(
                 seconds=seconds, seed=seed, on_round=on_round,
             )  # fmt: skip
     middle = {name: np.array(each[1:]) for name, each in pairs.items()}
+    if any(np.isnan(each).all() for each in middle.values()):
+        return None
     read_rates = 4 * layout.expert_bytes / middle["read"] / GB
     own_s = float(entry_s(times, 1.0, 1))
     memory_s = layout.expert_bytes / (read_rates * GB)
     allowed = 4 * slower_of(own_s, memory_s, times.sharpness)
+    experts_s = np.maximum(middle["kernel"] - times.layer_s, middle["kernel"] / 2)  # a busy machine's layer_s is large
     return Uploads(
         by=f"a thread on core {core}",
         alone_gb_per_s=layout.expert_bytes / float(np.median(values["alone"])) / GB,
         beside_gb_per_s=layout.expert_bytes / float(np.nanmedian(middle["copy of read"])) / GB,
         read_gb_per_s=float(np.nanmedian(read_rates)),
-        kernel_share=float(np.nanmedian(allowed / (middle["kernel"] - times.layer_s))),
+        kernel_share=float(np.nanmedian(allowed / experts_s)),
         upload_share=float(np.nanmedian(middle["copy of read"] / middle["copy of kernel"])),
     )
