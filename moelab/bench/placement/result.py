@@ -32,7 +32,7 @@ class PlacementResult:
         document = json.loads(Path(path).read_text())
         if set(document) != {"core", "memory", "pieces"}:
             raise ValueError(
-                f"{path} has {', '.join(document)}, expected core, memory, pieces: not a result of this bench"
+                f"{path} has {', '.join(document)}, expected core, memory, pieces: no result of this bench"
             )
         return cls(**document)
 

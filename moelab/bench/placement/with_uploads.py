@@ -125,18 +125,19 @@ def upload_cells(
 
             def read_beside() -> tuple[float, float]:
                 """GB/s of a read loop and of the copies while both run."""
-                first, begin = uploader.num_done, time.perf_counter()
-                uploader.put(blocks(0, rng.permutation(num_experts)[:6].tolist()))
-                calls = []
-                while not uploader.idle:
-                    start = time.perf_counter()
-                    read_once(arenas[0].addresses[rng.permutation(num_experts)[:2]], layout.expert_bytes, loop, pool)
-                    if not uploader.idle:
-                        calls.append(time.perf_counter() - start)
-                copies = np.diff([begin, *uploader.ends[first:]])[1:-1]
-                return 2 * layout.expert_bytes / float(np.median(calls)) / GB, layout.expert_bytes / float(
-                    np.median(copies)
-                ) / GB
+                num_copies, calls = 6, []
+                while not calls:  # small experts are copied before one call ends: copy more of them
+                    first, begin = uploader.num_done, time.perf_counter()
+                    uploader.put(blocks(0, rng.integers(0, num_experts, num_copies).tolist()))
+                    while not uploader.idle:
+                        start = time.perf_counter()
+                        ids = rng.permutation(num_experts)[:2]
+                        read_once(arenas[0].addresses[ids], layout.expert_bytes, loop, pool)
+                        if not uploader.idle:
+                            calls.append(time.perf_counter() - start)
+                    num_copies *= 2
+                copy_s = float(np.median(np.diff([begin, *uploader.ends[first:]])[1:-1]))
+                return 2 * layout.expert_bytes / float(np.median(calls)) / GB, layout.expert_bytes / copy_s / GB
 
             def run(key: tuple[str, float, int]) -> float:
                 beside[key].append(read_beside())
