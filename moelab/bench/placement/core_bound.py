@@ -34,6 +34,8 @@ from moelab.planner.static_plan import of_phase, split
 NUM_NODES = 2
 HELD_OUT = 0.5
 MOST_BYTES = 4_000_000_000
+ROUNDS = 9
+FEWEST_STEPS, MOST_STEPS = 8, 60
 PLANS = (
     ("round_robin", 0.0), ("random_nodes", 0.0), ("random_nodes", 0.1), ("random_nodes", 0.25),
     ("eplb", 0.0), ("eplb", 0.1), ("eplb", 0.25), ("coact", 0.0), ("coact", 0.1), ("coact", 0.25),
@@ -124,10 +126,11 @@ def fitting_layers(layout: ExpertLayout, num_experts: int, most: int, forms: int
 
 
 def core_bound(
-    name: str, planned: Planned, times: ExpertTimes, *, seconds: float = 30.0, num_steps: int = 40, seed: int = 0,
+    name: str, planned: Planned, times: ExpertTimes, *, seconds: float = 30.0, num_steps: int | None = None, seed: int = 0,
     tell: Callable[[str], None] = lambda text: None,
 ) -> CoreBound:  # fmt: skip
-    """Predict each plan from ``times``, then run all by turns. Raises ``RuntimeError`` where other bytes were read."""
+    """Predict each plan from ``times``, then run all by turns: ``num_steps`` steps, by default so many that about
+    ``ROUNDS`` rounds fit into ``seconds``. Raises ``RuntimeError`` where other bytes were read."""
     isa, weight_format, activation = times.kernel.split("/")
     layout = ExpertLayout(times.hidden_size, times.intermediate_size, weight_format)  # type: ignore[arg-type]
     header = planned.held_out.header
@@ -136,6 +139,7 @@ def core_bound(
         placed = PlacedLayers(
             layout, num_layers, header.num_experts, pool, isa=isa, activation=activation  # type: ignore[arg-type]
         )  # fmt: skip
+        num_steps = num_steps or _fitting_steps(planned, times, num_layers, seconds)
         steps = ids_of_steps(lockstep(planned.held_out, 1, num_steps, seed=seed), num_layers)
         layers = {key: placed.of(plan) for key, plan in planned.plans.items()}
         entries = {key: placed.entries(of_plan, steps) for key, of_plan in layers.items()}
@@ -174,6 +178,11 @@ def core_bound(
         rows=rows,
         ranking=ranking(np.array([row.predicted_ms for row in rows]), np.stack([row.measured_ms for row in rows])),
     )
+
+
+def _fitting_steps(planned: Planned, times: ExpertTimes, num_layers: int, seconds: float) -> int:
+    step_s = num_layers * planned.held_out.header.top_k / NUM_NODES * 1.2 * times.expert_s[1]
+    return int(np.clip(seconds / ROUNDS / (len(planned.plans) * step_s), FEWEST_STEPS, MOST_STEPS))
 
 
 def _scaling_layers(placed: PlacedLayers) -> tuple[list[Any], list[Any]]:

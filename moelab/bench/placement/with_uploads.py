@@ -125,7 +125,8 @@ def upload_cells(
 
             def read_beside() -> tuple[float, float]:
                 """GB/s of a read loop and of the copies while both run."""
-                num_copies, calls = 6, []
+                num_copies = 6
+                calls: list[float] = []
                 while not calls:  # small experts are copied before one call ends: copy more of them
                     first, begin = uploader.num_done, time.perf_counter()
                     uploader.put(blocks(0, rng.integers(0, num_experts, num_copies).tolist()))
