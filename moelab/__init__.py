@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moelab.analysis import analyse
-    from moelab.calibrate import this_machine
+    from moelab.calibration import calibrate, this_machine
     from moelab.domain.lossy import Lossy
     from moelab.domain.machine import Machine
     from moelab.domain.model import ModelSpec
@@ -47,6 +47,7 @@ _MODULE_OF_NAME = {
     "TraceWriter": "moelab.store",
     "analyse": "moelab.analysis",
     "apply": "moelab.migration",
+    "calibrate": "moelab.calibration",
     "load": "moelab.engine.engine",
     "open_source": "moelab.sources",
     "open_trace": "moelab.store",
@@ -58,7 +59,7 @@ _MODULE_OF_NAME = {
     "simulate": "moelab.simulator.simulate",
     "size": "moelab.sizing",
     "sweep": "moelab.sweeps",
-    "this_machine": "moelab.calibrate",
+    "this_machine": "moelab.calibration",
     "verify": "moelab.store",
 }
 

@@ -15,7 +15,7 @@ from importlib import import_module
 
 COMMANDS = (
     "replay", "simulate", "sweep", "findings", "plan", "apply", "analyse", "synth", "record", "generate", "pack",
-    "verify", "size", "cost", "doctor", "bench",
+    "verify", "size", "cost", "calibrate", "doctor", "bench",
 )  # fmt: skip
 
 

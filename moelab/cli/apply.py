@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from moelab.calibrate import resolve_machine
+    from moelab.calibration import resolve_machine
     from moelab.domain.plan import Plan
     from moelab.engine.prompts import read_prompts
     from moelab.migration import apply

@@ -11,11 +11,15 @@ HELP = "measure: ratios of two things interleaved in one process, median and ran
 
 BENCHES = (
     "kernels", "amx_on_paper", "engine", "decode", "loading", "store", "recording", "parity", "nll", "simulator",
-    "dispatch",
+    "dispatch", "placement",
 )  # fmt: skip
 
 # Options that only one bench has.
-BENCH_OF_OPTION = {"quick": "kernels", "expert_shape": "engine", "layers": "engine", "experts": "engine", "out": "nll"}
+BENCHES_OF_OPTION: dict[str, tuple[str, ...]] = {
+    "quick": ("kernels",), "expert_shape": ("engine",), "layers": ("engine",), "experts": ("engine",),
+    "traces": ("placement",), "parts": ("placement",), "plans": ("placement",), "keep": ("placement",),
+    "out": ("nll", "placement"),
+}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,14 +33,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--expert-shape", metavar="PRESET", help="engine: the model's shapes (default: kimi-k2.6)")
     parser.add_argument("--layers", type=int, metavar="L", help="engine: MoE layers (default: 2)")
     parser.add_argument("--experts", type=int, metavar="E", help="engine: routed experts per layer (default: 64)")
-    parser.add_argument("--out", metavar="FILE", help="nll: also write the rows as JSON, the table that ships")
+    parser.add_argument("--traces", nargs="+", metavar="TRACE", help="placement: routing (default: nano's capture)")
+    parser.add_argument("--parts", nargs="+", metavar="PART", help="placement: core, memory, pieces (default: all)")
+    parser.add_argument("--plans", metavar="FOLDER", help="placement: where plans are kept and taken from")
+    parser.add_argument("--keep", metavar="FILE", help="placement: results that are added to")
+    parser.add_argument(
+        "--out", metavar="FILE",
+        help="nll: also write the rows as JSON, the table that ships; placement: page whose section is written anew",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> None:
-    given = {name: getattr(options, name) for name in BENCH_OF_OPTION if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in BENCHES_OF_OPTION if getattr(options, name) is not None}
     for name in given:
-        if BENCH_OF_OPTION[name] != options.name:
-            raise ValueError(f"--{name.replace('_', '-')}: expected bench {BENCH_OF_OPTION[name]}; got {options.name}")
+        if options.name not in BENCHES_OF_OPTION[name]:
+            expected = " or ".join(BENCHES_OF_OPTION[name])
+            raise ValueError(f"--{name.replace('_', '-')}: expected bench {expected}; got {options.name}")
     result = import_module(f"moelab.bench.{options.name}").run(seconds=options.seconds, **given)
     if options.json:
         print_json(result.to_dict())

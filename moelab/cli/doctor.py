@@ -37,7 +37,7 @@ def examine(probe: bool = True) -> dict[str, dict[str, Any]]:
     import psutil
 
     from moelab import __version__
-    from moelab.calibrate import machine_file
+    from moelab.calibration import machine_file
     from moelab.domain.machine import Machine, cgroup_core_quota
     from moelab.engine.device import describe_torch
     from moelab.kernels import choose_isa, isa_table
@@ -90,7 +90,7 @@ def _bandwidth(probe: bool, isa: str | None) -> dict[str, Any]:
     Nothing but these figures is taken from ``machine.json``. An ISA that cannot run is probed as Numba,
     which always can; ``kernel`` says so.
     """
-    from moelab.calibrate import machine_file, quick_probe
+    from moelab.calibration import machine_file, quick_probe
     from moelab.domain.machine import Machine
 
     source: str | None = None

@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     shared: dict[str, Any] = {"held_out": options.held_out, "seed": options.seed}
     proof: dict[str, Any] = {}
     if name in FAST_TIER_PLANNERS:
-        from moelab.calibrate import resolve_machine
+        from moelab.calibration import resolve_machine
 
         plan = PLANNERS[name](
             trace, slots_per_layer=options.slots[0], phase=check_phase(trace, options.phase or "decode"),
@@ -101,7 +101,7 @@ def _check_budget(options: argparse.Namespace, name: str, is_fast: bool) -> None
 
 def _node_options(options: argparse.Namespace, trace: Any) -> dict[str, Any]:
     """What all node planners take; the machine only where it was named, because nothing of it is needed."""
-    from moelab.calibrate import resolve_machine
+    from moelab.calibration import resolve_machine
     from moelab.domain.trace import Phase
     from moelab.domain.units import parse_bytes
 

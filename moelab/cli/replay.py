@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from moelab.calibrate import resolve_machine
+    from moelab.calibration import resolve_machine
     from moelab.execution.planned import plan_for, policy_label
     from moelab.execution.replay import replay
 

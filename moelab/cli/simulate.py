@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from moelab.calibrate import resolve_machine
+    from moelab.calibration import resolve_machine
     from moelab.domain.lossy import Lossy
     from moelab.domain.units import parse_bytes
     from moelab.execution.planned import plan_for, policy_label, scored_part

@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
 
 def size_all(options: argparse.Namespace) -> list[Sizing]:
     """Every model on every machine that the options name."""
-    from moelab.calibrate import resolve_machine
+    from moelab.calibration import resolve_machine
     from moelab.domain.machine import Machine
 
     first, plus, gpu = (options.machine or "").partition("+")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 class Rates:
     """What the machine can do. GB/s, seconds, GFLOP/s; ``None``: infinitely fast, and said so in the result.
 
+    ``measured_shared``: (CPU, link) GB/s while both are busy, where that was measured; otherwise max-min fair shares.
     ``read_gb_per_s`` of the home memory by a read loop; ``efficiency`` what the CPU's expert kernels reach of it;
     ``link_gb_per_s`` of the uploads; ``fast_read_gb_per_s`` of the fast tier's memory.
     """
@@ -45,12 +46,15 @@ class Rates:
     fast_read_gb_per_s: float | None = None
     layer_overhead_s: float = 0.0
     cpu_gflop_per_s: float | None = None
+    measured_shared: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("read_gb_per_s", "efficiency", "link_gb_per_s", "fast_read_gb_per_s", "cpu_gflop_per_s"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}, expected more than 0: measure it or leave it out")
+        if self.measured_shared is not None and not min(self.measured_shared) > 0:
+            raise ValueError(f"measured_shared is {self.measured_shared}, expected two rates above 0")
         if self.efficiency > 1:
             raise ValueError(f"efficiency is {self.efficiency}, expected at most 1 (kernel rate / read rate)")
         if self.layer_overhead_s < 0:
@@ -62,7 +66,9 @@ class Rates:
         return self.read_gb_per_s * self.efficiency
 
     def shared(self) -> tuple[float, float]:
-        """(CPU, link) GB/s while both are busy: max-min fair shares of the memory."""
+        """(CPU, link) GB/s while both are busy: as measured, else max-min fair shares of the memory."""
+        if self.measured_shared is not None:
+            return self.measured_shared
         cpu, memory = self.cpu_gb_per_s, self.read_gb_per_s
         link = min(memory if self.link_gb_per_s is None else self.link_gb_per_s, memory)
         if cpu + link <= memory:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from moelab.domain import machine_presets
+from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.summary import summary_html, summary_text
 from moelab.domain.units import GIB
 
@@ -77,7 +78,8 @@ class Machine(_Document):
     depend on bytes, ``barrier_s`` one barrier between workers; ``None`` where not measured.
     ``residuals`` are relative errors of the fit that gave the numbers, by name. ``unified_memory``: a GPU reads the
     nodes' memory. ``published_read_fractions``: shares of the peak that others measured, by what and where.
-    ``matrix_unit``: what multiplies matrices beside vectors, ``None``: nothing, or not known.
+    ``matrix_unit``: what multiplies matrices beside vectors, ``None``: nothing, or not known. ``expert_times``: of each
+    kernel and expert shape that was calibrated.
     """
 
     version: Literal[1] = 1
@@ -97,6 +99,7 @@ class Machine(_Document):
     unified_memory: bool = False
     matrix_unit: Literal["amx"] | None = None
     published_read_fractions: dict[str, float] = Field(default_factory=dict)
+    expert_times: tuple[ExpertTimes, ...] = ()
 
     @classmethod
     def detect(cls) -> Machine:
@@ -132,6 +135,12 @@ class Machine(_Document):
     def num_cores(self) -> int:
         return sum(len(node.cores) for node in self.nodes)
 
+    def times_of(
+        self, hidden_size: int | None, intermediate_size: int | None, kernel: str | None = None
+    ) -> ExpertTimes | None:
+        """Calibrated times of that expert shape, of the first kernel where none is named; ``None`` without any."""
+        return next((each for each in self.expert_times if each.is_for(hidden_size, intermediate_size, kernel)), None)
+
     def fingerprint(self) -> str:
         """Short sha256 of what costs depend on; channels and others' measurements are left out."""
         import hashlib
@@ -142,6 +151,7 @@ class Machine(_Document):
             "published_read_fractions": True,
             "matrix_unit": True,
             "unified_memory": not self.unified_memory,
+            **({} if self.expert_times else {"expert_times": True}),
         }
         return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
 
@@ -181,6 +191,8 @@ class Machine(_Document):
                 f"{len(node.cores)} cores, {node.memory_bytes / GIB:.1f} GiB, "
                 + (f"reads {rate:.1f} GB/s" if rate else "read rate not measured")
             )
+        for times in self.expert_times:
+            rows[times.name] = f"{1e3 * times.expert_s[1]:.3f} ms an expert, residual {times.residual:.1%}"
         for tier in self.fast_tiers:
             rows[tier.name] = f"{tier.device}, {tier.memory_bytes / GIB:.1f} GiB" + (
                 " (emulated)" if tier.emulated else ""

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 from tqdm.auto import tqdm
 
-from moelab.calibrate import resolve_machine
+from moelab.calibration import resolve_machine
 from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
 from moelab.domain.plan import Plan

@@ -16,6 +16,7 @@ from moelab.planner.best import best
 from moelab.planner.coact import coact
 from moelab.planner.empty import empty
 from moelab.planner.eplb import eplb
+from moelab.planner.fastest import fastest
 from moelab.planner.frequency import frequency
 from moelab.planner.front_loading import front_loading
 from moelab.planner.interleave import interleave
@@ -53,12 +54,14 @@ NODE_PLANNERS: dict[str, Callable[..., Plan]] = {
     "split_some": split_some,
     "best": best,
     "joint": joint,
+    "fastest": fastest,
 }
 
 PLANNERS: dict[str, Callable[..., Plan]] = {**FAST_TIER_PLANNERS, **NODE_PLANNERS}
 
 __all__ = [
-    "FAST_TIER_PLANNERS", "NODE_PLANNERS", "PLANNERS", "anneal", "best", "coact", "empty", "eplb", "frequency",
+    "FAST_TIER_PLANNERS", "NODE_PLANNERS", "PLANNERS", "anneal", "best", "coact", "empty", "eplb", "fastest",
+    "frequency",
     "front_loading", "interleave", "joint", "layer_balanced", "mirror", "random", "random_nodes", "replicate",
     "round_robin", "row_split", "split_some", "uniform", "water_filled",
 ]  # fmt: skip

@@ -15,26 +15,14 @@ import numpy as np
 from moelab.dispatch import MOST_TIERS
 from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
-from moelab.domain.trace import Trace, TraceHeader
+from moelab.domain.trace import NO_EXPERT, Trace, TraceHeader
 from moelab.planner.balanced_packing import whole_shares
 from moelab.planner.batches import in_batches
+from moelab.planner.cut_price import CutPrice, measured_price
 from moelab.planner.layer_steps import LayerSteps, StepKind, groups_of_requests
 from moelab.planner.placements import per_layer
 from moelab.planner.static_plan import of_phase, split
 from moelab.planner.step_maximum import WHOLE, TierTimes
-
-
-@dataclass(frozen=True)
-class CutPrice:
-    """What cutting experts into row pieces costs beyond their bytes; a measurement, never a guess.
-
-    ``slice_factor``: time of the pieces over the time of the whole at equal bytes (short rows are slower); ``barrier``:
-    what a layer-step with a cut expert takes longer, in units of one expert's time on a node; ``source``: who measured.
-    """
-
-    slice_factor: float = 1.0
-    barrier: float = 0.0
-    source: str = "not measured: bytes alone"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +32,8 @@ class NodeProblem:
     ``train`` and ``test``: layer-steps to plan on and to score on (the same where nothing is held out, see ``how``).
     ``tier_bytes`` int64 [N, L]: of one expert on a tier (1 each where the trace does not say them: ``has_bytes``).
     ``budget`` int64 [N]: bytes of experts that a tier may hold. ``layer_weight`` float64 [L]: bytes of a layer's expert
-    over their mean. ``piece_units`` int64 [num_nodes]: rows units of a cut expert on each node.
+    over their mean. ``piece_units`` int64 [num_nodes]: rows units of a cut expert on each node. ``tokens_of_expert``:
+    mean tokens of an expert in a layer-step that uses it (more than 1 in batches).
     """
 
     header: TraceHeader
@@ -59,6 +48,7 @@ class NodeProblem:
     tier_bytes: np.ndarray
     has_bytes: bool
     budget: np.ndarray
+    tokens_of_expert: float
     layer_weight: np.ndarray
     intermediate: int | None
     weight_format: str
@@ -173,8 +163,8 @@ def node_problem(
     part, rest, how = split(whole, held_out=held_out, seed=seed, steps=kind)
     train = LayerSteps.of_trace(part, kind)
     test = train if how["split"] == "none" else LayerSteps.of_trace(rest, kind)
-    price = cut_price or CutPrice()
     intermediate = moe_intermediate_size or header.moe_intermediate_size
+    price = cut_price or measured_price(machine, header.hidden_size, intermediate, num_nodes)
     num_units = -(-(intermediate or 1) // Plan.model_fields["piece_unit"].default)
     units = whole_shares(num_units, rates)
     said = per_layer("expert_bytes", header.expert_bytes if expert_bytes is None else expert_bytes, header.num_layers)
@@ -206,6 +196,7 @@ def node_problem(
         tier_bytes=np.tile(layer_bytes, (num_tiers, 1)),
         has_bytes=has_bytes,
         budget=np.array(budgets, np.int64),
+        tokens_of_expert=1.0 if kind == "token" else _tokens_of_expert(rest, test),
         layer_weight=layer_bytes / layer_bytes.mean(),
         intermediate=intermediate,
         weight_format=weight_format or header.quantization,
@@ -222,6 +213,10 @@ def _batched(trace: Trace, steps: StepKind, batch: int, seed: int) -> Trace:
             "token as its own (steps token)"
         )
     return in_batches(trace, batch, seed)
+
+
+def _tokens_of_expert(part: Trace, steps: LayerSteps) -> float:
+    return float((part.experts != NO_EXPERT).sum() / max(1, len(steps.keys))) if part.num_tokens else 1.0
 
 
 def _node_rates(num_nodes: int, machine: Machine | None, given: Sequence[float] | None) -> tuple[np.ndarray, str]:

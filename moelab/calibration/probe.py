@@ -1,22 +1,18 @@
-"""Measures this machine: the quick probe that every command falls back on. Floor 3.
+"""The quick probe that every command falls back on where nothing was calibrated. Floor 3.
 
 Knows how to fill a ``Machine`` with a read rate, the kernels' efficiency and the overhead of a layer
-call, in a few seconds. Where a calibration wrote ``machine.json`` into the user's cache folder, that
-is used instead. Does not fit contention or several nodes; a probe says ``source: probe``.
+call, in a few seconds. Does not fit contention or several nodes; a probe says ``source: probe``.
 """
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import psutil
-from platformdirs import user_cache_path
 
 from moelab.domain.machine import Machine
-from moelab.domain.machine_presets import GPUS
 from moelab.domain.units import GB
 from moelab.kernels import Activation, ExpertArena, ExpertLayout, Pool, RoutedExperts, choose_isa, read_limit, read_once
 from moelab.kernels.generated import fill_expert
@@ -24,38 +20,6 @@ from moelab.kernels.generated import fill_expert
 _PROBE_BYTES = 600_000_000
 _PROBE_SHAPE = (7168, 2048)  # K2's expert: H, I
 _TINY_SHAPE = (64, 32)  # so little work that a call is overhead alone
-
-
-def machine_file() -> Path:
-    """Where a calibration is kept: ``machine.json`` in the user's cache folder."""
-    return user_cache_path("moelab") / "machine.json"
-
-
-def resolve_machine(
-    name: str | Path | None = None, *, isa: str | None = None, activation: Activation = "int8"
-) -> Machine:
-    """The machine that a command means.
-
-    ``name`` is a machine file or a preset; without it the calibration of this machine, else the quick
-    probe (about three seconds). Raises ``ValueError`` for an unknown name.
-    """
-    if name is not None:
-        if Machine.is_preset(str(name)):
-            return Machine.preset(str(name))
-        if Path(name).is_file():
-            return Machine.load(name)
-        raise ValueError(
-            f"--machine is {name}: expected a machine file or one of the presets {', '.join(Machine.presets())}, "
-            f"alone or with a GPU beside it, such as +rtx-4090 or +2x-h200 ({', '.join(GPUS)})"
-        )
-    if machine_file().is_file():
-        return Machine.load(machine_file())
-    return quick_probe(isa=isa, activation=activation)
-
-
-def this_machine() -> Machine:
-    """This machine, calibrated or probed."""
-    return resolve_machine(None)
 
 
 def quick_probe(*, isa: str | None = None, activation: Activation = "int8", seconds: float = 1.5) -> Machine:
@@ -93,7 +57,7 @@ def quick_probe(*, isa: str | None = None, activation: Activation = "int8", seco
             read_s = read_once(arena.addresses[ids[0]], layout.expert_bytes, best.loop, pool)
             read_rates.append(top_k * layout.expert_bytes / read_s / GB)
             efficiencies.append(read_s / kernel_s)
-        overhead_s = _layer_overhead_s(pool, chosen, activation)
+        overhead_s = layer_overhead_s(pool, chosen, activation)
     node = machine.nodes[0].model_copy(update={"read_gb_per_s": {pool.num_workers: float(np.median(read_rates[1:]))}})
     return machine.model_copy(
         update={
@@ -108,7 +72,7 @@ def quick_probe(*, isa: str | None = None, activation: Activation = "int8", seco
     )
 
 
-def _layer_overhead_s(pool: Pool, isa: str, activation: Activation, calls: int = 300) -> float:
+def layer_overhead_s(pool: Pool | None, isa: str, activation: Activation, calls: int = 300) -> float:
     """Median time of a layer call with next to no work (seconds)."""
     layout = ExpertLayout(*_TINY_SHAPE, "int4_g32")
     with ExpertArena(layout, 4) as arena:

@@ -1,0 +1,155 @@
+"""The tables of the placement bench as Markdown, with the gates that they are judged by.  Floor 6."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from moelab.findings.page import markdown_table
+
+GATES = {"scaling": 1.9, "kendall_tau": 0.9, "untied_pairs": 50, "regret": 0.02, "median_error": 0.05, "cells": 30}
+
+_CORE = """### Core-bound: predicted beside measured
+
+Two virtual nodes of one core each, `generic` kernels, so that a node is a server of its own: the same experts on one
+node take that many times as long as on two (median, quartiles; gate {scaling}). Calibrated, then predicted, then run by
+turns; pairs that the rounds do not tell apart (two standard errors) are ties and left out. Gates: tau {kendall_tau},
+{untied_pairs} untied pairs, regret of choosing by prediction {regret:.0%}. Weights are generated; ms/token are of the
+routed experts of all layers, scaled from those that ran.
+
+""".format(**GATES)
+
+_MEMORY = """### Memory-bound: the contention model
+
+The fastest kernels on the same two virtual nodes, which now share one memory. Cells of (plan, policy, capacity, batch)
+that calibration has not seen; beside each run the read rate of the moment, which replaces the calibrated one in both
+predictions. `static`: the hottest of the planning half are on a fast tier and not read. With a policy one core computes
+the misses while another copies what is admitted. Median absolute errors; gates: {median_error:.0%}, {cells} cells, a
+span of 3, and below the error of total bytes over the read limit.
+
+""".format(**GATES)
+
+_PIECES = """### Cut or whole
+
+A layer-step of 8 experts, one token, `{kernel}`: every expert cut over the nodes (`row_split`) beside whole ones in
+perfect balance (`mirror`, or a balance as good), ceil(K / N) on the fullest node. `composed`: more nodes than cores,
+run one after the other on one core. A tie: the middle half of the rounds holds 1.
+
+"""
+
+
+def _verdict(good: bool) -> str:
+    return "met" if good else "missed"
+
+
+def core_summary(found: Sequence[dict[str, Any]]) -> str:
+    head = ("trace", "kernel and shape", "one node over two", "Kendall tau", "untied pairs", "regret", "gates")
+    rows = []
+    for one in found:
+        low, high = one["scaling_range"]
+        good = (
+            one["scaling"] >= GATES["scaling"] and one["kendall_tau"] >= GATES["kendall_tau"]
+            and one["untied_pairs"] >= GATES["untied_pairs"] and one["regret"] <= GATES["regret"]
+        )  # fmt: skip
+        rows.append(
+            (
+                one["trace"], one["kernel"], f"{one['scaling']:.2f} ({low:.2f} to {high:.2f})",
+                f"{one['kendall_tau']:.3f}", f"{one['untied_pairs']} of {one['pairs']}",
+                f"{one['regret']:.1%} ({one['chosen']}; best {one['best']})",
+                _verdict(good),
+            )
+        )  # fmt: skip
+    return _CORE + markdown_table(head, rows)
+
+
+def core_table(one: dict[str, Any]) -> str:
+    kind = "SYNTHETIC" if one["synthetic"] else "recorded"
+    head = ("planner", "extra memory", "held-out max / (K/N)", "gap to bound", "predicted ms/token",
+            "measured ms/token (quartiles)", "predicted / measured")  # fmt: skip
+    rows = []
+    for row in one["rows"]:
+        low, high = row["measured_ms_per_token_range"]
+        measured = row["measured_ms_per_token"]
+        rows.append(
+            (
+                row["planner"], f"{row['extra_memory']:.0%}", f"{row['heldout_ratio_to_ideal']:.3f}",
+                f"{row['gap']:.1%}",
+                f"{row['predicted_ms_per_token']:.1f}", f"{measured:.1f} ({low:.1f} to {high:.1f})",
+                f"{row['predicted_ms_per_token'] / measured:.3f}",
+            )
+        )  # fmt: skip
+    title = (
+        f"#### {one['trace']} ({one['model']}, {kind}, {one['steps']}; {one['kernel']}; {one['layers_run']} of "
+        f"{one['layers_of_model']} layers, {one['num_steps']} held-out steps, {one['num_rounds']} rounds; "
+        "virtual nodes)\n\n"
+    )
+    return title + markdown_table(head, rows)
+
+
+def memory_summary(found: Sequence[dict[str, Any]]) -> str:
+    head = ("trace", "kernel and shape", "cells", "time of a step spans", "read limit, GB/s", "median error",
+            "total bytes / read limit", "gates")  # fmt: skip
+    rows = []
+    for one in found:
+        low, middle, high = one["read_gb_per_s_range"]
+        error, naive = one["median_error"], one["median_error_of_total_bytes"]
+        good = (
+            error <= GATES["median_error"] and one["num_cells"] >= GATES["cells"] and one["span"] >= 3 and error < naive
+        )
+        rows.append(
+            (
+                one["trace"], one["kernel"], str(one["num_cells"]), f"{one['span']:.1f} times",
+                f"{middle:.0f} ({low:.0f} to {high:.0f})", f"{error:.1%}", f"{naive:.1%}", _verdict(good),
+            )
+        )  # fmt: skip
+    return _MEMORY + markdown_table(head, rows)
+
+
+def memory_table(one: dict[str, Any]) -> str:
+    head = ("plan", "policy", "capacity", "batch", "predicted ms/step", "measured ms/step", "error",
+            "total bytes / read limit")  # fmt: skip
+    rows = [
+        (
+            cell["plan"], cell["policy"], f"{cell['capacity']:.1%}", str(cell["batch"]),
+            f"{cell['predicted_ms_per_step']:.2f}", f"{cell['measured_ms_per_step']:.2f}", f"{cell['error']:+.1%}",
+            f"{cell['error_of_total_bytes']:+.1%}",
+        )
+        for cell in one["cells"]
+    ]  # fmt: skip
+    links = [abs(cell["error"]) for cell in one["cells"] if cell["uploads"]]
+    nodes = [abs(cell["error"]) for cell in one["cells"] if not cell["uploads"]]
+    kind = "SYNTHETIC" if one["synthetic"] else "recorded"
+    told = f"#### {one['trace']} ({one['model']}, {kind}; {one['layers_run']} layers, {one['num_rounds']} rounds)\n\n"
+    told += f"Median error on two nodes {np.median(nodes):.1%} ({len(nodes)} cells)"
+    told += f", with uploads {np.median(links):.1%} ({len(links)}).\n\n" if links else ".\n\n"
+    return told + markdown_table(head, rows)
+
+
+def pieces_table(found: Sequence[dict[str, Any]]) -> str:
+    head = (
+        "expert shape",
+        "MB",
+        "nodes",
+        "how",
+        "whole, us",
+        "cut, us",
+        "cut / whole (quartiles)",
+        "by bytes alone",
+        "wins",
+    )
+    rows = []
+    for row in found:
+        low, high = row["cut_over_whole_range"]
+        rows.append(
+            (
+                f"{row['shape']} ({row['hidden_size']} x {row['intermediate_size']})" if "x" not in row["shape"]
+                else row["shape"].replace("x", " x "),
+                f"{row['expert_bytes'] / 1e6:.2f}", str(row["nodes"]), "composed" if row["composed"] else "measured",
+                f"{row['whole_us']:.0f}", f"{row['cut_us']:.0f}",
+                f"{row['cut_over_whole']:.3f} ({low:.3f} to {high:.3f})",
+                f"{row['bytes_over_whole']:.3f}", row["wins"],
+            )
+        )  # fmt: skip
+    return _PIECES.format(kernel=found[0]["kernel"]) + markdown_table(head, rows)

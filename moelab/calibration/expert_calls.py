@@ -1,0 +1,128 @@
+"""Expert-shaped kernels by turns: whole and in pieces on one node, several nodes at once, reads beside them. Floor 3.
+
+Every call takes other experts than the one before it, so that weights larger than the cache come from memory. Knows
+which calls there are and runs them in rounds; what they mean is ``fit``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+
+from moelab.calibration.rounds import in_rounds, timed
+from moelab.calibration.shelf import Shelf, pieces_on
+from moelab.domain.plan_copies import whole_on
+from moelab.kernels import Activation, ExpertLayout, Pool, RoutedExperts, read_nodes
+from moelab.kernels.pieces import num_units
+
+_SHELF_BYTES = 400_000_000
+TOKENS = (1, 2, 3, 4, 6, 8)
+TOKENS_AT_ONCE = (1, 2, 4)
+PIECES = (2, 4, 8)
+ON_ONE_NODE = tuple(
+    [(experts, 1) for experts in (1, 2, 4)] + [(2, tokens) for tokens in TOKENS[1:]] + [(1, 4), (4, 2), (1, 8)]
+)
+"""(distinct experts, tokens of each)."""
+APART = (2, 4)
+"""Tokens that each have an expert of their own."""
+
+
+@dataclass(frozen=True)
+class ExpertCalls:
+    """Seconds by call, float64 [rounds]; ``reads`` GB/s of each node by number of busy nodes."""
+
+    layout: ExpertLayout
+    num_nodes: int
+    workers_of_node: int
+    one_node: dict[tuple[int, int], np.ndarray]
+    apart: dict[int, np.ndarray]
+    pieces: dict[int, np.ndarray]
+    busy: dict[tuple[int, int], np.ndarray]
+    reads: dict[int, np.ndarray]
+
+
+def measure(
+    layout: ExpertLayout, pool: Pool, *, isa: str, activation: Activation, loop: int, seconds: float,
+    on_round: Callable[[float], object], seed: int = 0,
+) -> ExpertCalls:  # fmt: skip
+    """All calls in rounds for about ``seconds``; raises ``MemoryError`` where not even eight experts fit."""
+    num_nodes, units = pool.num_nodes, num_units(layout)
+    cuts = [pieces for pieces in PIECES if units % pieces == 0]
+    forms = 1 + len(cuts) + (num_nodes - 1)
+    memory = min(forms * _SHELF_BYTES, psutil.virtual_memory().available // 3)
+    num_experts = min(memory // (forms * layout.expert_bytes), 64) // num_nodes * num_nodes
+    if num_experts < 2 * max(4, num_nodes):
+        raise MemoryError(
+            f"calibrating needs {2 * max(4, num_nodes)} experts of {layout.expert_bytes / 1e6:.1f} MB in {forms} "
+            f"forms, free are {psutil.virtual_memory().available / 1e9:.1f} GB: take a smaller --expert-shape"
+        )
+    rng = np.random.default_rng(seed)
+    shelf = Shelf(layout, num_experts, pool)
+
+    def layer(copies: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> RoutedExperts:
+        placed = shelf.placement(copies)
+        return RoutedExperts(layout, placed.addresses, isa, activation, pool, owner=placed, placement=placed)
+
+    zeros = np.zeros(num_experts, np.int64)
+    whole = layer(whole_on(zeros, units))
+    spread = layer(whole_on(np.arange(num_experts) % num_nodes, units)) if num_nodes > 1 else whole
+    cut = {pieces: layer(pieces_on(num_experts, units, [0] * pieces)) for pieces in cuts}
+    for other in (spread, *cut.values()):
+        other.share_scratch(whole)
+    copies = spread.placement
+    assert copies is not None
+    of_node = [np.arange(node, num_experts, num_nodes) for node in range(num_nodes)]
+    addresses = copies.addresses
+    inputs = rng.standard_normal((max(TOKENS), layout.hidden_size)).astype(np.float32)
+
+    def call(of: RoutedExperts, ids: np.ndarray) -> float:
+        gates = np.full(ids.shape, 1 / ids.shape[1], np.float32)
+        return timed(of.forward, inputs[: len(ids)], ids, gates)
+
+    def together(of: RoutedExperts, experts: int, tokens: int) -> Callable[[], float]:
+        return lambda: call(of, np.tile(rng.permutation(num_experts)[:experts], (tokens, 1)))
+
+    def apart(tokens: int) -> Callable[[], float]:
+        return lambda: call(whole, rng.permutation(num_experts)[:tokens, None])
+
+    def at_once(busy: int, tokens: int) -> Callable[[], float]:
+        def once() -> float:
+            ids = np.concatenate([rng.permutation(of_node[node])[:2] for node in range(busy)])
+            return call(spread, np.tile(ids, (tokens, 1)))
+
+        return once
+
+    def read(busy: int) -> Callable[[], float]:
+        def once() -> float:
+            ids = np.concatenate([rng.permutation(of_node[node])[:4] for node in range(busy)])
+            node = np.repeat(np.arange(busy), 4)
+            spent = read_nodes(addresses[ids], node, layout.expert_bytes, loop, pool).max()
+            return 4 * layout.expert_bytes / spent / 1e9
+
+        return once
+
+    cases: dict[str, Callable[[], float]] = {}
+    for experts, tokens in ON_ONE_NODE:
+        cases[f"one {experts} {tokens}"] = together(whole, experts, tokens)
+    for tokens in APART:
+        cases[f"apart {tokens}"] = apart(tokens)
+    for pieces in cuts:
+        cases[f"pieces {pieces}"] = together(cut[pieces], 2, 1)
+    for busy in range(1, num_nodes + 1):
+        cases[f"read {busy}"] = read(busy)
+        for tokens in TOKENS_AT_ONCE if busy > 1 else ():
+            cases[f"busy {busy} {tokens}"] = at_once(busy, tokens)
+    values = in_rounds(cases, seconds=seconds, seed=seed, on_round=on_round)
+    return ExpertCalls(
+        layout=layout,
+        num_nodes=num_nodes,
+        workers_of_node=pool.node_of_worker.count(0),
+        one_node={key: values[f"one {key[0]} {key[1]}"] for key in ON_ONE_NODE},
+        apart={tokens: values[f"apart {tokens}"] for tokens in APART},
+        pieces={pieces: values[f"pieces {pieces}"] for pieces in cuts},
+        busy={(b, t): values[f"busy {b} {t}"] for b in range(2, num_nodes + 1) for t in TOKENS_AT_ONCE},
+        reads={busy: values[f"read {busy}"] for busy in range(1, num_nodes + 1)},
+    )

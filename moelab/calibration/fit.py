@@ -1,0 +1,99 @@
+"""Fits ``ExpertTimes`` to measured calls by non-negative least squares of relative errors. Floor 3.
+
+    call on one node = layer_s + tokens x token_s + distinct experts x expert_s[tokens of each]
+
+over the medians of all kinds of calls. Pieces are ratios to the same experts whole within each round. What is left of
+calls on several nodes is one share for each number of nodes, over the read rate of its round, so that a machine that
+changes its memory's speed meanwhile changes nothing. Lawson and Hanson (1974) by SciPy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import nnls
+
+from moelab.calibration.expert_calls import TOKENS, ExpertCalls
+from moelab.cost_model.node_time import entry_s
+from moelab.domain.expert_times import BusyNodes, ExpertTimes
+
+SHARPNESSES = (3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
+
+
+def fit(calls: ExpertCalls, kernel: str) -> ExpertTimes:
+    """Raises ``ValueError`` where a call took no time."""
+    rows, measured = _rows(calls)
+    if not (measured > 0).all():
+        raise ValueError(f"a call of {kernel} took {measured.min()} s, expected more than 0: measure again")
+    solution, _ = nnls(rows / measured[:, None], np.ones(len(measured)))
+    layer_s, token_s, *expert_s = solution.tolist()
+    errors = np.abs(rows @ solution / measured - 1)
+    whole = calls.one_node[2, 1]
+    times = ExpertTimes(
+        kernel=kernel,
+        hidden_size=calls.layout.hidden_size,
+        intermediate_size=calls.layout.intermediate_size,
+        expert_bytes=calls.layout.expert_bytes,
+        workers_of_node=calls.workers_of_node,
+        layer_s=layer_s,
+        token_s=token_s,
+        expert_s=dict(zip(TOKENS, np.maximum.accumulate(expert_s).tolist(), strict=True)),
+        piece_factor={pieces: _factor(seconds, whole, layer_s) for pieces, seconds in calls.pieces.items()},
+        read_gb_per_s=float(np.median(calls.reads[1])),
+        residual=float(np.median(errors)),
+        num_calls=sum(
+            len(each) for group in (calls.one_node, calls.apart, calls.pieces, calls.busy) for each in group.values()
+        ),
+    )
+    sharpness = _sharpness(calls, times)
+    times = times.model_copy(update={"sharpness": sharpness})
+    return times.model_copy(
+        update={"busy": {busy: _busy(calls, times, busy) for busy in range(2, calls.num_nodes + 1)}}
+    )
+
+
+def _rows(calls: ExpertCalls) -> tuple[np.ndarray, np.ndarray]:
+    """(features [M, 2 + tokens], seconds [M]) of the medians of the calls on one node."""
+    rows, measured = [], []
+    kinds = [(tokens, experts, tokens, seconds) for (experts, tokens), seconds in calls.one_node.items()]
+    kinds += [(tokens, tokens, 1, seconds) for tokens, seconds in calls.apart.items()]
+    for tokens, experts, of_each, seconds in kinds:
+        row = np.zeros(2 + len(TOKENS))
+        row[0], row[1], row[2 + TOKENS.index(of_each)] = 1, tokens, experts
+        rows.append(row)
+        measured.append(np.median(seconds))
+    return np.array(rows), np.array(measured)
+
+
+def _factor(pieces: np.ndarray, whole: np.ndarray, layer_s: float) -> float:
+    """Median over rounds; never below a half, whatever a disturbed round says."""
+    ratio = np.median((pieces - layer_s) / np.maximum(whole - layer_s, 1e-9))
+    return float(max(ratio, 0.5))
+
+
+def _allowed(calls: ExpertCalls, times: ExpertTimes, busy: int) -> dict[int, np.ndarray]:
+    """By tokens: what the kernels alone and the read rate of the round allow over what the calls took, [rounds]."""
+    unit = times.model_copy(update={"busy": {busy: BusyNodes(read_gb_per_s=1.0, kernel_share=1.0)}})
+    ratios = {}
+    for (number, tokens), seconds in calls.busy.items():
+        if number == busy:
+            experts = np.maximum(seconds - times.layer_s - tokens * times.token_s, 1e-9)
+            rates = calls.reads[busy]
+            allowed = [2 * float(entry_s(unit, 1.0, tokens, busy=busy, read_gb_per_s=rate)) for rate in rates]
+            ratios[tokens] = np.array(allowed) / experts
+    return ratios
+
+
+def _sharpness(calls: ExpertCalls, times: ExpertTimes) -> float:
+    """Of ``SHARPNESSES`` the one under which rounds of fast and of slow memory, few tokens and many, agree best."""
+    errors = {}
+    for sharpness in SHARPNESSES if calls.num_nodes > 1 else ():
+        tried = times.model_copy(update={"sharpness": sharpness})
+        ratios = np.concatenate(list(_allowed(calls, tried, 2).values()))
+        errors[sharpness] = float(np.median(np.abs(ratios / np.median(ratios) - 1)))
+    return min(errors, key=lambda each: errors[each]) if errors else times.sharpness
+
+
+def _busy(calls: ExpertCalls, times: ExpertTimes, busy: int) -> BusyNodes:
+    """Share of what kernels and reads allow: medians over rounds, then over the numbers of tokens."""
+    shares = [float(np.median(ratios)) for ratios in _allowed(calls, times, busy).values()]
+    return BusyNodes(read_gb_per_s=float(np.median(calls.reads[busy])), kernel_share=float(np.median(shares)))

@@ -1,0 +1,119 @@
+"""node_time: time of layer-steps whose experts are read by several NUMA nodes at once, the slowest deciding.  Floor 1.
+
+    layer-step = layer_s + token_s x tokens + time until the last node is done
+
+A node alone takes ``expert_s`` (by tokens) for each whole expert, and the same part of it, times ``piece_factor``, for
+a piece. While j nodes work each has the j-th part of what memory gives to j readers: a byte then takes
+
+    (kernel alone^p + read^p)^(1/p) / kernel_share,  p = ``sharpness``
+
+which is the kernel's own time where memory has enough for all, and the time of the read where it has not; between the
+two both count a bit. When a node is done the others go on faster: a fluid. Nodes that share nothing have a read rate of
+j nodes that does not fall with j. Everything is measured (``ExpertTimes``); a read rate of the same run may replace the
+calibrated one, as this house allows. Does not know dispatch, plans or attention, nor meetings of the nodes inside a
+layer-step: whoever has most gate_proj has most down_proj.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from moelab.domain.expert_times import ExpertTimes
+from moelab.domain.units import GB
+
+
+def whole_expert_s(times: ExpertTimes, num_tokens: Any) -> np.ndarray:
+    """Seconds of a whole expert on one node alone; straight lines between measured numbers of tokens, and beyond."""
+    known = np.array(sorted(times.expert_s), np.float64)
+    seconds = np.array([times.expert_s[int(n)] for n in known])
+    tokens = np.asarray(num_tokens, np.float64)
+    inside = np.interp(tokens, known, seconds)
+    if len(known) < 2:
+        return inside * np.maximum(1.0, tokens / known[-1])
+    slope = (seconds[-1] - seconds[-2]) / (known[-1] - known[-2])
+    return inside + np.maximum(0.0, tokens - known[-1]) * max(0.0, slope)
+
+
+def piece_factor(times: ExpertTimes, part: Any) -> np.ndarray:
+    """Time of a piece over the same part of the whole; 1 where nothing was measured."""
+    if not times.piece_factor:
+        return np.ones(np.shape(part))
+    known = np.array(sorted({1, *times.piece_factor}), np.float64)
+    factors = np.array([times.piece_factor.get(int(m), 1.0) for m in known])
+    return np.interp(np.log(1 / np.asarray(part, np.float64)), np.log(known), factors)
+
+
+def entry_s(
+    times: ExpertTimes, part: Any, num_tokens: Any, *, busy: int = 1, read_gb_per_s: float | None = None
+) -> np.ndarray:
+    """Seconds of pieces (``part`` of an expert, 1 for a whole) while ``busy`` nodes work.
+
+    ``read_gb_per_s``: of each node by a read loop then, instead of the calibrated one. Beyond the numbers of nodes that
+    were measured the largest holds.
+    """
+    part = np.asarray(part, np.float64)
+    alone = part * whole_expert_s(times, num_tokens) * piece_factor(times, part)
+    if busy == 1 or not times.busy:
+        return alone
+    known = times.busy[min(busy, max(times.busy))]
+    read = part * times.expert_bytes / ((read_gb_per_s or known.read_gb_per_s) * GB)
+    return slower_of(alone, read, times.sharpness) / known.kernel_share
+
+
+def slower_of(kernel_s: Any, read_s: Any, sharpness: float) -> np.ndarray:
+    """Between the two the slower decides, near each other both count: their norm of order ``sharpness``."""
+    kernel, read = np.asarray(kernel_s, np.float64), np.asarray(read_s, np.float64)
+    most = np.maximum(np.maximum(kernel, read), 1e-30)
+    return most * ((kernel / most) ** sharpness + (read / most) ** sharpness) ** (1 / sharpness)
+
+
+def layer_steps_s(
+    times: ExpertTimes,
+    *,
+    step: np.ndarray,
+    node: np.ndarray,
+    part: np.ndarray,
+    num_tokens: np.ndarray,
+    tokens_of_step: np.ndarray,
+    num_nodes: int,
+    read_gb_per_s: Mapping[int, float] | None = None,
+    in_turn: bool = False,
+) -> np.ndarray:
+    """Seconds of S layer-steps, float64 [S].
+
+    Entries [M]: in layer-step ``step`` node ``node`` computes ``part`` of an expert for ``num_tokens`` tokens.
+    ``tokens_of_step`` [S]. ``read_gb_per_s``: rate of each node by number of busy nodes, of the run that is predicted.
+    ``in_turn``: nodes that run one after the other and are composed (the slowest alone). Raises ``ValueError`` for
+    arrays of different lengths or a node that does not exist.
+    """
+    if not len(step) == len(node) == len(part) == len(num_tokens):
+        raise ValueError(f"entries are {len(step)}, {len(node)}, {len(part)}, {len(num_tokens)}, expected one length")
+    if len(node) and not 0 <= int(np.min(node)) <= int(np.max(node)) < num_nodes:
+        raise ValueError(f"nodes are {np.min(node)} to {np.max(node)}, expected 0 to {num_nodes - 1}")
+    num_steps, tokens_of_step = len(tokens_of_step), np.asarray(tokens_of_step)
+    cell = np.asarray(step, np.int64) * num_nodes + node
+    work = np.empty((num_nodes, num_steps, num_nodes))  # [busy - 1, S, N]
+    for busy in range(1, num_nodes + 1):
+        rate = (read_gb_per_s or {}).get(busy)
+        seconds = entry_s(times, part, num_tokens, busy=1 if in_turn else busy, read_gb_per_s=rate)
+        work[busy - 1] = np.bincount(cell, seconds, num_steps * num_nodes).reshape(num_steps, num_nodes)
+    return times.layer_s + times.token_s * tokens_of_step + (work[0].max(axis=1) if in_turn else fluid(work))
+
+
+def fluid(work: np.ndarray) -> np.ndarray:
+    """Seconds until all are done, [S]; ``work`` [busy - 1, S, N]: what each takes if so many are busy throughout."""
+    num_nodes, num_steps, _ = work.shape
+    left = (work[0] > 0).astype(np.float64)
+    spent, rows = np.zeros(num_steps), np.arange(num_steps)
+    for _ in range(num_nodes):
+        busy = (left > 0).sum(axis=1)
+        at = work[np.maximum(busy, 1) - 1, rows]  # [S, N]
+        need = np.where(left > 0, left * at, np.inf)
+        first = np.where(busy > 0, need.min(axis=1), 0.0)
+        spent += first
+        done = np.divide(first[:, None], at, out=np.zeros_like(at), where=at > 0)
+        left = np.where(need <= first[:, None] * (1 + 1e-12), 0.0, np.maximum(0.0, left - done))
+    return spent

@@ -1,0 +1,76 @@
+"""ExpertTimes: what layer-steps of one expert shape take on the nodes of a machine; measured, with residuals.
+
+Knows the numbers and how they scale with bytes, tokens and pieces. Does not know how layer-steps are put together
+(``cost_model.node_time``) or how the numbers are measured (``moelab.calibrate``). Floor 0: pydantic.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BusyNodes(_Document):
+    """While several nodes compute or read at once, each one.
+
+    ``read_gb_per_s``: of a pure read of its own bytes. ``kernel_share``: what kernels reach of the rate that this read
+    rate and the kernels alone allow (waiting for one another is in it).
+    """
+
+    read_gb_per_s: float = Field(gt=0)
+    kernel_share: float = Field(gt=0)
+
+
+class Uploads(_Document):
+    """Copies of experts by something that is no worker, beside a node. GB/s of experts, not of both directions.
+
+    ``alone_gb_per_s`` while nothing else runs; ``beside_gb_per_s`` beside a read loop that then has
+    ``read_gb_per_s``. The shares are of kernels and copies at once, as in ``BusyNodes``.
+    """
+
+    by: str
+    alone_gb_per_s: float = Field(gt=0)
+    beside_gb_per_s: float = Field(gt=0)
+    read_gb_per_s: float = Field(gt=0)
+    kernel_share: float = Field(gt=0)
+    upload_share: float = Field(gt=0)
+
+
+class ExpertTimes(_Document):
+    """One kernel at one expert shape, on nodes of ``workers_of_node`` workers.
+
+    ``kernel``: ``isa/weight format/activation``. ``layer_s``: a layer-step without experts, its call and meetings;
+    ``token_s``: each of its tokens (quantising, adding up). ``expert_s``: seconds of one whole expert on one node while
+    the others rest, by the number of its tokens. ``piece_factor``: time of an expert cut into so many equal pieces, all
+    on one node, over its time whole. ``busy``: by number of nodes at work, from 2 on;
+    ``sharpness``: how abruptly memory takes over from the kernels (``cost_model.node_time``). ``residual``: median
+    relative error of the fit over the calls that gave it, ``num_calls``.
+    """
+
+    kernel: str
+    hidden_size: int = Field(ge=1)
+    intermediate_size: int = Field(ge=1)
+    expert_bytes: int = Field(ge=1)
+    workers_of_node: int = Field(ge=1)
+    layer_s: float = Field(ge=0)
+    token_s: float = Field(ge=0)
+    expert_s: dict[int, float]
+    piece_factor: dict[int, float] = Field(default_factory=dict)
+    read_gb_per_s: float = Field(gt=0)
+    sharpness: float = Field(default=8.0, gt=0)
+    busy: dict[int, BusyNodes] = Field(default_factory=dict)
+    uploads: Uploads | None = None
+    residual: float
+    num_calls: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.kernel} at {self.hidden_size} x {self.intermediate_size}"
+
+    def is_for(self, hidden_size: int | None, intermediate_size: int | None, kernel: str | None = None) -> bool:
+        """The same shape, and kernel where one is named."""
+        same = (self.hidden_size, self.intermediate_size) == (hidden_size, intermediate_size)
+        return same and kernel in (None, self.kernel)

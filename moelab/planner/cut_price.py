@@ -1,0 +1,41 @@
+"""cut_price: what row pieces cost beyond their bytes, as the machine was measured to take, or bytes alone.  Floor 3.
+
+In our kernels a cut expert costs no meeting of the workers beyond those that every layer-step has, so that the price is
+shorter runs of rows: ``piece_factor`` of ``ExpertTimes`` where all nodes work. Where memory decides it vanishes, where
+cores decide it stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moelab.cost_model.node_time import entry_s
+from moelab.domain.machine import Machine
+
+
+@dataclass(frozen=True)
+class CutPrice:
+    """What cutting experts into row pieces costs beyond their bytes; a measurement, never a guess.
+
+    ``slice_factor``: time of the pieces over the time of the whole at equal bytes (short rows are slower); ``barrier``:
+    what a layer-step with a cut expert takes longer, in units of one expert's time on a node; ``source``: who measured.
+    """
+
+    slice_factor: float = 1.0
+    barrier: float = 0.0
+    source: str = "not measured: bytes alone"
+
+
+def measured_price(
+    machine: Machine | None, hidden_size: int | None, intermediate_size: int | None, num_nodes: int
+) -> CutPrice:
+    """Of experts of that shape in ``num_nodes`` pieces; says so where the machine was not calibrated for it."""
+    times = None if machine is None else machine.times_of(hidden_size, intermediate_size)
+    if machine is None or times is None or num_nodes < 2 or not times.piece_factor:
+        return CutPrice()
+    whole, piece = (float(entry_s(times, part, 1, busy=num_nodes)) for part in (1.0, 1.0 / num_nodes))
+    return CutPrice(
+        slice_factor=num_nodes * piece / whole,
+        barrier=0.0,
+        source=f"measured: {times.name}, {machine.source} of {machine.name}, {machine.date}",
+    )

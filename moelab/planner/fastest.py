@@ -1,0 +1,58 @@
+"""fastest: whole experts, a mixture or all of them cut, whichever the machine is predicted to run fastest.  Floor 3.
+
+Bytes alone always favour cut experts; measured times (``moelab calibrate``) know what pieces cost and what contention
+leaves of a better balance. Each candidate plans on the planning half, is predicted on it, and the least time wins; the
+held-out half only scores. Does not search beyond its candidates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from moelab.domain.plan import Plan
+from moelab.domain.trace import Trace
+from moelab.planner.anneal import anneal
+from moelab.planner.coact import coact
+from moelab.planner.node_plan import masks_of_plan, node_plan
+from moelab.planner.node_problem import node_problem
+from moelab.planner.predicted_time import predicted_ms_per_step, times_for
+from moelab.planner.row_split import row_split
+from moelab.planner.split_some import split_some
+
+CUT_SHARES = (0.1, 0.25, 0.5)
+
+
+def fastest(trace: Trace, *, score: bool = True, **options: Any) -> Plan:
+    """The candidate of least predicted time; ``options``: those of ``node_problem``.
+
+    Raises ``ValueError`` where ``machine`` has no calibrated times of the experts' shape.
+    """
+    problem = node_problem(trace, **options)
+    begin = time.perf_counter()
+    if times_for(problem) is None:
+        header = problem.header
+        raise ValueError(
+            f"machine has no calibrated times of {header.hidden_size} x {problem.intermediate} experts on "
+            f"{problem.num_nodes} nodes: run `moelab calibrate --expert-shape "
+            f"{header.hidden_size}x{problem.intermediate}` and give its file as --machine, or take a planner that "
+            "counts bytes, such as anneal"
+        )
+    candidates: dict[str, Callable[..., Plan]] = {"anneal": anneal, "coact": coact}
+    if problem.can_cut:
+        candidates["row_split"] = row_split
+    masks, predicted = {}, {}
+    for name, planner in candidates.items():
+        masks[name] = masks_of_plan(planner(trace, score=False, **options))
+    if problem.can_cut:
+        for share in CUT_SHARES:
+            plan = split_some(trace, cut_share=share, score=False, **options)
+            masks[f"split_some {share:g}"] = masks_of_plan(plan)
+    for name, each in masks.items():
+        predicted[name] = predicted_ms_per_step(problem, each, problem.train)
+    chosen = min(predicted, key=lambda name: predicted[name] or 0.0)
+    return node_plan(
+        problem, masks[chosen], "fastest", seconds=time.perf_counter() - begin, score=score,
+        parameters={"chosen": chosen}, notes={"planning_ms_per_step": predicted},
+    )  # fmt: skip

@@ -1,0 +1,45 @@
+"""predicted_time: milliseconds of layer-steps under a placement, from what the machine was measured to take.  Floor 3.
+
+``step_maximum`` counts in experts, the nodes' rates apart; here contention, overheads and the kernels' own times are in
+(``cost_model.node_time``). Without calibrated times of the expert shape there is no prediction by time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moelab.cost_model.node_time import layer_steps_s
+from moelab.domain.expert_times import ExpertTimes
+from moelab.planner.layer_steps import LayerSteps
+from moelab.planner.node_problem import NodeProblem
+from moelab.planner.step_entries import step_entries
+
+
+def times_for(problem: NodeProblem) -> ExpertTimes | None:
+    """Calibrated times of the problem's expert shape; ``None`` where the machine has none, or too few nodes."""
+    machine = problem.machine
+    if machine is None or problem.num_nodes > len(machine.nodes):
+        return None
+    return machine.times_of(problem.header.hidden_size, problem.intermediate)
+
+
+def predicted_layer_steps_s(
+    problem: NodeProblem, steps: LayerSteps, masks: np.ndarray, times: ExpertTimes
+) -> np.ndarray:
+    """float64 [layer-steps of ``steps``]; what fast tiers serve is not in it."""
+    entries = step_entries(steps, masks, problem.times, problem.piece_units).of_nodes(problem.num_nodes)
+    tokens = np.full(len(entries.step), problem.tokens_of_expert)
+    per_step = steps.sizes * problem.tokens_of_expert / problem.header.top_k
+    return layer_steps_s(
+        times, step=entries.step, node=entries.node, part=entries.part, num_tokens=tokens, tokens_of_step=per_step,
+        num_nodes=problem.num_nodes,
+    )  # fmt: skip
+
+
+def predicted_ms_per_step(problem: NodeProblem, masks: np.ndarray, steps: LayerSteps | None = None) -> float | None:
+    """Of one step through all layers, on the scoring steps unless others are given; ``None`` without times."""
+    times = times_for(problem)
+    if times is None:
+        return None
+    seconds = predicted_layer_steps_s(problem, problem.test if steps is None else steps, masks, times)
+    return float(1e3 * seconds.mean() * problem.header.num_layers)

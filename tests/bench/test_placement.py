@@ -1,0 +1,240 @@
+"""bench placement: ranks beside a naive twin, real runs at a tiny shape whose bytes are as predicted, the page."""
+
+import json
+import os
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from moelab.bench.placement import core_bound as core
+from moelab.bench.placement import two_nodes, with_uploads
+from moelab.bench.placement.lockstep import ids_of_steps, lockstep
+from moelab.bench.placement.pieces import pieces
+from moelab.bench.placement.placed import PlacedLayers
+from moelab.bench.placement.rank import ranking, standard_error_of_median
+from moelab.bench.placement.result import BEGIN, END, PlacementResult
+from moelab.bench.placement.run import PARTS, run
+from moelab.cli.bench import BENCHES
+from moelab.domain.expert_times import BusyNodes, ExpertTimes, Uploads
+from moelab.domain.trace import NO_EXPERT
+from moelab.kernels import ExpertLayout, Pool
+from moelab.kernels.native import library
+from moelab.planner import empty
+from moelab.simulator.simulate import simulate
+from tests.seeded_traces import seeded_trace
+
+cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+needs_native = pytest.mark.skipif(library()[0] is None, reason="native kernels are not built")
+needs_two_cores = pytest.mark.skipif(cores < 2, reason="one core only")
+
+
+def times(**changes):
+    values = {
+        "kernel": "generic/int4_g32/int8", "hidden_size": 64, "intermediate_size": 64,
+        "expert_bytes": ExpertLayout(64, 64, "int4_g32").expert_bytes, "workers_of_node": 1, "layer_s": 1e-5,
+        "token_s": 1e-6, "expert_s": {1: 1e-5, 2: 2e-5}, "piece_factor": {2: 1.1}, "read_gb_per_s": 10.0,
+        "busy": {2: BusyNodes(read_gb_per_s=5.0, kernel_share=1.0)}, "residual": 0.0, "num_calls": 1,
+        "uploads": Uploads(by="a test", alone_gb_per_s=4.0, beside_gb_per_s=2.0, read_gb_per_s=5.0, kernel_share=1.0,
+                           upload_share=1.0),
+    }  # fmt: skip
+    return ExpertTimes(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def trace():
+    made = seeded_trace(3, num_requests=12, num_experts=8, decode_tokens=20)
+    header = made.header.model_copy(update={"hidden_size": 64, "moe_intermediate_size": 64})
+    return type(made)(header, made.experts, made.gate_weights, made.tokens)
+
+
+@pytest.fixture(scope="module")
+def planned(trace):
+    chosen = (("round_robin", 0.0), ("eplb", 0.25), ("row_split", 0.0), ("mirror", 1.0))
+    return core.make_plans(trace, plans=chosen)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ranking_is_what_pairs_say(seed):
+    rng = np.random.default_rng(seed)
+    true = rng.random(9)
+    predicted = true + 0.1 * rng.standard_normal(9)
+    measured = true[:, None] * (1 + 0.05 * rng.standard_normal((9, 11)))
+    found = ranking(predicted, measured)
+    agree = disagree = 0
+    for i, j in combinations(range(9), 2):
+        difference = np.median(measured[i] - measured[j])
+        if abs(difference) <= 2 * standard_error_of_median(measured[i] - measured[j]):
+            continue
+        same = (predicted[i] < predicted[j]) == (difference < 0)
+        agree, disagree = agree + same, disagree + (not same)
+    assert (found.num_pairs, found.num_untied) == (36, agree + disagree)
+    assert found.tau == pytest.approx((agree - disagree) / (agree + disagree))
+    middle = np.median(measured, axis=1)
+    assert found.regret == pytest.approx(middle[np.argmin(predicted)] / middle.min() - 1)
+    assert found.regret >= 0
+
+
+def test_equal_predictions_of_different_times_cost_and_noise_makes_ties():
+    measured = np.array([[1.0] * 5, [2.0] * 5, [2.0, 2.1, 1.9, 2.05, 1.95]])
+    found = ranking(np.array([1.0, 1.0, 2.0]), measured)
+    assert found.num_untied == 2  # the second and the third are a tie
+    assert found.tau == pytest.approx(0.5)
+    assert np.isnan(ranking(np.array([1.0, 2.0]), np.ones((2, 5))).tau)
+
+
+def test_error_of_the_median_is_that_of_draws():
+    rng = np.random.default_rng(0)
+    draws = rng.standard_normal((4000, 25))
+    assert np.median([standard_error_of_median(row) for row in draws]) == pytest.approx(
+        np.std(np.median(draws, axis=1)), rel=0.15
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 3, 40])
+def test_lockstep_steps_are_recorded_tokens(trace, batch):
+    steps = lockstep(trace, batch, 9, seed=1)
+    recorded = {row.tobytes() for row in trace.experts}
+    assert all(row.tobytes() in recorded for row in steps.experts)
+    ids = ids_of_steps(steps, 2)
+    assert [each.shape for each in ids] == [(batch, 2, trace.header.top_k)] * 9
+    assert np.array_equal(np.concatenate(ids), steps.experts[:, :2])
+    # A lane goes on within its request: neighbours in time are neighbours in the recording, most of the time.
+    place = {row.tobytes(): number for number, row in enumerate(trace.experts)}
+    lane = [place[steps.experts[step * batch].tobytes()] for step in range(9)]
+    assert np.median(np.diff(lane)) == 1
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        lockstep(trace, 0, 3)
+
+
+def test_missed_are_those_that_are_not_hottest():
+    loads = np.array([[5, 9, 1, 7], [1, 2, 3, 4]])
+    ids = np.array([[[0, 1], [0, 3]]], np.uint16)
+    assert two_nodes.missed(ids, loads, 0.5).tolist() == [[[0, NO_EXPERT], [0, NO_EXPERT]]]
+    assert np.array_equal(two_nodes.missed(ids, loads, 0.0), ids)
+
+
+@needs_native
+@needs_two_cores
+def test_core_bound_runs_what_it_predicted(planned):
+    """Bytes that the kernels count equal the entries' (it raises otherwise); predictions by hand."""
+    found = core.core_bound("seeded", planned, times(), seconds=0.2, num_steps=6)
+    assert {(row.planner, row.extra_memory) for row in found.rows} == set(planned.plans)
+    assert found.ranking.num_pairs == 6
+    assert found.num_rounds >= 5
+    assert (found.scaling > 0).all()
+    of_name = {row.planner: row for row in found.rows}
+    # Three experts of two nodes: cut in two halves each (10% dearer), or two whole ones; then the overheads.
+    assert of_name["mirror"].predicted_ms == pytest.approx(1e3 * 2 * (1e-5 + 1e-6 + 2e-5), rel=0.05)
+    assert of_name["row_split"].predicted_ms == pytest.approx(1e3 * 2 * (1e-5 + 1e-6 + 1.65e-5), rel=0.05)
+    assert of_name["round_robin"].predicted_ms > of_name["mirror"].predicted_ms
+    assert all(row.measured[1] <= row.measured[0] <= row.measured[2] for row in found.rows)
+
+
+@needs_native
+@needs_two_cores
+def test_other_bytes_than_predicted_are_an_error(planned, monkeypatch):
+    real = core.counted_bytes
+    monkeypatch.setattr(core, "counted_bytes", lambda layers: real(layers) * 2)
+    with pytest.raises(RuntimeError, match="expected"):
+        core.core_bound("seeded", planned, times(), seconds=0.1, num_steps=3)
+
+
+@needs_native
+@needs_two_cores
+def test_cells_of_two_nodes(planned, trace):
+    with Pool(2, virtual_nodes=2) as pool:
+        placed = PlacedLayers(ExpertLayout(64, 64, "int4_g32"), 2, 8, pool, isa="generic", activation="int8")
+        cells, rates = two_nodes.two_node_cells(planned, placed, times(), trace.loads(), loop=0, seconds=0.2)
+    assert len(cells) == len(planned.plans) * len(two_nodes.CAPACITIES) * len(two_nodes.BATCHES)
+    assert (rates > 0).all()
+    for cell in cells:
+        assert len(cell.measured_s) == len(cell.predicted_s) == len(cell.naive_s) >= 5
+        assert cell.ms_per_step > 0
+    less = {(c.plan, c.batch, c.capacity): np.median(c.predicted_s) for c in cells}
+    assert all(less[plan, batch, 0.25] < less[plan, batch, 0.0] for plan, batch, _ in less)
+
+
+@pytest.mark.parametrize("policy", with_uploads.POLICIES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_decided_work_is_the_simulators(trace, policy, batch):
+    steps = lockstep(trace, batch, with_uploads.NUM_STEPS + 5, seed=2)
+    work = with_uploads.decide(steps, 3, policy, 3)
+    counted = simulate(steps, empty(steps, slots_per_layer=3, policy=policy), progress=False)
+    misses = np.array([[len(set(ids[ids != NO_EXPERT].tolist())) for ids in of_step] for of_step in work.misses])
+    uploads = np.array([[len(new) for new in of_step] for of_step in work.admitted])
+    assert misses.shape == (with_uploads.NUM_STEPS, 3)
+    last = counted.counts[-with_uploads.NUM_STEPS :]
+    from moelab.policies.counts import MISSES, UPLOADS
+
+    assert np.array_equal(misses, last[:, :, MISSES])
+    assert np.array_equal(uploads, last[:, :, UPLOADS])
+
+
+def test_prediction_with_uploads_by_hand():
+    """One layer, one step: 2 misses of 1 token, 1 copy. Kernels have half of their rate until the copy is done."""
+    ids = np.array([[0, 1]], np.uint16)
+    t = times(layer_s=0.0, token_s=0.0, sharpness=60.0)
+    kernel_rate = t.expert_bytes / 1e-5 / 1e9
+    seconds, naive = with_uploads.predict(with_uploads.Decided([[ids]], [[[0]]]), t, kernel_rate / 2, 0.25)
+    copy_s = t.expert_bytes / 0.25e9
+    done = min(copy_s, 4e-5)
+    assert seconds == pytest.approx(done + max(0, 2 - done / 2e-5) * 1e-5, rel=0.02)
+    assert naive == pytest.approx(3 * t.expert_bytes / ((kernel_rate / 2 + 0.25) * 1e9))
+
+
+@needs_native
+@needs_two_cores
+def test_cells_with_uploads_run(planned):
+    cells = with_uploads.upload_cells(planned, times(), num_layers=2, loop=0, seconds=0.2)
+    assert {(c.policy, c.capacity, c.batch) for c in cells} == {
+        (p, c, b) for p in with_uploads.POLICIES for c in with_uploads.CAPACITIES for b in with_uploads.BATCHES
+    }
+    assert all(cell.link and (cell.measured_s > 0).all() for cell in cells)
+    assert with_uploads.upload_cells(planned, times(uploads=None), num_layers=2, loop=0, seconds=0.2) == []
+
+
+@needs_native
+def test_pieces():
+    rows = pieces(shapes=("128x128",), seconds=0.2, isa="generic")
+    assert [row["nodes"] for row in rows] == [2, 3, 4]  # four units of rows are too few for eight nodes
+    assert [row["composed"] for row in rows] == [cores < 2, True, True]
+    by_nodes = {row["nodes"]: row for row in rows}
+    assert by_nodes[3]["bytes_over_whole"] == pytest.approx(8 / 3 / 3)
+    for row in rows:
+        low, high = row["cut_over_whole_range"]
+        assert low <= row["cut_over_whole"] <= high
+        assert row["wins"] == ("whole" if low > 1 else "cut" if high < 1 else "tie")
+
+
+def test_command_and_page(tmp_path):
+    assert "placement" in BENCHES
+    with pytest.raises(ValueError, match="expected some of core, memory, pieces"):
+        run(parts=["cores"])
+    row = {"planner": "anneal", "extra_memory": 0.1, "heldout_ratio_to_ideal": 1.08, "gap": 0.08,
+           "predicted_ms_per_token": 8.0, "measured_ms_per_token": 7.5,
+           "measured_ms_per_token_range": (7.4, 7.6)}  # fmt: skip
+    one = {"trace": "t", "model": "m", "synthetic": False, "steps": "decode", "kernel": "k", "layers_run": 2,
+           "layers_of_model": 26, "num_steps": 40, "num_rounds": 8, "virtual_nodes": 2, "scaling": 1.95,
+           "scaling_range": (1.9, 1.97), "kendall_tau": 0.95, "untied_pairs": 60, "pairs": 171, "regret": 0.01,
+           "chosen": "anneal 10%", "best": "mirror 100%", "calibration_residual": 0.01, "rows": [row]}  # fmt: skip
+    result = PlacementResult({}, {}, []).with_core(one)
+    page = tmp_path / "page.md"
+    page.write_text(f"# Title\n\nprose\n{BEGIN}\nold\n{END}\nafter\n")
+    result.write_page(page)
+    text = page.read_text()
+    assert "prose" in text
+    assert "after" in text
+    assert "\nold\n" not in text
+    assert "| 60 of 171 | 1.0% (anneal 10%; best mirror 100%) | met |" in text
+    assert "| anneal | 10% | 1.080 | 8.0% | 8.0 | 7.5 (7.4 to 7.6) | 1.067 |" in text
+    missed = PlacementResult({}, {}, []).with_core({**one, "regret": 0.03})
+    assert "| missed |" in missed.markdown()
+    result.save(tmp_path / "kept.json")
+    again = PlacementResult.load(tmp_path / "kept.json")
+    assert json.dumps(again.to_dict()) == json.dumps(result.to_dict())
+    assert len(again.to_frame()) == 1
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match="no result of this bench"):
+        PlacementResult.load(tmp_path / "other.json")
+    assert set(PARTS) == {"core", "memory", "pieces"}

@@ -1,0 +1,89 @@
+"""The fit of expert times: calls made from known times, with noise and memory of two speeds, give them back."""
+
+import numpy as np
+import pytest
+
+from moelab.calibration.expert_calls import APART, ON_ONE_NODE, PIECES, TOKENS, TOKENS_AT_ONCE, ExpertCalls
+from moelab.calibration.fit import fit
+from moelab.kernels import ExpertLayout
+
+LAYOUT = ExpertLayout(1024, 512, "int4_g32")
+LAYER_S, TOKEN_S = 3e-5, 2e-6
+EXPERT_S = {1: 4e-4, 2: 5e-4, 3: 6.2e-4, 4: 8e-4, 6: 1.1e-3, 8: 1.4e-3}
+FACTORS = {2: 1.02, 4: 1.05, 8: 1.15}
+
+
+def calls(seed, *, noise, share=0.9, sharpness=6.0, rounds=60, disturbed=0.0):
+    """Two memory states by turns of ten rounds; ``disturbed``: part of the calls that take three times as long."""
+    rng = np.random.default_rng(seed)
+
+    def taken(seconds):
+        out = np.broadcast_to(seconds, rounds) * np.exp(noise * rng.standard_normal(rounds))
+        return np.where(rng.random(rounds) < disturbed, 3 * out, out)
+
+    fast = (np.arange(rounds) // 10) % 2 == 0
+    read = np.where(fast, 2.0, 1.1)  # GB/s of each of two nodes: about what the kernels ask for, and less
+    memory_s = LAYOUT.expert_bytes / read / 1e9
+
+    def at_once(tokens):
+        kernel_s = EXPERT_S[tokens]
+        return (kernel_s**sharpness + memory_s**sharpness) ** (1 / sharpness) / share
+
+    return ExpertCalls(
+        layout=LAYOUT,
+        num_nodes=2,
+        workers_of_node=1,
+        one_node={(e, t): taken(LAYER_S + t * TOKEN_S + e * EXPERT_S[t]) for e, t in ON_ONE_NODE},
+        apart={t: taken(LAYER_S + t * TOKEN_S + t * EXPERT_S[1]) for t in APART},
+        pieces={p: taken(LAYER_S + TOKEN_S + 2 * EXPERT_S[1] * FACTORS[p]) for p in PIECES},
+        busy={(2, t): taken(LAYER_S + t * TOKEN_S + 2 * at_once(t)) for t in TOKENS_AT_ONCE},
+        reads={1: taken(5.0), 2: read * np.exp(noise / 3 * rng.standard_normal(rounds))},
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_known_times_come_back(seed):
+    times = fit(calls(seed, noise=0.01), "generic/int4_g32/int8")
+    assert times.kernel == "generic/int4_g32/int8"
+    assert times.expert_s == pytest.approx(EXPERT_S, rel=0.03)
+    assert times.layer_s == pytest.approx(LAYER_S, rel=0.5)
+    assert times.piece_factor == pytest.approx(FACTORS, rel=0.02)
+    assert times.busy[2].kernel_share == pytest.approx(0.9, rel=0.03)
+    assert 4 <= times.sharpness <= 12
+    assert times.residual < 0.01
+    assert times.num_calls == 60 * (len(ON_ONE_NODE) + len(APART) + len(PIECES) + len(TOKENS_AT_ONCE))
+
+
+def test_without_noise_exactly():
+    times = fit(calls(0, noise=0.0), "generic/int4_g32/int8")
+    assert times.expert_s == pytest.approx(EXPERT_S, rel=1e-6)
+    assert (times.layer_s, times.token_s) == pytest.approx((LAYER_S, TOKEN_S), rel=1e-4)
+    assert times.sharpness == 6.0
+    assert times.busy[2].kernel_share == pytest.approx(0.9, rel=1e-6)
+    assert times.residual < 1e-6
+
+
+def test_disturbed_rounds_do_not_count():
+    """A third of all calls three times as long, at random: medians hardly move."""
+    times = fit(calls(3, noise=0.01, disturbed=0.3), "generic/int4_g32/int8")
+    assert times.expert_s == pytest.approx(EXPERT_S, rel=0.08)
+    assert times.busy[2].kernel_share == pytest.approx(0.9, rel=0.1)
+
+
+def test_negative_times_do_not_come_out():
+    """Calls on one node that get cheaper with their tokens: the fit stays at zero or more, and never falls."""
+    odd = calls(4, noise=0.0)
+    for (experts, tokens), seconds in odd.one_node.items():
+        seconds /= 1 + tokens * experts
+    times = fit(odd, "generic/int4_g32/int8")
+    values = [times.layer_s, times.token_s, *times.expert_s.values()]
+    assert min(values) >= 0
+    assert list(times.expert_s) == list(TOKENS)
+    assert (np.diff(list(times.expert_s.values())) >= 0).all()
+
+
+def test_no_time_is_refused():
+    broken = calls(5, noise=0.0)
+    broken.one_node[1, 1][:] = 0
+    with pytest.raises(ValueError, match="expected more than 0"):
+        fit(broken, "generic/int4_g32/int8")

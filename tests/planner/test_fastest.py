@@ -1,0 +1,94 @@
+"""Planning by measured time: entries against the objective and a naive twin, the price of cuts, what is chosen."""
+
+import numpy as np
+import pytest
+
+from moelab.domain.expert_times import BusyNodes, ExpertTimes
+from moelab.domain.machine import Machine, NumaNode
+from moelab.planner import PLANNERS
+from moelab.planner.node_plan import masks_of_plan
+from moelab.planner.node_problem import node_problem
+from moelab.planner.predicted_time import predicted_layer_steps_s, predicted_ms_per_step
+from moelab.planner.step_entries import step_entries
+from moelab.planner.step_maximum import CUT, step_maxima
+from tests.seeded_traces import seeded_trace
+
+SHAPE = {"moe_intermediate_size": 256}
+QUICK = {"held_out": 0.25, "seed": 1}
+
+
+def machine(num_nodes, *, piece=1.0, share=1.0, layer_s=0.0, hidden=None):
+    trace = seeded_trace(0)
+    times = ExpertTimes(
+        kernel="generic/int4_g32/int8", hidden_size=hidden or trace.header.hidden_size or 1, intermediate_size=256,
+        expert_bytes=1000, workers_of_node=1, layer_s=layer_s, token_s=0.0, expert_s={1: 1e-3, 2: 2e-3},
+        piece_factor={2: piece, 4: piece}, read_gb_per_s=1e6,
+        busy={n: BusyNodes(read_gb_per_s=1e6, kernel_share=share) for n in range(2, num_nodes + 1)}, residual=0.0,
+        num_calls=1,
+    )  # fmt: skip
+    nodes = tuple(
+        NumaNode(name=f"node{n}", cores=(n,), memory_bytes=10**9, read_gb_per_s={1: 10.0}) for n in range(num_nodes)
+    )
+    return Machine(name="m", source="calibration", date="2026-01-01", nodes=nodes, expert_times=(times,))
+
+
+def trace_of(seed, **options):
+    trace = seeded_trace(seed, num_requests=20, decode_tokens=8, **options)
+    header = trace.header.model_copy(update={"hidden_size": 64})
+    return type(trace)(header, trace.experts, trace.gate_weights, trace.tokens)
+
+
+@pytest.mark.parametrize("num_nodes", [2, 3])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_entries_give_the_objective(seed, num_nodes):
+    """With equal nodes, no overhead and no contention the time of a layer-step is the objective times one expert."""
+    trace = trace_of(seed, num_experts=12)
+    m = machine(num_nodes, hidden=64)
+    problem = node_problem(trace, nodes=num_nodes, machine=m, **SHAPE, **QUICK)
+    rng = np.random.default_rng(seed)
+    masks = rng.integers(0, 1 << num_nodes, problem.shape)
+    entries = step_entries(problem.test, masks, problem.times, problem.piece_units)
+    loads = np.zeros((problem.test.num_layer_steps, num_nodes))
+    np.add.at(loads, (entries.step, entries.node), entries.part)
+    assert loads.max(axis=1) == pytest.approx(step_maxima(problem.test, masks, problem.times), rel=1e-4)
+    whole = np.bincount(entries.step, entries.part, problem.test.num_layer_steps)
+    assert whole == pytest.approx(problem.test.sizes, rel=1e-4)  # every expert once, whatever its copies
+    held = masks.ravel()[entries.key] >> entries.node & 1
+    assert ((held == 1) | (entries.part < 1)).all()
+    seconds = predicted_layer_steps_s(problem, problem.test, masks, m.expert_times[0])
+    per_expert = m.expert_times[0].expert_s[1] * (1 + problem.tokens_of_expert - 1)
+    assert seconds == pytest.approx(per_expert * loads.max(axis=1), rel=1e-6)
+
+
+def test_price_of_cuts_comes_from_the_machine():
+    trace = trace_of(3)
+    dear = node_problem(trace, nodes=2, machine=machine(2, piece=1.3, hidden=64), **SHAPE)
+    assert dear.cut_price.slice_factor == pytest.approx(1.3)
+    assert "measured: generic" in dear.cut_price.source
+    assert dear.times.piece_sizes.sum() == pytest.approx(1.3 * 2**20, rel=1e-5)
+    unknown = node_problem(trace, nodes=2, machine=machine(2, piece=1.3, hidden=128), **SHAPE)
+    assert unknown.cut_price.slice_factor == 1.0
+    assert "not measured" in unknown.cut_price.source
+
+
+@pytest.mark.parametrize(("piece", "kinds"), [(1.0, {"row_split"}), (3.0, {"anneal", "coact", "split_some"})])
+def test_chooses_cuts_where_they_are_cheap_and_whole_experts_where_they_are_dear(piece, kinds):
+    trace = trace_of(5, num_experts=16, top_k=3)
+    m = machine(2, piece=piece, hidden=64)
+    plan = PLANNERS["fastest"](trace, nodes=2, machine=m, **SHAPE, **QUICK)
+    assert plan.planner["name"] == "fastest"
+    assert plan.planner["chosen"].split()[0] in kinds
+    assert ((masks_of_plan(plan) == CUT).mean() == 0) == (piece > 1)
+    predicted = plan.prediction["planning_ms_per_step"]
+    assert predicted[plan.planner["chosen"]] == min(predicted.values())
+    problem = node_problem(trace, nodes=2, machine=m, **SHAPE, **QUICK)
+    expected = predicted_ms_per_step(problem, masks_of_plan(plan))
+    assert plan.prediction["predicted_ms_per_step"] == pytest.approx(expected)
+
+
+def test_without_times_it_says_what_to_run():
+    trace = trace_of(6)
+    with pytest.raises(ValueError, match="moelab calibrate --expert-shape 64x256"):
+        PLANNERS["fastest"](trace, nodes=2, machine=machine(2, hidden=32), **SHAPE)
+    with pytest.raises(ValueError, match="on 3 nodes"):
+        PLANNERS["fastest"](trace, nodes=3, machine=machine(2, hidden=64), **SHAPE)
