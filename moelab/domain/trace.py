@@ -303,7 +303,7 @@ class Trace:
             "layer": layer,
             "slot": slot,
             "expert": self.experts[token, layer, slot],
-            "gate_weight": self.gate_weights[token, layer, slot],
+            "gate_weight": self.gate_weights[token, layer, slot].astype(np.float32),  # pandas cannot print float16
         }
         return pd.DataFrame(columns)
 
