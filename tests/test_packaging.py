@@ -91,6 +91,8 @@ def test_wheel_carries_captures_and_nano(wheel):
     for wanted in ("config.json", "tokenizer.json", "model.safetensors"):
         assert f"moelab/shipped/nano/model/{wanted}" in names
     assert any(n.startswith("moelab/shipped/nano/capture/") and n.endswith(".parquet") for n in names)
+    for name in ("theme.js", "expert_map.js", "expert_map_widget.js", "widgets.css"):
+        assert f"moelab/widgets/js/{name}" in names
     assert not any("/training/" in n for n in names), "the training scripts stay in the source tree"
 
 

@@ -1,0 +1,12 @@
+"""Floor 6. Widgets for JupyterLab: one small Python class and one small ES module in ``js`` each.
+
+A view holds no computation: what it shows is a plain call with the same numbers (its docstring names it). Everything is
+bundled, nothing is fetched. ``widget`` (states, what a saved notebook shows), ``module`` (how the
+JavaScript is put together), ``expert_map`` (the canvas layer x expert), then one file for each widget.
+"""
+
+from __future__ import annotations
+
+from moelab.widgets.expert_map import ExpertMap
+
+__all__ = ["ExpertMap"]
