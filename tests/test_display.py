@@ -1,4 +1,4 @@
-"""What results show of themselves: an HTML table in a notebook, the same values as text elsewhere; one look of pictures."""
+"""What results show of themselves: an HTML table in a notebook, the same as text elsewhere; one look of pictures."""
 
 import html
 import re
@@ -61,7 +61,7 @@ def test_names_of_others_are_escaped(results):
 
 
 def test_pictures_have_one_template_and_palette():
-    """Every function of `moelab.plots` draws with the registered template; hand-made colours are the palette's or grey."""
+    """Every function of `moelab.plots` draws with the registered template; other colours are the palette's or grey."""
     assert list(pio.templates["moelab"].layout.colorway) == list(PALETTE)
     folder = Path(plots.__file__).parent
     drawn = [folder / f"{name}.py" for name in plots.__all__ if name not in {"PALETTE", "TEMPLATE"}]

@@ -159,5 +159,9 @@ def test_break_even_marks_where_both_meet():
     one = CostComparison(prices, rent, Traffic(0.5), 15.0)
     figure = plots.break_even(one)
     assert one.break_even_tokens_per_month in [shape.x0 for shape in figure.layout.shapes]
+    note = next(note for note in figure.layout.annotations if note.text == "break-even")
+    assert 10**note.x == pytest.approx(one.break_even_tokens_per_month), (
+        "texts of a logarithmic axis stand at exponents"
+    )
     api, machine = figure.data
     assert api.y[0] < machine.y[0]

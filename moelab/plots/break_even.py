@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import plotly.graph_objects as go
 
 from moelab.plots.template import PALETTE, TEMPLATE
@@ -24,7 +26,11 @@ def break_even(comparison: CostComparison) -> go.Figure:
     even, capacity = comparison.break_even_tokens_per_month, comparison.capacity_per_month
     for place, text in ((even, "break-even"), (capacity, "one machine, never idle")):
         if place is not None and place < float("inf"):
-            figure.add_vline(x=place, line={"color": "#888888", "dash": "dash"}, annotation_text=text)
+            figure.add_vline(x=place, line={"color": "#888888", "dash": "dash"})
+            # Shapes stand at the value, texts at its exponent: add_vline would put the text far off a logarithmic axis.
+            figure.add_annotation(
+                x=math.log10(place), y=1, yref="paper", text=text, showarrow=False, xanchor="left", yanchor="top"
+            )
     traffic = comparison.traffic
     figure.update_layout(
         template=TEMPLATE,

@@ -7,6 +7,8 @@ JavaScript is put together), ``expert_map`` (the canvas layer x expert), then on
 
 from __future__ import annotations
 
+from moelab.widgets.cost_calculator import CostCalculator
 from moelab.widgets.expert_map import ExpertMap
+from moelab.widgets.sizing_calculator import SizingCalculator
 
-__all__ = ["ExpertMap"]
+__all__ = ["CostCalculator", "ExpertMap", "SizingCalculator"]
