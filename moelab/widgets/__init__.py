@@ -10,5 +10,6 @@ from __future__ import annotations
 from moelab.widgets.cost_calculator import CostCalculator
 from moelab.widgets.expert_map import ExpertMap
 from moelab.widgets.sizing_calculator import SizingCalculator
+from moelab.widgets.trace_browser import TraceBrowser
 
-__all__ = ["CostCalculator", "ExpertMap", "SizingCalculator"]
+__all__ = ["CostCalculator", "ExpertMap", "SizingCalculator", "TraceBrowser"]

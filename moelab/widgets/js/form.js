@@ -4,6 +4,7 @@ class FormView {
   constructor(model) {
     this.model = model;
     this.fields = new Map();
+    this.timer = null; // of what was typed and not yet sent
     this.element = element("form", { class: "moelab-form", onsubmit: (event) => event.preventDefault() });
     this.build();
     model.on("change:controls", () => this.build());
@@ -29,7 +30,7 @@ class FormView {
   field(control) {
     const named = { name: control.name, "aria-label": control.group ? `${control.group}: ${control.label}` : control.label };
     const later = () => { clearTimeout(this.timer); this.timer = setTimeout(() => this.write(), 120); };
-    const now = () => { clearTimeout(this.timer); this.write(); };
+    const now = () => this.write();
     if (control.kind === "select")
       return element("select", { ...named, onchange: now },
         ...control.options.map((option) => element("option", { value: option }, option)));
@@ -41,6 +42,7 @@ class FormView {
   }
 
   fill() {
+    if (this.timer) return; // what stands in the form is newer
     const inputs = this.model.get("inputs");
     for (const [name, { control, field, row, shown }] of this.fields) {
       const value = inputs[name];
@@ -57,6 +59,8 @@ class FormView {
   }
 
   write() {
+    clearTimeout(this.timer);
+    this.timer = null;
     const inputs = { ...this.model.get("inputs") };
     for (const [name, { control, field }] of this.fields) inputs[name] = this.value(control, field);
     this.model.set("inputs", inputs);
