@@ -62,7 +62,8 @@ class Exploration:
 
     ``machine`` ``None``: no times. ``model``: a ``ModelSpec`` or a preset's name, for the bytes of what the trace does
     not say (experts, the rest of the model). ``phase``: whose steps are counted (default: decode where there is any).
-    ``preview_tokens``: of the held-out part that a preview simulates (default: ``PREVIEW_ROUTINGS``). Raises ``ValueError`` for what does not fit.
+    ``preview_tokens``: of the held-out part that a preview simulates (default: ``PREVIEW_ROUTINGS``).
+    Raises ``ValueError`` for what does not fit.
     """
 
     def __init__(

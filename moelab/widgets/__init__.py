@@ -8,5 +8,6 @@ JavaScript is put together), ``expert_map`` (the canvas layer x expert), then on
 from __future__ import annotations
 
 from moelab.widgets.expert_map import ExpertMap
+from moelab.widgets.placement_explorer import PlacementExplorer
 
-__all__ = ["ExpertMap"]
+__all__ = ["ExpertMap", "PlacementExplorer"]
