@@ -210,7 +210,7 @@ class Exploration:
             result, part, machine=machine, efficiency=efficiency, why_no_time=why,
             bound=None if bound is None else (bound.reached, bound.least, bound.of),
             memory=memory_of_tiers(plan, self._whole_machine(settings), self.other_bytes), placed_by=placed_by,
-            scored_on=self.scored_on(part), is_preview=part.is_sample or "stand-in" in placed_by,
+            scored_on=self.scored_on(part), is_preview=on_progress is None,
         )  # fmt: skip
         found = replace(found, seconds=time.perf_counter() - begin, train_reads_per_layer_step=on_train)
         return Outcome(

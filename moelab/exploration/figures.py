@@ -31,7 +31,7 @@ class Figures:
     of the phase's steps; ``..._interval``: 95%, by drawing ``num_clusters`` ``unit`` again, ``None`` below ten.
     ``bytes_of_node`` and ``bytes_of_link`` by tier, per token. ``bound``: the least of ``bound_of`` on the same steps,
     ``gap`` above it (``None`` where it was not asked for). ``memory`` by tier. ``placed_by`` says where the placement
-    comes from, ``is_preview`` that not all steps, or not the planner's placement, stand behind it.
+    comes from, ``is_preview`` that not all steps, or not the planner's placement, may stand behind it.
     """
 
     is_preview: bool

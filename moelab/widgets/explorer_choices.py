@@ -10,6 +10,16 @@ from moelab.exploration.settings import MOST_NODES, planners, policies
 from moelab.policies import POLICIES
 
 
+def first_settings(exploration: Exploration) -> Settings:
+    """One node, and of the experts a tenth on the fast tier, or as many as the machine's holds beside the rest."""
+    num_experts, slot_bytes = exploration.trace.header.num_experts, sum(exploration.expert_bytes)
+    slots, machine = max(1, num_experts // 10), exploration.machine
+    if machine is not None and machine.fast_tiers and slot_bytes:
+        room = machine.fast_tiers[0].memory_bytes - exploration.other_bytes
+        slots = min(slots, max(0, room // slot_bytes))
+    return Settings(int(slots))
+
+
 def choices_of(exploration: Exploration, settings: Settings) -> dict[str, Any]:
     """``planners``, ``policies`` (with the oracles, which see the future, named), ``nodes``, and sizes in bytes."""
     machine, header = exploration.machine, exploration.trace.header

@@ -32,7 +32,7 @@ from moelab.exploration.settings import fitting
 from moelab.policies.requests import Requests
 from moelab.widgets.background import Background, Report
 from moelab.widgets.expert_map import EDITED, PINNED, ExpertMap
-from moelab.widgets.explorer_choices import choices_of, split_of
+from moelab.widgets.explorer_choices import choices_of, first_settings, split_of
 from moelab.widgets.module import module_text
 from moelab.widgets.static_picture import map_html
 from moelab.widgets.widget import figures_html
@@ -106,8 +106,7 @@ class PlacementExplorer(ExpertMap):
             return
         self.exploration = Exploration(trace, machine, model, **options)
         self._order = np.argsort(-self.exploration.loads, axis=1, kind="stable")
-        header = trace.header
-        chosen = settings or Settings(max(1, header.num_experts // 10))
+        chosen = settings or first_settings(self.exploration)
         with self.hold_sync():
             self.has_engine = engine is not None
             self.split = split_of(self.exploration)

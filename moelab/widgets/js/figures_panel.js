@@ -64,7 +64,7 @@ function figuresPanel(model) {
       rows.push(cell(name, gigabytes(bytes), gigabytes(before[name]), change(bytes, before[name], false), "bytes, mean over tokens"));
     const head = hasKept ? [element("tr", {}, element("th"), element("th", {}, "now"),
       element("th", { title: kept.settings }, "A"), element("th", {}, "change"))] : [];
-    const note = `Routed experts only. ${now.scored_on}: ${now.num_tokens.toLocaleString("en-US")} tokens. Placed by ${now.placed_by}.` +
+    const note = `Routed experts only, ${now.scored_on}: ${now.num_tokens.toLocaleString("en-US")} tokens. Placed by ${now.placed_by}.` +
       (now.synthetic ? " SYNTHETIC routing." : "") + (now.bound_of ? ` Bound: ${now.bound_of}.` : " The bound comes with the full figure.");
     panel.replaceChildren(speed, element("table", {}, ...head, ...rows),
       ...(hasKept ? [element("div", { class: "moelab-note" }, `A: ${kept.settings}`)] : []),
