@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from moelab.widgets.cost_calculator import CostCalculator
 from moelab.widgets.expert_map import ExpertMap
+from moelab.widgets.placement_explorer import PlacementExplorer
 from moelab.widgets.sizing_calculator import SizingCalculator
 from moelab.widgets.trace_browser import TraceBrowser
 
-__all__ = ["CostCalculator", "ExpertMap", "SizingCalculator", "TraceBrowser"]
+__all__ = ["CostCalculator", "ExpertMap", "PlacementExplorer", "SizingCalculator", "TraceBrowser"]

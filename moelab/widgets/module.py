@@ -22,5 +22,6 @@ def module_text(*names: str) -> str:
 
 
 def style_text() -> str:
-    """The one style sheet of all widgets."""
-    return (FOLDER / "widgets.css").read_text(encoding="utf-8")
+    """The one style sheet of all widgets: every ``.css`` of the folder, ``widgets.css`` first."""
+    files = sorted(FOLDER.glob("*.css"), key=lambda file: (file.name != "widgets.css", file.name))
+    return "\n".join(file.read_text(encoding="utf-8") for file in files)

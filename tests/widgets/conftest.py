@@ -24,9 +24,17 @@ def lab_server(tmp_path_factory):
     server.stop()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if call.when == "call":
+        item.has_failed = report.failed
+    return report
+
+
 @pytest.fixture
-def open_notebook(lab_server, browser):
-    """Call it with (name, cells, theme); every notebook must have been quiet at the end."""
+def open_notebook(lab_server, browser, request):
+    """Call it with (name, cells, theme); every notebook must have been quiet at the end. A failure leaves a picture."""
     opened: list[Notebook] = []
 
     def open_one(name: str, cells: list[str], theme: str = "light") -> Notebook:
@@ -34,6 +42,9 @@ def open_notebook(lab_server, browser):
         return opened[-1]
 
     yield open_one
+    if getattr(request.node, "has_failed", False):
+        for notebook in opened:
+            notebook.picture(notebook.page, f"failed_{notebook.name}")
     for notebook in opened:
         notebook.close()
     for notebook in opened:

@@ -8,7 +8,7 @@ import moelab
 from moelab.palette import PALETTE, rgb_of
 from moelab.sizing import CostComparison, MachineCost, TokenPrices, Traffic
 from moelab.widgets.chart_svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from tests.widgets.pixels import around, has_colour
+from tests.widgets.screenshot import around, has_colour
 
 pytestmark = pytest.mark.browser
 
@@ -28,7 +28,7 @@ def field(widget, name):
 
 
 def figures(widget):
-    rows = widget.locator(".moelab-figures tr")
+    rows = widget.locator(".moelab-answers tr")
     return dict(zip(rows.locator("th").all_inner_texts(), rows.locator("td").all_inner_texts(), strict=True))
 
 

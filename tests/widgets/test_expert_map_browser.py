@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from moelab.palette import viridis
+from tests.widgets.pixels import centre, colour_at, drag_box, drawn
 
 pytestmark = pytest.mark.browser
 
@@ -16,26 +17,7 @@ values = np.random.default_rng(3).random((12, 40)).astype(np.float32)
 view = ExpertMap(values, label="load")
 view
 """
-PIXEL = """(canvas, [row, column, rows, columns]) => {
-  const area = {x: 46, y: 4, w: canvas.clientWidth - 50, h: canvas.clientHeight - 34}, ratio = window.devicePixelRatio;
-  const x = area.x + (column + 0.5) / columns * area.w, y = area.y + (row + 0.5) / rows * area.h;
-  return Array.from(canvas.getContext("2d").getImageData(Math.round(x * ratio), Math.round(y * ratio), 1, 1).data);
-}"""
 VALUES = np.random.default_rng(3).random((12, 40)).astype(np.float32)
-
-
-def drawn(page):
-    canvas = page.locator(".moelab canvas")
-    canvas.wait_for()
-    page.wait_for_function("c => Number(c.dataset.frames) > 0", arg=canvas.element_handle())
-    return canvas
-
-
-def centre(canvas, row, column, shape):
-    """Offset of a cell within the canvas, CSS pixels."""
-    box = canvas.bounding_box()
-    across, down = (column + 0.5) / shape[1], (row + 0.5) / shape[0]
-    return {"x": 46 + across * (box["width"] - 50), "y": 4 + down * (box["height"] - 34)}
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -44,25 +26,19 @@ def test_map(open_notebook, theme):
     notebook.run_all()
     page = notebook.page
     canvas = drawn(page)
-    canvas.scroll_into_view_if_needed()
     assert page.evaluate("document.body.dataset.jpThemeLight") == ("true" if theme == "light" else "false")
 
     share = (VALUES - VALUES.min()) / np.ptp(VALUES)
     for row, column in [(0, 0), (11, 39), (3, 17), (7, 2)]:
-        got = canvas.evaluate(PIXEL, [row, column, 12, 40])
-        assert np.abs(np.array(got[:3]) - viridis(share[row, column])).max() <= 2, (row, column)
+        got = colour_at(canvas, row, column, (12, 40))
+        assert np.abs(np.array(got) - viridis(share[row, column])).max() <= 2, (row, column)
 
     canvas.click(position=centre(canvas, 5, 9, (12, 40)))
     page.get_by_text("1 chosen").wait_for()
     assert notebook.python("np.argwhere(view.chosen).tolist()") == [[5, 9]]
     assert f"layer 5, expert 9: load {VALUES[5, 9]:.4g}" in page.locator(".moelab-readout").inner_text()
 
-    begin, end = centre(canvas, 2, 3, (12, 40)), centre(canvas, 4, 6, (12, 40))
-    corner = canvas.bounding_box()
-    page.mouse.move(corner["x"] + begin["x"], corner["y"] + begin["y"])
-    page.mouse.down()
-    page.mouse.move(corner["x"] + end["x"], corner["y"] + end["y"], steps=4)
-    page.mouse.up()
+    drag_box(page, canvas, (2, 3), (4, 6), (12, 40))
     page.get_by_text("12 chosen").wait_for()
     assert notebook.python("np.argwhere(view.chosen).tolist()") == [[r, c] for r in (2, 3, 4) for c in (3, 4, 5, 6)]
     notebook.picture(page.locator(".moelab"), "expert_map")

@@ -8,7 +8,7 @@ import pytest
 import moelab
 from moelab.analysis.token_routes import token_routes, token_values
 from moelab.palette import PALETTE, rgb_of, viridis
-from tests.widgets.pixels import has_colour, pixels
+from tests.widgets.screenshot import has_colour, pixels
 
 pytestmark = pytest.mark.browser
 

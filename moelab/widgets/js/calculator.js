@@ -5,7 +5,7 @@ export default {
     root(el, "calculator");
     const form = new FormView(model), chart = new ChartView(model);
     const headline = element("div", { class: "moelab-headline", "aria-live": "polite" });
-    const table = element("table", { class: "moelab-figures" });
+    const table = element("table", { class: "moelab-answers" });
     const call = element("code", { class: "moelab-call" });
     const follow = () => {
       headline.textContent = model.get("headline");
@@ -16,7 +16,7 @@ export default {
     };
     model.on("change:headline change:call change:figures change:status", follow);
     follow();
-    el.append(element("div", { class: "moelab-columns" }, form.element,
+    el.append(element("div", { class: "moelab-form-columns" }, form.element,
       element("div", { class: "moelab-answer" }, statusLine(model), headline, chart.element, table, call)));
   },
 };

@@ -18,8 +18,8 @@ class FormView {
       if (control.group) rows.push(element("b", { class: "moelab-form-group" }, control.group));
       const field = this.field(control);
       const shown = control.kind === "range" ? element("output", {}) : null;
-      const row = element("label", {}, element("span", {}, control.label), field, shown,
-        element("i", {}, control.unit || ""));
+      const row = element("label", {}, element("span", {}, control.label), field,
+        element("i", {}, shown, `${shown ? " " : ""}${control.unit || ""}`));
       this.fields.set(control.name, { control, field, row, shown });
       rows.push(row);
     }

@@ -48,8 +48,9 @@ const percent = (value) => (isNumber(value) ? `${(100 * value).toFixed(1)}%` : "
 
 const gigabytes = (bytes) => (isNumber(bytes) ? `${number(bytes / 1e9)} GB` : "none");
 
-// The root of a widget. Its keys are its own: JupyterLab would cut the cell on "x" and move on arrows.
+// The root of a widget. Its keys are its own: JupyterLab would cut the cell on "x", and take the arrows of a slider.
 function root(el, name) {
+  el.addEventListener("keydown", (event) => event.stopPropagation());
   el.classList.add("moelab", `moelab-${name}`);
   el.setAttribute("data-lm-suppress-shortcuts", "true");
   return el;
