@@ -71,7 +71,7 @@ class LayerSteps:
         num_layers, num_experts = trace.header.num_layers, trace.header.num_experts
         pass_of_token = np.arange(trace.num_tokens) if steps == "token" else trace.tokens.step
         step = np.unique(pass_of_token, return_inverse=True)[1]
-        cluster_of_step, num_clusters = _clusters(step, trace.tokens.request)
+        cluster_of_step, num_clusters = clusters_of_steps(step, trace.tokens.request)
         keys, layers, of_steps, sizes = [], [], [], []
         for layer in range(num_layers):
             ids = trace.experts[:, layer]
@@ -117,7 +117,7 @@ def groups_of_requests(trace: Trace, steps: StepKind = "step") -> tuple[np.ndarr
     return _linked(np.unique(trace.tokens.step, return_inverse=True)[1], of_request)
 
 
-def _clusters(step: np.ndarray, request: np.ndarray) -> tuple[np.ndarray, int]:
+def clusters_of_steps(step: np.ndarray, request: np.ndarray) -> tuple[np.ndarray, int]:
     """(cluster of each step, their number): requests that share a step, directly or through others, are one cluster."""
     _, of_request = np.unique(request, return_inverse=True)
     group, num_groups = _linked(step, of_request)

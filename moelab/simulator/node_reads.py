@@ -15,6 +15,7 @@ from numba import njit
 
 from moelab.dispatch import BOUNDED, dispatch, lower_bound, scratch_length
 from moelab.domain.plan import Plan
+from moelab.domain.unique_rows import unique_rows
 from moelab.policies.requests import Requests
 from moelab.source_stamp import stamp_of_room, stamped
 
@@ -50,9 +51,9 @@ def _pieces(plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     here = number >= 0
     key = (columns["layer"] * plan.model.num_experts + columns["expert"])[here]
     rows = np.stack([key, columns["start"][here], columns["stop"][here]], axis=1)
-    pieces, inverse = np.unique(rows, axis=0, return_inverse=True)
+    pieces, inverse, _ = unique_rows(rows)
     masks = np.zeros(len(pieces), np.int64)
-    np.bitwise_or.at(masks, inverse.ravel(), np.int64(1) << number[here])
+    np.bitwise_or.at(masks, inverse, np.int64(1) << number[here])
     expert_bytes = np.asarray(plan.format_of_tier[nodes[0]].expert_bytes, np.int64)
     whole = expert_bytes[pieces[:, 0] // plan.model.num_experts]
     sizes = whole * pieces[:, 2] // plan.num_units - whole * pieces[:, 1] // plan.num_units

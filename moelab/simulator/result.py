@@ -142,6 +142,11 @@ class SimResult:
     def routings(self) -> int:
         return self._sum(ROUTINGS)
 
+    @property
+    def reads(self) -> np.ndarray:
+        """int64 [L, E]: how often each expert was read at home in the selected phase: misses, uploads, prefetches."""
+        return self._totals[READ] + self._totals[COPIED]
+
     # -- rates -------------------------------------------------------------------------------------
 
     @property
@@ -176,8 +181,7 @@ class SimResult:
         if self.node_reads is not None:
             of_node = self.node_reads[self._steps].sum((0, 1)).astype(float)
             return dict(zip(self.node_names, of_node.tolist(), strict=True))
-        uses = self._totals[READ] + self._totals[COPIED]
-        return {n: float((uses * b).sum()) for n, b in zip(self.node_names, self.node_bytes, strict=True)}
+        return {n: float((self.reads * b).sum()) for n, b in zip(self.node_names, self.node_bytes, strict=True)}
 
     @property
     def dispatch_quality(self) -> str | None:
