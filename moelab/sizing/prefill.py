@@ -27,7 +27,8 @@ CHUNK = 4096
 @dataclass(frozen=True)
 class Prefill:
     """Rates for a prompt of `prompt` tokens in chunks of `chunk`; `None` where the machine has no such way, or the
-    model does not fit. `ceiling` is bytes over bandwidth, `link_ceiling` the copies of all experts to the GPUs."""
+    model does not fit, or memory is unified: there the GPU computes, and no page gives its rate. `ceiling` is bytes
+    over bandwidth, `link_ceiling` the copies of all experts to the GPUs."""
 
     prompt: int
     chunk: int
@@ -76,7 +77,7 @@ def prefill(
     ceiling = prompt * bandwidth * GB / read_bytes if read_bytes else float("inf")
     fit = compute_fit(unit)
     predicted = interval = None
-    if places.fits and places.mode != "fast" and machine.num_cores:
+    if places.fits and places.mode != "fast" and machine.num_cores and not machine.unified_memory:
         predicted = min(prompt / seconds, ceiling)
         low, high = (min(predicted * float(bound), ceiling) for bound in (fit.ratios.min(), fit.ratios.max()))
         interval = (low, high)
