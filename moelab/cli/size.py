@@ -199,7 +199,7 @@ def table(sized: list[Sizing]) -> pd.DataFrame:
                 "predicted tok/s": f"{predicted.tok_per_s:.1f} ({low:.1f} to {high:.1f})" if predicted else "",
                 "error": f"{predicted.median_error:.0%}, {predicted.mean_error:.0%}" if predicted else "",
                 "ceiling tok/s": f"{one.ceiling_tok_per_s:.0f}" if one.ceiling_tok_per_s else "",
-                "prefill tok/s": f"{one.prefill.tok_per_s:.0f}" if one.prefill.tok_per_s else "",
+                "prefill tok/s": one.prefill.told,
                 "from disk": format_gb(one.places.streamed_bytes, 0) if one.places.streamed_bytes else "",
             }
         )

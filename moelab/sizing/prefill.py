@@ -42,6 +42,14 @@ class Prefill:
     mean_error: float
     num_points: int
 
+    @property
+    def told(self) -> str:
+        """The rate and its interval, empty where nothing is predicted."""
+        if self.tok_per_s is None or self.interval_tok_per_s is None:
+            return ""
+        low, high = self.interval_tok_per_s
+        return f"{self.tok_per_s:,.0f} ({low:,.0f} to {high:,.0f})"
+
 
 def prefill(
     spec: ModelSpec, recipe: Recipe, machine: Machine, places: Places, prompt: int, *, fit_mode: str = "hybrid",
