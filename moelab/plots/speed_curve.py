@@ -12,8 +12,8 @@ _WIDEST = 2000.0  # GB/s, beyond two sockets of MRDIMM-8800
 
 
 def speed_curve(sizing: Sizing) -> go.Figure:
-    """Rates at batch 1 over the bandwidth of the node's memory. Raises ``ValueError`` where nothing is predicted, and for
-    more streams than one, of which nobody published a curve.
+    """Rates at batch 1 over the bandwidth of the node's memory. Raises ``ValueError`` where nothing is predicted, and
+    for more streams than one, of which nobody published a curve.
 
     Points are what was published, of models and formats that differ; beside each, in hover, what a fit without it says.
     """
