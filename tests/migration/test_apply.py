@@ -187,9 +187,9 @@ def test_a_failure_leaves_the_fast_tier_as_it_was(engine, capture, monkeypatch):
     np.testing.assert_array_equal(tier.resident, held)
     assert len(tier.log) == log
     # Memory that the new tier does not get: then the old one is made anew, with what it was told.
-    from moelab.engine import placement
+    from moelab.engine.fast_tier import fast_tier
 
-    real, calls = placement.FastTier, []
+    real, calls = fast_tier.FastTier, []
 
     def refuse(*arguments, **choices):
         calls.append(choices)
@@ -197,7 +197,7 @@ def test_a_failure_leaves_the_fast_tier_as_it_was(engine, capture, monkeypatch):
             raise MemoryError("fast tier does not fit")
         return real(*arguments, **choices)
 
-    monkeypatch.setattr(placement, "FastTier", refuse)
+    monkeypatch.setattr(fast_tier, "FastTier", refuse)
     with pytest.raises(MemoryError, match="does not fit"):
         apply(engine, with_fast_tier(node_plan_of(capture, "round_robin")), progress=False)
     assert calls[1]["late"] == "wait"
@@ -347,9 +347,9 @@ def test_a_failure_after_homes_came_back(engine, capture, monkeypatch):
     apply(engine, plan, progress=False)
     expected = [text.token_ids for text in engine.generate(PROMPTS, 4, stop=())]
     placements = [layer.placement for layer in engine.routed]
-    from moelab.engine import placement
+    from moelab.engine.fast_tier import fast_tier
 
-    real, calls = placement.FastTier, []
+    real, calls = fast_tier.FastTier, []
 
     def refuse(*arguments, **choices):
         calls.append(choices)
@@ -357,7 +357,7 @@ def test_a_failure_after_homes_came_back(engine, capture, monkeypatch):
             raise MemoryError("fast tier does not fit")
         return real(*arguments, **choices)
 
-    monkeypatch.setattr(placement, "FastTier", refuse)
+    monkeypatch.setattr(fast_tier, "FastTier", refuse)
     with pytest.raises(MemoryError, match="does not fit"):
         apply(engine, with_fast_tier(node_plan_of(capture, "mirror")), progress=False)
     assert len(calls) == 2
