@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MARGIN = 0.5
-"""Top-2 margin in logits below which a token may differ by a move to or from a fast tier. Measured on nano with bf16
-and int4 slots: docs/log.md."""
+MARGIN = 0.25
+"""Top-2 margin in logits below which a token may differ by a move to or from a fast tier: several times what
+nano showed (docs/log.md); a model of other logits may need another (``moelab apply --margin``)."""
 
 Text = Sequence[tuple[int, float]]
 """(token, top-2 margin) of each token."""
