@@ -4,7 +4,7 @@ Initial residents come from the plan's placements, capacity from its fast tiers,
 ``plan.policy``; without a fast tier every use is a read at home. Bytes: a miss reads the expert at home;
 an upload or prefetch reads it at home too (format of the home) and crosses the link in the fast
 tier's format. On several nodes ``dispatch`` chooses the copy that serves, in each layer-step, as replay and engine
-ask it (``node_reads``); where a policy moves experts, copies share the bytes evenly. One fast tier for now.
+ask it (``node_reads``, and ``moving_reads`` where a policy moves experts). One fast tier for now.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from moelab.domain.lossy import Lossy
 from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
 from moelab.domain.trace import CANDIDATE_SCORES, STALE_GATE, Trace
-from moelab.domain.unique_rows import unique_rows
 from moelab.domain.units import GB
 from moelab.policies import POLICIES, Policy
 from moelab.policies.contract import contract_error
@@ -30,7 +29,9 @@ from moelab.policies.policy import PolicyState
 from moelab.policies.requests import FLOAT_OF_HALF, PHASES, Requests
 from moelab.policies.signature import FLAG_OVERFLOW
 from moelab.simulator.cache_aware import reroute
+from moelab.simulator.home_bytes import home_bytes
 from moelab.simulator.loop import run
+from moelab.simulator.moving_reads import moving_reads
 from moelab.simulator.node_reads import node_reads
 from moelab.simulator.result import SimResult
 from moelab.store.lossy_costs import with_cost
@@ -82,12 +83,18 @@ def simulate(
     sums = np.zeros((len(PHASES), header.num_layers, NUM_COLUMNS + 1), np.int64)
     counts = np.zeros((requests.num_requests if by_step else 0, NUM_COLUMNS), np.int32)
     totals = np.zeros((2, len(PHASES), header.num_layers, header.num_experts), np.int64)
+    nodes = tuple(t for t in plan.tiers if t.startswith("node"))
+    moving = len(nodes) > 1 and chosen.name != "static"  # then what was resident when is read from the log
+    initial = state.resident > 0
     kept = run_requests(
-        trace, requests, chosen, state, sums, counts, totals, log=log, progress=progress, on_progress=on_progress
-    )
+        trace, requests, chosen, state, sums, counts, totals, log=log or moving, progress=progress,
+        on_progress=on_progress,
+    )  # fmt: skip
+    served = copied = None
+    if moving and kept is not None:
+        served, copied = moving_reads(plan, requests, initial, kept, _slowness(machine, len(nodes)))
     codes = requests.flags & PHASES["mixed"]
     phase_of_step = np.select([codes == code for code in PHASES.values()], range(len(PHASES)), -1).astype(np.int8)
-    nodes = tuple(t for t in plan.tiers if t.startswith("node"))
     result = SimResult(
         model=header.model,
         policy=chosen.name,
@@ -104,7 +111,10 @@ def simulate(
         link_bytes=state.expert_bytes[1:].copy(),
         state=state,
         phase=phase,
-        log=kept,
+        node_reads=served,
+        node_copies=copied,
+        policy_lacks=chosen.lacks(trace.extras),
+        log=kept if log else None,
         lossy=None if lossy is None else f"{with_cost(lossy, header.model)}; reads here are an estimate, open loop",
     )
     if len(nodes) > 1 and chosen.name == "static":
@@ -121,27 +131,6 @@ def _slowness(machine: Machine | None, num_nodes: int) -> np.ndarray:
     rates = [] if machine is None else [node.best_read_gb_per_s for node in machine.nodes]
     known = [rate for rate in rates if rate is not None]
     return known[0] / np.array(known) if len(known) == len(rates) == num_nodes else np.ones(num_nodes)
-
-
-def home_bytes(plan: Plan) -> np.ndarray:
-    """float64 [nodes, L, E]: bytes that one use of an expert reads on each node tier of the plan."""
-    nodes = [t for t in plan.tiers if t.startswith("node")]
-    shape = (plan.model.num_layers, plan.model.num_experts)
-    columns = plan.placements.arrays()
-    is_node = np.array([t.startswith("node") for t in plan.tiers])[columns["tier"]]
-    layer, expert, start, stop, tier = (columns[n][is_node] for n in ("layer", "expert", "start", "stop", "tier"))
-    rows = np.stack([layer * shape[1] + expert, start, stop], axis=1)
-    if len(rows):
-        _, piece, copies = unique_rows(rows)
-        share = (stop - start) / plan.num_units / copies[piece]
-    else:
-        share = np.zeros(0)
-    out = np.zeros((len(nodes), *shape))
-    for index, name in enumerate(nodes):
-        here = tier == plan.tiers.index(name)
-        bytes_each = np.asarray(plan.format_of_tier[name].expert_bytes, np.float64)[layer[here]]
-        np.add.at(out[index], (layer[here], expert[here]), share[here] * bytes_each)
-    return out
 
 
 def run_requests(
@@ -267,12 +256,16 @@ def _predict_on_nodes(result: SimResult, machine: Machine, efficiency: float) ->
             f"{rates}: give a machine of as many nodes, each with a rate"
         )
     assert result.node_reads is not None
-    reads = result.node_reads[result._steps]
-    if not reads.any():
+    if not result.node_bytes.any():
         raise ValueError("plan gives 0 bytes for the experts, so no time can be predicted: plan with expert bytes")
+    if result.tier_names and machine.fast_tiers:
+        return _predict_with_fast_tier(result, machine, efficiency)
+    reads = result.node_reads[result._steps]
+    if result.node_copies is not None:  # sources of copies are read beside the misses
+        reads = reads + result.node_copies[result._steps]
     seconds = (reads / (np.array(rates, np.float64) * GB * efficiency)).max(-1).sum()
     seconds += result.num_layer_steps * (machine.layer_overhead_s or 0.0)
-    largest = reads.max(-1).sum() * len(rates) / reads.sum()
+    largest = reads.max(-1).sum() * len(rates) / max(1, reads.sum())
     predicted: dict[str, Any] = {
         "predicted_ms_per_token": 1e3 * float(seconds) / max(1, result.num_tokens),
         "predicted_tok_per_s": result.num_tokens / float(seconds),
@@ -288,7 +281,7 @@ def _predict_on_nodes(result: SimResult, machine: Machine, efficiency: float) ->
 
 
 def _predict_with_fast_tier(result: SimResult, machine: Machine, efficiency: float) -> dict[str, Any]:
-    """Means over the tokens of the selected phase."""
+    """Means over the tokens of the selected phase. Of several nodes the slowest decides, and carries all uploads."""
     fast = machine.fast_tiers[0]
     read = machine.nodes[0].best_read_gb_per_s
     assert read is not None
@@ -301,7 +294,7 @@ def _predict_with_fast_tier(result: SimResult, machine: Machine, efficiency: flo
     )
     if result.num_tokens < 1:
         raise ValueError("num_tokens is 0, expected at least 1: choose a phase that the trace has")
-    time = result.time(rates)
+    time = result.time(rates, [node.best_read_gb_per_s or read for node in machine.nodes])
     total_s = time.step_s.sum() + time.drain_s
     return {
         "predicted_ms_per_token": 1e3 * total_s / result.num_tokens,

@@ -23,6 +23,7 @@ from moelab.domain.plan import Plan
 from moelab.domain.trace import Phase
 from moelab.engine.fast_tier.copy_thread import Copy, CopyThread
 from moelab.engine.fast_tier.divider import Divider
+from moelab.engine.fast_tier.late_reads import LateReads
 from moelab.engine.fast_tier.payload import home_block, in_format
 from moelab.engine.fast_tier.plan import FAST_TIER, num_slots_of, slot_layout
 from moelab.engine.fast_tier.report import FastTierReport
@@ -79,6 +80,7 @@ class FastTier:
         self._num_layer_steps = np.zeros((len(Phase), num_layers), np.int64)
         self._moves: list[tuple[int, int, int, int, int]] | None = [] if keep_log else None
         self._requests: list[np.ndarray] | None = [] if keep_log else None
+        self._late_reads = LateReads(self._routed)
         self._divider = Divider(num_experts)
         self._phase, self._flags = Phase.PREFILL, 0
         self._in_the_middle = False
@@ -168,6 +170,8 @@ class FastTier:
         divided = self._divider.divide(
             session.experts, table.slot_of_expert[layer], copies, expert_ids, wait=self.late == "wait"
         )
+        late = [] if self.late == "never" else divided.late_slots
+        self._late_reads.note(layer, [int(table.expert_of_slot[slot, 1]) for slot in late])
         counts = np.zeros(NUM_COLUMNS, np.int64)
         counts[HITS] = divided.num_held
         counts[MISSES] = len(session.experts) - divided.num_held
@@ -290,6 +294,7 @@ class FastTier:
             num_copied=copies.num_copied - self._initial[0],
             num_superseded=copies.num_superseded,
             link_bytes=copies.link_bytes - self._initial[1],
+            late_bytes_of_node=tuple(self._late_reads.bytes_of_node().tolist()),
             counts=self._counts.copy(),
             num_layer_steps=self._num_layer_steps.copy(),
         )

@@ -29,7 +29,10 @@ def check_plan(
     fast = [each.tier for each in plan.fast_tiers]
     nodes = [tier for tier in plan.tiers if tier.startswith("node")]
     if fast != [FAST_TIER]:
-        raise ValueError(f"plan has fast tiers {', '.join(fast) or 'none'}; the engine runs one, {FAST_TIER}: re-plan")
+        raise ValueError(
+            f"plan has fast tiers {', '.join(fast) or 'none'}; the engine runs one, {FAST_TIER}, because a "
+            "session asks its policy for the moves of one tier: re-plan with fast0 only"
+        )
     if len(nodes) != 1 and len(nodes) != (num_nodes or routed[0].num_nodes):
         raise ValueError(
             f"plan has homes on {', '.join(nodes)}; this engine's lie on {routed[0].num_nodes} nodes: "
