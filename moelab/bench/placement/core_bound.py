@@ -126,8 +126,8 @@ def fitting_layers(layout: ExpertLayout, num_experts: int, most: int, forms: int
 
 
 def core_bound(
-    name: str, planned: Planned, times: ExpertTimes, *, seconds: float = 30.0, num_steps: int | None = None, seed: int = 0,
-    tell: Callable[[str], None] = lambda text: None,
+    name: str, planned: Planned, times: ExpertTimes, *, seconds: float = 30.0, num_steps: int | None = None,
+    seed: int = 0, tell: Callable[[str], None] = lambda text: None,
 ) -> CoreBound:  # fmt: skip
     """Predict each plan from ``times``, then run all by turns: ``num_steps`` steps, by default so many that about
     ``ROUNDS`` rounds fit into ``seconds``. Raises ``RuntimeError`` where other bytes were read."""
