@@ -50,7 +50,7 @@
 extern "C" {
 #endif
 
-#define MOELAB_ABI_VERSION 6
+#define MOELAB_ABI_VERSION 7
 
 enum moelab_weight_format { MOELAB_FLOAT32 = 0, MOELAB_BF16 = 1, MOELAB_INT4_G32 = 2, MOELAB_INT8_G32 = 3 };
 enum moelab_activation_mode { MOELAB_ACT_F32 = 0, MOELAB_ACT_BF16 = 1, MOELAB_ACT_INT8 = 2 };
@@ -62,7 +62,8 @@ enum moelab_status {
     MOELAB_UNSUPPORTED = -2,  /* this ISA has no kernel for the format and mode */
     MOELAB_BAD_SHAPE = -3,
     MOELAB_BAD_EXPERT = -4,   /* a token names an expert that does not exist */
-    MOELAB_NOT_A_NUMBER = -5  /* a router's logits, or its bias, hold a NaN */
+    MOELAB_NOT_A_NUMBER = -5, /* a router's logits, or its bias, hold a NaN */
+    MOELAB_NO_HOME = -6       /* a token names an expert of which the placement has no piece */
 };
 
 /* Which copy serves each of num_jobs jobs: masks (bit n: node n has a copy), sizes in bytes, slowness of each node
@@ -74,7 +75,8 @@ typedef int64_t (*moelab_dispatch_fn)(int64_t num_jobs, const int64_t *masks, co
 /* Where the experts of one layer lie on several nodes: whole or in pieces, with one copy or several. A piece is groups
  * [first_group, + num_groups) of 32 intermediate rows and tile rows [first_row, + num_rows) of down_proj; its block has
  * its rows of gate_proj, of up_proj and of down_proj, one after the other. The pieces of an expert are neighbours in
- * rising order and partition it. What stands under "of this step" is filled by forward. */
+ * rising order and partition it; an expert without pieces has no home, and a step that routes to it is refused
+ * (MOELAB_NO_HOME). What stands under "of this step" is filled by forward. */
 typedef struct moelab_placement {
     uint32_t struct_bytes;
     uint32_t abi_version;
@@ -96,6 +98,8 @@ typedef struct moelab_placement {
     const void **weights_of_entry;    /* [P] */
     int64_t *group_of_entry, *row_of_entry;   /* [P]: first_group, first_row */
     int64_t *up_start, *down_start;   /* [P + 1]: the first unit of each entry */
+    const uint8_t *late_of_expert;    /* [E]: 1 where reads count in late_bytes_of_node too; NULL: nowhere */
+    int64_t *late_bytes_of_node;      /* [N], added to by every step; NULL with late_of_expert */
 } moelab_placement;
 
 /* The routed experts of one layer-step. A (expert) has tokens pair_start[a] .. pair_start[a+1]; each

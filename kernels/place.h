@@ -13,6 +13,7 @@ static inline int32_t choose_copies(moelab_placement *p, int64_t num_active, con
     bool several = false;
     for (int64_t active = 0; active < num_active; active++) {
         const int64_t expert = expert_of_active[active];
+        if (p->piece_of_expert[expert] == p->piece_of_expert[expert + 1]) return MOELAB_NO_HOME;
         for (int64_t piece = p->piece_of_expert[expert]; piece < p->piece_of_expert[expert + 1]; piece++) {
             const int64_t mask = p->nodes_of_piece[piece];
             p->piece_of_job[num_jobs] = piece;
@@ -42,6 +43,8 @@ static inline int32_t choose_copies(moelab_placement *p, int64_t num_active, con
             p->row_of_entry[entry] = p->first_row[piece];
             p->up_start[entry + 1] = p->up_start[entry] + p->num_groups[piece];
             p->down_start[entry + 1] = p->down_start[entry] + p->num_rows[piece];
+            if (p->late_of_expert && p->late_of_expert[expert_of_active[p->expert_of_job[job]]])
+                p->late_bytes_of_node[node] += p->piece_bytes[piece];
             entry++;
         }
         entry_stop_of_node[node] = entry;

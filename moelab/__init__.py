@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from moelab.domain.model import ModelSpec
     from moelab.domain.plan import Plan
     from moelab.domain.trace import NO_EXPERT, Phase, Trace
+    from moelab.domain.trace_of_arrays import trace_of_arrays
     from moelab.engine.engine import load
-    from moelab.engine.recorder import record
+    from moelab.engine.recording import record
     from moelab.execution.replay import replay
     from moelab.html_report import report
     from moelab.migration import apply
@@ -51,7 +52,7 @@ _MODULE_OF_NAME = {
     "load": "moelab.engine.engine",
     "open_source": "moelab.sources",
     "open_trace": "moelab.store",
-    "record": "moelab.engine.recorder",
+    "record": "moelab.engine.recording",
     "replay": "moelab.execution.replay",
     "report": "moelab.html_report",
     "shadow": "moelab.shadows",
@@ -60,6 +61,7 @@ _MODULE_OF_NAME = {
     "size": "moelab.sizing",
     "sweep": "moelab.sweeps",
     "this_machine": "moelab.calibration",
+    "trace_of_arrays": "moelab.domain.trace_of_arrays",
     "verify": "moelab.store",
 }
 

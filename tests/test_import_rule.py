@@ -10,11 +10,12 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "moelab"
 
 FLOOR_OF_ROOM = {
-    "domain": 0, "source_stamp": 0, "first_compile": 0,
+    "domain": 0, "source_stamp": 0, "first_compile": 0, "palette": 0,
+    "compiled_on_use": 0.5,  # stands on two before it
     "store": 1, "formats": 1, "policies": 1, "dispatch": 1, "cost_model": 1, "kernels": 1,
     "engine": 2, "analysis": 2, "simulator": 2, "sizing": 2, "synthetic": 2, "sources": 2,
     "planner": 3, "calibration": 3,  # execution asks calibration for the machine, so it stands below
-    "migration": 4, "execution": 4, "realism": 4, "shadows": 4, "sweeps": 4,
+    "migration": 4, "execution": 4, "realism": 4, "shadows": 4, "sweeps": 4, "exploration": 4,
     "plots": 5, "findings": 5,
     "html_report": 6, "widgets": 6, "bench": 6,
     "cli": 7,

@@ -53,9 +53,19 @@ def test_ci_runs_the_lines_of_the_readme():
 
 
 def test_import_is_quick_and_lazy():
-    program = "import sys, moelab; print(sorted({'torch', 'numba', 'plotly', 'pandas'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    """Under half a second, the best of five: a busy machine may be slow once, not every time."""
+    heavy = {"torch", "numba", "plotly", "pandas", "scipy", "pyarrow", "ipywidgets", "transformers"}
+    program = (
+        "import sys, time; started = time.perf_counter(); import moelab; seconds = time.perf_counter() - started;"
+        f"print(seconds, sorted({heavy} & set(sys.modules)), moelab.__version__)"
+    )
+    seconds = []
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        taken, loaded = done.stdout.split()[:2]
+        assert loaded == "[]", done.stdout
+        seconds.append(float(taken))
+    assert min(seconds) < 0.5, seconds
 
 
 def test_kernels_import_without_numba():
@@ -81,6 +91,8 @@ def test_wheel_carries_captures_and_nano(wheel):
     for wanted in ("config.json", "tokenizer.json", "model.safetensors"):
         assert f"moelab/shipped/nano/model/{wanted}" in names
     assert any(n.startswith("moelab/shipped/nano/capture/") and n.endswith(".parquet") for n in names)
+    for name in ("theme.js", "expert_map.js", "expert_map_widget.js", "widgets.css"):
+        assert f"moelab/widgets/js/{name}" in names
     assert not any("/training/" in n for n in names), "the training scripts stay in the source tree"
 
 

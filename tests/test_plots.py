@@ -159,5 +159,7 @@ def test_break_even_marks_where_both_meet():
     one = CostComparison(prices, rent, Traffic(0.5), 15.0)
     figure = plots.break_even(one)
     assert one.break_even_tokens_per_month in [shape.x0 for shape in figure.layout.shapes]
+    labels = {note.text: note.x for note in figure.layout.annotations}
+    assert labels["one machine, never idle"] == pytest.approx(np.log10(one.capacity_per_month))  # a logarithmic axis
     api, machine = figure.data
     assert api.y[0] < machine.y[0]

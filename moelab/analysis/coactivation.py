@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from moelab.analysis.bootstrap import NUM_SAMPLES, RequestLoads, basic_interval, resamples
+from moelab.compiled_on_use import on_use
 from moelab.domain.counts import CountsTable
 from moelab.domain.trace import NO_EXPERT, Trace
 
@@ -265,7 +266,7 @@ def _nan_mean(values: np.ndarray) -> float:
 _i64 = types.int64
 
 
-@njit(_i64[:, :, :, ::1](types.Array(types.uint16, 3, "C"), _i64[::1], _i64), cache=True, nogil=True)
+@on_use(_i64[:, :, :, ::1](types.Array(types.uint16, 3, "C"), _i64[::1], _i64))
 def _count_pairs(experts, half, num_experts):
     """[2, L, E, E], the lower expert first."""
     num_tokens, num_layers, top_k = experts.shape
@@ -283,7 +284,7 @@ def _count_pairs(experts, half, num_experts):
     return counts
 
 
-@njit(_i64[:, ::1](types.Array(types.uint16, 3, "C"), _i64, _i64), cache=True, nogil=True)
+@on_use(_i64[:, ::1](types.Array(types.uint16, 3, "C"), _i64, _i64))
 def _count_between(experts, layer, num_experts):
     """[E, E]: tokens that used an expert of ``layer`` and one of the next."""
     num_tokens, _, top_k = experts.shape

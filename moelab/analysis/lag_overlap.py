@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from moelab.analysis.bootstrap import NUM_SAMPLES, RequestLoads, basic_interval, resamples
+from moelab.compiled_on_use import on_use
 from moelab.domain.trace import NO_EXPERT, Trace
 
 if TYPE_CHECKING:
@@ -132,13 +133,11 @@ def _pair_overlap(loads: np.ndarray, num_tokens: np.ndarray) -> np.ndarray:
 _i64 = types.int64
 
 
-@njit(
+@on_use(
     types.void(
         types.Array(types.uint16, 3, "C"), types.int32[::1], _i64[::1], _i64[::1], _i64, _i64[:, :, ::1],
         _i64[:, :, ::1],
-    ),
-    cache=True,
-    nogil=True,
+    )
 )  # fmt: skip
 def _count(experts, request, cluster, lags, num_experts, shared, used):
     """Add the experts that token and earlier token share, and those of the token, by cluster, layer and lag."""

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from moelab.analysis.reuse import FIRST_USE, reuse_distances
+from moelab.compiled_on_use import on_use
 from moelab.domain.trace import Trace
 from moelab.policies.requests import Requests
 
@@ -129,12 +130,11 @@ def miss_ratio_curve(
 _i64 = types.int64
 
 
-@njit(
+@on_use(
     types.void(
         _i64[::1], types.int32[::1], types.int32[::1], types.boolean[::1], types.boolean,
         _i64[:, ::1], _i64[:, ::1], _i64[::1], _i64[::1],
-    ),
-    cache=True, nogil=True,
+    )
 )  # fmt: skip
 def _count(
     offsets, distances, token_counts, is_counted, overflow, per_request, per_routing, uses_per_request, uses_per_routing

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit, types
 
+from moelab.compiled_on_use import on_use
 from moelab.domain.trace import Trace
 from moelab.policies.requests import Requests
+from moelab.source_stamp import stamped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +91,7 @@ def reuse_distances(trace: Trace, *, requests: Requests | None = None) -> ReuseD
     return ReuseDistances(trace.header.model, trace.header.synthetic, requests, distances)
 
 
-@njit(types.int64(types.uint64), cache=True)
+@on_use(types.int64(types.uint64))
 def _ones(word):
     """Number of set bits."""
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
@@ -99,6 +101,7 @@ def _ones(word):
 
 
 @njit(cache=True)
+@stamped
 def _add(tree, layer, word, amount):
     i = word + 1
     while i < tree.shape[1]:
@@ -107,6 +110,7 @@ def _add(tree, layer, word, amount):
 
 
 @njit(cache=True)
+@stamped
 def _pack(layer, words, tree, slot_of, expert_of):
     """Move the live slots of a layer together, in order; return their number."""
     live = 0
@@ -124,9 +128,7 @@ def _pack(layer, words, tree, slot_of, expert_of):
     return live
 
 
-@njit(
-    types.void(types.int64[::1], types.int32[::1], types.int64, types.int64, types.int32[::1]), cache=True, nogil=True
-)
+@on_use(types.void(types.int64[::1], types.int32[::1], types.int64, types.int64, types.int32[::1]))
 def _measure(offsets, experts, num_layers, num_experts, distances):
     """Fill ``distances``; one pass over all requests."""
     num_words = (4 * num_experts + 63) // 64 + 1

@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -160,7 +162,17 @@ def _interval(differences: np.ndarray, counts: np.ndarray) -> tuple[float, float
     return float(low), float(high)
 
 
-def run(seconds: float = 10.0) -> BenchResult:
-    """``moelab bench nll``: all prompts, whatever ``seconds``."""
-    rows = bench_nll()
-    return BenchResult("held-out NLL of nano in every mode, nats per token", [asdict(row) for row in rows])
+def run(seconds: float = 10.0, out: str | None = None) -> BenchResult:
+    """``moelab bench nll``: all prompts, whatever ``seconds``. ``out``: the rows as JSON, the table that ships."""
+    rows = [asdict(row) | {"measured_with": _measured_with(row)} for row in bench_nll()]
+    result = BenchResult("held-out NLL of nano in every mode, nats per token", rows)
+    if out is not None:
+        partial = Path(f"{out}.partial")
+        partial.write_text(json.dumps(result.to_dict() | {"date": date.today().isoformat()}, indent=1) + "\n")
+        partial.replace(out)
+    return result
+
+
+def _measured_with(row: NllRow) -> str:
+    tier = "" if row.lossy == "exact" else f", fast tier of LRU, {SLOT_SHARE:.0%} of the experts of a layer"
+    return f"{row.activation} activations, dense path {row.dense_dtype}{tier}"

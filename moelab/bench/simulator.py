@@ -5,7 +5,8 @@ Floor 6.
 popularity is Zipf-like (exponent 0.8) and an expert of the token before is likelier, so that neighbouring
 tokens share about a third of their experts, as recorded traces do; 20% of the experts of each layer are slots.
 A time is the replay (`run_requests`: loop, checks, accounting, no counts by step); requests, in both orders, and
-state are built before. The trace is one request: what learns from earlier requests (`prefetch_eam`) learns nothing.
+state are built before. The trace is one request: what learns from earlier requests (`prefetch_eam`) learns nothing
+there and has a row of its own, with a request every 20 tokens; so has the LP oracle, on the first steps alone.
 `miss_ratio_curve` gives every capacity at once. Single requests: one pool of 5,760 slots, 23,040 objects, Zipf
 0.8, each policy by turns with libcachesim's `process_trace` on the same stream from a file; median of the
 ratios. Synthetic streams say nothing about hit rates of models.
@@ -30,10 +31,12 @@ from moelab.policies import POLICIES
 from moelab.policies.counts import NUM_COLUMNS
 from moelab.policies.policy import PolicyState
 from moelab.policies.requests import PHASES, Requests
+from moelab.simulator.min_cost import min_cost
 from moelab.simulator.simulate import run_requests
 
 NUM_LAYERS, NUM_EXPERTS, TOP_K = 60, 384, 8
 SLOTS_PER_LAYER = 77
+TOKENS_PER_REQUEST, LP_STEPS = 20, 40
 NUM_OBJECTS, NUM_SLOTS = 23_040, 5_760
 HASH_POWERS: dict[str, int | None] = {"": None, ", peer with a table of 2**16": 16}
 """libcachesim's hash table as installed (2**24 entries, which miss every cache), and as small as its objects need."""
@@ -64,12 +67,31 @@ def run(seconds: float = 10.0) -> BenchResult:
         rows.append(_row(f"{name}, set requests", num_accesses / median(spent[1:])))
     spent = [_seconds(lambda: miss_ratio_curve(trace, requests=requests)) for _ in range(3)]
     rows.append(_row("miss_ratio_curve, all capacities", num_accesses / median(spent[1:])))
+    rows += [_eam_row(trace), _lp_row(trace, requests)]
     rows += single_requests(max(1000, int(50_000 * seconds)))
     return BenchResult(
         f"simulator, {NUM_LAYERS} x {NUM_EXPERTS} top-{TOP_K}, {num_tokens} tokens, {SLOTS_PER_LAYER} slots a layer "
         f"(synthetic); single requests: {NUM_SLOTS} slots of {NUM_OBJECTS}, one core",
         rows,
     )
+
+
+def _eam_row(trace: Trace) -> dict[str, Any]:
+    """MoE-Infinity's prefetcher where its collection of past requests fills; the time depends on what is stored."""
+    short = trace_of(trace.experts, NUM_EXPERTS, tokens_per_request=TOKENS_PER_REQUEST)
+    requests = Requests.of_trace(short)
+    plan = plan_of(short, "prefetch_eam", slots_per_layer=SLOTS_PER_LAYER)
+    spent = [_replay_s(short, requests, plan) for _ in range(3)]
+    name = f"prefetch_eam, set requests, {TOKENS_PER_REQUEST} tokens a request"
+    return _row(name, len(requests.experts) / median(spent[1:]))
+
+
+def _lp_row(trace: Trace, requests: Requests) -> dict[str, Any]:
+    """MIN-cost by HiGHS: its time grows faster than the steps, so the row says how many."""
+    num_steps = min(LP_STEPS, requests.num_steps)
+    num_accesses = int(requests.offsets[num_steps * requests.num_layers])
+    spent = _seconds(lambda: min_cost(trace, slots_per_layer=SLOTS_PER_LAYER, num_steps=num_steps, requests=requests))
+    return _row(f"min_cost (LP oracle), set requests, {num_steps} steps", num_accesses / spent)
 
 
 def single_requests(num_requests: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -114,15 +136,16 @@ def set_requests(num_tokens: int, seed: int = 0) -> Trace:
     return trace_of(experts, NUM_EXPERTS)
 
 
-def trace_of(experts: np.ndarray, num_experts: int) -> Trace:
-    """A synthetic decode trace of one request."""
+def trace_of(experts: np.ndarray, num_experts: int, tokens_per_request: int | None = None) -> Trace:
+    """A synthetic decode trace of one request, or of requests of so many tokens."""
     num_tokens, num_layers, top_k = experts.shape
     header = TraceHeader(
         model="bench", model_type="none", num_layers=num_layers, num_experts=num_experts, top_k=top_k,
         model_layer_of_layer=tuple(range(num_layers)), expert_bytes=(1,) * num_layers, moe_intermediate_size=32,
         synthetic=True, engine="moelab bench simulator", quantization="none", licence="none", provenance="seeded draws",
     )  # fmt: skip
-    table = TokenTable.build(step=np.arange(num_tokens), request=0, position=np.arange(num_tokens), phase=Phase.DECODE)
+    request, position = np.divmod(np.arange(num_tokens), tokens_per_request or max(1, num_tokens))
+    table = TokenTable.build(step=np.arange(num_tokens), request=request, position=position, phase=Phase.DECODE)
     return Trace(header, experts, np.ones(experts.shape, np.float16), table)
 
 

@@ -22,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("new_plan", metavar="PLAN", help="a plan file of `moelab plan`")
     parser.add_argument("--model", default="nano", metavar="DIR", help="a checkpoint folder, or `nano` (default)")
     parser.add_argument("--prompts", required=True, metavar="FILE", help="JSON lines as `moelab record` reads them")
-    parser.add_argument("--virtual-nodes", type=int, metavar="N", help="divide the cores into N nodes")
     parser.add_argument("--machine", metavar="FILE|PRESET", help="tells dispatch how fast each node reads")
     parser.add_argument("--check", action="store_true", help="generate every text without the move too, and compare")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N prompts only")
@@ -40,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     if not prompts:
         raise ValueError(f"{options.prompts} has no prompt, expected one or more")
     machine = resolve_machine(options.machine) if options.machine else None
-    with load_engine(options, virtual_nodes=options.virtual_nodes) as engine:
+    with load_engine(options) as engine:
         counts = [each.max_new_tokens for each in prompts]
         whole = _part(engine, _streams(engine, prompts), counts)[0] if options.check else None
         streams = _streams(engine, prompts)

@@ -15,9 +15,10 @@ BENCHES = (
 )  # fmt: skip
 
 # Options that only one bench has.
-BENCH_OF_OPTION = {
-    "quick": "kernels", "expert_shape": "engine", "layers": "engine", "experts": "engine", "traces": "placement",
-    "parts": "placement", "plans": "placement", "keep": "placement", "out": "placement",
+BENCHES_OF_OPTION: dict[str, tuple[str, ...]] = {
+    "quick": ("kernels",), "expert_shape": ("engine",), "layers": ("engine",), "experts": ("engine",),
+    "traces": ("placement",), "parts": ("placement",), "plans": ("placement",), "keep": ("placement",),
+    "out": ("nll", "placement"),
 }  # fmt: skip
 
 
@@ -36,14 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parts", nargs="+", metavar="PART", help="placement: core, memory, pieces (default: all)")
     parser.add_argument("--plans", metavar="FOLDER", help="placement: where plans are kept and taken from")
     parser.add_argument("--keep", metavar="FILE", help="placement: results that are added to")
-    parser.add_argument("--out", metavar="PAGE", help="placement: page whose section is written anew")
+    parser.add_argument(
+        "--out", metavar="FILE",
+        help="nll: also write the rows as JSON, the table that ships; placement: page whose section is written anew",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> None:
-    given = {name: getattr(options, name) for name in BENCH_OF_OPTION if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in BENCHES_OF_OPTION if getattr(options, name) is not None}
     for name in given:
-        if BENCH_OF_OPTION[name] != options.name:
-            raise ValueError(f"--{name.replace('_', '-')}: expected bench {BENCH_OF_OPTION[name]}; got {options.name}")
+        if options.name not in BENCHES_OF_OPTION[name]:
+            expected = " or ".join(BENCHES_OF_OPTION[name])
+            raise ValueError(f"--{name.replace('_', '-')}: expected bench {expected}; got {options.name}")
     result = import_module(f"moelab.bench.{options.name}").run(seconds=options.seconds, **given)
     if options.json:
         print_json(result.to_dict())

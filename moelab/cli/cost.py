@@ -15,7 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tok-per-s", type=float, metavar="R", help="instead: the rate of output, all streams together"
     )
-    parser.add_argument("--prefill-tok-per-s", type=float, metavar="R", help="rate of uncached input (default: free)")
+    parser.add_argument(
+        "--prefill-tok-per-s",
+        type=float,
+        metavar="R",
+        help="rate of uncached input (default: predicted for MODEL, else free)",
+    )  # fmt: skip
     api = parser.add_argument_group("prices of the API, per million tokens")
     api.add_argument("--input-price", type=float, required=True, metavar="P")
     api.add_argument("--cached-price", type=float, metavar="P", help="of cached input (default: as --input-price)")
@@ -43,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from moelab.sizing.cost import CostComparison, MachineCost, TokenPrices, Traffic
 
-    rate, interval = _rate(options)
+    rate, interval, predicted_prefill = _rate(options)
     one = CostComparison(
         prices=TokenPrices(
             options.input_price, options.output_price, options.price_date, options.price_source,
@@ -56,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         ),
         traffic=Traffic(options.input_share, options.cached_share),
         tok_per_s=rate,
-        prefill_tok_per_s=options.prefill_tok_per_s,
+        prefill_tok_per_s=options.prefill_tok_per_s or predicted_prefill,
         tok_per_s_interval=interval,
     )  # fmt: skip
     fields = one.to_dict(options.tokens_per_month)
@@ -74,12 +79,12 @@ def run(options: argparse.Namespace) -> None:
     print_table("Break-even curve", one.curve().iloc[::4])
 
 
-def _rate(options: argparse.Namespace) -> tuple[float, tuple[float, float] | None]:
-    """Output tokens a second and their interval: given, or predicted for one model on one machine."""
+def _rate(options: argparse.Namespace) -> tuple[float, tuple[float, float] | None, float | None]:
+    """Output tokens a second, their interval, input tokens a second: given, or predicted for a model on a machine."""
     if (options.tok_per_s is None) == (not options.model):
         raise ValueError("expected either MODEL with --machine or --tok-per-s, got both or neither")
     if options.tok_per_s is not None:
-        return options.tok_per_s, None
+        return options.tok_per_s, None, None
     sized = size_all(options)
     if len(sized) != 1:
         raise ValueError(f"got {len(sized)} models and machines, expected one of each")
@@ -87,4 +92,4 @@ def _rate(options: argparse.Namespace) -> tuple[float, tuple[float, float] | Non
     if predicted is None:
         why = "; ".join(sized[0].places.lacks) or "everything lies on GPUs, where there is a ceiling only"
         raise ValueError(f"no rate is predicted for {options.model[0]} on {sized[0].machine.name}: {why}; --tok-per-s")
-    return predicted.tok_per_s, predicted.interval_tok_per_s
+    return predicted.tok_per_s, predicted.interval_tok_per_s, sized[0].prefill.tok_per_s

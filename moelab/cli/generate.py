@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from moelab.cli.fast_tier_arguments import fast_tier_summary, print_fast_tier
-from moelab.cli.lossy_arguments import print_lossy
+from moelab.cli.lossy_arguments import lossy_text, print_lossy
 from moelab.cli.output import print_json
 from moelab.cli.record import add_engine, load_engine
 
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
                 f"experts {row['expert_bytes_read'] / 1e9:.3f} GB, {engine.isa}, {engine.activation}]",
                 file=sys.stderr,
             )
-    lossy = None if engine.lossy is None else str(engine.lossy)
+    lossy = lossy_text(engine)
     if options.json:
         print_json({"generations": rows, "fast_tier": fast_tier_summary(engine), "lossy": lossy})
     else:

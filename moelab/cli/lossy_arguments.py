@@ -37,7 +37,14 @@ def use_lossy(engine: Any, options: argparse.Namespace) -> None:
         engine.use_lossy(Lossy(options.lossy_cache_bias, protected, options.lossy_deferred))
 
 
+def lossy_text(engine: Any) -> str | None:
+    """The engine's lossy mode with its cost in NLL; None where results are the model's own."""
+    from moelab.store.lossy_costs import with_cost
+
+    return None if engine.lossy is None else with_cost(engine.lossy, engine.name)
+
+
 def print_lossy(engine: Any) -> None:
     """For people, where there is something to say."""
     if engine.lossy is not None:
-        print(f"[{engine.lossy}: not the model's own results; `moelab bench nll` has the cost]", file=sys.stderr)
+        print(f"[not the model's own results: {lossy_text(engine)}]", file=sys.stderr)

@@ -1,6 +1,7 @@
 """``moelab plan TRACE --planner NAME --out PLAN``: find a placement and write it down.
 
-Planners of a fast tier take ``--slots``, planners of NUMA nodes ``--nodes`` and ``--extra-memory``, ``joint`` both.
+Planners of a fast tier take ``--slots``, planners of NUMA nodes ``--nodes`` and ``--extra-memory`` or ``--node-bytes``,
+``joint`` both.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 from moelab.cli.output import print_json, print_rows
 from moelab.cli.trace_arguments import PHASES, add_machine, add_trace, check_phase, load_trace
 
+NODE_FLAGS = ("--nodes", "--extra-memory", "--node-bytes", "--node-rates", "--batch", "--steps", "--certificate",
+              "--certificate-steps", "--certificate-layer")  # fmt: skip
 HELP = "find a placement for a trace and write the plan"
 
 
@@ -25,11 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--extra-memory", type=float, metavar="F", help="memory for copies, a fraction of all experts' bytes"
     )
     parser.add_argument(
+        "--node-bytes", nargs="+", metavar="SIZE", help="what each node may hold (12GB, 10GiB), instead of extra memory"
+    )
+    parser.add_argument(
+        "--node-rates", type=float, nargs="+", metavar="GB/S", help="read rate of each node (default: the machine's)"
+    )
+    parser.add_argument("--batch", type=int, metavar="B", help="requests decoded together that were recorded alone")
+    parser.add_argument(
         "--steps", choices=("step", "token"), help="steps as recorded (default), or each token its own (prefill traces)"
     )
     parser.add_argument(
         "--certificate", type=float, metavar="SECONDS", help="prove a layer's gap by HiGHS on a sample, at most so long"
     )
+    parser.add_argument(
+        "--certificate-steps", type=int, metavar="S", help="steps of that sample, at most 256 (default: 128)"
+    )
+    parser.add_argument("--certificate-layer", type=int, metavar="L", help="its layer (default: the one in the middle)")
     parser.add_argument("--phase", choices=PHASES, help="tokens to take (default: decode; for nodes what there is)")
     parser.add_argument(
         "--held-out", type=float, default=0.25, metavar="F", help="share of the requests to score on (default: 0.25)"
@@ -62,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
         slots = {"fast_slots": [each * trace.header.num_layers for each in options.slots]} if options.slots else {}
         plan = PLANNERS[name](trace, **slots, **shared)
         if options.certificate:
-            proof["certificate"] = _certificate(trace, shared, options.certificate)
+            proof["certificate"] = _certificate(trace, plan, shared, options)
     plan.save(options.out)
     if options.json:
         print_json({"plan": options.out, "planner": plan.planner, **plan.prediction, **proof})
@@ -71,8 +85,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check_budget(options: argparse.Namespace, name: str, is_fast: bool) -> None:
-    of_nodes = {"--nodes": options.nodes, "--extra-memory": options.extra_memory, "--steps": options.steps,
-                "--certificate": options.certificate}  # fmt: skip
+    of_nodes = {flag: getattr(options, flag[2:].replace("-", "_")) for flag in NODE_FLAGS}
     if is_fast:
         given = [flag for flag, value in of_nodes.items() if value is not None]
         if given:
@@ -82,33 +95,45 @@ def _check_budget(options: argparse.Namespace, name: str, is_fast: bool) -> None
     elif (name == "joint") != bool(options.slots):
         says = "needs --slots N of each fast tier" if name == "joint" else "places nodes alone: leave --slots out"
         raise ValueError(f"planner {name} {says}")
+    if not options.certificate and (options.certificate_steps or options.certificate_layer is not None):
+        raise ValueError("--certificate-steps and --certificate-layer say of what --certificate SECONDS is: give that")
 
 
 def _node_options(options: argparse.Namespace, trace: Any) -> dict[str, Any]:
     """What all node planners take; the machine only where it was named, because nothing of it is needed."""
     from moelab.calibration import resolve_machine
     from moelab.domain.trace import Phase
+    from moelab.domain.units import parse_bytes
 
     phase = options.phase
     if phase is None:
         phase = "decode" if (trace.tokens.phase == Phase.DECODE).any() else "prefill"
+    num_nodes = options.nodes
+    for given in (options.node_bytes, options.node_rates):
+        num_nodes = num_nodes or (len(given) if given else None)
     return {
-        "nodes": options.nodes,
+        "nodes": num_nodes,
         "extra_memory": options.extra_memory or 0.0,
+        "node_bytes": [parse_bytes(size) for size in options.node_bytes] if options.node_bytes else None,
+        "node_rates": options.node_rates,
+        "batch": options.batch,
         "steps": options.steps or "step",
         "phase": check_phase(trace, phase),
         "machine": resolve_machine(options.machine) if options.machine else None,
     }
 
 
-def _certificate(trace: Any, shared: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _certificate(trace: Any, plan: Any, shared: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
     from moelab.planner.certificate import certificate
+    from moelab.planner.node_plan import masks_of_plan
     from moelab.planner.node_problem import node_problem
-    from moelab.planner.replicate import balanced_with_replicas
 
-    problem = node_problem(trace, **shared)
-    layer = trace.header.num_layers // 2
-    proof = certificate(problem, balanced_with_replicas(problem), layer=layer, time_limit_s=seconds)
-    return {"of": f"an annealing of layer {layer} alone on these steps, not the plan", **asdict(proof)}
+    layer = trace.header.num_layers // 2 if options.certificate_layer is None else options.certificate_layer
+    proof = certificate(
+        node_problem(trace, **shared), masks_of_plan(plan), layer=layer, num_steps=options.certificate_steps or 128,
+        time_limit_s=options.certificate,
+    )  # fmt: skip
+    of = f"layer {layer} on {proof.num_steps} planning steps: this plan, and an annealing of these steps alone"
+    return {"of": of, **asdict(proof)}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from moelab.cli.fast_tier_arguments import add_fast_tier, fast_tier_summary, print_fast_tier, use_fast_tier
-from moelab.cli.lossy_arguments import add_lossy, print_lossy, use_lossy
+from moelab.cli.fast_tier_arguments import add_fast_tier, fast_tier_summary, plan_of, print_fast_tier, use_slots
+from moelab.cli.lossy_arguments import add_lossy, lossy_text, print_lossy, use_lossy
 from moelab.cli.output import print_json, print_rows
 
 HELP = "generate from prompts and record which experts each token used"
@@ -43,18 +43,19 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     add_lossy(parser)
 
 
-def load_engine(options: argparse.Namespace, virtual_nodes: int | None = None):
+def load_engine(options: argparse.Namespace):
     """The engine that the options describe."""
     from moelab.engine.engine import load
     from moelab.store import shipped
 
+    plan = plan_of(options)
     model = shipped("nano/model") if options.model == "nano" else options.model
     engine = load(
         model, packed=options.packed, device=options.device, isa=options.isa, activation=options.activation,
-        virtual_nodes=virtual_nodes,
+        virtual_nodes=options.virtual_nodes, plan=plan, late=options.late,
     )  # fmt: skip
     try:
-        use_fast_tier(engine, options)
+        use_slots(engine, options)
         use_lossy(engine, options)
     except BaseException:
         engine.close()
@@ -83,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
         scores=options.scores,
         stale_gate=options.stale_gate,
     )
-    lossy = None if engine.lossy is None else str(engine.lossy)
+    lossy = lossy_text(engine)
     if options.json:
         print_json({**capture.summary(), "fast_tier": fast_tier_summary(engine), "lossy": lossy})
     else:

@@ -50,14 +50,14 @@ def add_sizing(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fast-slots", type=int, metavar="N", help="experts of each layer on the GPUs")
     parser.add_argument("--policy", metavar="NAME", help="of --fast-slots with --trace (default: the hottest, static)")
-    parser.add_argument("--reads-per-layer-step", type=float, metavar="R", help="instead: the reads of a simulation")
+    parser.add_argument(
+        "--reads-per-layer-step", type=float, metavar="R", help="reads of a simulation; the rest are hits"
+    )
     parser.add_argument("--disk-gb-per-s", type=float, metavar="R", help="for a ceiling where experts must stream")
     parser.add_argument("--system-bytes", metavar="SIZE", help="left on every node for the system (default: 4GiB)")
 
 
 def run(options: argparse.Namespace) -> None:
-    from moelab.sizing.speed import MODES, loss_table, speed_fit
-
     sized = size_all(options)
     if options.json and len(sized) == 1:
         print_json(sized[0].to_dict())
@@ -70,16 +70,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         print_table(f"context {options.context:,}, batch {options.batch}", table(sized))
     if options.points and not options.json:
-        for mode in MODES:
-            frame = speed_fit(mode).to_frame().drop(columns=["model", "kind", "ceiling_tok_per_s", "note"])
-            if options.markdown:
-                print(f"\n{speed_fit(mode)}\n\n{markdown(rounded(frame))}")
-            else:
-                print_table(str(speed_fit(mode)), frame)
-        if options.markdown:
-            print(f"\n{markdown(rounded(loss_table()))}")
-        else:
-            print_table("What the choice of the loss decides (the first predicts)", loss_table())
+        print_points(options.markdown)
 
 
 def size_all(options: argparse.Namespace) -> list[Sizing]:
@@ -122,16 +113,24 @@ def _size(model: tuple[ModelSpec, Recipe | None], machine: Machine, options: arg
     if options.policy and not (options.trace and options.fast_slots):
         raise ValueError("--policy decides who is in --fast-slots on a --trace: give both")
     if options.fast_slots is not None:
-        if options.reads_per_layer_step is not None:
-            raise ValueError("got --fast-slots and --reads-per-layer-step, expected one: each says what the GPUs serve")
         most = spec.n_routed_experts
         if not 0 <= options.fast_slots <= most:
             raise ValueError(f"--fast-slots is {options.fast_slots}, expected 0 to {most}, the experts of a layer")
         more["routed_fast_bytes"] = round(options.fast_slots * spec.num_moe_layers * chosen.expert_bytes(spec))
     if options.trace:
+        if options.reads_per_layer_step is not None and options.fast_slots is not None:
+            raise ValueError(
+                "got --trace, --fast-slots and --reads-per-layer-step, expected two: the trace gives the reads"
+            )
         more |= _from_trace(spec, options)
-    elif options.reads_per_layer_step is not None:
+    if options.reads_per_layer_step is not None:
         more["reads_per_layer_step"] = options.reads_per_layer_step
+        hits = spec.num_experts_per_tok - options.reads_per_layer_step
+        if options.fast_slots is not None and options.batch == 1 and hits > options.fast_slots:
+            raise ValueError(
+                f"--reads-per-layer-step {options.reads_per_layer_step:g} leaves {hits:g} hits of "
+                f"{spec.num_experts_per_tok}, expected at most --fast-slots {options.fast_slots}"
+            )
     return size(
         spec, machine, format=chosen, context=options.context, batch=options.batch, kv_format=options.kv_format,
         layout=options.layout, disk_gb_per_s=options.disk_gb_per_s,
@@ -155,7 +154,12 @@ def _from_trace(spec: ModelSpec, options: argparse.Namespace) -> dict[str, Any]:
         plan = plan_for(trace, slots=options.fast_slots, policy=options.policy)
         scored, scored_on = scored_part(trace, plan)
         result = simulate(scored, plan, phase="decode", progress=False)
-        tokens = result.num_tokens / max(1, result.num_layer_steps / trace.header.num_layers)
+        if not result.num_layer_steps:
+            raise ValueError(
+                f"{options.trace} holds no decode step to simulate --fast-slots on, only prefill: record decode, or "
+                "give --reads-per-layer-step"
+            )
+        tokens = result.num_tokens / (result.num_layer_steps / trace.header.num_layers)
         if abs(tokens - options.batch) > 0.05 * options.batch:
             raise ValueError(
                 f"--batch is {options.batch}, but the decode steps of {trace.header.model} hold {tokens:.2f} tokens: "
@@ -195,10 +199,31 @@ def table(sized: list[Sizing]) -> pd.DataFrame:
                 "predicted tok/s": f"{predicted.tok_per_s:.1f} ({low:.1f} to {high:.1f})" if predicted else "",
                 "error": f"{predicted.median_error:.0%}, {predicted.mean_error:.0%}" if predicted else "",
                 "ceiling tok/s": f"{one.ceiling_tok_per_s:.0f}" if one.ceiling_tok_per_s else "",
+                "prefill tok/s": f"{one.prefill.tok_per_s:.0f}" if one.prefill.tok_per_s else "",
                 "from disk": format_gb(one.places.streamed_bytes, 0) if one.places.streamed_bytes else "",
             }
         )
     return pd.DataFrame(rows)
+
+
+def print_points(as_markdown: bool) -> None:
+    """Every published point beside what a model that has not seen it says; then what the choice of the loss decides."""
+    from moelab.sizing.losses import loss_table
+    from moelab.sizing.published import batch_table, prefill_table
+    from moelab.sizing.speed import MODES, speed_fit
+
+    tables = [
+        (str(speed_fit(mode)), speed_fit(mode).to_frame().drop(columns=["model", "kind", "ceiling_tok_per_s", "note"]))
+        for mode in MODES
+    ]
+    tables.append(("What the choice of the loss decides (the first predicts)", loss_table()))
+    tables.append(("Batches: fitted on none of them", batch_table()))
+    tables += [(str(fit), frame) for fit, frame in prefill_table()]
+    for title, frame in tables:
+        if as_markdown:
+            print(f"\n{title}\n\n{markdown(rounded(frame))}")
+        else:
+            print_table(title, rounded(frame))
 
 
 def rounded(frame: pd.DataFrame) -> pd.DataFrame:

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from moelab.compiled_on_use import on_use
 from moelab.domain.units import GB
-from moelab.source_stamp import stamped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,8 +154,7 @@ def hybrid(miss_bytes: Any, fast_bytes: Any, upload_bytes: Any, rates: Rates, *,
 _f64, _table = types.float64, types.float64[:, ::1]
 
 
-@njit(_f64(_table, _table, _table, _table, _f64, _f64, _f64, _f64, _f64, _table, _table), cache=True, nogil=True)
-@stamped
+@on_use(_f64(_table, _table, _table, _table, _f64, _f64, _f64, _f64, _f64, _table, _table))
 def _run(
     miss_bytes, upload_bytes, fast_s, compute_s, overhead_s, cpu_rate, cpu_shared, link_shared, link_rate, cpu_s, wait_s
 ):

@@ -8,16 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from moelab.dispatch.dispatch import dispatch, scratch_length
+from moelab.dispatch.lower_bound import lower_bound
 from moelab.dispatch.signature import EXACT, MOST_TIERS, NO_COPY
 
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """``tier_of`` int32 [M], ``loads`` float64 [N]; ``is_exact`` is False where the search was cut off."""
+    """``tier_of`` int32 [M], ``loads`` float64 [N].
+
+    ``is_exact`` is False where the search was cut off: then the optimum lies between ``bound`` and ``maximum``; else
+    ``bound`` is the maximum.
+    """
 
     tier_of: np.ndarray
     loads: np.ndarray
     is_exact: bool
+    bound: float
 
     @property
     def maximum(self) -> float:
@@ -52,4 +58,5 @@ def assign(
             f"job {wrong[0]} has copies on mask {int(of_job[wrong[0]]):#b}, expected one or more of the {num_tiers} "
             "tiers: give every active expert a copy"
         )
-    return Assignment(tier_of, loads, answer == EXACT)
+    bound = float(loads.max()) if answer == EXACT else lower_bound(of_job, of_size, of_tier)
+    return Assignment(tier_of, loads, answer == EXACT, bound)

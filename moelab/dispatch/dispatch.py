@@ -7,9 +7,10 @@ Deterministic: the same arguments give the same answer. Does not know layers, po
 
 from __future__ import annotations
 
+from moelab.compiled_on_use import on_use
 from moelab.dispatch.branch_and_bound import search_unequal
 from moelab.dispatch.insertion import insert_equal
-from moelab.dispatch.signature import EXACT, NO_COPY, SIGNATURE, compiled
+from moelab.dispatch.signature import EXACT, NO_COPY, SIGNATURE
 
 
 def scratch_length(num_jobs: int, num_tiers: int) -> int:
@@ -17,7 +18,7 @@ def scratch_length(num_jobs: int, num_tiers: int) -> int:
     return 5 * num_tiers + 4 * num_jobs + 1
 
 
-@compiled(SIGNATURE)
+@on_use(SIGNATURE, _nrt=False)
 def dispatch(masks, sizes, slowness, tier_of, loads, scratch):
     """Fill ``tier_of`` and ``loads``; returns ``EXACT``, ``BOUNDED`` or ``NO_COPY``. Fields: ``signature.py``."""
     num_jobs, num_tiers = len(masks), len(slowness)

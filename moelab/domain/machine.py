@@ -78,7 +78,8 @@ class Machine(_Document):
     depend on bytes, ``barrier_s`` one barrier between workers; ``None`` where not measured.
     ``residuals`` are relative errors of the fit that gave the numbers, by name. ``unified_memory``: a GPU reads the
     nodes' memory. ``published_read_fractions``: shares of the peak that others measured, by what and where.
-    ``expert_times``: of each kernel and expert shape that was calibrated.
+    ``matrix_unit``: what multiplies matrices beside vectors, ``None``: nothing, or not known. ``expert_times``: of each
+    kernel and expert shape that was calibrated.
     """
 
     version: Literal[1] = 1
@@ -96,6 +97,7 @@ class Machine(_Document):
     residuals: dict[str, float] = Field(default_factory=dict)
     virtual: bool = False
     unified_memory: bool = False
+    matrix_unit: Literal["amx"] | None = None
     published_read_fractions: dict[str, float] = Field(default_factory=dict)
     expert_times: tuple[ExpertTimes, ...] = ()
 
@@ -112,6 +114,7 @@ class Machine(_Document):
             cpu=_cpu_name(),
             nodes=nodes,
             last_level_cache_bytes=_last_level_cache_bytes(),
+            matrix_unit=_matrix_unit(),
         )
 
     @classmethod
@@ -146,6 +149,7 @@ class Machine(_Document):
         left_out: Any = {
             "nodes": {"__all__": told},
             "published_read_fractions": True,
+            "matrix_unit": True,
             "unified_memory": not self.unified_memory,
             **({} if self.expert_times else {"expert_times": True}),
         }
@@ -263,6 +267,13 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _matrix_unit() -> Literal["amx"] | None:
+    """AMX where the kernel lists its int8 or bf16 tiles."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    return "amx" if "amx_int8" in flags or "amx_bf16" in flags else None
 
 
 def _last_level_cache_bytes() -> int:

@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moelab.domain.summary import summary_html, summary_text
+from moelab.domain.unique_rows import unique_rows
 
 PLAN_VERSION = 1
 
@@ -191,7 +192,7 @@ class Plan(_Document):
         if ((start < 0) | (stop > self.num_units) | (start >= stop)).any():
             raise ValueError(f"a piece lies outside [0, {self.num_units}) units of {self.piece_unit} rows or is empty")
         rows = np.stack([columns[n] for n in PLACEMENT_COLUMNS], axis=1)
-        if len(np.unique(rows, axis=0)) != len(rows):
+        if len(unique_rows(rows)[0]) != len(rows):
             raise ValueError("a piece is placed twice on the same tier: remove the duplicate")
         self._check_cover(columns)
         self._check_pinned(columns)
@@ -215,7 +216,7 @@ class Plan(_Document):
         on_node = np.array([t.startswith("node") for t in self.tiers])[columns["tier"]]
         key = columns["layer"] * model.num_experts + columns["expert"]
         pieces = np.stack([key, columns["start"], columns["stop"]], axis=1)[on_node]
-        distinct = np.unique(pieces, axis=0) if len(pieces) else pieces
+        distinct = unique_rows(pieces)[0]
         covered = np.zeros(model.num_layers * model.num_experts, np.int64)
         np.add.at(covered, distinct[:, 0], distinct[:, 2] - distinct[:, 1])
         same = distinct[1:, 0] == distinct[:-1, 0]

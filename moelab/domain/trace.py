@@ -219,6 +219,13 @@ class Trace:
             if array.shape[0] != num_tokens:
                 raise ValueError(f"extra array {name} has {array.shape[0]} rows, expected {num_tokens}")
 
+    @classmethod
+    def from_arrays(cls, experts: Any, gate_weights: Any = None, **about: Any) -> Trace:
+        """A trace of arrays that somebody else recorded: arguments and errors of ``moelab.trace_of_arrays``."""
+        from moelab.domain.trace_of_arrays import trace_of_arrays
+
+        return trace_of_arrays(experts, gate_weights, **about)
+
     @property
     def num_tokens(self) -> int:
         return len(self.tokens)
@@ -296,7 +303,7 @@ class Trace:
             "layer": layer,
             "slot": slot,
             "expert": self.experts[token, layer, slot],
-            "gate_weight": self.gate_weights[token, layer, slot],
+            "gate_weight": self.gate_weights[token, layer, slot].astype(np.float32),  # pandas cannot print float16
         }
         return pd.DataFrame(columns)
 

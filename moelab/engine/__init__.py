@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moelab.engine.engine import Engine, load
     from moelab.engine.generation import Generation
-    from moelab.engine.recorder import record
+    from moelab.engine.recording import record
 
 __all__ = ["Engine", "Generation", "load", "record"]
 
-_HOME = {"Engine": "engine", "load": "engine", "Generation": "generation", "record": "recorder"}
+_HOME = {"Engine": "engine", "load": "engine", "Generation": "generation", "record": "recording"}
 
 
 def __getattr__(name: str) -> Any:

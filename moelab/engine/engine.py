@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from moelab.engine.sampling import Sampling
 from moelab.engine.stepper import Stepper
 from moelab.engine.text import TextCodec, TextStream, stop_token_ids
 from moelab.kernels.job import Activation
+from moelab.store.lossy_costs import with_cost
 
 if TYPE_CHECKING:
     from moelab.engine.fast_tier.fast_tier import FastTier
@@ -146,9 +148,31 @@ class Engine(Stepper):
         `device` None: that of the dense path; a CPU stands in for a device and is marked `emulated`. ValueError for a
         plan that is for another model, or that this engine cannot carry out: then the tier before stays.
         """
+        from moelab.engine.placement import check_use
+
+        check_use(self, plan, late)
+        return self.change_tier(plan, policy=policy, late=late, keep_log=keep_log, device=device)
+
+    def change_tier(
+        self, plan: Plan | None, *, policy: Policy | None = None, late: str = "home", keep_log: bool = False,
+        device: str | None = None,
+    ) -> FastTier | None:  # fmt: skip
+        """`use_plan` for who sees to the homes too: `load` and `moelab.apply`."""
         from moelab.engine.placement import carry_out
 
         return carry_out(self, plan, policy=policy, late=late, keep_log=keep_log, device=device)
+
+    def give_up_homes(self, plan: Plan) -> int:
+        """Experts that a plan with `keep_home` false has on its fast tier alone lose their homes; bytes that returned.
+
+        Its tier is in place. For `load` and `moelab.apply`. ValueError on Numba, whose homes are arenas only.
+        """
+        from moelab.engine.homes import give_up_homes, planned_homeless
+
+        if self.isa == "numba":
+            raise ValueError("plan has keep_home false; experts on Numba keep their homes: choose a native isa")
+        self.forget_programs()
+        return give_up_homes(self.routed, planned_homeless(plan))
 
     def forget_programs(self) -> None:
         """Addresses of experts have changed: native steps are put together anew."""
@@ -203,7 +227,7 @@ class Engine(Stepper):
             "loaded": f"{self.loaded_bytes / 1e9:.2f} GB in {self.load_s:.1f} s "
             f"({self.loaded_bytes / 1e9 / max(self.load_s, 1e-9):.2f} GB/s), "
             + ("repacked" if self.packed is None else f"packed before: {self.packed}"),
-            "results": "exact" if self.lossy is None else str(self.lossy),
+            "results": "exact" if self.lossy is None else with_cost(self.lossy, self.name),
             "fast tier": "none" if self.fast_tier is None else str(self.fast_tier),
             "tokenizer": "tokenizer.json" if self.codec.tokenizer is not None else "none: give token ids",
             "skipped tensors": ", ".join(f"{n} {kind}" for kind, n in self.num_skipped_tensors.items()) or "none",
@@ -236,23 +260,33 @@ def load(
     num_workers: int | None = None,
     virtual_nodes: int | None = None,
     plan: Plan | str | Path | None = None,
+    late: str = "home",
     lossy: Lossy | None = None,
 ) -> Engine:
     """The engine of a Hugging Face checkpoint directory; see `loader.load_model` for the choices.
 
     `packed`: a folder that `moelab pack` made of this checkpoint, read instead of repacking. `plan`: a plan, or its
-    file, for `Engine.use_plan`. `lossy`: for `Engine.use_lossy`. `virtual_nodes` divides the cores, to try plans of
-    several nodes (`moelab.apply`) on a machine of one.
+    file: experts are loaded straight into their homes where it names several nodes, its fast tier as by
+    `Engine.use_plan`, with `late`. `lossy`: for `Engine.use_lossy`. `virtual_nodes` divides the cores, to try plans of
+    several nodes on a machine of one. `moelab.apply` changes the plan later, and tells dispatch the rates of nodes.
     """
     chosen = Plan.load(plan) if isinstance(plan, str | Path) else plan
+    make_homes = None
+    if on_nodes := chosen is not None and sum(tier.startswith("node") for tier in chosen.tiers) > 1:
+        from moelab.engine.homes import homes_of_plan
+
+        make_homes = partial(homes_of_plan, chosen, Path(model_dir).name, isa)
     loaded = load_model(
         model_dir, packed=packed, device=device, isa=isa, activation=activation, dense_dtype=dense_dtype,
-        dense_weights=dense_weights, num_workers=num_workers, virtual_nodes=virtual_nodes,
+        dense_weights=dense_weights, num_workers=num_workers, virtual_nodes=virtual_nodes, make_homes=make_homes,
     )  # fmt: skip
     engine = Engine(Path(model_dir), loaded)
     try:
-        if chosen is not None:  # policies bring Numba, which an engine without a plan does not need
-            engine.use_plan(chosen)
+        # Policies bring Numba, which an engine without a fast tier does not need.
+        if chosen is not None and (chosen.fast_tiers or not on_nodes):
+            engine.change_tier(chosen, late=late)
+        if chosen is not None and not chosen.keep_home:
+            engine.give_up_homes(chosen)
         if lossy is not None:
             engine.use_lossy(lossy)
     except BaseException:

@@ -118,9 +118,18 @@ class ExpertTensors:
 
     def pack(self, strip: Strip, block: np.ndarray, layout: ExpertLayout) -> None:
         """Write a strip into `block` (uint8 [expert_bytes]) of its expert as `layout` says."""
-        (rows, columns), projection = self._shape(strip.projection), strip.projection
-        start = layout.offsets[projection] + layout.projection_bytes(strip.first, columns)
-        tiles = block[start : start + layout.projection_bytes(strip.stop - strip.first, columns)]
+        place = self.place_of(strip, layout)
+        self.pack_tiles(strip, block[place], layout)
+
+    def place_of(self, strip: Strip, layout: ExpertLayout) -> slice:
+        """The bytes of a strip in the block of its expert."""
+        columns = self._shape(strip.projection)[1]
+        start = layout.offsets[strip.projection] + layout.projection_bytes(strip.first, columns)
+        return slice(start, start + layout.projection_bytes(strip.stop - strip.first, columns))
+
+    def pack_tiles(self, strip: Strip, tiles: np.ndarray, layout: ExpertLayout) -> None:
+        """Write a strip into `tiles`, uint8 as long as its place."""
+        rows, columns = self._shape(strip.projection)
         parts = self._parts(strip)
         if self.form == "packed":
             source = self._packed(strip, parts, rows, columns, layout.weight_format)

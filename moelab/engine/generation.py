@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from moelab.store.lossy_costs import with_cost
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -30,7 +32,7 @@ class Generation:
     dense_path: str
     device: str
     fast_tier: str | None = None  # its slots, device (emulated?) and policy
-    lossy: str | None = None  # what changed the results on purpose
+    lossy: str | None = None  # what changed the results on purpose, and its cost in NLL where it is known
 
     @classmethod
     def of(cls, sequence: Sequence, engine: Engine) -> Generation:
@@ -48,7 +50,7 @@ class Generation:
             dense_path=engine.dense_path,
             device=str(engine.device),
             fast_tier=None if engine.fast_tier is None else str(engine.fast_tier),
-            lossy=None if engine.lossy is None else str(engine.lossy),
+            lossy=None if engine.lossy is None else with_cost(engine.lossy, engine.name),
         )
 
     @property

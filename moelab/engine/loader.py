@@ -8,7 +8,7 @@ Code in the directory is never run. It does not know generation or requests. Flo
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +26,26 @@ from moelab.engine.expert_tensors import ExpertTensors
 from moelab.engine.loading_bar import LoadingBar
 from moelab.engine.names import Names, model_module
 from moelab.engine.packed.read import PackedFolder
-from moelab.engine.routed_arenas import choose_activation, choose_formats, expert_layout, fill_arenas, routed_of
+from moelab.engine.routed_arenas import (
+    Homes,
+    check_memory,
+    choose_activation,
+    choose_formats,
+    expert_layout,
+    fill_homes,
+    new_arenas,
+    num_bytes_of,
+    routed_of,
+)
 from moelab.engine.strips import joined_copy
 from moelab.kernels.isa import choose_isa
 from moelab.kernels.job import Activation, WeightFormat
+from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import RoutedExperts
 from moelab.kernels.tasks import Tasks
 
+MakeHomes = Callable[[ModelSpec, ExpertLayout, Pool], Homes]
 DTYPE_OF_STORED = {"BF16": torch.bfloat16, "F32": torch.float32, "F16": torch.float32}
 
 
@@ -121,6 +133,7 @@ def load_model(
     dense_weights: str | None = None,
     num_workers: int | None = None,
     virtual_nodes: int | None = None,
+    make_homes: MakeHomes | None = None,
 ) -> Loaded:
     """Load a checkpoint; every choice is checked before memory is taken, and stands in the result.
 
@@ -130,14 +143,17 @@ def load_model(
     step is one native call; torch: they are torch's, in `dense_dtype`. None is `dense_dtype` or else the stored type
     by the kernels, torch on a GPU and where native kernels are missing. `packed` is a folder that `moelab pack` made of
     this checkpoint: what is in it, routed experts and perhaps linear layers, is read instead of repacked, and
-    `dense_weights` None then means those of the folder. PackedError where it does not fit.
+    `dense_weights` None then means those of the folder. PackedError where it does not fit. `make_homes` gives the homes
+    of the routed experts on the nodes of the pool, in place of an arena for each layer; what it raises comes before any
+    weight is read.
     """
     started = time.perf_counter()
     opened = open_model(directory)
     with closing(opened.checkpoint):
         return _load_opened(
-            opened, packed, device, isa, activation, dense_dtype, dense_weights, num_workers, virtual_nodes, started
-        )
+            opened, packed, device, isa, activation, dense_dtype, dense_weights, num_workers, virtual_nodes, make_homes,
+            started,
+        )  # fmt: skip
 
 
 def _load_opened(
@@ -150,6 +166,7 @@ def _load_opened(
     dense_weights: str | None,
     num_workers: int | None,
     virtual_nodes: int | None,
+    make_homes: MakeHomes | None,
     started: float,
 ) -> Loaded:
     folder = None if packed is None else PackedFolder.open(packed, opened.checkpoint)
@@ -158,7 +175,9 @@ def _load_opened(
     check_dense_weights(dense_weights, device, isa)
     pool = Pool(num_workers, virtual_nodes=virtual_nodes)
     try:
-        loaded = _load(opened, folder, pool, choose_device(device), isa, activation, dense_dtype, dense_weights)
+        loaded = _load(
+            opened, folder, pool, choose_device(device), isa, activation, dense_dtype, dense_weights, make_homes
+        )
     except BaseException:
         pool.close()
         raise
@@ -178,6 +197,7 @@ def _load(
     activation: Activation | None,
     dense_dtype: str | None,
     dense_weights: str | None,
+    make_homes: MakeHomes | None,
 ) -> Loaded:
     checkpoint, names, spec = opened.checkpoint, opened.names, opened.spec
     sample_name = names.spell("model.norm.weight")
@@ -200,13 +220,15 @@ def _load(
         if folder is None:
             weight_format, chosen = choose_formats(opened.experts, activation)
             layout = expert_layout(spec, weight_format)
-            arenas = fill_arenas(opened.experts, layout, tasks)
+            homes = _homes(make_homes, spec, layout, pool)
+            fill_homes(opened.experts, homes, layout, tasks)
         else:
             weight_format = folder.manifest.weight_format
             chosen = choose_activation(weight_format, activation)
             layout = expert_layout(spec, weight_format)
-            arenas = folder.fill_arenas(layout, spec, tasks)
-        routed = routed_of(arenas, layout, isa, chosen, pool)
+            homes = _homes(make_homes, spec, layout, pool)
+            folder.fill_homes(homes, layout, spec, tasks)
+        routed = routed_of(homes, layout, isa, chosen, pool)
         # Linear layers that were packed before: their part of the checkpoint is not even read ahead.
         saved = None
         if folder is not None and linear_format is not None and folder.manifest.dense_weights == linear_format:
@@ -251,9 +273,18 @@ def _load(
         weights_fingerprint=fingerprint,
         num_skipped_tensors=opened.num_skipped_tensors,
         loaded_bytes=expert_bytes + read_bytes + (0 if saved is None else linears.num_bytes),
-        weight_bytes=sum(arena.num_bytes for arena in arenas) + linears.num_bytes + kept_bytes,
+        weight_bytes=num_bytes_of(homes) + linears.num_bytes + kept_bytes,
         packed=None if folder is None else folder.path,
     )
+
+
+def _homes(make: MakeHomes | None, spec: ModelSpec, layout: ExpertLayout, pool: Pool) -> Homes:
+    """Empty ones. MemoryError before the first page is touched."""
+    if make is None:
+        return new_arenas(spec.num_moe_layers, spec.n_routed_experts, layout)
+    homes = make(spec, layout, pool)
+    check_memory(num_bytes_of(homes))
+    return homes
 
 
 def check_dense_weights(asked: str | None, device: str | None, isa: str | None) -> None:
@@ -291,6 +322,7 @@ def load_routed(
         num_bytes = sum(opened.checkpoint.entries[name].num_bytes for name in names)
         with LoadingBar("experts", num_bytes) as bar:
             tasks = Tasks()
-            arenas = fill_arenas(opened.experts, layout, tasks)
+            arenas = new_arenas(len(opened.experts), opened.spec.n_routed_experts, layout)
+            fill_homes(opened.experts, arenas, layout, tasks)
             tasks.run(pool, bar.part(num_bytes))
     return routed_of(arenas, layout, isa, chosen, pool)

@@ -15,6 +15,7 @@ from moelab.domain.plan import Plan, TierFormat
 from moelab.engine.device import choose_device
 from moelab.engine.fast_tier.fast_tier import FastTier
 from moelab.engine.fast_tier.plan import check_plan, layout_of_slots
+from moelab.engine.homes import homeless_of
 from moelab.policies.session import PolicySession
 
 if TYPE_CHECKING:
@@ -44,6 +45,26 @@ def carry_out(
     engine.set_fast_tier(tier)
     engine.tier_choice = {"policy": policy, "late": late, "keep_log": keep_log, "device": device}
     return tier
+
+
+def check_use(engine: Engine, plan: Plan | None, late: str) -> None:
+    """ValueError where the tier cannot change alone, because homes would have to come or go with it."""
+    if homeless_of(engine.routed).any():
+        raise ValueError(
+            "experts of this engine live on its fast tier alone (keep_home false), which must stay for them: "
+            "moelab.apply(engine, plan) brings them home first"
+        )
+    if plan is not None and not plan.keep_home:
+        raise ValueError(
+            "plan has keep_home false: experts would give up their homes, which use_plan does not touch; "
+            "moelab.apply(engine, plan) carries it out, or load(plan=...)"
+        )
+    nodes = [] if plan is None else [tier for tier in plan.tiers if tier.startswith("node")]
+    if plan is not None and not plan.fast_tiers and len(nodes) > 1:
+        raise ValueError(
+            f"plan places homes on {', '.join(nodes)} and has no fast tier: moelab.apply(engine, plan) carries it out, "
+            "or load(plan=...)"
+        )
 
 
 def check_change(engine: Engine, plan: Plan, num_nodes: int) -> None:

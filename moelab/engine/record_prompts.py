@@ -17,7 +17,7 @@ from moelab.domain.trace import Phase, Trace
 from moelab.engine.generate import PREFILL_CHUNK, Sequence, check_sizes, run
 from moelab.engine.generation import Generation
 from moelab.engine.prompts import Prompt, domains_of, read_prompts
-from moelab.engine.recorder import record
+from moelab.engine.recording import record
 from moelab.engine.sampling import Sampling
 
 if TYPE_CHECKING:

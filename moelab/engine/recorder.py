@@ -40,7 +40,7 @@ PENDING_TOKENS = 256  # copied at once: the cost of a NumPy call, not the copy, 
 
 
 @contextmanager
-def record(
+def record_engine(
     engine: Engine,
     path: str | Path | None = None,
     *,
@@ -63,7 +63,7 @@ def record(
     from moelab.store.writer import TraceWriter
 
     header = header_of(engine, tuple(domains), licence, provenance)
-    trace = _empty(header)
+    trace = empty_trace(header)
     writer = TraceWriter(path, header) if path is not None else None
     if writer is not None and writer.num_tokens:
         num_tokens = writer.num_tokens
@@ -78,7 +78,7 @@ def record(
             yield trace
         finally:
             engine.observers.remove(recorder.observe)
-            _fill(trace, recorder.finish())
+            fill_trace(trace, recorder.finish())
 
 
 def header_of(engine: Engine, domains: tuple[str, ...], licence: str, provenance: str) -> TraceHeader:
@@ -255,13 +255,13 @@ class Recorder:
         return Trace(header, experts.copy(), gate_weights.copy(), TokenTable(**columns), kept)
 
 
-def _empty(header: TraceHeader) -> Trace:
+def empty_trace(header: TraceHeader) -> Trace:
     shape = (0, header.num_layers, header.top_k)
     table = TokenTable.build(step=[], request=[], position=[], phase=[])
     return Trace(header, np.empty(shape, np.uint16), np.empty(shape, np.float16), table)
 
 
-def _fill(trace: Trace, complete: Trace) -> None:
+def fill_trace(trace: Trace, complete: Trace) -> None:
     """Give the frozen trace that the block holds its content: the one moment when a Trace changes."""
     for name in ("header", "experts", "gate_weights", "tokens", "extras"):
         object.__setattr__(trace, name, getattr(complete, name))

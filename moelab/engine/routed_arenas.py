@@ -1,23 +1,30 @@
-"""Routed experts into arenas: one per MoE layer, filled strip by strip by tasks for all workers.
+"""Routed experts into memory: an arena for each MoE layer, or homes on nodes, filled strip by strip by all workers.
 
-Strips are taken in the order of the files, as the disk likes it. It knows formats and memory; it does not know names or
-where the strips come from (`expert_tensors`). Floor 2.
+Strips are taken in the order of the files, as the disk likes it. On nodes a strip goes straight into the copy that
+takes it; where an expert has several copies, or pieces, it is packed beside them and written into each. It knows
+formats and memory; it does not know names, plans or where the strips come from (`expert_tensors`). Floor 2.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from moelab.domain.model import ModelSpec
-from moelab.engine.expert_tensors import ExpertTensors
+from moelab.engine.expert_tensors import ExpertTensors, Strip
 from moelab.engine.strips import STRIP_BYTES
 from moelab.kernels.arena import ExpertArena
 from moelab.kernels.isa import choose_isa
 from moelab.kernels.job import ACTIVATIONS, ACTIVATIONS_OF_FORMAT, Activation, WeightFormat
 from moelab.kernels.layout import ExpertLayout
+from moelab.kernels.node_placement import NodePlacement
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import RoutedExperts
+from moelab.kernels.scratch import aligned
 from moelab.kernels.tasks import Tasks
+
+Homes = Sequence[ExpertArena | NodePlacement]
+"""Of every MoE layer."""
 
 
 def choose_formats(experts: list[ExpertTensors], asked: Activation | None) -> tuple[WeightFormat, Activation]:
@@ -48,29 +55,51 @@ def expert_layout(spec: ModelSpec, weight_format: WeightFormat) -> ExpertLayout:
     return ExpertLayout(spec.hidden_size, spec.moe_intermediate_size, weight_format)
 
 
-def fill_arenas(experts: list[ExpertTensors], layout: ExpertLayout, tasks: Tasks) -> list[ExpertArena]:
-    """Arenas of these layers, to be packed by `tasks`. MemoryError before the first page is touched."""
-    check_memory(sum(layer.num_experts for layer in experts) * layout.expert_bytes)
-    arenas = [ExpertArena(layout, layer.num_experts) for layer in experts]
+def new_arenas(num_layers: int, num_experts: int, layout: ExpertLayout) -> list[ExpertArena]:
+    """Empty ones. MemoryError before the first page is touched."""
+    check_memory(num_layers * num_experts * layout.expert_bytes)
+    return [ExpertArena(layout, num_experts) for _ in range(num_layers)]
+
+
+def fill_homes(experts: list[ExpertTensors], homes: Homes, layout: ExpertLayout, tasks: Tasks) -> None:
+    """The homes of these layers, to be packed by `tasks`."""
     # Words of int4 that become float32 are widened by NumPy, which takes 16 times their bytes.
     widened = layout.weight_format == "float32" and experts[0].form == "packed"
     strip_bytes = STRIP_BYTES // 16 if widened else STRIP_BYTES
     strips = [(strip, layer) for layer in range(len(experts)) for strip in experts[layer].strips(strip_bytes)]
     strips.sort(key=lambda pair: pair[0].place)
     for strip, layer in strips:
-        pack = partial(experts[layer].pack, strip, arenas[layer][strip.expert], layout)
-        tasks.add(strip.num_bytes, pack, partial(experts[layer].ahead, strip))
-    return arenas
+        source, home = experts[layer], homes[layer]
+        block = home[strip.expert] if isinstance(home, ExpertArena) else home.only_copy(strip.expert)
+        if block is not None:
+            pack = partial(source.pack, strip, block, layout)
+        else:
+            assert isinstance(home, NodePlacement)
+            pack = partial(_pack_beside, source, strip, home, layout)
+        tasks.add(strip.num_bytes, pack, partial(source.ahead, strip))
+
+
+def _pack_beside(source: ExpertTensors, strip: Strip, home: NodePlacement, layout: ExpertLayout) -> None:
+    place = source.place_of(strip, layout)
+    tiles = aligned(place.stop - place.start)
+    source.pack_tiles(strip, tiles, layout)
+    home.write(strip.expert, place.start, tiles)
+
+
+def num_bytes_of(homes: Homes) -> int:
+    """Of all experts, with their copies."""
+    return sum(home.num_bytes if isinstance(home, ExpertArena) else int(home.bytes_of_node.sum()) for home in homes)
 
 
 def routed_of(
-    arenas: list[ExpertArena], layout: ExpertLayout, isa: str | None, activation: Activation, pool: Pool
+    homes: Homes, layout: ExpertLayout, isa: str | None, activation: Activation, pool: Pool
 ) -> list[RoutedExperts]:
-    """The routed experts of each layer; each owns its arena, and all share one scratch."""
+    """The routed experts of each layer; each owns its arena or placement, and all share one scratch."""
     choice = choose_isa(isa)
     routed: list[RoutedExperts] = []
-    for arena in arenas:
-        routed.append(RoutedExperts(layout, arena.addresses, choice, activation, pool, owner=arena))
+    for home in homes:
+        placement = home if isinstance(home, NodePlacement) else None
+        routed.append(RoutedExperts(layout, home.addresses, choice, activation, pool, owner=home, placement=placement))
         routed[-1].share_scratch(routed[0])  # layers run one after the other: one scratch serves all
     return routed
 

@@ -17,6 +17,12 @@ from moelab.kernels.pages import huge_bytes, map_pages
 PAGE_BYTES = 4096
 
 
+def stride_of(layout: ExpertLayout) -> int:
+    """Bytes from one expert to the next."""
+    unit = PAGE_BYTES if layout.expert_bytes >= PAGE_BYTES else ALIGNMENT
+    return -(-layout.expert_bytes // unit) * unit
+
+
 class ExpertArena:
     """N expert blocks: ``addresses`` int64 [N], ``arena[i]`` uint8 [expert_bytes].
 
@@ -30,8 +36,7 @@ class ExpertArena:
             raise ValueError(f"num_experts: expected 0 or more; got {num_experts}")
         self.layout = layout
         self.num_experts = num_experts
-        unit = PAGE_BYTES if layout.expert_bytes >= PAGE_BYTES else ALIGNMENT
-        self.stride = -(-layout.expert_bytes // unit) * unit
+        self.stride = stride_of(layout)
         self.num_bytes = self.stride * num_experts
         try:
             pages = map_pages(self.num_bytes, node)

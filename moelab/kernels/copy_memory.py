@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from moelab.kernels.layout import ALIGNMENT
-from moelab.kernels.node_memory import withdraw
-from moelab.kernels.pages import map_pages
+from moelab.kernels.node_memory import check_room, promise_again, withdraw
+from moelab.kernels.pages import map_pages, several_nodes
 
 _MADV_DONTNEED = 4
 
@@ -49,8 +49,27 @@ def give_back(copy: CopyMemory) -> None:
     """The pages that are the copy's alone return to the system at once; its bytes are zero afterwards."""
     if not hasattr(mmap, "MADV_DONTNEED"):
         return
-    first, last = copy.memory.ctypes.data, copy.memory.ctypes.data + len(copy.memory)
-    first, last = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
-    if first < last and not copy.pages.endswith("reserved"):  # huge pages of the reserve go with their mapping
+    first, last = _own_pages(copy)
+    if first < last:
         ctypes.CDLL(None, use_errno=True).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_DONTNEED)
         withdraw(first, last - first)
+
+
+def take_again(copies: Iterable[CopyMemory], memory_node: int | None) -> None:
+    """Copies on one node that were given back will be written again, where they were.
+
+    Raises ``MemoryError`` where the node has no room for them by now; then nothing is promised to them.
+    """
+    pages = [(first, last) for first, last in map(_own_pages, copies) if first < last]
+    if memory_node is not None and several_nodes():
+        check_room(memory_node, sum(last - first for first, last in pages))
+    for first, last in pages:
+        promise_again(first, last - first)
+
+
+def _own_pages(copy: CopyMemory) -> tuple[int, int]:
+    """[first, last) bytes of whole pages that no other copy shares; none where they go with their mapping only."""
+    first, last = copy.memory.ctypes.data, copy.memory.ctypes.data + len(copy.memory)
+    if copy.pages.endswith("reserved"):  # huge pages of the reserve
+        return first, first
+    return -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE

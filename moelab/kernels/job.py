@@ -27,7 +27,7 @@ ACTIVATIONS_OF_FORMAT: dict[WeightFormat, tuple[Activation, ...]] = {
     "int8_g32": ("int8", "bf16"),
 }
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 GROUP = 32
 TILE_ROWS = 16
 TILE_COLUMNS = 64

@@ -20,6 +20,7 @@ LIBRARY_NAME = "libmoelab_kernels" + _SUFFIX
 _UNSUPPORTED = -2
 STATUS = {
     -1: "bad struct", -2: "unsupported format and mode", -3: "bad shape", -4: "no such expert", -5: "not a number",
+    -6: "an expert without a home",
 }  # fmt: skip
 
 PHASE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
@@ -133,6 +134,8 @@ class Placement(ctypes.Structure):
         ("row_of_entry", ctypes.c_void_p),
         ("up_start", ctypes.c_void_p),
         ("down_start", ctypes.c_void_p),
+        ("late_of_expert", ctypes.c_void_p),
+        ("late_bytes_of_node", ctypes.c_void_p),
     )
 
 

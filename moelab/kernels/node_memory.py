@@ -77,6 +77,11 @@ def withdraw(address: int, num_bytes: int) -> None:
             entry.withdrawn_bytes += num_bytes
 
 
+def promise_again(address: int, num_bytes: int) -> None:
+    """Bytes that were given back will be written after all."""
+    withdraw(address, -num_bytes)
+
+
 def promised_bytes(node: int) -> int:
     """Bytes of live mappings bound to ``node`` that have no page yet."""
     _promises[:] = [entry for entry in _promises if entry.mapping() is not None]

@@ -62,6 +62,14 @@ def join(layout: ExpertLayout, part: np.ndarray, piece: Piece, block: np.ndarray
         block[whole] = part[own]
 
 
+def put(layout: ExpertLayout, part: np.ndarray, start: int, piece: Piece, out: np.ndarray) -> None:
+    """Of ``part``, the bytes [start, start + len) of the whole block, those of the piece into its block ``out``."""
+    for whole, own in _ranges(layout, piece):
+        first, stop = max(whole.start, start), min(whole.stop, start + len(part))
+        if first < stop:
+            out[own.start + first - whole.start : own.start + stop - whole.start] = part[first - start : stop - start]
+
+
 def _ranges(layout: ExpertLayout, piece: Piece) -> list[tuple[slice, slice]]:
     """(bytes in the whole block, bytes in the piece's) of the rows of gate_proj, up_proj and down_proj."""
     up_bytes, down_bytes = _row_bytes(layout)

@@ -1,27 +1,29 @@
 """apply: a live engine goes over to another plan, between two generations.  Floor 4.
 
-The difference of the two plans becomes moves: a copy that both have stays where it is. All new copies, on their nodes,
-are complete before any layer turns to them, then every layer turns at once, then what is left over goes and its pages
-return to the system. Whatever fails before the turn (no room on a node, a plan that does not fit) leaves the engine as
-it was. Moving experts between nodes changes no bit of what the engine computes.
+The difference of the two plans becomes moves (`moves`): layer after layer the new copies are complete, on their nodes,
+before the old ones go, so that one layer at most is there twice. Then the fast tier changes, and in the end experts
+that the new plan keeps there alone (``keep_home`` false) give up their homes. Whatever fails on the way, or Ctrl-C,
+takes everything back: the engine is what it was. Moving experts between nodes changes no bit of what it computes.
 
-Needs room for all new copies at once, beside the old ones. Does not know why a plan is good.
+Experts that come home again after such a plan are read from the checkpoint. Does not know why a plan is good.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from moelab.dispatch.c_face import dispatch_arguments
 from moelab.domain.plan import Plan
 from moelab.domain.plan_copies import Copies, copies_on_nodes
-from moelab.kernels import NodePlacement, RoutedExperts
 from moelab.kernels.job import GROUP
+from moelab.migration.interrupts import held_interrupts
+from moelab.migration.moves import Moves
 from moelab.migration.result import Applied
 
 if TYPE_CHECKING:
@@ -34,150 +36,181 @@ def apply(engine: Engine, plan: Plan, *, machine: Machine | None = None, progres
 
     ``machine`` tells dispatch the read rates of the nodes (equal without). The plan before stays whole where this
     raises: ``ValueError`` for another model or what the engine cannot do, ``MemoryError`` where a node has no room.
+    Room is asked for before the first move; see ``Applied.peak_extra_bytes``.
     """
     plan.check_matches(
         what="engine", model=engine.name, num_layers=len(engine.routed), num_experts=engine.spec.n_routed_experts,
         top_k=engine.spec.num_experts_per_tok, fingerprint=engine.spec.fingerprint,
     )  # fmt: skip
-    from moelab.engine.placement import check_change  # torch: whoever has an engine has it
+    from moelab.engine.homes import planned_homeless  # torch: whoever has an engine has it
+    from moelab.engine.placement import check_change
 
     started, before = time.perf_counter(), _resident_bytes()
     slowness = _slowness(machine, engine.pool.num_nodes)
-    copies = _copies(engine, plan)
-    num_nodes = engine.routed[0].num_nodes if copies is None else engine.pool.num_nodes
-    _check_fast_tier(plan, copies, engine)
+    target = _target(engine, plan)
+    num_nodes = engine.routed[0].num_nodes if target is None else len(target.memory_nodes)
     check_change(engine, plan, num_nodes)
-    new = [] if copies is None else _new_placements(engine, copies, slowness, progress)
-    peak = _resident_bytes()
-    old = [(layer.placement, layer.owner) for layer in engine.routed]
-    tier = engine.fast_tier
-    choice, tier_plan = dict(engine.tier_choice), None if tier is None else tier.plan
+    moves = Moves(
+        engine.routed, engine.pool, engine.pool.memory_node_of_node if target is None else target.memory_nodes
+    )
+    peak = _Peak()
+    tier, choice = engine.fast_tier, dict(engine.tier_choice)
+    tier_plan = None if tier is None else tier.plan
+    if tier is not None:
+        tier.settle()  # from here on nobody reads homes but us
+    engine.forget_programs()  # native steps hold addresses of the tables before
+    given_up, done = 0, False
     try:
-        _turn(engine, [(placement, placement) for placement in new])
-        if plan.fast_tiers:
-            engine.use_plan(plan)
-        elif tier is not None:
-            engine.use_plan(None)
-    except BaseException:
-        _turn(engine, old if new else [])
-        if engine.fast_tier is not tier:  # its memory went before the new one's was asked for
-            engine.use_plan(tier_plan, **choice)
+        if target is not None:
+            _go(engine, moves, target, slowness, peak, progress)
+        if plan.fast_tiers or tier is not None:
+            engine.change_tier(plan if plan.fast_tiers else None)
+        peak.look()
+        with held_interrupts():
+            moves.commit()
+            if not plan.keep_home:
+                given_up = engine.give_up_homes(plan)
+            done = True
+    except BaseException as error:
+        if not done:  # else Ctrl-C came at the very end: the new plan is whole
+            with held_interrupts():
+                _take_back(engine, moves, tier, tier_plan, choice, error)
         raise
-    kept = sum(len(each.memory_of_copy) - len(each.new_copies) for each in new)
-    removed, removed_bytes = _leave(old, new)
+    finally:
+        engine.forget_programs()
     return Applied(
         plan=str(plan.planner.get("name", plan.fingerprint())),
         num_nodes=num_nodes,
         virtual_nodes=engine.pool.virtual,
         slowness=None if slowness is None else tuple(slowness.tolist()),
-        copies_added=sum(len(each.new_copies) for each in new),
-        copies_kept=kept,
-        copies_removed=removed,
-        bytes_added=sum(each.num_new_bytes for each in new),
-        bytes_removed=removed_bytes,
+        copies_added=moves.num_added,
+        copies_kept=moves.num_kept,
+        copies_removed=moves.num_removed,
+        bytes_added=moves.added_bytes,
+        bytes_removed=moves.removed_bytes,
+        peak_extra_bytes=moves.peak_extra_bytes,
+        homes_given_up=0 if plan.keep_home else int(planned_homeless(plan).sum()),
+        home_bytes_given_up=given_up,
+        homes_from_checkpoint=moves.num_fetched,
         seconds=time.perf_counter() - started,
         resident_before_bytes=before,
-        resident_peak_bytes=peak,
+        resident_peak_bytes=peak.num_bytes,
         resident_after_bytes=_resident_bytes(),
         fast_tier=None if engine.fast_tier is None else f"{int(engine.fast_tier.resident.sum())} experts",
     )
 
 
-def _copies(engine: Engine, plan: Plan) -> list[Copies] | None:
-    """Of every layer; ``None`` where homes stay as they are, because the plan names one node, which says nothing."""
-    layout, shape = engine.routed[0].layout, (len(engine.routed), engine.spec.n_routed_experts)
+def _take_back(
+    engine: Engine, moves: Moves, tier: Any, tier_plan: Plan | None, choice: dict[str, Any], error: BaseException
+) -> None:
+    """The fast tier of before first, while every expert has a home, then the homes. What cannot be is noted."""
+    try:
+        if engine.fast_tier is not tier:  # its memory went before the new one's was asked for
+            engine.change_tier(tier_plan, **choice)
+    except Exception as second:
+        error.add_note(f"the fast tier of before could not be made again ({second}): the engine runs without one")
+        if tier_plan is not None and not tier_plan.keep_home:
+            moves.commit()  # homes that were given up for it must stay now
+            return
+    if stuck := moves.undo():
+        error.add_note(
+            f"layers {', '.join(map(str, stuck))} stay where the new plan has them: the room that they left was taken "
+            "meanwhile. They are whole, and results are the same; apply a plan again when there is room"
+        )
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where the homes go: copies of each layer, and what the nodes of the copies are bound to."""
+
+    copies: list[Copies]
+    memory_nodes: list[int | None]
+
+
+def _target(engine: Engine, plan: Plan) -> _Target | None:
+    """``None`` where homes stay as they are: the plan names one node, which says nothing, and every expert has one."""
+    from moelab.engine.homes import check_home_bytes, homeless_of
+
+    layout = engine.routed[0].layout
     nodes = [tier for tier in plan.tiers if tier.startswith("node")]
-    home = plan.format_of_tier[nodes[0]]
-    if set(home.expert_bytes) - {0, layout.expert_bytes}:
-        raise ValueError(
-            f"plan says {sorted(set(home.expert_bytes))} bytes for an expert at home; this engine's take "
-            f"{layout.expert_bytes}: re-plan on a trace of this engine"
-        )
-    if not plan.keep_home:
-        raise ValueError(
-            "plan has keep_home false; the engine keeps a home copy of every expert: re-plan with keep_home true"
-        )
-    if len(nodes) == 1:
-        return None
-    if engine.isa == "numba":
+    check_home_bytes(plan, layout)
+    if engine.isa == "numba" and (len(nodes) > 1 or not plan.keep_home):
         raise ValueError("the engine runs on Numba, whose workers know no nodes: load it with a native isa")
-    units = -(-layout.intermediate_size // GROUP)
-    return copies_on_nodes(plan, np.zeros(shape, np.int64), engine.pool.num_nodes, units)
+    homeless, units = homeless_of(engine.routed), -(-layout.intermediate_size // GROUP)
+    if len(nodes) > 1:
+        # Those that will have no home stay on the way where they are, as far as that can be.
+        now = _first_node(engine)
+        return _Target(copies_on_nodes(plan, now, engine.pool.num_nodes, units), engine.pool.memory_node_of_node)
+    if not homeless.any():
+        return None
+    copies = [_with_all(layer.placement, units) for layer in engine.routed]
+    num_nodes = engine.routed[0].num_nodes
+    return _Target(copies, engine.pool.memory_node_of_node if num_nodes == engine.pool.num_nodes else [None])
 
 
-def _check_fast_tier(plan: Plan, copies: list[Copies] | None, engine: Engine) -> None:
-    units = -(-engine.routed[0].layout.intermediate_size // GROUP)
-    if copies is None:
-        placements = [layer.placement for layer in engine.routed if layer.placement is not None]
-        cut = any(len(each.pieces) > each.num_experts for each in placements)
-        if plan.fast_tiers and cut:
-            raise ValueError(
-                "homes are cut into pieces by an earlier plan; apply one of whole experts before a fast tier"
-            )
-    elif plan.fast_tiers and any((of_layer[2] - of_layer[1] != units).any() for of_layer in copies):
-        raise ValueError(
-            "plan cuts experts into pieces beside a fast tier, whose slots are filled from whole homes: re-plan with "
-            "whole experts"
+def _first_node(engine: Engine) -> np.ndarray:
+    """int64 [L, E]: the node of each expert's first copy, 0 where nodes are not told apart."""
+    found = np.zeros((len(engine.routed), engine.spec.n_routed_experts), np.int64)
+    for layer, routed in enumerate(engine.routed):
+        if routed.placement is not None and routed.placement.num_nodes > 1:
+            for expert, _, _, node in sorted(routed.placement.memory_of_copy, reverse=True):
+                found[layer, expert] = node
+    return found
+
+
+def _with_all(placement: Any, units: int) -> Copies:
+    """The copies of a layer, and the homeless experts whole, each on the node that has the fewest bytes by then."""
+    rows = list(placement.memory_of_copy)
+    held = placement.bytes_of_node.copy()
+    for expert in np.flatnonzero(placement.homeless).tolist():
+        node = int(held.argmin())
+        held[node] += placement.layout.expert_bytes
+        rows.append((expert, 0, units, node))
+    table = np.array(sorted(rows), np.int64).reshape(-1, 4)
+    return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
+
+
+def _go(
+    engine: Engine, moves: Moves, target: _Target, slowness: np.ndarray | None, peak: _Peak, progress: bool
+) -> None:
+    from moelab.engine.homes import CheckpointExperts, homeless_of
+
+    with ExitStack() as stack:
+        fetch = None
+        if homeless_of(engine.routed).any():
+            source = CheckpointExperts(engine)
+            stack.callback(source.close)
+            fetch = source.fetch
+        bar = stack.enter_context(
+            tqdm(total=len(target.copies), desc="moving experts", unit="layer", disable=not progress, delay=1)
         )
 
-
-def _new_placements(
-    engine: Engine, copies: list[Copies], slowness: np.ndarray | None, progress: bool
-) -> list[NodePlacement]:
-    """All complete; what they hold that is new goes with them where this raises."""
-    pool, new = engine.pool, []
-    with tqdm(total=len(copies), desc="moving experts", unit="layer", disable=not progress, delay=1) as bar:
-        for layer, of_layer in zip(engine.routed, copies, strict=True):
-            placement = NodePlacement(
-                layer.layout, layer.num_experts, of_layer, pool.memory_node_of_node, slowness=slowness,
-                keep=layer.placement, **dispatch_arguments(len(of_layer[0]), pool.num_nodes),
-            )  # fmt: skip
-            new.append(placement)
-            wanted = sorted({expert for expert, *_ in placement.new_copies})
-
-            def fill(
-                worker: int, num_workers: int, layer: RoutedExperts = layer, placement: NodePlacement = placement,
-                wanted: list[int] = wanted,
-            ) -> None:  # fmt: skip
-                for expert in wanted[worker::num_workers]:
-                    placement.fill(expert, _block(layer, expert))
-
-            pool.run(fill)
+        def on_layer() -> None:
+            peak.look()
             bar.update()
-    return new
+
+        moves.go(
+            target.copies, slowness=slowness if len(target.memory_nodes) > 1 else None, dispatch=_dispatch_arguments,
+            fetch=fetch, on_filled=on_layer,
+        )  # fmt: skip
 
 
-def _block(layer: RoutedExperts, expert: int) -> np.ndarray:
-    """The whole expert where it lies now."""
-    if layer.placement is not None:
-        return layer.placement[expert]
-    block: np.ndarray = layer.owner[expert]
-    return block
+def _dispatch_arguments(num_copies: int, num_nodes: int) -> Any:
+    from moelab.dispatch.c_face import dispatch_arguments  # Numba, for pieces with several copies only
+
+    return dispatch_arguments(num_copies, num_nodes)
 
 
-def _turn(engine: Engine, homes: list[tuple[NodePlacement | None, Any]]) -> None:
-    """Every layer reads its new homes (placement or ``None``, owner) from the next step on.
+class _Peak:
+    """The largest resident size that was seen; ``None`` where the system does not say."""
 
-    Native steps hold addresses of the tables before: they go first, so that an interrupt leaves none.
-    """
-    engine.forget_programs()
-    for layer, (placement, owner) in zip(engine.routed, homes or [], strict=bool(homes)):
-        layer.place(placement, None if placement is not None else owner.addresses)
-        layer.owner = owner
-    engine.forget_programs()
+    def __init__(self) -> None:
+        self.num_bytes = _resident_bytes()
 
-
-def _leave(old: list[tuple[NodePlacement | None, Any]], new: list[NodePlacement]) -> tuple[int, int]:
-    """(copies, bytes) that went."""
-    num_copies, num_bytes = 0, 0
-    for (before, owner), after in zip(old if new else [], new, strict=True):
-        if before is None:  # whole experts in an arena
-            num_copies, num_bytes = num_copies + len(owner), num_bytes + owner.num_bytes
-            owner.close()
-        else:
-            num_copies += len(set(before.memory_of_copy) - set(after.memory_of_copy))
-            num_bytes += before.release(after)
-    return num_copies, num_bytes
+    def look(self) -> None:
+        now = _resident_bytes()
+        if now is not None and self.num_bytes is not None:
+            self.num_bytes = max(self.num_bytes, now)
 
 
 def _slowness(machine: Machine | None, num_nodes: int) -> np.ndarray | None:

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Applied:
-    """Copies (of an expert or a piece of one) on nodes. ``resident_*_bytes``: of the process, before, at the end, and
-    right before what was left over went; ``None`` where the system does not say. ``fast_tier``: slots in use, ``None``
-    without one. ``slowness``: of a byte on each node, as dispatch is told;
-    ``None``: equal."""
+    """Copies (of an expert or a piece of one) on nodes. ``peak_extra_bytes``: what copies took at most at once beyond
+    the larger of before and after. ``homes_given_up``: experts that live on the fast tier alone from now on,
+    ``homes_from_checkpoint``: those that came home again. ``resident_*_bytes``: of the process, before, at the end,
+    and the most that was seen when a layer was there twice; ``None`` where the system does not say. ``fast_tier``:
+    slots in use, ``None`` without one. ``slowness``: of a byte on each node, as dispatch is told; ``None``: equal."""
 
     plan: str
     num_nodes: int
@@ -27,6 +28,10 @@ class Applied:
     copies_removed: int
     bytes_added: int
     bytes_removed: int
+    peak_extra_bytes: int
+    homes_given_up: int
+    home_bytes_given_up: int
+    homes_from_checkpoint: int
     seconds: float
     resident_before_bytes: int | None
     resident_peak_bytes: int | None

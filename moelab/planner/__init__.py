@@ -2,8 +2,8 @@
 
 ``PLANNERS`` finds it by name. Those of ``FAST_TIER_PLANNERS`` choose what a fast tier holds (budget in slots); those of
 ``NODE_PLANNERS`` choose the NUMA node, the replicas and the pieces of every expert (budget in extra memory), ``joint``
-both. A new planner is a new file and a line here. ``empty`` finds nothing, so it is not among them: it is the fast tier
-that a policy fills.
+both, ``best`` is the one of them that does best inside the planning requests. A new planner is a new file and a line
+here. ``empty`` finds nothing, so it is not among them: it is the fast tier that a policy fills.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from moelab.domain.plan import Plan
 from moelab.planner.anneal import anneal
+from moelab.planner.best import best
 from moelab.planner.coact import coact
 from moelab.planner.empty import empty
 from moelab.planner.eplb import eplb
@@ -51,6 +52,7 @@ NODE_PLANNERS: dict[str, Callable[..., Plan]] = {
     "replicate": replicate,
     "anneal": anneal,
     "split_some": split_some,
+    "best": best,
     "joint": joint,
     "fastest": fastest,
 }
@@ -58,7 +60,8 @@ NODE_PLANNERS: dict[str, Callable[..., Plan]] = {
 PLANNERS: dict[str, Callable[..., Plan]] = {**FAST_TIER_PLANNERS, **NODE_PLANNERS}
 
 __all__ = [
-    "FAST_TIER_PLANNERS", "NODE_PLANNERS", "PLANNERS", "anneal", "coact", "empty", "eplb", "fastest", "frequency",
+    "FAST_TIER_PLANNERS", "NODE_PLANNERS", "PLANNERS", "anneal", "best", "coact", "empty", "eplb", "fastest",
+    "frequency",
     "front_loading", "interleave", "joint", "layer_balanced", "mirror", "random", "random_nodes", "replicate",
     "round_robin", "row_split", "split_some", "uniform", "water_filled",
 ]  # fmt: skip

@@ -55,18 +55,35 @@ def anneal(
     """
     problem = node_problem(trace, **options)
     begin = time.perf_counter()
-    steps = at_most(problem.train, most_steps, anneal_seed)
-    masks = 1 << split_by_coactivation(problem, problem.train, SHRINK)
-    masks = add_replicas(problem, masks, problem.room(masks))
-    if moves_per_expert is None:
-        moves_per_expert = moves_within(problem, steps, most_visits or MOST_VISITS)
-    masks = annealed(problem, steps, masks, moves_per_expert=moves_per_expert, seed=anneal_seed, worth=worth)
+    masks, moves_per_expert = annealed_masks(
+        problem, moves_per_expert=moves_per_expert, most_visits=most_visits or MOST_VISITS, most_steps=most_steps,
+        worth=worth, anneal_seed=anneal_seed,
+    )  # fmt: skip
     return node_plan(
         problem, masks, "anneal", seconds=time.perf_counter() - begin, score=score,
         parameters={
             "moves_per_expert": moves_per_expert, "most_steps": most_steps, "worth": worth, "anneal_seed": anneal_seed,
         },
     )  # fmt: skip
+
+
+def annealed_masks(
+    problem: NodeProblem,
+    *,
+    moves_per_expert: float | None = None,
+    most_visits: int = MOST_VISITS,
+    most_steps: int = MOST_STEPS,
+    worth: float = WORTH,
+    anneal_seed: int = 0,
+) -> tuple[np.ndarray, float]:
+    """(masks int64 [L, E] annealed from ``coact``'s with a fixed shrinking, moves for each expert)."""
+    steps = at_most(problem.train, most_steps, anneal_seed)
+    masks = 1 << split_by_coactivation(problem, problem.train, SHRINK)
+    masks = add_replicas(problem, masks, problem.room(masks))
+    if moves_per_expert is None:
+        moves_per_expert = moves_within(problem, steps, most_visits)
+    masks = annealed(problem, steps, masks, moves_per_expert=moves_per_expert, seed=anneal_seed, worth=worth)
+    return masks, moves_per_expert
 
 
 def moves_within(problem: NodeProblem, steps: LayerSteps, most_visits: int) -> float:

@@ -5,13 +5,16 @@ Floor 3. By cluster of requests, or in time where there is one cluster. Does not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from moelab.planner.layer_steps import LayerSteps
 from moelab.planner.node_problem import NodeProblem
 from moelab.planner.node_score import node_score
+
+T = TypeVar("T", bound=Hashable)
 
 
 def inner_split(steps: LayerSteps, seed: int) -> tuple[LayerSteps, LayerSteps]:
@@ -30,12 +33,15 @@ def inner_split(steps: LayerSteps, seed: int) -> tuple[LayerSteps, LayerSteps]:
 
 
 def choose_by_inner_split(
-    problem: NodeProblem, candidates: Sequence[float], place: Callable[[LayerSteps, float], np.ndarray], seed: int
-) -> tuple[float, dict[float, float]]:
-    """(the candidate whose masks, fitted on two thirds, have the least mean maximum on the rest; all means)."""
-    fitted, judged = inner_split(problem.train, seed)
+    problem: NodeProblem, candidates: Sequence[T], place: Callable[[LayerSteps, T], np.ndarray]
+) -> tuple[T, dict[T, float]]:
+    """(the candidate whose masks, fitted on two thirds, have the least mean maximum on the rest; all means).
+
+    Ties: the earlier one.
+    """
+    fitted, judged = inner_split(problem.train, problem.how["seed"])
     means = {
         value: node_score(judged, place(fitted, value), problem.times, problem.layer_weight).mean
         for value in candidates
     }
-    return min(means, key=lambda value: (means[value], value)), means
+    return min(means, key=means.__getitem__), means

@@ -71,7 +71,7 @@ class LayerSteps:
         num_layers, num_experts = trace.header.num_layers, trace.header.num_experts
         pass_of_token = np.arange(trace.num_tokens) if steps == "token" else trace.tokens.step
         step = np.unique(pass_of_token, return_inverse=True)[1]
-        cluster_of_step, num_clusters = _clusters(step, trace.tokens.request)
+        cluster_of_step, num_clusters = clusters_of_steps(step, trace.tokens.request)
         keys, layers, of_steps, sizes = [], [], [], []
         for layer in range(num_layers):
             ids = trace.experts[:, layer]
@@ -108,21 +108,35 @@ class LayerSteps:
         )
 
 
-def _clusters(step: np.ndarray, request: np.ndarray) -> tuple[np.ndarray, int]:
+def groups_of_requests(trace: Trace, steps: StepKind = "step") -> tuple[np.ndarray, int]:
+    """(group int64 of each request in rising order of their ids, number of groups): those that share steps are one."""
+    _, of_request = np.unique(trace.tokens.request, return_inverse=True)
+    num_requests = int(of_request.max(initial=-1)) + 1
+    if steps == "token":
+        return np.arange(num_requests), num_requests
+    return _linked(np.unique(trace.tokens.step, return_inverse=True)[1], of_request)
+
+
+def clusters_of_steps(step: np.ndarray, request: np.ndarray) -> tuple[np.ndarray, int]:
     """(cluster of each step, their number): requests that share a step, directly or through others, are one cluster."""
+    _, of_request = np.unique(request, return_inverse=True)
+    group, num_groups = _linked(step, of_request)
+    cluster = np.empty(int(step.max()) + 1, np.int64)
+    cluster[step] = group[of_request]  # all tokens of a step say the same
+    return cluster, num_groups
+
+
+def _linked(step: np.ndarray, request: np.ndarray) -> tuple[np.ndarray, int]:
+    """(group of each request, their number), numbered in the order of their first requests; by token: step, request."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    _, of_request = np.unique(request, return_inverse=True)
-    num_steps, num_requests = int(step.max()) + 1, int(of_request.max()) + 1
-    pairs = np.unique(step * num_requests + of_request)
+    num_steps, num_requests = int(step.max()) + 1, int(request.max()) + 1
+    pairs = np.unique(step * num_requests + request)
     links = coo_array(
         (np.ones(len(pairs), np.int8), (pairs // num_requests, num_steps + pairs % num_requests)),
         shape=(num_steps + num_requests,) * 2,
     )
-    num_clusters, label = connected_components(links, directed=False)
-    first_request = label[num_steps:]
-    order = np.full(num_clusters, -1)
-    order[first_request[::-1]] = np.arange(num_requests)[::-1]  # clusters in the order of their first request
-    rank = np.argsort(np.argsort(order, kind="stable"), kind="stable")
-    return rank[label[:num_steps]], num_clusters
+    num_groups, label = connected_components(links, directed=False)
+    _, first, group = np.unique(label[num_steps:], return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[group], num_groups

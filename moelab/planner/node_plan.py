@@ -130,7 +130,8 @@ def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | Non
         "scored_on": {
             "request": "held-out requests", "time": "held-out steps (split in time)",
             "none": "the planning requests (in sample)",
-        }[problem.how["split"]] + (", each token its own step" if problem.how["steps"] == "token" else ""),
+        }[problem.how["split"]] + (", each token its own step" if problem.how["steps"] == "token" else "")
+        + (f", in batches of {problem.how['batch']}" if "batch" in problem.how else ""),
         "heldout_mean_max": on_test.mean,
         "heldout_mean_max_interval": None if np.isnan(low) else (low, high),
         "ideal": on_test.ideal_mean,

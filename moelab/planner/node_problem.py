@@ -17,8 +17,9 @@ from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
 from moelab.domain.trace import NO_EXPERT, Trace, TraceHeader
 from moelab.planner.balanced_packing import whole_shares
+from moelab.planner.batches import in_batches
 from moelab.planner.cut_price import CutPrice, measured_price
-from moelab.planner.layer_steps import LayerSteps, StepKind
+from moelab.planner.layer_steps import LayerSteps, StepKind, groups_of_requests
 from moelab.planner.placements import per_layer
 from moelab.planner.static_plan import of_phase, split
 from moelab.planner.step_maximum import WHOLE, TierTimes
@@ -72,9 +73,19 @@ class NodeProblem:
 
     @property
     def node_share(self) -> np.ndarray:
-        """float64 [num_nodes]: part of the memory of all nodes."""
-        budget = self.budget[: self.num_nodes]
-        return budget / budget.sum()
+        """float64 [num_nodes]: part of the experts whose home a node is: as its rate, but no more than it may hold."""
+        largest = int(self.tier_bytes[0].max())  # whole experts
+        most = self.budget[: self.num_nodes] // largest * largest / self.all_bytes
+        if most.sum() <= 1:
+            return most / most.sum()
+        share = self.node_rates / self.node_rates.sum()
+        for _ in range(self.num_nodes):  # what is above a node's budget goes to the others
+            full = share >= most
+            rest = np.where(full, 0, self.node_rates)
+            if not rest.any():
+                break
+            share = np.where(full, most, (1 - most[full].sum()) * rest / rest.sum())
+        return share
 
     @property
     def node_rates(self) -> np.ndarray:
@@ -104,6 +115,7 @@ def node_problem(
     nodes: int | None = None,
     extra_memory: float = 0.0,
     steps: StepKind = "step",
+    batch: int | None = None,
     machine: Machine | None = None,
     node_rates: Sequence[float] | None = None,
     node_bytes: Sequence[int] | None = None,
@@ -121,9 +133,11 @@ def node_problem(
     """The problem of ``nodes`` NUMA nodes (default: the machine's, or 2).
 
     ``extra_memory``: bytes beyond one copy of every expert, as a fraction of these, over all nodes; they and the homes
-    are shared out in proportion to the rates of the nodes, unless ``node_bytes`` [num_nodes] says what each may hold.
-    ``node_rates`` and ``fast_rates``: GB/s, by default the machine's; nodes beyond the machine's are virtual, of equal
-    rate. ``fast_slots``: experts of all layers together that each fast tier holds. ``steps``: ``step`` or ``token``.
+    are shared out in proportion to the rates of the nodes, unless ``node_bytes`` [num_nodes] says what each may hold
+    (experts where the bytes of one are not known; ``how`` says what extra memory it is). ``node_rates`` and
+    ``fast_rates``: GB/s, by default the machine's; nodes beyond the machine's are virtual, of equal rate.
+    ``fast_slots``: experts of all layers together that each fast tier holds. ``steps``: ``step`` or ``token``.
+    ``batch``: requests decoded together (``batches``), which the trace has one by one.
     ``held_out``, ``seed``, ``phase``, ``expert_bytes``, ``moe_intermediate_size``, ``weight_format``: as in
     ``frequency``. Raises ``ValueError`` for what is impossible.
     """
@@ -132,15 +146,23 @@ def node_problem(
     num_tiers = num_nodes + len(fast_slots)
     if num_nodes < 1 or num_tiers > MOST_TIERS:
         raise ValueError(f"got {num_nodes} nodes and {len(fast_slots)} fast tiers, expected 1 to {MOST_TIERS} in all")
+    if node_bytes is not None and extra_memory:
+        raise ValueError(
+            f"got node_bytes and extra_memory {extra_memory}, expected one of both: node_bytes says what copies may "
+            "take"
+        )
     if not 0 <= extra_memory <= num_nodes - 1:
         raise ValueError(
             f"extra_memory is {extra_memory}, expected 0 to {num_nodes - 1} (every expert on all {num_nodes} nodes)"
         )
     rates, rates_of = _node_rates(num_nodes, machine, node_rates)
     fast, fast_rates_of = _fast_rates(len(fast_slots), machine, fast_rates)
-    part, rest, how = split(trace, held_out=held_out, seed=seed)
-    train = LayerSteps.of_trace(of_phase(part, phase), steps)
-    test = train if how["split"] == "none" else LayerSteps.of_trace(of_phase(rest, phase), steps)
+    whole, kind = of_phase(trace, phase), steps
+    if batch is not None:
+        whole, kind = _batched(whole, steps, batch, seed), "step"
+    part, rest, how = split(whole, held_out=held_out, seed=seed, steps=kind)
+    train = LayerSteps.of_trace(part, kind)
+    test = train if how["split"] == "none" else LayerSteps.of_trace(rest, kind)
     intermediate = moe_intermediate_size or header.moe_intermediate_size
     price = cut_price or measured_price(machine, header.hidden_size, intermediate, num_nodes)
     num_units = -(-(intermediate or 1) // Plan.model_fields["piece_unit"].default)
@@ -151,7 +173,12 @@ def node_problem(
     mean_rate = rates.mean()
     slowness = np.concatenate([mean_rate / rates, np.where(fast > 0, mean_rate / np.maximum(fast, 1e-9), 1e-12)])
     pieces = np.concatenate([units / num_units * WHOLE * price.slice_factor, np.zeros(len(fast_slots))])
-    fast_budget = [int(slots * layer_bytes.max()) for slots in fast_slots]
+    budgets = _node_budgets(layer_bytes, header.num_experts, extra_memory, rates, node_bytes, fast_slots, keep_home)
+    if node_bytes is not None:
+        beyond = sum(budgets) / (int(layer_bytes.sum()) * header.num_experts) - 1
+        extra_memory = float(np.clip(beyond, 0, num_nodes - 1))
+        how["node_bytes"] = budgets
+    budgets += [int(slots * layer_bytes.max()) for slots in fast_slots]
     return NodeProblem(
         header=header,
         trace_fingerprint=trace.fingerprint(),
@@ -160,6 +187,7 @@ def node_problem(
         test=test,
         how={
             "nodes": num_nodes, "extra_memory": extra_memory, "steps": steps, "held_out": held_out, "seed": seed, **how,
+            **({} if batch is None else {"batch": batch}),
             "phase": phase or "all", "rates": rates_of, **({"fast_rates": fast_rates_of} if fast_slots else {}),
         },
         tiers=(*(f"node{n}" for n in range(num_nodes)), *(f"fast{f}" for f in range(len(fast_slots)))),
@@ -167,11 +195,8 @@ def node_problem(
         times=TierTimes(num_nodes, slowness / WHOLE, np.rint(pieces).astype(np.int64), float(price.barrier)),
         tier_bytes=np.tile(layer_bytes, (num_tiers, 1)),
         has_bytes=has_bytes,
-        budget=np.array(
-            _node_budgets(layer_bytes, header.num_experts, extra_memory, rates, node_bytes, fast_slots, keep_home)
-            + fast_budget, np.int64,
-        ),
-        tokens_of_expert=1.0 if steps == "token" else _tokens_of_expert(of_phase(rest, phase), test),
+        budget=np.array(budgets, np.int64),
+        tokens_of_expert=1.0 if kind == "token" else _tokens_of_expert(rest, test),
         layer_weight=layer_bytes / layer_bytes.mean(),
         intermediate=intermediate,
         weight_format=weight_format or header.quantization,
@@ -179,6 +204,15 @@ def node_problem(
         cut_price=price,
         keep_home=keep_home,
     )  # fmt: skip
+
+
+def _batched(trace: Trace, steps: StepKind, batch: int, seed: int) -> Trace:
+    if steps == "step" and groups_of_requests(trace, steps)[1] < len(np.unique(trace.tokens.request)):
+        raise ValueError(
+            f"batch is {batch}, but the requests of this trace are already in batches: leave it out, or take each "
+            "token as its own (steps token)"
+        )
+    return in_batches(trace, batch, seed)
 
 
 def _tokens_of_expert(part: Trace, steps: LayerSteps) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 from moelab.domain.machine import Machine
 from moelab.domain.plan import FastTier, Plan, PlanModel, TierFormat
 from moelab.domain.trace import Trace
+from moelab.planner.layer_steps import StepKind, groups_of_requests
 from moelab.planner.placements import FAST_TIER, home_and_fast, per_layer
 from moelab.simulator.simulate import simulate
 
@@ -89,26 +90,32 @@ def total_slots(trace: Trace, slots_per_layer: int | Sequence[int] | None, slots
     return total
 
 
-def split(trace: Trace, *, held_out: float, seed: int) -> tuple[Trace, Trace, dict[str, Any]]:
-    """(planning part, held-out part, how it was split) by request; one request is cut in time.
+def split(trace: Trace, *, held_out: float, seed: int, steps: StepKind = "step") -> tuple[Trace, Trace, dict[str, Any]]:
+    """(planning part, held-out part, how it was split) by request; what cannot be parted by request is cut in time.
 
-    Without a held-out part (``held_out`` 0, or a single step) both parts are the whole trace, marked
-    ``split: none``. The fraction is rounded to whole requests, at least one on each side.
+    Requests that share steps stay together, because half a batch is another batch; with ``steps`` ``"token"`` they
+    share none. Without a held-out part (``held_out`` 0, or a single step) both parts are the whole trace, marked
+    ``split: none``. The fraction is rounded to whole groups of requests, at least one on each side.
     """
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out is {held_out}, expected a fraction from 0 to below 1")
     ids = np.unique(trace.tokens.request)
-    steps = np.unique(trace.tokens.step)
-    if held_out == 0 or (len(ids) < 2 and len(steps) < 2):
+    of_step = np.unique(trace.tokens.step)
+    if held_out == 0 or (len(ids) < 2 and len(of_step) < 2):
         return trace, trace, {"split": "none", "num_requests": len(ids)}
-    if len(ids) < 2:
-        last = steps[min(len(steps) - 1, max(1, round((1 - held_out) * len(steps))))]
+    group, num_groups = groups_of_requests(trace, steps)
+    if num_groups < 2:
+        if len(of_step) < 2:
+            return trace, trace, {"split": "none", "num_requests": len(ids)}
+        last = of_step[min(len(of_step) - 1, max(1, round((1 - held_out) * len(of_step))))]
         in_test = trace.tokens.step >= last
-        return trace.take(~in_test), trace.take(in_test), {"split": "time", "num_requests": 1}
-    num_test = min(len(ids) - 1, max(1, round(held_out * len(ids))))
-    test_ids = np.sort(np.random.default_rng(seed).permutation(ids)[:num_test])
+        return trace.take(~in_test), trace.take(in_test), {"split": "time", "num_requests": len(ids)}
+    num_test = min(num_groups - 1, max(1, round(held_out * num_groups)))
+    test_ids = ids[np.isin(group, np.random.default_rng(seed).permutation(num_groups)[:num_test])]
     in_test = np.isin(trace.tokens.request, test_ids)
     how = {"split": "request", "num_requests": len(ids), "held_out_requests": test_ids.tolist()}
+    if num_groups < len(ids):
+        how["num_groups_of_requests"] = num_groups
     return trace.take(~in_test), trace.take(in_test), how
 
 

@@ -6,6 +6,7 @@ plotly, nothing else does.
 
 from __future__ import annotations
 
+from moelab.palette import PALETTE
 from moelab.plots.bandwidth import bandwidth
 from moelab.plots.break_even import break_even
 from moelab.plots.coactivation_lifts import coactivation_lifts
@@ -19,7 +20,7 @@ from moelab.plots.replay_times import replay_times
 from moelab.plots.simulated_reads import simulated_reads
 from moelab.plots.speed_curve import speed_curve
 from moelab.plots.stability_bars import stability_bars
-from moelab.plots.template import PALETTE, TEMPLATE
+from moelab.plots.template import TEMPLATE
 
 __all__ = [
     "PALETTE",

@@ -20,12 +20,13 @@ def speed_curve(sizing: Sizing) -> go.Figure:
         raise ValueError(
             f"{sizing.machine.name}: no prediction to draw; {'; '.join(sizing.places.lacks) or 'all on GPUs'}"
         )
-    fit = speed_fit(sizing.places.mode)
+    fit = speed_fit(sizing.predicted.mode)
+    layers = sizing.spec.num_hidden_layers
     num_bytes = sizing.reads.home_bytes / sizing.batch * sizing.imbalance
     if sizing.places.mode == "cpu":
         num_bytes += sizing.reads.always_bytes
     rates = np.geomspace(40, _WIDEST, 120)
-    predicted = np.array([1 / fit.token_s(num_bytes, rate) for rate in rates])
+    predicted = np.array([1 / fit.token_s(num_bytes, rate, layers) for rate in rates])
     ceiling = rates * 1e9 / num_bytes
     low, high = (np.minimum(predicted * bound, ceiling) for bound in (fit.ratios.min(), fit.ratios.max()))
     figure = go.Figure()
@@ -49,13 +50,13 @@ def speed_curve(sizing: Sizing) -> go.Figure:
         hovertemplate="%{y} tok/s, %{text}<extra></extra>",
     )  # fmt: skip
     figure.add_hline(
-        y=1 / fit.t0_s, line={"color": "#000000", "dash": "dot", "width": 1}, annotation_text="1 / t0",
+        y=1 / fit.fixed_s(layers), line={"color": "#000000", "dash": "dot", "width": 1}, annotation_text="1 / t0",
         annotation_position="top left",
     )  # fmt: skip
     figure.update_layout(
-        template=TEMPLATE, title=f"Decode over bandwidth, {sizing.places.mode}: leave-one-out error median "
+        template=TEMPLATE, title=f"Decode over bandwidth, {fit.mode}: leave-one-out error median "
         f"{fit.median_error:.0%}, mean {fit.mean_error:.0%} on {len(fit.points)} points",
         xaxis={"title": "GB/s of the memory that holds the experts (peak of the channels)", "range": [0, _WIDEST]},
-        yaxis={"title": "tok/s, batch 1", "range": [0, 1.6 / fit.t0_s]}, height=480,
+        yaxis={"title": "tok/s, batch 1", "range": [0, 1.6 / fit.fixed_s(layers)]}, height=480,
     )  # fmt: skip
     return figure

@@ -7,7 +7,7 @@ from typing import Protocol
 import plotly.graph_objects as go
 import plotly.io as pio
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#000000")
+from moelab.palette import PALETTE
 
 TEMPLATE = go.layout.Template(
     layout={

@@ -14,12 +14,12 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from moelab.compiled_on_use import on_use
 from moelab.domain.trace import NO_EXPERT, Phase, Trace
 from moelab.policies.compiled import inlined
 from moelab.policies.signature import FLAG_DECODE, FLAG_PREFILL, FLAG_REQUEST_ENDED, FLAG_REQUEST_STARTS, NEVER
-from moelab.source_stamp import stamped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -249,8 +249,7 @@ def gather_request(
     return size
 
 
-@njit(_build_signature, cache=True, nogil=True)
-@stamped
+@on_use(_build_signature)
 def _build(experts, half_weights, float_of_half, first_token, num_experts, offsets, out, token_counts, gate_sums):
     """Fill the CSR arrays; return the number of entries."""
     num_layers = experts.shape[1]
@@ -275,8 +274,7 @@ _lay_signatures = [
 ]
 
 
-@njit(_lay_signatures, cache=True, nogil=True)
-@stamped
+@on_use(_lay_signatures)
 def _lay(offsets, num_layers, new_offsets, values, out):
     """Entries of requests in order of time into requests layer by layer."""
     num_steps = (len(offsets) - 1) // num_layers
@@ -287,8 +285,7 @@ def _lay(offsets, num_layers, new_offsets, values, out):
                 out[start + i] = values[begin + i]
 
 
-@njit(types.void(_i64[::1], types.int32[::1], _i64, _i64[::1], _i64[:, ::1]), cache=True, nogil=True)
-@stamped
+@on_use(types.void(_i64[::1], types.int32[::1], _i64, _i64[::1], _i64[:, ::1]))
 def _find_next_uses(offsets, experts, num_layers, next_use, first_use):
     """Backward pass; ``first_use`` [L, E] comes in as ``NEVER`` and leaves as the first use."""
     num_experts = first_use.shape[1]

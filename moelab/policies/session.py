@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from moelab.compiled_on_use import on_use
 from moelab.domain.plan import Plan
 from moelab.policies import POLICIES, Policy
-from moelab.policies.compiled import OPTIONS
 from moelab.policies.contract import close_request, contract_error, open_request
 from moelab.policies.counts import EVICTIONS, HITS, MISSES, NUM_COLUMNS, PREFETCHES, ROUTED_HITS, ROUTINGS, UPLOADS
 from moelab.policies.optional_arrays import read_scores, read_stale
@@ -22,7 +22,6 @@ from moelab.policies.policy import PolicyState
 from moelab.policies.requests import FLOAT_OF_HALF, gather_request
 from moelab.policies.signature import ADMIT, EVICT, FIELDS, FLAG_OVERFLOW, PREFETCH
 from moelab.policies.view import call_decide, decide_address, view_at
-from moelab.source_stamp import stamped
 
 
 class PolicySession:
@@ -131,8 +130,7 @@ _signature = _i64(
 )  # fmt: skip
 
 
-@njit(_signature, nogil=True, **OPTIONS)
-@stamped
+@on_use(_signature, _nrt=False)
 def _ask(
     decide, view_address, clock, step, layer, flags, place, expert_ids, half_weights, float_of_half, half_scores,
     scores, stale, stale_buffer, stale_at, seen_at, backwards, place_of_expert, experts, token_counts, gate_sums, hits,

@@ -15,9 +15,10 @@ Numba keys its disk cache by this file and the signature; the type of the view i
 
 from __future__ import annotations
 
-from numba import njit, types
+from numba import types
 
-from moelab.policies.compiled import OPTIONS, at, compiled
+from moelab.compiled_on_use import on_use
+from moelab.policies.compiled import at, compiled
 from moelab.policies.contract import close_request, open_request
 from moelab.policies.counts import (
     EVICTIONS,
@@ -32,7 +33,6 @@ from moelab.policies.counts import (
 from moelab.policies.optional_arrays import read_scores, read_stale
 from moelab.policies.signature import ADMIT, EVICT, FIELDS, FLAG_DECODE, FLAG_PREFILL, PREFETCH
 from moelab.policies.view import DECIDE_FUNCTION, VIEW
-from moelab.source_stamp import stamped
 
 READ, COPIED = 0, 1
 """First index of ``totals`` [2, 3, L, E]: misses read at home, experts copied to a fast tier (uploads and
@@ -94,8 +94,7 @@ def _write_log(log, row, clock, layer, admit, evict, prefetch, num_out):
     return row
 
 
-@njit(_i64(*_loop_arguments), nogil=True, **OPTIONS)
-@stamped
+@on_use(_i64(*_loop_arguments), rooms=("policies",), _nrt=False)
 def run(
     decide, view, first, stop, by_layer, offsets, experts, token_counts, gate_sums, next_use, step_of, first_token,
     flags_of, run_flags, half_scores, stale, float_of_half, hits, misses, scores, stale_buffer, stale_clock, counts,

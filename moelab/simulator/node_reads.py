@@ -13,25 +13,34 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from moelab.dispatch import dispatch, scratch_length
+from moelab.dispatch import BOUNDED, dispatch, lower_bound, scratch_length
 from moelab.domain.plan import Plan
+from moelab.domain.unique_rows import unique_rows
 from moelab.policies.requests import Requests
 from moelab.source_stamp import stamp_of_room, stamped
 
 
-def node_reads(plan: Plan, requests: Requests, on_fast: np.ndarray, slowness: np.ndarray) -> np.ndarray:
-    """int64 [S, L, N]. ``on_fast`` bool [L, E]: read by no node; ``slowness`` float64 [N]: time of a byte."""
+def node_reads(
+    plan: Plan, requests: Requests, on_fast: np.ndarray, slowness: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes int64 [S, L, N], and excess float64 [S, L].
+
+    Excess: how far above what is possible at best the slowest node may be, as a fraction, where the search for the best
+    copies was cut off (pieces of unequal sizes with several copies); 0 where the choice is optimal. ``on_fast`` bool
+    [L, E]: read by no node; ``slowness`` float64 [N]: time of a byte.
+    """
     first, masks, sizes = _pieces(plan)
     most = int(np.diff(first).max(initial=1)) * int(np.diff(requests.offsets).max(initial=1))
     num_nodes = len(slowness)
-    out = np.zeros((requests.num_requests, num_nodes), np.int64)
+    out, excess = np.zeros((requests.num_requests, num_nodes), np.int64), np.zeros(requests.num_requests)
     _fill(
         requests.offsets, requests.experts, requests.num_layers, first, masks, sizes, np.ascontiguousarray(on_fast),
         np.ascontiguousarray(slowness, np.float64), np.zeros(on_fast.shape[1], np.uint8), np.empty(most, np.int64),
         np.empty(most, np.int64),
         np.empty(most, np.int32), np.empty(num_nodes), np.empty(scratch_length(most, num_nodes), np.int64), out,
+        excess,
     )  # fmt: skip
-    return out.reshape(-1, requests.num_layers, num_nodes)
+    return out.reshape(-1, requests.num_layers, num_nodes), excess.reshape(-1, requests.num_layers)
 
 
 def _pieces(plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -42,9 +51,9 @@ def _pieces(plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     here = number >= 0
     key = (columns["layer"] * plan.model.num_experts + columns["expert"])[here]
     rows = np.stack([key, columns["start"][here], columns["stop"][here]], axis=1)
-    pieces, inverse = np.unique(rows, axis=0, return_inverse=True)
+    pieces, inverse, _ = unique_rows(rows)
     masks = np.zeros(len(pieces), np.int64)
-    np.bitwise_or.at(masks, inverse.ravel(), np.int64(1) << number[here])
+    np.bitwise_or.at(masks, inverse, np.int64(1) << number[here])
     expert_bytes = np.asarray(plan.format_of_tier[nodes[0]].expert_bytes, np.int64)
     whole = expert_bytes[pieces[:, 0] // plan.model.num_experts]
     sizes = whole * pieces[:, 2] // plan.num_units - whole * pieces[:, 1] // plan.num_units
@@ -62,7 +71,7 @@ def _compiled(function: Callable) -> Any:
 @_compiled
 def _fill(
     offsets, experts, num_layers, first, masks, sizes, on_fast, slowness, used, jobs, job_bytes, tier_of, loads,
-    scratch, out,
+    scratch, out, excess,
 ):  # fmt: skip
     num_experts = on_fast.shape[1]
     for request in range(len(offsets) - 1):
@@ -82,6 +91,11 @@ def _fill(
                     num_jobs += 1
         if num_jobs == 0:
             continue
-        dispatch(jobs[:num_jobs], job_bytes[:num_jobs], slowness, tier_of[:num_jobs], loads, scratch)
+        answer = dispatch(jobs[:num_jobs], job_bytes[:num_jobs], slowness, tier_of[:num_jobs], loads, scratch)
+        if answer == BOUNDED:
+            slowest = 0.0
+            for load in loads:
+                slowest = max(slowest, load)
+            excess[request] = slowest / lower_bound(jobs[:num_jobs], job_bytes[:num_jobs], slowness) - 1
         for job in range(num_jobs):
             out[request, tier_of[job]] += job_bytes[job]

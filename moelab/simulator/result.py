@@ -46,9 +46,10 @@ class SimResult:
     by step, ``None`` where they were not kept, ``totals`` int64 [2, 3, L, E], ``phase_of_step`` int8 [S],
     ``tokens_of_step`` int64 [S]; ``node_bytes`` float64 [nodes, L, E] what one use of an expert reads at home on each
     node (copies share it evenly); ``node_reads`` int64 [S, L, N] what each node of several read in each step, copies as
-    ``dispatch`` chose (``None`` on one node, and where a policy moves experts); ``link_bytes`` int64 [tiers, L] what
-    one copy moves. ``phase``: the phase that rates and bytes cover, ``None`` for all. ``state`` is the snapshot after
-    the last request.
+    ``dispatch`` chose (``None`` on one node, and where a policy moves experts), ``dispatch_excess`` float64 [S, L] how
+    far above the least possible maximum that choice may be (``simulator.node_reads``); ``link_bytes`` int64 [tiers, L]
+    what one copy moves. ``phase``: the phase that rates and bytes cover, ``None`` for all. ``state`` is the snapshot
+    after the last request.
     """
 
     model: str
@@ -70,6 +71,7 @@ class SimResult:
     log: np.ndarray | None = field(default=None, repr=False)
     lossy: str | None = None
     node_reads: np.ndarray | None = field(default=None, repr=False)
+    dispatch_excess: np.ndarray | None = field(default=None, repr=False)
 
     # -- selection ----------------------------------------------------------------------------------
 
@@ -140,6 +142,11 @@ class SimResult:
     def routings(self) -> int:
         return self._sum(ROUTINGS)
 
+    @property
+    def reads(self) -> np.ndarray:
+        """int64 [L, E]: how often each expert was read at home in the selected phase: misses, uploads, prefetches."""
+        return self._totals[READ] + self._totals[COPIED]
+
     # -- rates -------------------------------------------------------------------------------------
 
     @property
@@ -174,8 +181,21 @@ class SimResult:
         if self.node_reads is not None:
             of_node = self.node_reads[self._steps].sum((0, 1)).astype(float)
             return dict(zip(self.node_names, of_node.tolist(), strict=True))
-        uses = self._totals[READ] + self._totals[COPIED]
-        return {n: float((uses * b).sum()) for n, b in zip(self.node_names, self.node_bytes, strict=True)}
+        return {n: float((self.reads * b).sum()) for n, b in zip(self.node_names, self.node_bytes, strict=True)}
+
+    @property
+    def dispatch_quality(self) -> str | None:
+        """Whether the copies were chosen optimally in every selected layer-step, and by how much not where unproven."""
+        if self.dispatch_excess is None:
+            return None
+        excess = self.dispatch_excess[self._steps]
+        if not excess.any():
+            return "optimal in every layer-step"
+        above = excess[excess > 0]
+        return (
+            f"search cut off in {len(above):,} of {excess.size:,} layer-steps, there at most {above.mean():.1%} above "
+            f"the optimum on average, {above.max():.1%} in the worst"
+        )
 
     @property
     def bytes_of_link(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ ask it (``node_reads``); where a policy moves experts, copies share the bytes ev
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from moelab.domain.lossy import Lossy
 from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
 from moelab.domain.trace import CANDIDATE_SCORES, STALE_GATE, Trace
+from moelab.domain.unique_rows import unique_rows
 from moelab.domain.units import GB
 from moelab.policies import POLICIES, Policy
 from moelab.policies.contract import contract_error
@@ -31,8 +33,10 @@ from moelab.simulator.cache_aware import reroute
 from moelab.simulator.loop import run
 from moelab.simulator.node_reads import node_reads
 from moelab.simulator.result import SimResult
+from moelab.store.lossy_costs import with_cost
 
 _CHUNK = 2**18  # requests between two looks at the progress bar
+_SMALL_CHUNK = 2**15  # where somebody wants to know
 _LOG_ROWS = 2**16  # decisions that the log holds beyond the longest single answer
 
 
@@ -49,6 +53,7 @@ def simulate(
     policy: Policy | None = None,
     lossy: Lossy | None = None,
     progress: bool = True,
+    on_progress: Callable[[float], None] | None = None,
 ) -> SimResult:
     """Replay the whole trace; rates cover ``phase`` (``prefill``, ``decode``, ``mixed``) or everything.
 
@@ -58,7 +63,8 @@ def simulate(
     count and no resident, only touch counters within ``state``. ``by_step`` keeps the counts of every step (32 bytes a
     layer-step); sums are always there. ``requests``: the trace's, where they were built before. ``policy``: a record
     that is not in ``POLICIES``, in place of the one the plan names. ``lossy``: cache-aware routing on the recorded
-    scores first, an estimate (``cache_aware``); the result says so.
+    scores first, an estimate (``cache_aware``); the result says so. ``on_progress`` is told the part done, 0 to 1, many
+    times a second; what it raises ends the simulation.
 
     Raises ``ValueError`` where trace, plan and machine do not fit together, and ``PolicyContractError``
     where the policy does what it may not.
@@ -76,7 +82,9 @@ def simulate(
     sums = np.zeros((len(PHASES), header.num_layers, NUM_COLUMNS + 1), np.int64)
     counts = np.zeros((requests.num_requests if by_step else 0, NUM_COLUMNS), np.int32)
     totals = np.zeros((2, len(PHASES), header.num_layers, header.num_experts), np.int64)
-    kept = run_requests(trace, requests, chosen, state, sums, counts, totals, log=log, progress=progress)
+    kept = run_requests(
+        trace, requests, chosen, state, sums, counts, totals, log=log, progress=progress, on_progress=on_progress
+    )
     codes = requests.flags & PHASES["mixed"]
     phase_of_step = np.select([codes == code for code in PHASES.values()], range(len(PHASES)), -1).astype(np.int8)
     nodes = tuple(t for t in plan.tiers if t.startswith("node"))
@@ -97,11 +105,12 @@ def simulate(
         state=state,
         phase=phase,
         log=kept,
-        lossy=None if lossy is None else f"{lossy}; open loop, cost in NLL: moelab bench nll",
+        lossy=None if lossy is None else f"{with_cost(lossy, header.model)}; reads here are an estimate, open loop",
     )
     if len(nodes) > 1 and chosen.name == "static":
         slowness = _slowness(machine, len(nodes))
-        result = replace(result, node_reads=node_reads(plan, requests, state.resident > 0, slowness))
+        reads, excess = node_reads(plan, requests, state.resident > 0, slowness)
+        result = replace(result, node_reads=reads, dispatch_excess=excess)
     if machine is not None:
         return replace(result, predicted=_predict(result, machine, efficiency))
     return result
@@ -123,8 +132,8 @@ def home_bytes(plan: Plan) -> np.ndarray:
     layer, expert, start, stop, tier = (columns[n][is_node] for n in ("layer", "expert", "start", "stop", "tier"))
     rows = np.stack([layer * shape[1] + expert, start, stop], axis=1)
     if len(rows):
-        _, piece, copies = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
-        share = (stop - start) / plan.num_units / copies[piece.ravel()]
+        _, piece, copies = unique_rows(rows)
+        share = (stop - start) / plan.num_units / copies[piece]
     else:
         share = np.zeros(0)
     out = np.zeros((len(nodes), *shape))
@@ -146,6 +155,7 @@ def run_requests(
     *,
     log: bool,
     progress: bool,
+    on_progress: Callable[[float], None] | None = None,
 ) -> np.ndarray | None:
     """All requests through the loop: fills ``sums`` [3, L, 9], ``totals`` [2, 3, L, E], changes ``state``.
 
@@ -179,10 +189,11 @@ def run_requests(
     lying = requests.by_layer() if is_by_layer else requests
     next_use = lying.next_use if policy.needs_next_use else np.zeros(0, np.int64)
     done = 0
+    chunk = _CHUNK if on_progress is None else _SMALL_CHUNK
     with tqdm(total=requests.num_requests, desc=f"simulate {policy.name}", delay=1, disable=not progress) as bar:
         while done < requests.num_requests:
             reached = run(
-                policy.decide, view, done, min(done + _CHUNK, requests.num_requests), is_by_layer,
+                policy.decide, view, done, min(done + chunk, requests.num_requests), is_by_layer,
                 lying.offsets, lying.experts, lying.token_counts, lying.gate_sums, next_use,
                 requests.step, requests.first_token, requests.flags, FLAG_OVERFLOW if state.overflow else 0,
                 half_scores, stale_experts, FLOAT_OF_HALF, *buffers, counts, sums, tally, book, marks,
@@ -198,6 +209,8 @@ def run_requests(
             tally[:] = 0
             bar.update(reached - done)
             done = reached
+            if on_progress is not None:
+                on_progress(done / requests.num_requests)
     return np.concatenate([np.zeros((0, 5), np.int64), *pages]) if log else None
 
 
@@ -264,6 +277,7 @@ def _predict_on_nodes(result: SimResult, machine: Machine, efficiency: float) ->
         "predicted_ms_per_token": 1e3 * float(seconds) / max(1, result.num_tokens),
         "predicted_tok_per_s": result.num_tokens / float(seconds),
         "max_over_mean_node": float(largest),
+        "dispatch": result.dispatch_quality,
         "read_gb_per_s": float(sum(rate or 0 for rate in rates)),
         "efficiency": efficiency,
         "layer_overhead_s": machine.layer_overhead_s or 0.0,

@@ -128,7 +128,11 @@ def place(
     in_ram = need.routed_bytes - routed_fast - streamed
     lacks = []
     if on_fast > fast_room:
-        lacks.append(f"GPUs hold {format_gb(fast_room)}, every token needs {format_gb(on_fast)} there")
+        left = max(0, fast_room - need.always_bytes)
+        lacks.append(
+            f"GPUs hold {format_gb(fast_room)}, every token needs {format_gb(on_fast)} there: "
+            f"{format_gb(left)} are left for a cache of {format_gb(need.cache_bytes)}"
+        )
     if beside > sum(node_room):
         lacks.append(f"RAM holds {format_gb(sum(node_room))}, every token needs {format_gb(beside)} there")
     if streamed:

@@ -1,9 +1,11 @@
-"""Prefill: ceilings of reading a prompt, beside published rates.  Floor 2.
+"""Prefill: a predicted rate of reading a prompt on the CPU, and ceilings.  Floor 2.
 
-Prefill is not decode: a chunk of C tokens reads nearly every expert once and computes C times as much. Two ways have
-a bandwidth ceiling here: the CPU computes (experts read from RAM), or experts are copied over the link and the GPU
-computes. Neither computing nor attention is counted, so both are ceilings, never predictions; published
-rates stand beside them because no model of ours was validated on prefill.
+Prefill is not decode: a chunk of C tokens reads nearly every expert once and computes C times as much. Where the CPU
+computes the experts the rate is predicted: reading + computing (`computing`), with the leave-one-out errors of the
+published rates. Where experts are copied over the link and the GPU computes them there is a ceiling of the
+link alone, and published rates beside it (`prefill_points.OVER_LINK`): too few for a fit, 0.1 to 0.3 of that ceiling.
+
+Attention is not counted: at long prompts rates fall below. Ceilings count bytes only.
 """
 
 from __future__ import annotations
@@ -13,61 +15,77 @@ from dataclasses import dataclass
 from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
 from moelab.domain.units import GB
+from moelab.sizing.computing import compute_fit, core_gflop_per_s, cpu_params, separate_terms
+from moelab.sizing.places import Places
 from moelab.sizing.reads import uniform_union
 from moelab.sizing.recipes import Recipe
+from moelab.sizing.speed import MODES
+
+CHUNK = 4096
 
 
 @dataclass(frozen=True)
-class PublishedPrefill:
-    """A published prefill rate."""
-
-    model: str
-    hardware: str
-    tok_per_s: float
-    source: str
-
-
-_K2_BOX, _KT_DOCS = "2 x Xeon 8488C, native int4", "ktransformers doc of Kimi-K2-Thinking"
-# facts/models_and_sizing.md section 3 (32K prefill) and facts/engines.md (KT 0.2).
-PUBLISHED_PREFILL: tuple[PublishedPrefill, ...] = (
-    PublishedPrefill("deepseek-v3", "1 x Xeon 6454S, RTX 4090D, Q4_K_M", 54.0, "ktransformers tutorial, v0.2"),
-    PublishedPrefill("deepseek-r1", "1 x Xeon 6980P, CPU only", 93.0, "ik_llama.cpp#541"),
-    PublishedPrefill("kimi-k2-thinking", f"{_K2_BOX}, 1 x RTX 4090 48 GB, prompt 2K", 53.0, _KT_DOCS),
-    PublishedPrefill("kimi-k2-thinking", f"{_K2_BOX}, 1 x RTX 4090 48 GB, prompt 32K", 290.0, _KT_DOCS),
-    PublishedPrefill("kimi-k2-thinking", f"{_K2_BOX}, 8 x RTX 4090 48 GB, prompt 32K", 1055.0, _KT_DOCS),
-)
-
-
-@dataclass(frozen=True)
-class PrefillCeiling:
-    """Seconds and rates that reading alone allows; `None` where the machine has no such way."""
+class Prefill:
+    """Rates for a prompt of `prompt` tokens in chunks of `chunk`; `None` where the machine has no such way, or the
+    model does not fit. `ceiling` is bytes over bandwidth, `link_ceiling` the copies of all experts to the GPUs."""
 
     prompt: int
     chunk: int
     read_bytes: float
-    cpu_tok_per_s: float
-    link_tok_per_s: float | None
+    ceiling_tok_per_s: float
+    link_ceiling_tok_per_s: float | None
+    unit: str
+    tok_per_s: float | None
+    interval_tok_per_s: tuple[float, float] | None
+    median_error: float
+    mean_error: float
+    num_points: int
 
 
-def prefill_ceiling(
-    spec: ModelSpec, recipe: Recipe, machine: Machine, prompt: int, chunk: int = 4096
-) -> PrefillCeiling:
-    """Ceilings for a prompt of `prompt` tokens in chunks of `chunk`. ValueError for sizes below 1 or no read rate."""
+def prefill(
+    spec: ModelSpec, recipe: Recipe, machine: Machine, places: Places, prompt: int, *, fit_mode: str = "hybrid",
+    chunk: int = CHUNK,
+) -> Prefill:  # fmt: skip
+    """Rates of a prompt. ValueError for sizes below 1 or a node without a read rate.
+
+    Experts that lie on GPUs (`places.fast_share`) are computed there, beside the CPU and not counted.
+    """
     if prompt < 1 or chunk < 1:
         raise ValueError(f"prompt {prompt} in chunks of {chunk}, expected both at least 1")
+    if fit_mode not in MODES:
+        raise ValueError(f"fit_mode is {fit_mode!r}, expected one of {', '.join(MODES)}")
+    experts, top_k, num_layers = spec.n_routed_experts, spec.num_experts_per_tok, spec.num_moe_layers
     whole, rest = divmod(prompt, chunk)
-    experts, top_k = spec.n_routed_experts, spec.num_experts_per_tok
-    reads = whole * uniform_union(experts, top_k, chunk) + uniform_union(experts, top_k, rest)
-    read_bytes = reads * spec.num_moe_layers * recipe.expert_bytes(spec)
-    links = [tier.link_gb_per_s for tier in machine.fast_tiers if tier.link_gb_per_s and not machine.unified_memory]
+    sizes = [(whole, chunk)] * bool(whole) + [(1, rest)] * bool(rest)
+    expert_bytes = recipe.expert_bytes(spec)
+    at_home = 1 - places.fast_share
     bandwidth = bandwidth_gb_per_s(machine)
-    return PrefillCeiling(
-        prompt=prompt,
-        chunk=chunk,
-        read_bytes=read_bytes,
-        cpu_tok_per_s=prompt * bandwidth * GB / read_bytes,
-        link_tok_per_s=prompt * min(sum(links), bandwidth) * GB / read_bytes if links else None,
-    )
+    eta, fixed_s = separate_terms(fit_mode, spec.num_hidden_layers)
+    unit = machine.matrix_unit or "vector"
+    params = cpu_params(spec, places.mode, at_home)
+    read_bytes = seconds = 0.0
+    for num, tokens in sizes:
+        distinct = uniform_union(experts, top_k, tokens)
+        home = distinct * at_home * num_layers * expert_bytes
+        home += places.need.always_bytes if places.mode == "cpu" else 0
+        rate = core_gflop_per_s(unit, tokens * top_k / distinct) * machine.num_cores
+        read_bytes += num * home
+        seconds += num * (home / (eta * bandwidth * GB) + fixed_s + 2e-9 * params * tokens / rate)
+    links = [tier.link_gb_per_s for tier in machine.fast_tiers if tier.link_gb_per_s and not machine.unified_memory]
+    copied = sum(num * uniform_union(experts, top_k, tokens) for num, tokens in sizes) * num_layers * expert_bytes
+    ceiling = prompt * bandwidth * GB / read_bytes if read_bytes else float("inf")
+    fit = compute_fit(unit)
+    predicted = interval = None
+    if places.fits and places.mode != "fast" and machine.num_cores:
+        predicted = min(prompt / seconds, ceiling)
+        low, high = (min(predicted * float(bound), ceiling) for bound in (fit.ratios.min(), fit.ratios.max()))
+        interval = (low, high)
+    return Prefill(
+        prompt=prompt, chunk=chunk, read_bytes=read_bytes, ceiling_tok_per_s=ceiling,
+        link_ceiling_tok_per_s=prompt * min(sum(links), bandwidth) * GB / copied if links and copied else None,
+        unit=unit, tok_per_s=predicted, interval_tok_per_s=interval, median_error=fit.median_error,
+        mean_error=fit.mean_error, num_points=len(fit.points),
+    )  # fmt: skip
 
 
 def bandwidth_gb_per_s(machine: Machine) -> float:

@@ -1,7 +1,7 @@
 """size(model, machine): parameters, bytes, whether it fits, and how fast, with what is known and what is not.  Floor 2.
 
 Ties the room together: recipes, places, reads, the fitted speed. A ceiling is bandwidth over bytes and is called one;
-a prediction is the fit's and carries its interval and leave-one-out errors. Where nothing published was like the
+a prediction is a fit's and carries its interval and leave-one-out errors. Where nothing published was like the
 case (everything on GPUs, experts streaming from disk) there is a ceiling and no prediction.
 
 It does not simulate: hits of a fast tier come in as reads per layer-step.
@@ -9,11 +9,11 @@ It does not simulate: hits of a fast tier come in as reads per layer-step.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
 from moelab.domain.units import GB
+from moelab.sizing.decode import POINTS_FAMILY, fit_mode, is_of_the_points, measured_eta, predict_decode
+from moelab.sizing.outside_points import BATCH_POINTS, OTHER_FAMILIES
 from moelab.sizing.places import (
     SYSTEM_BYTES_PER_GPU,
     SYSTEM_BYTES_PER_NODE,
@@ -22,14 +22,13 @@ from moelab.sizing.places import (
     need_of,
     place,
 )
-from moelab.sizing.prefill import bandwidth_gb_per_s, prefill_ceiling
+from moelab.sizing.prefill import bandwidth_gb_per_s, prefill
 from moelab.sizing.reads import StepReads, step_reads
 from moelab.sizing.recipes import Recipe, recipe
 from moelab.sizing.sizing import Sizing
-from moelab.sizing.speed import Prediction, speed_fit
-from moelab.sizing.validation_points import PUBLISHED_BATCH
+from moelab.sizing.speed import speed_fit
 
-_FAMILY_OF_POINTS = "deepseek_v3"
+DEFAULT_CONTEXT = 8192
 
 
 def size(
@@ -37,7 +36,7 @@ def size(
     machine: Machine | str,
     *,
     format: str | Recipe = "native",
-    context: int = 8192,
+    context: int = DEFAULT_CONTEXT,
     batch: int = 1,
     kv_format: str = "bf16",
     layout: str = "split",
@@ -76,14 +75,19 @@ def size(
         uneven = imbalance(spec.n_routed_experts, max(1, round(reads.distinct)), len(machine.nodes))
     ceiling = _ceiling(places, reads, bandwidth, _fast_gb_per_s(machine), disk_gb_per_s)
     predicted = None
+    expert_format = spec.native_formats["routed_experts"] if chosen.name == "native" else chosen.name
     if places.fits and places.mode != "fast":
-        one_token_bytes = spec.num_experts_per_tok * spec.num_moe_layers * chosen.expert_bytes(spec)
-        predicted = _predict(machine, places, reads, one_token_bytes, bandwidth, uneven, ceiling)
+        predicted = predict_decode(
+            spec, machine, places, reads, expert_bytes=chosen.expert_bytes(spec), expert_format=expert_format,
+            bandwidth_gb_per_s=bandwidth, uneven=uneven, ceiling_tok_per_s=ceiling,
+        )  # fmt: skip
     return Sizing(
         spec=spec, machine=machine, recipe=chosen, context=context, batch=batch, kv_format=kv_format, places=places,
         reads=reads, bandwidth_gb_per_s=bandwidth, imbalance=uneven, predicted=predicted, ceiling_tok_per_s=ceiling,
-        prefill=prefill_ceiling(spec, chosen, machine, max(context, 1)),
-        caveats=tuple(_caveats(spec, machine, chosen, places, reads, context, uneven)),
+        prefill=prefill(
+            spec, chosen, machine, places, context or DEFAULT_CONTEXT, fit_mode=fit_mode(spec, places.mode)
+        ),
+        caveats=tuple(_caveats(spec, machine, chosen, places, reads, context, uneven, expert_format, bandwidth)),
     )  # fmt: skip
 
 
@@ -118,38 +122,10 @@ def _ceiling(
     return reads.batch / longest if longest > 0 else None
 
 
-def _predict(
-    machine: Machine, places: Places, reads: StepReads, one_token_bytes: float, bandwidth: float, uneven: float,
-    ceiling: float | None,
-) -> Prediction:  # fmt: skip
-    fit = speed_fit(places.mode)
-    measured = machine.source in ("probe", "calibration")
-    eta = next(iter(machine.kernel_efficiency.values()), 1.0) if measured else None
-    fast = _fast_gb_per_s(machine)
-    num_bytes, other_s, at_least_s = reads.home_bytes * uneven, 0.0, 0.0
-    if places.mode == "cpu":
-        num_bytes += reads.always_bytes + reads.cache_bytes
-    elif fast:
-        other_s = reads.cache_bytes / (fast * GB)
-        at_least_s = reads.fast_expert_bytes / (fast * GB)
-    limit = float("inf") if ceiling is None else ceiling
-    predicted = fit.predict(
-        num_bytes, bandwidth, batch=reads.batch, eta=eta, other_s=other_s, at_least_s=at_least_s,
-        ceiling_tok_per_s=limit,
-    )  # fmt: skip
-    if reads.batch == 1:
-        return predicted
-    # No published point is a batch and computing is not counted: all that is safe to say of the low end is that many
-    # streams together are no slower than one alone, whose experts are all at home.
-    alone_bytes = one_token_bytes * uneven + (reads.always_bytes + reads.cache_bytes if places.mode == "cpu" else 0)
-    alone = fit.predict(alone_bytes, bandwidth, eta=eta, other_s=other_s, ceiling_tok_per_s=limit)
-    low, high = predicted.interval_tok_per_s
-    return replace(predicted, interval_tok_per_s=(min(low, alone.interval_tok_per_s[0]), high), coverage=None)
-
-
 def _caveats(
-    spec: ModelSpec, machine: Machine, chosen: Recipe, places: Places, reads: StepReads, context: int, uneven: float
-) -> list[str]:
+    spec: ModelSpec, machine: Machine, chosen: Recipe, places: Places, reads: StepReads, context: int, uneven: float,
+    expert_format: str, bandwidth: float,
+) -> list[str]:  # fmt: skip
     """What the numbers rest on and the fit has not seen."""
     told = []
     if not chosen.exact:
@@ -160,22 +136,39 @@ def _caveats(
         return [*told, "everything on GPUs: no such point in the fit, a ceiling only"]
     if not places.fits:
         return [*told, "does not fit: no prediction"]
-    if spec.family != _FAMILY_OF_POINTS:
-        told.append("the points are all DeepSeek-V3 and Kimi K2; t0 is theirs")
+    if fit_mode(spec, places.mode) == OTHER_FAMILIES:
+        told.append("fitted on seven rates of MiniMax-M2, Qwen3-30B, gpt-oss-120b, GLM-4.5-Air, some with assumptions")
+    elif not is_of_the_points(spec, places.mode):
+        scaled = f"t0 is theirs, scaled to {spec.num_hidden_layers} layers"
+        wide = "; the interval ends at the ceiling" if places.mode == "cpu" else ""
+        told.append(f"no such point: the fit is of DeepSeek-V3 and Kimi K2 ({POINTS_FAMILY}); {scaled}{wide}")
+    if fit_mode(spec, places.mode) == "hybrid" and reads.batch == 1:
+        newer = speed_fit(OTHER_FAMILIES)
+        seconds = newer.token_s(reads.home_bytes * uneven, bandwidth, spec.num_hidden_layers)
+        told.append(
+            f"the points are engines of 2025; the fit of newer ones, of other families, says {1 / seconds:.1f}; one "
+            "of 2026 made 28 tok/s of DeepSeek-V3 int4, memory unknown (OSDI 26)"
+        )
     if machine.unified_memory:
         told.append("unified memory: no such point, taken as CPU-only")
-    if machine.source in ("probe", "calibration"):
-        told.append("bandwidth and eta measured on this machine, t0 of published engines")
+    own = measured_eta(machine, expert_format)
+    if own is not None:
+        told.append(f"bandwidth measured on this machine, eta {own[0]:.2f} ({own[1]}), t0 of published engines")
     if reads.batch > 1:
-        told.append(
-            f"batch {reads.batch}: the points are all batch 1 and computing is not counted; the one published batch, "
-            f"{PUBLISHED_BATCH.batch} streams, made {PUBLISHED_BATCH.tok_per_s} tok/s where this model says "
-            f"{PUBLISHED_BATCH.model_tok_per_s}; unions: {reads.union_from}"
+        published = ", ".join(
+            f"{one.batch} streams of {one.model} {one.tok_per_s:.0f} (here {one.model_tok_per_s:.0f})"
+            for one in BATCH_POINTS
         )
+        told.append(f"batch {reads.batch}: not fitted; published tok/s {published}; unions: {reads.union_from}")
     if context > 2048:
         told.append(
             "the points have contexts of about 1K; a longer cache counts as its bytes, one engine lost more (14 to 10 "
             "tok/s at 10K)"
+        )
+    if reads.fast_expert_bytes > places.routed_fast_bytes * (1 + 1e-9):
+        told.append(
+            f"hits serve {reads.fast_expert_bytes / GB:.1f} GB a step from {places.routed_fast_bytes / GB:.1f} GB of "
+            "experts on GPUs: their memory is not counted, say how many lie there"
         )
     if reads.fast_expert_bytes:
         told.append(f"experts on the GPUs: {reads.hits_from}")

@@ -13,11 +13,12 @@ from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
 from moelab.domain.summary import summary_html
 from moelab.domain.units import format_gb, format_params
+from moelab.sizing.losses import other_fits
 from moelab.sizing.places import Places
-from moelab.sizing.prefill import PrefillCeiling
+from moelab.sizing.prefill import Prefill
 from moelab.sizing.reads import StepReads
 from moelab.sizing.recipes import Recipe, weight_bytes_of_recipe
-from moelab.sizing.speed import Prediction
+from moelab.sizing.speed import LOSSES, Prediction
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,27 @@ class Sizing:
     imbalance: float
     predicted: Prediction | None
     ceiling_tok_per_s: float | None
-    prefill: PrefillCeiling
+    prefill: Prefill
     caveats: tuple[str, ...]
+
+    def other_losses(self) -> dict[str, dict[str, float]]:
+        """Loss -> tok/s of one stream here by that loss, its leave-one-out median and mean error; {} if not predicted.
+
+        The first loss is the one that predicts (`losses`); a machine's own eta is not in it.
+        """
+        if self.predicted is None or self.batch > 1:
+            return {}
+        num_bytes = self.reads.home_bytes * self.imbalance
+        if self.places.mode == "cpu":
+            num_bytes += self.reads.always_bytes + self.reads.cache_bytes
+        rows = {}
+        for loss, fit in other_fits(self.predicted.mode).items():
+            seconds = fit.token_s(num_bytes, self.bandwidth_gb_per_s, self.spec.num_hidden_layers)
+            rows[loss] = {
+                "tok_per_s": min(1 / seconds, self.ceiling_tok_per_s or float("inf")),
+                "leave_one_out_median_error": fit.median_error, "leave_one_out_mean_error": fit.mean_error,
+            }  # fmt: skip
+        return rows
 
     def to_dict(self) -> dict[str, Any]:
         """What `moelab size --json` prints: plain values, units in the names."""
@@ -84,12 +104,22 @@ class Sizing:
             "interval_coverage": predicted.coverage if predicted else None,
             "leave_one_out_median_error": predicted.median_error if predicted else None,
             "leave_one_out_mean_error": predicted.mean_error if predicted else None,
+            "fit": predicted.mode if predicted else None,
             "fit_points": predicted.num_points if predicted else None,
+            "by_other_losses": {loss: row for loss, row in self.other_losses().items() if loss != LOSSES[0]},
             "eta": predicted.eta if predicted else None,
             "t0_ms": 1e3 * predicted.t0_s if predicted else None,
             "ceiling_tok_per_s": self.ceiling_tok_per_s,
-            "prefill_ceiling_tok_per_s": self.prefill.cpu_tok_per_s,
-            "prefill_link_ceiling_tok_per_s": self.prefill.link_tok_per_s,
+            "prefill_tokens": self.prefill.prompt,
+            "predicted_prefill_tok_per_s": self.prefill.tok_per_s,
+            "predicted_prefill_tok_per_s_interval": None
+            if self.prefill.interval_tok_per_s is None
+            else list(self.prefill.interval_tok_per_s),
+            "prefill_leave_one_out_median_error": self.prefill.median_error,
+            "prefill_leave_one_out_mean_error": self.prefill.mean_error,
+            "prefill_unit": self.prefill.unit,
+            "prefill_ceiling_tok_per_s": self.prefill.ceiling_tok_per_s,
+            "prefill_link_ceiling_tok_per_s": self.prefill.link_ceiling_tok_per_s,
             "caveats": list(self.caveats),
         }
 
@@ -119,23 +149,17 @@ class Sizing:
         if predicted:
             low, high = predicted.interval_tok_per_s
             rows["predicted tok/s"] = f"{predicted.tok_per_s:.1f} ({low:.1f} to {high:.1f})"
-            rows["its error"] = (
-                f"leave-one-out median {predicted.median_error:.1%}, mean {predicted.mean_error:.1%} "
-                f"on {predicted.num_points} published points; "
-                + (
-                    "none is a batch: from one stream's low end to what bandwidth allows"
-                    if predicted.coverage is None
-                    else f"interval holds a new one with {predicted.coverage:.0%}"
+            rows["its error"] = self._error(predicted)
+            others = {loss: row for loss, row in self.other_losses().items() if loss != LOSSES[0]}
+            if others:
+                rows["other losses"] = "; ".join(
+                    f"{loss} {row['tok_per_s']:.1f} ({row['leave_one_out_median_error']:.1%}, "
+                    f"{row['leave_one_out_mean_error']:.1%})"
+                    for loss, row in others.items()
                 )
-            )
         if self.ceiling_tok_per_s:
             rows["ceiling tok/s"] = f"{self.ceiling_tok_per_s:.1f} (bytes over bandwidth, never reached)"
-        link = self.prefill.link_tok_per_s
-        rows["prefill ceiling"] = (
-            f"{self.prefill.cpu_tok_per_s:,.0f} tok/s from RAM"
-            + (f", {link:,.0f} over the links" if link else "")
-            + f" for {self.prefill.prompt:,} tokens; reading alone, computing not counted"
-        )
+        rows |= self._prefill_rows()
         if self.batch > 1:
             rows["distinct experts"] = (
                 f"{self.reads.distinct:.1f} of {self.spec.n_routed_experts}: {self.reads.union_from}"
@@ -143,8 +167,38 @@ class Sizing:
         rows["caveats"] = "; ".join(self.caveats) or "none"
         return rows
 
+    def _error(self, predicted: Prediction) -> str:
+        """Median and mean of what the fit has not seen, and what the interval is worth."""
+        if predicted.coverage is not None:
+            worth = f"interval holds a new one with {predicted.coverage:.0%}"
+        elif self.batch > 1:
+            worth = "none is a batch: the spread of one stream, down by the worst published batch, up to reads alone"
+        else:
+            worth = "none is of this kind: nobody knows how often the interval holds"
+        return (
+            f"leave-one-out median {predicted.median_error:.1%}, mean {predicted.mean_error:.1%} on "
+            f"{predicted.num_points} published points ({predicted.mode}); {worth}"
+        )
+
+    def _prefill_rows(self) -> dict[str, str]:
+        one = self.prefill
+        rows = {}
+        if one.tok_per_s is not None and one.interval_tok_per_s is not None:
+            low, high = one.interval_tok_per_s
+            rows["predicted prefill"] = (
+                f"{one.tok_per_s:,.0f} tok/s ({low:,.0f} to {high:,.0f}) on the CPU for {one.prompt:,} tokens, "
+                f"{one.unit} units; leave-one-out median {one.median_error:.0%}, mean {one.mean_error:.0%} on "
+                f"{one.num_points} published points; attention not counted"
+            )
+        link = one.link_ceiling_tok_per_s
+        rows["prefill ceiling"] = f"{one.ceiling_tok_per_s:,.0f} tok/s from RAM" + (
+            f", {link:,.0f} by copies over the links (published ways reach 0.1 to 0.3 of it)" if link else ""
+        )
+        return rows
+
     def _bandwidth_from(self) -> str:
-        return "peak of the channels" if self.machine.source == "preset" else self.machine.source
+        told = "peak of the channels; a preset's cores and memory sizes are assumed"
+        return told if self.machine.source == "preset" else self.machine.source
 
     def __str__(self) -> str:
         title = f"{self.spec.name or self.spec.label} on {self.machine.name}"

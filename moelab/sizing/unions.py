@@ -32,6 +32,7 @@ def measured_union(trace: Trace, spec: ModelSpec, batch: int, seed: int = 0) -> 
     kind = "synthetic" if trace.header.synthetic else "recorded"
     tokens = trace.tokens
     decode = np.flatnonzero(tokens.phase == Phase.DECODE)
+    kind += "" if len(decode) else " (prefill tokens only)"
     rows = decode if len(decode) else np.arange(len(tokens.phase))
     requests, of_row = np.unique(tokens.request[rows], return_inverse=True)
     if len(requests) < batch:

@@ -5,7 +5,8 @@ Retyped from the sources that each row names, by way of facts/models_and_sizing.
 `cpu_gb_per_token` is computed from the architecture and the file's bits per weight. Bandwidths are the peak of the
 memory channels except where `bandwidth_kind` says measured or assumed.
 
-It does not know prompt lengths beyond the notes, nor engine versions, and no row was measured by moelab.
+It does not know prompt lengths beyond the notes, nor engine versions, and no row was measured by moelab. Rates of other
+families and of batches: `outside_points`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class ValidationPoint:
     tok_per_s: float
     source: str
     note: str = ""
+    num_layers: int = 61  # of the model: DeepSeek-V3 and Kimi K2 both have 61
 
     @property
     def ceiling_tok_per_s(self) -> float | None:
@@ -79,24 +81,4 @@ VALIDATION_POINTS: tuple[ValidationPoint, ...] = (
        _OSDI),
     _P(25, "deepseek-v3", "FP8", "2 commodity sockets, RTX 5090", None, "not in the abstract", "hybrid", 20.43, 21.5,
        _OSDI),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class BatchPoint:
-    """A published rate of many streams. `model_tok_per_s`: what `size` says for it (a test computes it anew)."""
-
-    model: str
-    machine: str
-    batch: int
-    experts_on_gpus: int
-    tok_per_s: float
-    model_tok_per_s: int
-    source: str
-
-
-# The only batch among the facts: a check from outside, not fitted. Its GPUs have 48 GB each, as the preset's.
-PUBLISHED_BATCH = BatchPoint(
-    "kimi-k2-thinking", "2x-xeon-gen4-ddr5-4800+8x-l40s", 37, 200, 45.9, 117,
-    "ktransformers Kimi-K2-Thinking.md: 2 x Xeon 8488C, 8 x RTX 4090 48 GB, concurrency 37, output",
 )  # fmt: skip

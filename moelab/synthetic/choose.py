@@ -13,9 +13,9 @@ is the true one. Groups: a group's score is the sum of its two best experts, tok
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from moelab.source_stamp import stamped
+from moelab.compiled_on_use import on_use
 
 _SIZE = 2**16
 NOISE: np.ndarray = -np.log(-np.log((np.arange(_SIZE) + 0.5) / _SIZE)).astype(np.float32)
@@ -24,8 +24,7 @@ NOISE: np.ndarray = -np.log(-np.log((np.arange(_SIZE) + 0.5) / _SIZE)).astype(np
 _LEAST = np.float32(-1e30)
 
 
-@njit(types.uint64(types.uint64[::1]), cache=True)
-@stamped
+@on_use(types.uint64(types.uint64[::1]))
 def _next(state):
     """One word of SplitMix64."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -35,23 +34,19 @@ def _next(state):
     return z ^ (z >> np.uint64(31))
 
 
-@njit(types.float32(types.uint64[::1]), cache=True)
-@stamped
+@on_use(types.float32(types.uint64[::1]))
 def _tail(state):
     """A Gumbel draw beyond the last but one quantile: minus log of an exponential below its 65,536th part."""
     uniform = (np.float64(_next(state) >> np.uint64(11)) + 0.5) * 2.0**-53
     return np.float32(-np.log(-np.log1p(-uniform / 65536.0)))
 
 
-@njit(
+@on_use(
     types.void(
         types.float32[:, ::1], types.float32[::1], types.float32[:, ::1], types.float32, types.int64, types.int64,
         types.uint64, types.Array(types.float32, 1, "C", readonly=True), types.uint16[:, ::1], types.float32[:, ::1],
-    ),
-    cache=True,
-    nogil=True,
+    )
 )  # fmt: skip
-@stamped
 def choose(latent, own, direction, persistence, num_groups, groups_kept, seed, noise, experts, chosen):
     """One layer of one request: fill ``experts`` uint16 [T, K] in rank order, their scores ``chosen`` float32 [T, K].
 

@@ -15,7 +15,12 @@ def test_rows_have_the_promised_keys(monkeypatch):
     rows = simulator.run(seconds=0.01).rows
     names = [row["name"] for row in rows]
     assert names[: len(POLICIES)] == [f"{name}, set requests" for name in POLICIES]
-    assert names[len(POLICIES) :] == ["miss_ratio_curve, all capacities"] + [
+    others = [
+        "miss_ratio_curve, all capacities",
+        "prefetch_eam, set requests, 20 tokens a request",
+        "min_cost (LP oracle), set requests, 20 steps",
+    ]
+    assert names[len(POLICIES) :] == others + [
         f"{name}, single requests{how}" for name in simulator.PEERS for how in simulator.HASH_POWERS
     ]
     for row in rows:

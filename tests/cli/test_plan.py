@@ -44,6 +44,34 @@ def test_nodes(folder, tmp_path, capsys):
     assert plan.tiers == ("node0", "node1")
 
 
+def test_bytes_and_rates_of_unequal_nodes_and_a_batch(folder, tmp_path, capsys):
+    """36 experts of 1000 bytes: node 0 may hold 30, reads twice as fast; requests four at a time."""
+    out = tmp_path / "plan.json"
+    arguments = ["plan", str(folder), "--planner", "best", "--node-bytes", "30kB", "10000", "--node-rates", "2", "1",
+                 "--batch", "4", "--held-out", "0.5", "--out", str(out), "--json"]  # fmt: skip
+    assert main(arguments) == 0
+    says = json.loads(capsys.readouterr().out)
+    planner = says["planner"]
+    assert planner["node_bytes"] == [30_000, 10_000]
+    assert planner["extra_memory"] == pytest.approx(4 / 36)
+    assert (planner["nodes"], planner["batch"], planner["rates"]) == (2, 4, "as given")
+    assert planner["chosen"] in planner["judged_mean_max"]
+    assert all(used <= most for used, most in zip(says["bytes_per_node"], (30_000, 10_000), strict=True))
+    assert says["bytes_per_node"][0] >= 24_000  # as its rate, and what node 1 cannot hold
+    assert "in batches of 4" in says["scored_on"]
+
+
+def test_certificate_is_of_the_plan(folder, tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    arguments = ["plan", str(folder), "--planner", "round_robin", "--nodes", "2", "--certificate", "20",
+                 "--certificate-steps", "30", "--certificate-layer", "2", "--out", str(out), "--json"]  # fmt: skip
+    assert main(arguments) == 0
+    proof = json.loads(capsys.readouterr().out)["certificate"]
+    assert (proof["layer"], proof["num_steps"]) == (2, 30)
+    assert proof["bound"] - 1e-9 <= proof["annealed"] <= proof["plan"]
+    assert proof["plan_gap"] >= proof["gap"]
+
+
 def test_joint_takes_slots_of_each_fast_tier(folder, tmp_path):
     out = tmp_path / "plan.json"
     assert main(["plan", str(folder), "--planner", "joint", "--slots", "2", "1", "--out", str(out)]) == 0
@@ -69,6 +97,10 @@ def test_prefill_trace_without_a_phase(tmp_path):
         (["--planner", "frequency", "--slots", "2", "3"], "expected --slots N; got [2, 3]"),
         (["--planner", "frequency", "--slots", "2", "--nodes", "2"], "--nodes: planner frequency fills a fast tier"),
         (["--planner", "anneal", "--slots", "2"], "leave --slots out"),
+        (["--planner", "frequency", "--slots", "2", "--batch", "2"], "--batch: planner frequency fills a fast tier"),
+        (["--planner", "anneal", "--certificate-steps", "9"], "give that"),
+        (["--planner", "anneal", "--node-bytes", "30kB", "30kB", "--extra-memory", "0.1"], "expected one of both"),
+        (["--planner", "anneal", "--node-bytes", "30kB", "--nodes", "2"], "expected 2 numbers that hold all experts"),
         (["--planner", "joint"], "needs --slots N"),
         (["--planner", "magic"], "expected one of frequency"),
         (["--planner", "anneal", "--extra-memory", "3"], "extra_memory is 3.0"),

@@ -125,6 +125,19 @@ def test_traces_give_unions_and_hits(capsys, tmp_path):
     assert "record one at this batch" in refuse(capsys, *base, "--batch", "8", "--fast-slots", "12")
 
 
+def test_a_trace_of_prefill_has_unions_that_say_so_and_no_hits(capsys, tmp_path):
+    from moelab.store import save_trace
+    from tests.seeded_traces import seeded_trace
+
+    trace = seeded_trace(5, num_layers=26, num_experts=64, top_k=6, num_requests=6, prefill_tokens=5, decode_tokens=0)
+    save_trace(trace, tmp_path / "prefill")
+    base = ["size", "deepseek-v2-lite", "--machine", "desktop-ddr5-6000+rtx-3090", "--format", "bf16"]
+    base += ["--trace", str(tmp_path / "prefill")]
+    fields = json.loads(run(capsys, *base, "--batch", "3", "--json"))
+    assert "prefill tokens only" in fields["distinct_from"]
+    assert "only prefill: record decode" in refuse(capsys, *base, "--fast-slots", "4")
+
+
 def test_cost(capsys):
     fields = json.loads(run(capsys, "cost", "--tok-per-s", "15", *PRICES, "--input-share", "0", "--json"))
     assert fields["break_even_tok_per_s"] == pytest.approx(95, abs=0.5)
@@ -134,6 +147,9 @@ def test_cost(capsys):
     by_model = json.loads(run(capsys, "cost", "kimi-k2.6", "--machine", "forge-moe-gen4", *PRICES, "--json"))
     assert by_model["tok_per_s"] == size("kimi-k2.6", "forge-moe-gen4").predicted.tok_per_s
     assert by_model["tok_per_s_interval"][0] < by_model["tok_per_s"]
+    prefill = size("kimi-k2.6", "forge-moe-gen4").prefill.tok_per_s
+    assert by_model["prefill"] == f"{prefill:g} tok/s"
+    assert fields["prefill"] == "free: no rate given"
     text = run(capsys, "cost", "--tok-per-s", "15", *PRICES, "--tokens-per-month", "5e7")
     assert "api per month" in text
     assert "Break-even curve" in text
@@ -148,7 +164,7 @@ def test_refusals(capsys, tmp_path):
     forge = ["--machine", "forge-moe-gen4"]
     assert "expected 0 to 384" in refuse(capsys, "size", "kimi-k2.6", *forge, "--fast-slots", "385")
     assert "give both" in refuse(capsys, "size", "kimi-k2.6", *forge, "--policy", "lru")
-    assert "expected one: each says" in refuse(
+    assert "expected at most --fast-slots 1" in refuse(
         capsys, "size", "kimi-k2.6", *forge, "--fast-slots", "1", "--reads-per-layer-step", "3"
     )
     assert "either MODEL with --machine or --tok-per-s" in refuse(capsys, "cost", *PRICES)

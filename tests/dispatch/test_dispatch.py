@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
-from moelab.dispatch import BOUNDED, EXACT, NO_COPY, SIGNATURE, assign, dispatch, scratch_length
+from moelab.dispatch import BOUNDED, EXACT, NO_COPY, SIGNATURE, assign, dispatch, lower_bound, scratch_length
 
 
 def tiers(mask):
@@ -126,9 +127,44 @@ def test_sixteen_unequal_jobs_on_eight_tiers_or_says_that_it_was_cut_off():
         assert answer.maximum <= (4 / 3) * floor + 1e-9 or answer.is_exact
         exact += answer.is_exact
     assert exact >= 5
-    hard = assign(np.full(40, 255), num_tiers=8, sizes=rng.integers(10**6, 2 * 10**6, 40))
+    sizes = rng.integers(10**6, 2 * 10**6, 40)
+    hard = assign(np.full(40, 255), num_tiers=8, sizes=sizes)
     assert not hard.is_exact
+    assert sizes.sum() / 8 <= hard.bound <= hard.maximum
     assert hard.maximum < 1.05 * hard.loads.mean()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_the_lower_bound_is_below_every_assignment(data):
+    """And is what Hall's theorem says where jobs may be divided: a linear program agrees."""
+    num_tiers = data.draw(st.integers(1, 4))
+    jobs = data.draw(st.lists(st.tuples(st.integers(1, 2**num_tiers - 1), st.integers(1, 40)), min_size=1, max_size=6))
+    masks, sizes = np.array([m for m, _ in jobs]), np.array([s for _, s in jobs])
+    slowness = np.array(data.draw(st.lists(st.sampled_from([0.5, 1.0, 1.3]), min_size=num_tiers, max_size=num_tiers)))
+    bound = lower_bound(masks, sizes, slowness)
+    best = least_maximum(masks.tolist(), sizes, slowness)
+    assert bound <= best * (1 + 1e-12)
+    assert bound >= divided(masks, sizes, slowness) - 1e-9
+    assert assign(masks, num_tiers=num_tiers, sizes=sizes, slowness=slowness).bound == pytest.approx(best)
+
+
+def divided(masks, sizes, slowness):
+    """Least maximum where every job may be divided among its tiers."""
+    places = [(job, tier) for job, mask in enumerate(masks.tolist()) for tier in tiers(mask)]
+    whole = np.zeros((len(masks), len(places) + 1))
+    loads = np.zeros((len(slowness), len(places) + 1))
+    for column, (job, tier) in enumerate(places):
+        whole[job, column], loads[tier, column] = 1, sizes[job] * slowness[tier]
+    loads[:, -1] = -1
+    cost = np.r_[np.zeros(len(places)), 1]
+    return linprog(cost, A_ub=loads, b_ub=np.zeros(len(slowness)), A_eq=whole, b_eq=np.ones(len(masks))).fun
+
+
+def test_the_lower_bound_of_many_tiers_looks_at_single_ones_and_all():
+    masks = np.array([1, 1, 1, 0b1111111111], np.int64)
+    assert lower_bound(masks, np.array([5, 5, 5, 1]), np.ones(10)) == 15
+    assert lower_bound(np.full(40, 1023), np.full(40, 3), np.ones(10)) == 12
 
 
 def test_first_class_and_without_a_copy():
@@ -140,7 +176,7 @@ def test_first_class_and_without_a_copy():
 
     loads, tier_of, scratch = np.empty(2), np.empty(3, np.int32), np.empty(scratch_length(3, 2), np.int64)
     arguments = np.ones(3, np.int64), np.ones(2), tier_of, loads, scratch
-    assert through(dispatch, np.array([1, 3, 1]), *arguments) == EXACT
+    assert through(dispatch.dispatcher, np.array([1, 3, 1]), *arguments) == EXACT
     assert loads.tolist() == [2, 1]
     assert dispatch(np.array([1, 0, 1]), *arguments) == NO_COPY
     assert dispatch(np.array([1, 4, 1]), *arguments) == NO_COPY

@@ -95,17 +95,22 @@ def test_every_preset_reads_at_channels_times_transfers():
 def test_gpus_stand_beside_any_preset():
     from moelab.domain.machine_presets import GPUS
 
-    assert min(gpu[1] for gpu in GPUS.values()) == 24 * 2**30
-    assert max(gpu[1] for gpu in GPUS.values()) == 141 * 10**9
+    assert min(gpu.memory_bytes for gpu in GPUS.values()) == 24 * 2**30
+    assert max(gpu.memory_bytes for gpu in GPUS.values()) == 141 * 10**9
+    # The vendors' own round figures, beside bus x rate of a pin.
+    stated = {"rtx-3090": 936, "rtx-4090": 1008, "rtx-5090": 1792, "l20": 864, "l40s": 864, "rtx-pro-6000": 1792}
+    stated |= {"a100-80gb": 1935, "h100-80gb": 3350, "h200": 4800}
+    assert {name: gpu.read_gb_per_s for name, gpu in GPUS.items()} == pytest.approx(stated, abs=0.5)
+    assert all(gpu.source for gpu in GPUS.values())
     for base in Machine.presets():
-        for gpu, (device, memory_bytes, rate, link) in GPUS.items():
+        for gpu, one in GPUS.items():
             machine = Machine.preset(f"{base}+2x-{gpu}")
             assert machine.name == f"{base}+2x-{gpu}"
             assert machine.nodes == Machine.preset(base).nodes
             assert [t.name for t in machine.fast_tiers] == ["fast0", "fast1"]
             for tier in machine.fast_tiers:
                 assert (tier.device, tier.memory_bytes, tier.read_gb_per_s, tier.link_gb_per_s) == (
-                    device, memory_bytes, rate, link,
+                    one.device, one.memory_bytes, one.read_gb_per_s, one.link_gb_per_s,
                 )  # fmt: skip
                 assert tier.node in {node.name for node in machine.nodes}
     assert [t.node for t in Machine.preset("forge-moe-gen6").fast_tiers] == ["node0", "node1"]

@@ -9,7 +9,7 @@ import torch
 import moelab
 from moelab.engine.dense import PACKED_FORMATS, KernelLinear, Rows, TorchLinear
 from moelab.engine.engine import load
-from moelab.engine.recorder import record
+from moelab.engine.recording import record
 from moelab.kernels import Pool, isa_table
 
 NATIVE = [row.isa for row in isa_table() if row.supported and row.isa != "numba"]

@@ -151,7 +151,8 @@ def test_what_is_wrong_is_refused_and_what_is_lossy_is_said(nano):
         nano.use_plan(None)
     said = "lossy in decode: cache-aware routing with bias 0.5, 1 protected, 1 deferred experts of a token"
     assert said in repr(nano)
-    assert nano.generate(PROMPTS[0], 2).lossy == said
+    told = nano.generate(PROMPTS[0], 2).lossy
+    assert told.startswith(f"{said}; cost in NLL not known: measured are")
     nano.use_lossy(None)
     nano.use_plan(None)
     assert nano.generate(PROMPTS[0], 2).lossy is None

@@ -5,9 +5,12 @@ from itertools import product
 import numpy as np
 import pytest
 
+from moelab.planner import anneal
 from moelab.planner.balanced_packing import balanced_packing
-from moelab.planner.certificate import certificate, sample_of_layer, solve
+from moelab.planner.certificate import PARTS, certificate, sample_of_layer
+from moelab.planner.node_plan import masks_of_plan
 from moelab.planner.node_problem import node_problem
+from moelab.planner.placement_program import solve
 from moelab.planner.replicate import balanced_with_replicas
 from moelab.planner.step_maximum import TierTimes
 from moelab.sources import open_source
@@ -30,6 +33,11 @@ def test_optimum_against_every_placement(nodes, copies, seed):
     assert is_optimal
     assert bound == pytest.approx(best)
     assert found == pytest.approx(best)
+    beaten, nothing, is_optimal, _ = solve(sets, 6, np.array(copies), 30, beat=best)
+    assert (nothing, is_optimal) == (None, True)  # there is none better than the best
+    assert beaten == pytest.approx(best)
+    better, found, is_optimal, _ = solve(sets, 6, np.array(copies), 30, beat=best + 1 / 12)
+    assert (better, found, is_optimal) == (pytest.approx(best), pytest.approx(best), True)
     assert lp <= best + 1e-9
     assert lp >= np.mean([len(inside) / nodes for inside in sets]) - 1e-9
 
@@ -42,7 +50,33 @@ def test_annealing_reaches_what_is_proven():
     assert seen.num_steps == 60
     assert seen.bound - 1e-9 <= seen.annealed <= 1.02 * seen.bound
     assert seen.gap == pytest.approx(seen.annealed / seen.bound - 1)
-    assert seen.milp == pytest.approx(seen.bound)
+    assert (seen.milp is None) == (seen.annealed == pytest.approx(seen.bound))
+
+
+def test_the_plan_is_scored_on_the_same_steps():
+    """By a naive mean over the sampled sets; annealing them alone is never worse."""
+    trace = seeded_trace(5, num_requests=8, num_experts=16, top_k=4, decode_tokens=30)
+    plan = anneal(trace, nodes=2, extra_memory=0.125, steps="token", held_out=0.5, moves_per_expert=200)
+    problem = node_problem(trace, nodes=2, extra_memory=0.125, steps="token", held_out=0.5)
+    masks = masks_of_plan(plan)
+    seen = certificate(problem, masks, layer=1, num_steps=40, time_limit_s=10, seed=3)
+    sample = sample_of_layer(problem.train, 1, 40, seed=3)
+    naive = [
+        least_maximum([masks[1, key - 16] for key in sample.keys[a:b]], problem.times)
+        for a, b in zip(sample.offsets, sample.offsets[1:], strict=False)
+    ]
+    assert seen.plan == pytest.approx(np.mean(naive))
+    assert seen.plan_gap == pytest.approx(seen.plan / seen.bound - 1)
+    assert seen.floor == 2
+    assert seen.floor <= seen.bound <= seen.annealed + 1e-9 <= seen.plan + 2e-9
+
+
+def test_nothing_is_solved_at_the_floor():
+    """Copies of everything everywhere: ceil(K / N), which needs no proof."""
+    trace = seeded_trace(5, num_requests=4, num_experts=16, top_k=4)
+    problem = node_problem(trace, nodes=2, extra_memory=1.0, held_out=0)
+    seen = certificate(problem, np.full(problem.shape, 3), layer=0, num_steps=20)
+    assert (seen.bound, seen.gap, seen.plan_gap, seen.is_optimal, seen.lp) == (seen.floor, 0, 0, True, None)
 
 
 def test_a_limit_that_is_too_short_leaves_a_gap_and_says_so():
@@ -52,6 +86,21 @@ def test_a_limit_that_is_too_short_leaves_a_gap_and_says_so():
     assert not seen.is_optimal
     assert seen.time_limit_s == 0.5
     assert 4 <= seen.bound <= seen.annealed
+
+
+def test_programs_of_parts_bound_what_one_program_does_not(monkeypatch):
+    """Without time for all steps together: the mean over parts left out is a bound, and near the optimum."""
+    trace = seeded_trace(3, num_requests=8, num_experts=16, top_k=4, decode_tokens=30)
+    problem = node_problem(trace, nodes=2, steps="token", held_out=0.5)
+    masks = balanced_with_replicas(problem)
+    whole = certificate(problem, masks, layer=1, num_steps=48, time_limit_s=60)
+    assert (whole.is_optimal, whole.num_programs) == (True, 1)
+    monkeypatch.setattr("moelab.planner.certificate.FIRST_SHARE", 0.0)
+    seen = certificate(problem, masks, layer=1, num_steps=48, time_limit_s=60)
+    if seen.num_programs == PARTS:  # 0.1 s may be enough for all steps on a fast machine
+        assert seen.floor < seen.bound <= whole.bound + 1e-9
+        assert whole.bound <= 1.05 * seen.bound
+    assert seen.annealed == whole.annealed
 
 
 def test_sample_and_refusals():

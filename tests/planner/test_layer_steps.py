@@ -1,9 +1,10 @@
-"""Layer-steps against sets in Python; tokens or recorded steps; clusters; inverted lists; refusals."""
+"""Layer-steps against sets in Python; tokens or recorded steps; clusters; splits; inverted lists; refusals."""
 
 import numpy as np
 import pytest
 
 from moelab.planner.layer_steps import LayerSteps
+from moelab.planner.static_plan import split
 from tests.planner import naive_nodes
 from tests.seeded_traces import seeded_trace
 
@@ -53,3 +54,26 @@ def test_refusals():
         LayerSteps.of_trace(trace, "batch")
     with pytest.raises(ValueError, match="no tokens to plan on"):
         LayerSteps.of_trace(trace.take(np.zeros(trace.num_tokens, bool)), "step")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_step_is_cut_by_the_split(seed):
+    """Batches of two: whole ones on either side; as tokens their own, requests are free to part."""
+    trace = seeded_trace(seed, batch=2, num_requests=8)
+    planning, scored, how = split(trace, held_out=0.5, seed=seed)
+    assert (how["split"], how["num_groups_of_requests"]) == ("request", 4)
+    assert not set(planning.tokens.step.tolist()) & set(scored.tokens.step.tolist())
+    assert planning.num_tokens + scored.num_tokens == trace.num_tokens
+    assert len(how["held_out_requests"]) == 4
+    alone = split(trace, held_out=0.125, seed=seed, steps="token")[2]
+    assert len(alone["held_out_requests"]) == 1
+
+
+def test_one_batch_of_all_requests_is_cut_in_time():
+    trace = seeded_trace(0, batch=6, num_requests=6)
+    planning, scored, how = split(trace, held_out=0.25, seed=0)
+    assert how == {"split": "time", "num_requests": 6}
+    assert planning.tokens.step.max() < scored.tokens.step.min()
+    whole = {step: set(trace.tokens.request[trace.tokens.step == step].tolist()) for step in scored.tokens.step}
+    for step, requests in whole.items():
+        assert set(scored.tokens.request[scored.tokens.step == step].tolist()) == requests

@@ -21,7 +21,7 @@ from tests.seeded_traces import seeded_trace
 from tests.shared_traces import SHARED_TRACES, needs_shared_traces
 
 ALL = sorted(set(NODE_PLANNERS) - {"joint", "fastest"})
-QUICK = {"anneal": {"moves_per_expert": 100}, "split_some": {"moves_per_expert": 50}}
+QUICK = {"anneal": {"moves_per_expert": 100}, "best": {"moves_per_expert": 100}, "split_some": {"moves_per_expert": 50}}
 
 
 def masks_of(plan):
@@ -287,4 +287,23 @@ def test_layer_steps_of_all_planners_are_the_same():
     }
     _, test, _ = split(trace, held_out=0.25, seed=0)
     assert seen == {LayerSteps.of_trace(test, "step").num_layer_steps}
-    assert len(list(itertools.chain(NODE_PLANNERS))) == 12
+    assert len(list(itertools.chain(NODE_PLANNERS))) == 13
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_homes_follow_the_rates_within_what_nodes_may_hold(seed):
+    """Shares of the homes: in sum one, no more than a budget, and as the rates wherever no budget binds."""
+    rng = np.random.default_rng(seed)
+    trace = seeded_trace(seed, num_requests=6)
+    rates = rng.uniform(1, 4, 3)
+    budget = (rng.dirichlet(np.ones(3)) * 60_000 + 12_000).astype(int)
+    problem = node_problem(trace, nodes=3, node_rates=rates, node_bytes=budget, held_out=0.5)
+    share, most = problem.node_share, budget // 1000 / 36
+    assert share.sum() == pytest.approx(1)
+    assert (share <= most + 1e-9).all()
+    free = share < most - 1e-9
+    assert np.ptp((share / rates)[free]) < 1e-9
+    assert problem.how["extra_memory"] == pytest.approx(min(budget.sum() / 36_000 - 1, 2))
+    for name in ("replicate", "coact"):
+        plan = PLANNERS[name](trace, nodes=3, node_rates=rates, node_bytes=budget, held_out=0.5)
+        assert (np.array(plan.prediction["bytes_per_node"]) <= budget).all()

@@ -1,30 +1,54 @@
-"""The selection of prefetch_markov against sorting: sizes around the blocks, many ties, zeros, every width."""
+"""Scores and selection of prefetch_markov against exact shares and sorting: sizes, ties, every width."""
+
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from moelab.policies.prefetch_markov import BLOCK, best_scores, num_blocks
+from moelab.policies.prefetch_markov import FULL, add_shares, best_scores, padded
+from moelab.policies.short_lanes import LANES
 from tests.policies.test_policies_equal_twins import assert_equal_to_twin
 from tests.seeded_traces import seeded_trace
 
+SIZES = (1, 3, 31, 32, 33, 48, 130, 384, 400, 1024, 1100)  # from 1025 on the highest of the blocks fill a second vector
 
-@pytest.mark.parametrize("seed", range(60))
-def test_is_what_sorting_finds(seed):
+
+@pytest.mark.parametrize("seed", range(66))
+def test_selection_is_what_sorting_finds(seed):
     draw = np.random.default_rng(seed)
-    num_experts = int(draw.choice([1, 3, 15, 16, 17, 48, 130, 384, 400]))
+    num_experts = SIZES[seed % len(SIZES)]
     width = int(draw.integers(1, num_experts + 1)) if seed % 2 else min(8, num_experts)
-    scores = draw.integers(0, int(draw.choice([2, 5, 1000])), num_experts).astype(np.float32)
+    scores = draw.integers(0, int(draw.choice([2, 5, 1000, FULL + 1])), num_experts)
     scores[draw.random(num_experts) < draw.choice([0, 0.5, 0.99])] = 0
-    blocks = num_blocks(num_experts)
-    padded = np.zeros(blocks * BLOCK, np.float32)
-    padded[:num_experts] = scores / np.float32(7)
-    maxima, values = np.zeros(blocks, np.int32), np.full(blocks * BLOCK + 1, -7, np.int32)
-    found, best = np.zeros((2, num_experts + 1), np.int64)
-    num_best = best_scores(padded.view(np.int32), maxima, values, found, best, width)
+    lanes = np.zeros(padded(num_experts), np.uint16)
+    lanes[:num_experts] = scores
+    highest = np.full(padded(len(lanes) // LANES), 77, np.uint16)
+    best = np.zeros(num_experts, np.int64)
+    num_best = best_scores(lanes, highest, best, width)
     expected = sorted(np.flatnonzero(scores), key=lambda expert: (-scores[expert], expert))[:width]
     assert best[:num_best].tolist() == expected
 
 
-def test_more_experts_than_blocks_hold_equals_the_twin():
+@pytest.mark.parametrize("seed", range(40))
+def test_scores_are_the_exact_shares_to_their_bits(seed):
+    draw = np.random.default_rng(seed)
+    num_experts, size = int(draw.choice(SIZES)), int(draw.choice([1, 2, 8, 40]))
+    experts = draw.permutation(num_experts)[:size].astype(np.int32)
+    counts = draw.integers(0, int(draw.choice([2, 256])), (2 * num_experts, padded(num_experts))).astype(np.uint8)
+    counts[:, num_experts:] = 0
+    counts[draw.random(2 * num_experts) < 0.3] = 0
+    sums = counts.sum(1, dtype=np.int64)
+    scores = np.full(padded(num_experts), 99, np.uint16)
+    number = np.zeros(1, np.float32)
+    add_shares(experts, num_experts, sums, counts.ravel(), num_experts, scores, number)
+    for follower in range(num_experts):
+        rows = [(int(counts[num_experts + e, follower]), int(sums[num_experts + e])) for e in experts]
+        exact = sum((Fraction(count * FULL, len(experts) * total) for count, total in rows if total), Fraction(0))
+        assert scores[follower] <= exact * (1 + Fraction(1, 10**6))
+        # Eight bits of each share, whole numbers, and FULL divided by the number of experts.
+        assert exact - scores[follower] <= exact / 128 + 2 * len(experts) + exact * len(experts) / FULL
+
+
+def test_more_experts_than_lanes_hold_equals_the_twin():
     trace = seeded_trace(5, num_layers=3, num_experts=150, top_k=5, num_requests=3, decode_tokens=25)
     assert_equal_to_twin(trace, "prefetch_markov", slots_per_layer=40, parameters={"largest": 4})

@@ -80,7 +80,7 @@ def test_nothing_without_a_bias_and_fewer_reads_with_it(policy):
     for bias in (0.0, 0.3, 10.0):
         result = simulate(trace, plan, lossy=Lossy(bias, num_protected=0), progress=False)
         reads.append(result.of_phase("decode").reads_per_layer_step)
-        assert result.summary()["lossy"].endswith("open loop, cost in NLL: moelab bench nll")
+        assert result.summary()["lossy"].endswith("; reads here are an estimate, open loop")
     assert reads[0] == exact.of_phase("decode").reads_per_layer_step > reads[1] > reads[2]
     assert "lossy" not in exact.summary()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import moelab
 from moelab import PLANNERS, simulate
 from moelab.dispatch import assign
-from moelab.domain.plan import Plan
+from moelab.domain.plan import Placements, Plan
 from moelab.domain.trace import NO_EXPERT, Phase
 from moelab.kernels import isa_table
 from tests.seeded_traces import seeded_trace
@@ -44,9 +45,8 @@ def test_equal_dispatch_by_hand(planner, nodes):
     result = simulate(trace, plan, progress=False)
     np.testing.assert_array_equal(result.node_reads, expected)
     assert list(result.bytes_of_node.values()) == expected.sum((0, 1)).tolist()
-    assert sum(result.bytes_of_node.values()) == 7200 * (
-        result.misses + result.distinct_hits if False else result.misses
-    )
+    assert sum(result.bytes_of_node.values()) == 7200 * result.misses
+    assert result.dispatch_quality == "optimal in every layer-step"  # whole experts with copies are of one size
     decode = simulate(trace, plan, phase="decode", progress=False)
     is_decode = np.array(
         [(trace.tokens.phase[trace.tokens.step == s] == 1).all() for s in np.unique(trace.tokens.step)]
@@ -61,7 +61,31 @@ def test_residents_are_read_by_no_node_and_moving_policies_share_evenly():
     assert result.hit_rate_per_request > 0
     assert sum(result.bytes_of_node.values()) == 100 * result.misses
     moving = joint.model_copy(update={"policy": joint.policy.model_copy(update={"name": "lru"})})
-    assert simulate(trace, moving, progress=False).node_reads is None
+    moved = simulate(trace, moving, progress=False)
+    assert (moved.node_reads, moved.dispatch_quality) == (None, None)
+
+
+def test_a_search_that_is_cut_off_is_reported_with_its_bound():
+    """Pieces of random sizes, all on five nodes, which cannot end together: too many to search, and said so."""
+    trace = seeded_trace(
+        2, num_layers=1, num_experts=12, top_k=12, num_requests=1, decode_tokens=2, expert_bytes=(61_000_000,)
+    )
+    rng, rows = np.random.default_rng(0), []
+    for expert in range(12):
+        cuts = [0, *np.sort(rng.permutation(np.arange(1, 61))[:3]).tolist(), 61]
+        rows += [(0, expert, a, b, node) for a, b in pairwise(cuts) for node in range(5)]
+    base = PLANNERS["row_split"](trace, nodes=5, moe_intermediate_size=32 * 61, score=False)
+    names = ("layer", "expert", "start", "stop", "tier")
+    columns = dict(zip(names, (tuple(column) for column in zip(*rows, strict=True)), strict=True))
+    plan = base.model_copy(update={"placements": Placements(**columns)})
+    result = simulate(trace, plan, phase="decode", progress=False)
+    reads = result.node_reads[result.node_reads.any((1, 2))]
+    assert "search cut off in" in result.dispatch_quality
+    least = reads.sum(-1) / 5  # every piece may be read anywhere: no maximum is below the average
+    seen = result.dispatch_excess[result.dispatch_excess.any(1)]
+    expected = (reads.max(-1) / least - 1)[: len(seen)]
+    assert (seen > 0).any()
+    np.testing.assert_allclose(seen[seen > 0], expected[seen > 0], rtol=1e-9)
 
 
 @pytest.mark.skipif(not NATIVE, reason="native kernels are not built")

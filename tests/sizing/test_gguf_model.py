@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
+from moelab.domain.model import ModelSpec, presets
+from moelab.domain.presets import read as read_preset
 from moelab.formats.gguf_header import TYPES, GgufTensor, matches, read_header
+from moelab.sizing import size
+from moelab.sizing.gguf_config import ARCHITECTURES
 from moelab.sizing.gguf_model import read_gguf
-from tests.gguf_files import deepseek2, num_bytes, qwen3moe, write_gguf
+from tests.gguf_files import deepseek2, num_bytes, of_config, qwen3moe, write_gguf
 
 
 def random_sizes(seed: int) -> dict:
@@ -126,7 +130,7 @@ def test_contradictions_and_unknown_architectures_are_refused_by_name(tmp_path):
     renamed = {key.replace("deepseek2", "other"): item for key, item in metadata.items()}
     write_gguf(path, renamed | {"general.architecture": "other"}, tensors)
     assert read_gguf(path).total_params > 0
-    with pytest.raises(ValueError, match=r"general\.architecture: expected deepseek2 or qwen3moe.*got 'other'"):
+    with pytest.raises(ValueError, match=r"general\.architecture: expected one of deepseek2, .*got 'other'"):
         read_gguf(path).spec()
     write_gguf(path, metadata, [*tensors, ("blk.0.strange.weight", (256,), "float32")])
     with pytest.raises(ValueError, match=r"tensor blk\.0\.strange\.weight"):
@@ -162,3 +166,52 @@ def test_the_gguf_package_agrees(tmp_path):
     assert header.own("expert_weights_scale") == 2.5
     assert header.metadata["tokenizer.ggml.scores"] == {"length": 3000}
     assert [(t.shape, t.num_bytes) for t in header.tensors] == [((64, 10), 2560), ((64, 8), 544)]
+
+
+EXACT = [name for name in presets() if ModelSpec.preset(name).sizes_exact]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_headers_of_every_preset_give_it_back(tmp_path, name):
+    """llama.cpp's names and keys of the released shapes: totals of the tensors, cache and config are the preset's."""
+    config = read_preset(name)
+    metadata, tensors = of_config(config.get("text_config", config))
+    path = tmp_path / f"{name}.gguf"
+    write_gguf(path, metadata, tensors)
+    model, preset = read_gguf(path), ModelSpec.preset(name)
+    spec = model.spec()
+    assert model.total_params == sum(int(np.prod(shape)) for _, shape, _ in tensors) == preset.total_params
+    assert model.active_params == preset.active_params
+    assert spec.params_of_part == preset.params_of_part
+    for context in (1, 100, 5000):
+        assert spec.kv_cache_bytes(context) == preset.kv_cache_bytes(context)
+    assert (spec.family, spec.layer_types, spec.indexer_types) == (
+        preset.family, preset.layer_types, preset.indexer_types
+    )  # fmt: skip
+    sized = size(spec, "forge-moe-gen6+2x-h200", format=model.recipe())
+    assert sized.recipe.weight_bytes(spec) == sum(num_bytes(shape, kind) for _, shape, kind in tensors)
+
+
+def test_every_architecture_has_a_preset_that_shows_it():
+    shown = {
+        of_config(config.get("text_config", config))[0]["general.architecture"] for config in map(read_preset, EXACT)
+    }
+    assert shown == set(ARCHITECTURES)
+
+
+def test_unknown_or_uneven_headers_are_refused_by_key(tmp_path):
+    metadata, tensors = of_config(read_preset("gpt-oss-20b"))
+    path = tmp_path / "model.gguf"
+    write_gguf(path, metadata | {"gpt-oss.attention.head_count_kv": [8] * 23 + [4]}, tensors)
+    with pytest.raises(ValueError, match=r"gpt-oss\.attention\.head_count_kv: expected one whole number"):
+        read_gguf(path).spec()
+    write_gguf(path, metadata | {"gpt-oss.attention.head_count_kv": [8] * 24}, tensors)
+    assert read_gguf(path).spec().num_key_value_heads == 8
+    write_gguf(path, {key: item for key, item in metadata.items() if "sliding" not in key}, tensors)
+    with pytest.raises(ValueError, match=r"expected the key gpt-oss\.attention\.sliding_window"):
+        read_gguf(path).spec()
+    metadata, tensors = of_config(read_preset("mixtral-8x7b"))
+    dense = [row for row in tensors if "_exps" not in row[0] and "gate_inp" not in row[0]]
+    write_gguf(path, {key: item for key, item in metadata.items() if "expert" not in key}, dense)
+    with pytest.raises(ValueError, match=r"expected the key llama\.expert_count"):
+        read_gguf(path).spec()

@@ -82,9 +82,13 @@ class CopyThread:
 
     def drain(self) -> None:
         """Until everything that was asked for is there."""
+        self.settle()
+        self.check()
+
+    def settle(self) -> None:
+        """Until the thread has nothing to do, or has stopped for an error."""
         with self._changed:
             self._changed.wait_for(lambda: self._num_over == self._num_asked or self._error is not None)
-        self.check()
 
     def check(self) -> None:
         """CopyError where the thread failed."""

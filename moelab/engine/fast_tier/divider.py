@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from moelab.compiled_on_use import on_use
 from moelab.domain.trace import NO_EXPERT
 from moelab.engine.fast_tier.copy_thread import CopyThread
-from moelab.policies.compiled import OPTIONS
-from moelab.source_stamp import stamped
 
 NUM_HELD, NUM_LATE, NUM_SERVED, NUM_ROUTED_HITS, NUM_ROUTINGS = range(5)
 """Places in `numbers`."""
@@ -83,8 +82,7 @@ _HELD, _SERVED = 1, 2
 
 
 # The interpreter's lock is kept: the copy thread writes tickets under it.
-@njit(_signature, **OPTIONS)
-@stamped
+@on_use(_signature, nogil=False, _nrt=False)
 def _divide(used, slot_of_expert, asked, arrived, expert_ids, state, home_ids, served, late, numbers):
     """An expert whose slot has not the copy that was asked for last is late: it runs from home."""
     num_held, num_late = 0, 0

@@ -233,6 +233,10 @@ class FastTier:
         self._memory.write(job.slot, block, job.after)
         return layout.expert_bytes
 
+    def settle(self) -> None:
+        """Until no copy is under way, so that nobody reads homes."""
+        self._copies.settle()
+
     # --- results ---
 
     @property

@@ -19,7 +19,10 @@ from moelab.kernels.routed import RoutedExperts
 
 
 def home_block(routed: RoutedExperts, expert: int) -> np.ndarray:
-    """uint8 [expert_bytes] at home: a view, never to be written."""
+    """uint8 [expert_bytes] at home: a view, never to be written; put together where the expert lies in pieces."""
+    placement = routed.placement
+    if placement is not None and len(placement.pieces) > placement.num_experts - placement.homeless.sum():
+        return placement[expert]
     size = routed.layout.expert_bytes
     memory = (ctypes.c_char * size).from_address(int(routed.address_of_expert[expert]))
     return np.frombuffer(memoryview(memory), np.uint8)

@@ -1,7 +1,6 @@
 """What of a plan the fast tier can carry out: the checks, the slots and their layout.
 
-One fast tier, homes whole, on one node or where `moelab.apply` placed them, a copy of every expert at home: what
-differs is refused by name. Floor 2.
+One fast tier; homes on one node or on those of the plan, whole or in pieces. What differs is refused by name. Floor 2.
 """
 
 from __future__ import annotations
@@ -29,10 +28,6 @@ def check_plan(
         raise ValueError(f"late: expected one of {', '.join(LATE_CHOICES)}, got {late!r}")
     fast = [each.tier for each in plan.fast_tiers]
     nodes = [tier for tier in plan.tiers if tier.startswith("node")]
-    if not fast and len(nodes) > 1:
-        raise ValueError(
-            f"plan places homes on {', '.join(nodes)} and has no fast tier: moelab.apply(engine, plan) carries it out"
-        )
     if fast != [FAST_TIER]:
         raise ValueError(f"plan has fast tiers {', '.join(fast) or 'none'}; the engine runs one, {FAST_TIER}: re-plan")
     if len(nodes) != 1 and len(nodes) != (num_nodes or routed[0].num_nodes):
@@ -41,14 +36,13 @@ def check_plan(
             "moelab.apply places them"
         )
     columns = plan.placements.arrays()
-    if ((columns["start"] != 0) | (columns["stop"] != plan.num_units)).any():
-        raise ValueError("plan cuts experts into pieces; the engine's fast tier takes whole experts: re-plan")
-    if num_nodes is None and any(
-        layer.placement is not None and len(layer.placement.pieces) > layer.num_experts for layer in routed
-    ):
-        raise ValueError("homes are cut into pieces by an earlier plan; apply one of whole experts before a fast tier")
-    if not plan.keep_home:
-        raise ValueError("plan has keep_home false; the engine keeps every expert at home: re-plan with keep_home true")
+    on_fast = columns["tier"] == plan.tiers.index(FAST_TIER)
+    if (((columns["start"] != 0) | (columns["stop"] != plan.num_units)) & on_fast).any():
+        raise ValueError(f"plan places pieces of experts on {FAST_TIER}, whose slots take whole ones: re-plan")
+    if not plan.keep_home and late == "never":
+        raise ValueError(
+            "plan has keep_home false, and late is never: without copies in slots nothing would run; leave late out"
+        )
     if plan.policy.parameters.get("overflow"):
         raise ValueError(
             "plan has overflow; the engine's slots are allocated once, so nothing fits beyond them: re-plan without it"

@@ -19,9 +19,10 @@ from moelab.domain.model import ModelSpec
 from moelab.engine.checkpoint import Checkpoint
 from moelab.engine.packed.manifest import CHUNK_BYTES, LINEARS, MANIFEST, Manifest, PackedError, Section, read_manifest
 from moelab.engine.packed.source import check_source
-from moelab.engine.routed_arenas import check_memory
-from moelab.kernels.arena import ExpertArena
+from moelab.engine.routed_arenas import Homes
+from moelab.kernels.arena import ExpertArena, stride_of
 from moelab.kernels.layout import LAYOUT_VERSION, ExpertLayout
+from moelab.kernels.node_placement import NodePlacement
 from moelab.kernels.pool import Pool
 from moelab.kernels.tasks import Tasks
 
@@ -63,8 +64,8 @@ class PackedFolder:
         """PackedError where the checkpoint is not the one that was packed."""
         check_source(self.manifest, self.checkpoint, pool)
 
-    def fill_arenas(self, layout: ExpertLayout, spec: ModelSpec, tasks: Tasks) -> list[ExpertArena]:
-        """The experts of every MoE layer, to be read by `tasks`. MemoryError before the first page is touched."""
+    def fill_homes(self, homes: Homes, layout: ExpertLayout, spec: ModelSpec, tasks: Tasks) -> None:
+        """The experts of every MoE layer, to be read into their homes by `tasks`."""
         manifest = self.manifest
         sizes = (manifest.num_experts, manifest.hidden_size, manifest.intermediate_size)
         if sizes != (spec.n_routed_experts, layout.hidden_size, layout.intermediate_size):
@@ -74,14 +75,27 @@ class PackedFolder:
                 f"{sizes}",
                 "load its own model",
             )
-        check_memory(self.expert_bytes)
-        arenas = [ExpertArena(layout, spec.n_routed_experts) for _ in spec.model_layer_of_layer]
-        for number, arena in enumerate(arenas):
+        stride = stride_of(layout)
+        for number, home in enumerate(homes):
             section = manifest.section(f"experts.{number}", self.path)
-            if section.num_bytes != arena.num_bytes:
-                raise PackedError(self.path / section.file, f"{arena.num_bytes} bytes", f"{section.num_bytes} bytes")
-            self.add_tasks(section, arena.memory, tasks)
-        return arenas
+            if section.num_bytes != (expected := stride * spec.n_routed_experts):
+                raise PackedError(self.path / section.file, f"{expected} bytes", f"{section.num_bytes} bytes")
+            if isinstance(home, ExpertArena):
+                self.add_tasks(section, home.memory, tasks)
+                continue
+            for chunk in range(len(section.crc32_of_chunk)):
+                num_bytes = min(CHUNK_BYTES, section.num_bytes - chunk * CHUNK_BYTES)
+                tasks.add(num_bytes, partial(self._read_apart, section, chunk, num_bytes, home, stride))
+
+    def _read_apart(self, section: Section, chunk: int, num_bytes: int, home: NodePlacement, stride: int) -> None:
+        """A chunk, checked, and then what of it belongs to each expert into the copies of that expert."""
+        part, begin = np.empty(num_bytes, np.uint8), chunk * CHUNK_BYTES
+        self._read(section, chunk, part)
+        for expert in range(begin // stride, -(-(begin + num_bytes) // stride)):
+            first = max(begin, expert * stride)
+            stop = min(begin + num_bytes, expert * stride + home.layout.expert_bytes)
+            if first < stop:
+                home.write(expert, first - expert * stride, part[first - begin : stop - begin])
 
     def tiles(self, name: str) -> SavedTiles:
         """A packed linear layer by its name, to be read when it is asked for."""

@@ -34,7 +34,7 @@ from moelab.engine.packed.manifest import (
     Section,
 )
 from moelab.engine.packed.source import config_sha256, source_files, stamp_files
-from moelab.engine.routed_arenas import choose_formats, expert_layout, fill_arenas
+from moelab.engine.routed_arenas import choose_formats, expert_layout, fill_homes, new_arenas
 from moelab.kernels.job import Activation
 from moelab.kernels.layout import LAYOUT_VERSION
 from moelab.kernels.pool import Pool
@@ -86,7 +86,8 @@ def pack_model(
         num_bytes = len(opened.experts) * opened.spec.n_routed_experts * layout.expert_bytes
         with LoadingBar("packing", num_bytes) as bar:
             for number, experts in enumerate(opened.experts):
-                (arena,) = fill_arenas([experts], layout, tasks)
+                (arena,) = new_arenas(1, experts.num_experts, layout)
+                fill_homes([experts], [arena], layout, tasks)
                 tasks.run(pool)
                 file = f"experts-{number:03d}.bin"
                 shape = [arena.num_experts, arena.stride]

@@ -1,5 +1,7 @@
-"""Twin of prefetch_markov: a dict of transitions between neighbouring layers, halved where a count is full."""
+"""Twin of prefetch_markov: a dict of transitions between neighbouring layers, halved where a count is full; shares of
+eight bits."""
 
+import math
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -26,8 +28,16 @@ class Twin(PrefetchLRU):
     def predicted(self, request):
         score = Counter()
         for key in request.keys:
-            share = np.float32(1) / np.float32(max(self.followers[key].total(), 1))
-            for follower, count in self.followers[key].items():
-                score[follower] = np.float32(score[follower]) + np.float32(count) * share
+            total = self.followers[key].total()
+            if total:
+                factor, exponent = eight_bits(float(np.float32(65535 // len(request.keys)) / np.float32(total)))
+                for follower, count in self.followers[key].items():
+                    score[follower] += int(count * factor * 2.0**exponent)
         score = {key: value for key, value in score.items() if value > 0}
         return sorted(score, key=lambda k: (-score[k], k)) if request.layer + 1 < self.num_layers else []
+
+
+def eight_bits(value):
+    """(whole number of 128 to 255, exponent): value = number x 2**exponent, cut after eight bits."""
+    fraction, exponent = math.frexp(value)
+    return int(fraction * 256), exponent - 8

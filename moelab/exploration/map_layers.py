@@ -1,0 +1,90 @@
+"""map_layers: what the map can be coloured by: load, tier, node, replicas, reuse, regret.  Floor 4.
+
+Each is one array layer x expert with its label. ``reuse`` and ``regret`` come from routing and oracle, the others from
+the placement; what is not known is NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moelab.exploration.draft import Draft
+from moelab.planner.step_maximum import CUT
+from moelab.policies.requests import Requests
+from moelab.policies.signature import NEVER
+
+MAP_LAYERS = ("load", "tier", "node", "replicas", "reuse", "regret")
+REUSE_STEPS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class MapLayer:
+    """``values`` float32 [L, E]; ``names`` of categories, then values index them; else ``limits`` of the scale."""
+
+    values: np.ndarray
+    label: str
+    names: tuple[str, ...] | None = None
+    limits: tuple[float, float] | None = None
+
+
+def load_layer(loads: np.ndarray) -> MapLayer:
+    """Load of the planning part over the layer's mean; the scale ends at the hottest 0.5% of all."""
+    mean = loads.mean(axis=1, keepdims=True)
+    relative = np.divide(loads, mean, out=np.zeros(loads.shape), where=mean > 0)
+    return MapLayer(
+        relative.astype(np.float32), "load / mean of layer", limits=(0.0, float(np.quantile(relative, 0.995)) or 1.0)
+    )  # fmt: skip
+
+
+def tier_layer(draft: Draft) -> MapLayer:
+    """Where an expert is served from at the start."""
+    nodes = [f"node{n}" for n in range(draft.num_nodes)]
+    names = ["fast0", *nodes, *(["several nodes", "split"] if draft.num_nodes > 1 else [])]
+    values = np.where(draft.fast, 0, 1 + _home(draft))
+    return MapLayer(values.astype(np.float32), "tier", tuple(names))
+
+
+def node_layer(draft: Draft) -> MapLayer:
+    """The nodes that hold it, whether or not a fast tier serves it."""
+    names = [f"node{n}" for n in range(draft.num_nodes)] + (["several nodes", "split"] if draft.num_nodes > 1 else [])
+    return MapLayer(_home(draft).astype(np.float32), "node", tuple(names))
+
+
+def replicas_layer(draft: Draft) -> MapLayer:
+    """Copies on nodes and fast tier together."""
+    copies = draft.copies + draft.fast
+    return MapLayer(copies.astype(np.float32), "copies", limits=(1.0, float(max(2, draft.num_nodes + 1))))
+
+
+def reuse_layer(requests: Requests) -> MapLayer:
+    """Share of an expert's uses that are followed by another within ``REUSE_STEPS`` steps of its layer."""
+    shape = (requests.num_layers, requests.num_experts)
+    clock = np.repeat(np.arange(requests.num_requests), np.diff(requests.offsets))
+    key = clock % requests.num_layers * requests.num_experts + requests.experts
+    next_use = requests.next_use
+    gap = (next_use // requests.num_experts - clock) // requests.num_layers
+    is_soon = (next_use < NEVER) & (gap <= REUSE_STEPS)
+    uses = np.bincount(key, minlength=shape[0] * shape[1]).reshape(shape)
+    soon = np.bincount(key, is_soon, minlength=shape[0] * shape[1]).reshape(shape)
+    values = np.divide(soon, uses, out=np.full(shape, np.nan), where=uses > 0)
+    return MapLayer(values.astype(np.float32), f"uses again within {REUSE_STEPS} steps", limits=(0.0, 1.0))
+
+
+def regret_layer(reads: np.ndarray | None, least: np.ndarray | None, shape: tuple[int, int]) -> MapLayer:
+    """Reads of each expert beyond those of the oracle, int [L, E] both; ``None``: not computed (the map is unknown)."""
+    label = "reads beyond the oracle's"
+    if reads is None or least is None:
+        return MapLayer(np.full(shape, np.nan, np.float32), label, limits=(0.0, 1.0))
+    values = (reads - least).astype(np.float32)
+    return MapLayer(values, label, limits=(float(min(0, values.min())), float(max(1, np.quantile(values, 0.995)))))
+
+
+def _home(draft: Draft) -> np.ndarray:
+    """int [L, E]: the node, then N for several whole copies and N + 1 for pieces."""
+    number = np.round(np.log2(np.maximum(draft.masks, 1))).astype(np.int64)
+    several = np.bitwise_count(draft.masks) > 1
+    if draft.num_nodes == 1:
+        return np.zeros(draft.masks.shape, np.int64)
+    return np.where(draft.masks == CUT, draft.num_nodes + 1, np.where(several, draft.num_nodes, number))

@@ -1,0 +1,387 @@
+"""placement_explorer: the map, sliders and menus of a placement, and what it is worth, live.  Floor 6.
+
+Shows what ``moelab.exploration`` computes and computes nothing: the twin of every figure is
+``explorer.exploration.preview(explorer.settings, explorer.edits)`` or ``.full(...)``. Every button is a method.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import traitlets
+
+from moelab.domain.machine import Machine
+from moelab.domain.model import ModelSpec
+from moelab.domain.plan import Plan
+from moelab.domain.trace import Trace
+from moelab.exploration import MAP_LAYERS, Edit, Exploration, Outcome, Settings, select
+from moelab.exploration.map_layers import (
+    MapLayer,
+    load_layer,
+    node_layer,
+    regret_layer,
+    replicas_layer,
+    reuse_layer,
+    tier_layer,
+)
+from moelab.exploration.settings import fitting
+from moelab.policies.requests import Requests
+from moelab.widgets.background import Background, Report
+from moelab.widgets.expert_map import EDITED, PINNED, ExpertMap
+from moelab.widgets.explorer_choices import choices_of, first_settings, split_of
+from moelab.widgets.module import module_text
+from moelab.widgets.static_picture import map_html
+from moelab.widgets.widget import figures_html
+
+if TYPE_CHECKING:
+    from moelab.engine.engine import Engine
+
+_SETTINGS = ("slots_per_layer", "nodes", "extra_memory", "planner", "policy")
+_PAUSE_S = 0.4  # a slider that still moves starts no full figure
+
+
+class PlacementExplorer(ExpertMap):
+    """Explore placements of ``trace`` on ``machine``.
+
+    ``model``: a ``ModelSpec`` or a preset's name (bytes that the trace does not say, memory of the rest of the model).
+    ``engine``: a live one, for ``apply``. ``replay_options``: of ``moelab.replay``. Others: those of ``Exploration``.
+
+    Traits beside those of ``ExpertMap``: ``slots_per_layer`` (of fast0, 0 to E), ``nodes``, ``extra_memory`` (bytes of
+    replicas over those of one copy of every expert), ``planner``, ``policy``; ``colour_by`` (``MAP_LAYERS``),
+    ``map_order`` (``id``, ``load``); read-only: ``figures`` (``Figures.as_dict``), ``kept`` (the same of plan A),
+    ``choices`` (what menus and sliders offer), ``split`` (planning and held-out part), ``edits_made`` (texts),
+    ``replay_html``, ``has_engine``, ``asked`` and ``answered`` (counts of the browser's changes), ``preview_ms``.
+    """
+
+    _esm = module_text("expert_map.js", "figures_panel.js", "explorer_controls.js", "placement_explorer.js")
+
+    slots_per_layer = traitlets.Int(0, min=0).tag(sync=True)
+    nodes = traitlets.Int(1, min=1).tag(sync=True)
+    extra_memory = traitlets.Float(0.0, min=0.0).tag(sync=True)
+    planner = traitlets.Unicode("frequency").tag(sync=True)
+    policy = traitlets.Unicode("static").tag(sync=True)
+    colour_by = traitlets.Enum(MAP_LAYERS, default_value="load").tag(sync=True)
+    map_order = traitlets.Enum(("id", "load"), default_value="load").tag(sync=True)
+    figures = traitlets.Dict().tag(sync=True)
+    kept = traitlets.Dict().tag(sync=True)
+    choices = traitlets.Dict().tag(sync=True)
+    split = traitlets.Dict().tag(sync=True)
+    edits_made = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    replay_html = traitlets.Unicode("").tag(sync=True)
+    has_engine = traitlets.Bool(False).tag(sync=True)
+    asked = traitlets.Int(0).tag(sync=True)
+    answered = traitlets.Int(0).tag(sync=True)
+    preview_ms = traitlets.Float(0.0).tag(sync=True)
+
+    def __init__(
+        self,
+        trace: Trace | None = None,
+        machine: Machine | None = None,
+        model: ModelSpec | str | None = None,
+        *,
+        engine: Engine | None = None,
+        replay_options: dict[str, Any] | None = None,
+        settings: Settings | None = None,
+        **options: Any,
+    ):
+        super().__init__()
+        self.background = Background(self._show_progress)
+        self.engine, self._replay_options = engine, dict(replay_options or {})
+        self.edits: tuple[Edit, ...] = ()
+        self.outcome: Outcome | None = None
+        self._regret: tuple[Outcome, MapLayer] | None = None
+        self._reuse: MapLayer | None = None
+        self._kept_plan: Plan | None = None
+        self._is_setting = False
+        self.on_msg(self._on_message)
+        if trace is None or not trace.num_tokens:
+            self.say(
+                "empty",
+                "No trace yet: PlacementExplorer(trace, machine), a trace from moelab.open_trace(folder).load().",
+            )
+            return
+        self.exploration = Exploration(trace, machine, model, **options)
+        self._order = np.argsort(-self.exploration.loads, axis=1, kind="stable")
+        chosen = settings or first_settings(self.exploration)
+        with self.hold_sync():
+            self.has_engine = engine is not None
+            self.split = split_of(self.exploration)
+            self._set(chosen)
+            self._preview()
+
+    # -- settings ------------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """What the sliders and menus say."""
+        return Settings(**{name: getattr(self, name) for name in _SETTINGS})
+
+    def _set(self, settings: Settings) -> None:
+        self._is_setting = True
+        try:
+            for name in _SETTINGS:
+                setattr(self, name, getattr(settings, name))
+            self.choices = choices_of(self.exploration, settings)
+        finally:
+            self._is_setting = False
+
+    @traitlets.observe(*_SETTINGS)
+    def _on_settings(self, change: Any) -> None:
+        if self._is_setting or not hasattr(self, "exploration"):
+            return
+        values = {name: getattr(self, name) for name in _SETTINGS}
+        values["slots_per_layer"] = min(values["slots_per_layer"], self.num_experts or values["slots_per_layer"])
+        try:
+            settings = fitting(values, self.exploration.trace.extras)
+        except ValueError as error:
+            self.show_error(error)
+            return
+        if self.outcome is None or settings != self.outcome.settings:
+            self._set(settings)
+            self._preview()
+
+    @traitlets.observe("colour_by", "map_order")
+    def _on_map(self, change: Any) -> None:
+        if self.outcome is not None:
+            self._draw()
+
+    @traitlets.observe("asked")
+    def _on_asked(self, change: Any) -> None:
+        self.answered = self.asked
+
+    # -- figures -------------------------------------------------------------------------------------------
+
+    def _preview(self) -> None:
+        """The preview now, the full figure in the background."""
+        begin = time.perf_counter()
+        self.background.cancel()
+        try:
+            outcome = self.exploration.preview(self.settings, self.edits)
+        except ValueError as error:
+            self.show_error(error)
+            return
+        with self.hold_sync():
+            self._take(outcome)
+            self.say("busy", "Preview. The full figure follows.", 0.0)
+            self.can_cancel = True
+            self.preview_ms = 1e3 * (time.perf_counter() - begin)
+        self.full(after_s=_PAUSE_S)
+
+    def full(self, *, after_s: float = 0.0) -> None:
+        """Start the full figure in the background (``wait`` for it)."""
+        settings, edits = self.settings, self.edits
+
+        def work(report: Report) -> Outcome:
+            return self.exploration.full(settings, edits, report)
+
+        def done(outcome: Outcome) -> None:
+            with self.hold_sync():
+                self._take(outcome)
+                self.can_cancel = False
+                self.say("ready")
+
+        self.background.start(work, done, self._failed, after_s=after_s)
+
+    def cancel(self) -> None:
+        """End what runs in the background; the preview stays."""
+        self.background.cancel()
+        with self.hold_sync():
+            self.can_cancel = False
+            self.say("ready", "Cancelled. The preview stands; press Full figure to compute it.")
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for what runs in the background; ``False`` where it still runs after ``timeout_s``."""
+        return self.background.wait(timeout_s)
+
+    def _failed(self, error: Exception) -> None:
+        self.can_cancel = False
+        self.show_error(error)
+
+    def _show_progress(self, what: str, share: float) -> None:
+        self.say("busy", f"Preview. The full figure follows: {what}.", share)
+
+    def _take(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        if outcome.least_reads is not None:
+            shape = outcome.least_reads.shape
+            self._regret = (outcome, regret_layer(outcome.reads, outcome.least_reads, shape))
+        self.figures = outcome.figures.as_dict()
+        self.edits_made = [str(edit) for edit in self.edits]
+        self._draw()
+
+    # -- the map -------------------------------------------------------------------------------------------
+
+    def map_layer(self, name: str) -> MapLayer:
+        """What the map shows under ``colour_by = name``."""
+        assert self.outcome is not None
+        draft = self.outcome.draft
+        if name == "load":
+            return load_layer(self.exploration.loads)
+        if name == "reuse":
+            if self._reuse is None:
+                self._reuse = reuse_layer(Requests.of_trace(self.exploration.train))
+            return self._reuse
+        if name == "regret":
+            same = self._regret is not None and self._regret[0].settings == self.outcome.settings
+            if self._regret is not None and same and self._regret[0].edits == self.outcome.edits:
+                return self._regret[1]
+            return regret_layer(None, None, self.exploration.loads.shape)
+        return {"tier": tier_layer, "node": node_layer, "replicas": replicas_layer}[name](draft)
+
+    def _draw(self) -> None:
+        assert self.outcome is not None
+        layer, draft = self.map_layer(self.colour_by), self.outcome.draft
+        marks = np.where(draft.pinned, PINNED, 0)
+        for edit in self.edits:
+            marks |= np.where(edit.chosen, EDITED, 0)
+        names = [str(name) for name in self.exploration.trace.header.model_layer_of_layer]
+        status, message, progress = self.status, self.message, self.progress
+        with self.hold_sync():
+            self.show(
+                layer.values, label=layer.label, names=layer.names, limits=layer.limits, marks=marks.astype(np.uint8),
+                order=self._order if self.map_order == "load" else None, layer_names=names,
+            )  # fmt: skip
+            self.say("ready" if status == "empty" else status, message, progress)
+
+    # -- choosing and editing --------------------------------------------------------------------------------
+
+    def query(self, text: str) -> None:
+        """Choose experts by a query over the map layers, ``layer`` and ``expert`` (``exploration.select``)."""
+        shape = self.exploration.loads.shape
+        columns: dict[str, np.ndarray] = {
+            "layer": np.broadcast_to(np.arange(shape[0])[:, None], shape),
+            "expert": np.broadcast_to(np.arange(shape[1]), shape),
+        }
+        for name in MAP_LAYERS:
+            if name in text:
+                layer = self.map_layer(name)
+                is_text = layer.names is not None
+                columns[name] = np.array(layer.names)[layer.values.astype(int)] if is_text else layer.values
+            else:
+                columns[name] = np.full(shape, np.nan)
+        self.choose(select(text, columns))
+
+    def edit(self, action: str, tier: str = "") -> None:
+        """``action`` of ``exploration.ACTIONS`` on the chosen experts (``tier`` of ``move``); raises ``ValueError``."""
+        before, self.edits = self.edits, (*self.edits, Edit(action, self.chosen, tier))
+        try:
+            self.exploration.preview(self.settings, self.edits)
+        except ValueError:
+            self.edits = before
+            raise
+        self._preview()
+
+    def undo(self) -> None:
+        """Take the last edit back."""
+        self.edits = self.edits[:-1]
+        self._preview()
+
+    def clear_edits(self) -> None:
+        """Back to the planner's placement."""
+        self.edits = ()
+        self._preview()
+
+    # -- plans ---------------------------------------------------------------------------------------------
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as shown; of a preview, the quick placement (its planner's name says so)."""
+        assert self.outcome is not None, self.message
+        found = self.outcome.figures
+        told = {name: value for name, value in found.as_dict().items() if name not in ("memory", "seconds")}
+        return self.outcome.plan.model_copy(update={"prediction": told})
+
+    def save(self, path: str | Path = "plan.json") -> None:
+        """Write the plan, its figures as the prediction."""
+        self.plan.save(path)
+        what = "the preview's plan" if self.figures["is_preview"] else "the plan"
+        self.message = f"Saved {what} as {Path(path)}. Load it with moelab.Plan.load, run it with moelab.replay."
+
+    def keep(self) -> None:
+        """Keep the plan as A, to compare what follows with it."""
+        assert self.outcome is not None, self.message
+        self._kept_plan = self.plan
+        self.kept = {**self.outcome.figures.as_dict(), "settings": self._settings_text()}
+
+    @property
+    def kept_plan(self) -> Plan | None:
+        """Plan A."""
+        return self._kept_plan
+
+    def replay(self) -> None:
+        """Really execute held-out tokens here under the plan, prediction beside measurement, in the background."""
+        plan, nodes = self.plan, self.nodes
+
+        def work(report: Report) -> str:
+            from moelab.execution.replay import replay
+
+            report("executing the routed experts", -1.0)
+            virtual = {"virtual_nodes": nodes} if nodes > 1 else {}
+            options = {"tokens": 32, "phase": self.exploration.phase, **virtual, **self._replay_options}
+            return replay(self.exploration.trace, plan, progress=False, **options)._repr_html_()
+
+        def done(html: str) -> None:
+            with self.hold_sync():
+                self.replay_html = html
+                self.can_cancel = False
+                self.say("ready")
+
+        self.say("busy", "Replay: executing the routed experts on this machine.")
+        self.background.start(work, done, self._failed)
+
+    def apply(self) -> None:
+        """Carry the plan out in the live engine; raises ``ValueError`` without one."""
+        if self.engine is None:
+            raise ValueError("no live engine: PlacementExplorer(trace, machine, engine=moelab.load(folder))")
+        from moelab.migration import apply
+
+        applied = apply(self.engine, self.plan, progress=False)
+        self.say("ready", "Applied. " + " ".join(str(applied).split()))
+
+    def _settings_text(self) -> str:
+        fast = f"{self.slots_per_layer} slots a layer, " if self.slots_per_layer else ""
+        return f"{self.planner}, {fast}{self.policy}, {self.nodes} node{'s' * (self.nodes > 1)}"
+
+    # -- messages ------------------------------------------------------------------------------------------
+
+    def _on_message(self, _: Any, content: dict[str, Any], buffers: Any) -> None:
+        simple: dict[str, Callable[[], None]] = {
+            "undo": self.undo, "clear_edits": self.clear_edits, "keep": self.keep, "replay": self.replay,
+            "apply": self.apply, "cancel": self.cancel, "full": self._full_by_hand,
+        }  # fmt: skip
+        action = content.get("do")
+        try:
+            if action in simple:
+                simple[action]()
+            elif action == "query":
+                self.query(content["text"])
+                self.say("ready", f"{self.num_selected} experts chosen.")
+            elif action == "save":
+                self.save(content["path"])
+            elif action is not None:
+                self.edit(action, content.get("tier", ""))
+        except (ValueError, OSError, MemoryError) as error:
+            self.show_error(error)
+
+    def _full_by_hand(self) -> None:
+        self.say("busy", "The full figure follows.", 0.0)
+        self.can_cancel = True
+        self.full()
+
+    # -- without JavaScript --------------------------------------------------------------------------------
+
+    def summary(self) -> dict[str, Any]:
+        """Settings and figures; plain values."""
+        if self.outcome is None:
+            return {"status": self.message}
+        return {"settings": self._settings_text(), "edits": len(self.edits), **self.outcome.figures.summary()}
+
+    def static_html(self) -> str:
+        """The map and the figures."""
+        if self.outcome is None:
+            return figures_html({"placement explorer": self.message})
+        return map_html(self.values, self.scale, str(self.scale["label"])) + figures_html(self.summary())

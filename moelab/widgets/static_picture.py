@@ -1,0 +1,67 @@
+"""static_picture: a map as a PNG inside HTML, for where no JavaScript runs.  Floor 6.
+
+One pixel for each expert, which the browser enlarges. Colours as on the canvas (``moelab.palette``). Does not know
+what the values mean.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from moelab.palette import PALETTE, rgb_of, viridis
+
+UNKNOWN = (160, 160, 160)
+"""Colour of what has no value."""
+
+
+def map_colours(values: np.ndarray, scale: Mapping[str, Any]) -> np.ndarray:
+    """uint8 [L, E, 3]; ``scale`` as in ``ExpertMap.scale``, NaN is ``UNKNOWN``."""
+    known = np.isfinite(values)
+    if scale["kind"] == "categories":
+        colours = np.array([rgb_of(colour) for colour in PALETTE], np.uint8)
+        out = colours[np.where(known, values, 0).astype(int) % len(colours)]
+    else:
+        span = (scale["high"] - scale["low"]) or 1.0
+        out = viridis((np.where(known, values, scale["low"]) - scale["low"]) / span)
+    out[~known] = UNKNOWN
+    return out
+
+
+def png(colours: np.ndarray) -> bytes:
+    """A PNG file of uint8 [height, width, 3], 8 bits a channel (W3C Portable Network Graphics, third edition)."""
+    height, width, _ = colours.shape
+    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row begins with filter 0: none
+    rows[:, 1:] = colours.reshape(height, -1)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(rows.tobytes(), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def map_html(values: np.ndarray, scale: Mapping[str, Any], caption: str) -> str:
+    """``<figure>`` with the map of ``values`` [L, E], its scale in words, and ``caption``."""
+    data = base64.b64encode(png(map_colours(values, scale))).decode()
+    if scale["kind"] == "categories":
+        key = ", ".join(
+            f"<span style='color:{PALETTE[n % len(PALETTE)]}'>&#9632;</span> {escape(name)}"
+            for n, name in enumerate(scale["names"])
+        )
+    else:
+        key = f"{escape(scale['label'])}: dark {scale['low']:.4g} to bright {scale['high']:.4g}"
+    rows, columns = values.shape
+    height = min(420, max(120, 6 * rows))
+    return (
+        f"<figure style='margin:0'><img alt='{escape(caption, quote=True)}' src='data:image/png;base64,{data}' "
+        f"style='width:100%;max-width:900px;height:{height}px;image-rendering:pixelated'>"
+        f"<figcaption>{escape(caption)} ({rows} layers down, {columns} experts across). {key}</figcaption></figure>"
+    )
