@@ -16,6 +16,8 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 SAYS = {
     "01_record_and_replay": ("measured ms/token",),
     "03_simulate": ("admit_ema_lfu", "hit_rate_per_request", "ms/token", "times_one_token", "is an oracle"),
+    "04_plan": ("heldout_mean_max", "anneal", "slice_factor", "measured ms", "tau="),
+    "05_apply": ("'texts equal': True", "measured_ms_per_token", "node_imbalance", "plan is for"),
     "06_size_kimi_k2": ("594.2", "leave-one-out", "within the interval", "bandwidth alone", "break_even_utilisation"),
     "02_analyse": ("of_one_request", "pairs_held_out_lift", "NOT within", "lru_miss_20%"),
     "07_bring_your_own_traces": ("DeepseekV3TopkRouter", "normalised_scaled", "routings are the same", "held out"),

@@ -88,18 +88,16 @@ def beside_uploads(
                 seconds=seconds, seed=seed, on_round=on_round,
             )  # fmt: skip
     middle = {name: np.array(each[1:]) for name, each in pairs.items()}
-    if any(np.isnan(each).all() for each in middle.values()):
-        return None
     read_rates = 4 * layout.expert_bytes / middle["read"] / GB
-    own_s = float(entry_s(times, 1.0, 1))
-    memory_s = layout.expert_bytes / (read_rates * GB)
-    allowed = 4 * slower_of(own_s, memory_s, times.sharpness)
+    allowed = 4 * slower_of(entry_s(times, 1.0, 1), layout.expert_bytes / (read_rates * GB), times.sharpness)
     experts_s = np.maximum(middle["kernel"] - times.layer_s, middle["kernel"] / 2)  # a busy machine's layer_s is large
-    return Uploads(
-        by=f"a thread on core {core}",
-        alone_gb_per_s=layout.expert_bytes / float(np.median(values["alone"])) / GB,
-        beside_gb_per_s=layout.expert_bytes / float(np.nanmedian(middle["copy of read"])) / GB,
-        read_gb_per_s=float(np.nanmedian(read_rates)),
-        kernel_share=float(np.nanmedian(allowed / experts_s)),
-        upload_share=float(np.nanmedian(middle["copy of read"] / middle["copy of kernel"])),
-    )
+    figures = {
+        "alone_gb_per_s": layout.expert_bytes / values["alone"] / GB,
+        "beside_gb_per_s": layout.expert_bytes / middle["copy of read"] / GB,
+        "read_gb_per_s": read_rates,
+        "kernel_share": allowed / experts_s,
+        "upload_share": middle["copy of read"] / middle["copy of kernel"],
+    }
+    if any(np.isnan(each).all() for each in figures.values()):
+        return None
+    return Uploads(by=f"a thread on core {core}", **{name: float(np.nanmedian(each)) for name, each in figures.items()})

@@ -1,13 +1,12 @@
 """Shelf: generated experts in every form that placements may ask for, so that many share one memory. Floor 3.
 
-``NodePlacement`` takes over copies that another placement has (``keep``); a shelf looks like one that has them all:
-whole copies on some nodes and pieces on others. Does not know kernels or plans.
+``NodePlacement`` takes over copies that are there already (``keep``); a shelf has them all: whole copies on some nodes
+and pieces on others. Does not know kernels or plans.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import numpy as np
 
@@ -37,7 +36,7 @@ class Shelf:
         """Of these copies, on the pool's nodes; those that are not there yet are filled."""
         placed = NodePlacement(
             self.layout, self.num_experts, copies, self.pool.memory_node_of_node,
-            slowness=None if slowness is None else np.asarray(slowness, np.float64), keep=cast(NodePlacement, self),
+            slowness=None if slowness is None else np.asarray(slowness, np.float64), keep=self.memory_of_copy,
             **dispatch_arguments(len(copies[0]), self.pool.num_nodes),
         )  # fmt: skip
         missing = sorted({copy[0] for copy in placed.new_copies})

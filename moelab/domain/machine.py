@@ -135,6 +135,15 @@ class Machine(_Document):
     def num_cores(self) -> int:
         return sum(len(node.cores) for node in self.nodes)
 
+    @property
+    def read_gb_per_s(self) -> float | None:
+        """GB/s of all nodes at once where they were calibrated together, else of the first, whose workers were all."""
+        rates = [node.best_read_gb_per_s for node in self.nodes]
+        share = self.contention.get(f"read_share_of_{len(rates)}_nodes")
+        if share is None or None in rates:
+            return rates[0]
+        return share * sum(rate for rate in rates if rate is not None)
+
     def times_of(
         self, hidden_size: int | None, intermediate_size: int | None, kernel: str | None = None
     ) -> ExpertTimes | None:

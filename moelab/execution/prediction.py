@@ -71,7 +71,7 @@ def predict_row(
     ``cache_read_gb_per_s`` replaces the node's rate (and drops the efficiency, which was measured over
     memory). A preset has no efficiency or overhead: then 1 and 0 are assumed, which makes it a ceiling.
     """
-    rate = cache_read_gb_per_s or machine.nodes[0].best_read_gb_per_s
+    rate = cache_read_gb_per_s or machine.read_gb_per_s
     if rate is None:
         raise ValueError(
             f"machine {machine.name} has no read rate, expected read_gb_per_s of {machine.nodes[0].name}: "

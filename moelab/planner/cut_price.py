@@ -33,7 +33,8 @@ def measured_price(
     times = None if machine is None else machine.times_of(hidden_size, intermediate_size)
     if machine is None or times is None or num_nodes < 2 or not times.piece_factor:
         return CutPrice()
-    whole, piece = (float(entry_s(times, part, 1, busy=num_nodes)) for part in (1.0, 1.0 / num_nodes))
+    busy = num_nodes if num_nodes <= len(machine.nodes) else 1  # nodes that are composed share nothing
+    whole, piece = (float(entry_s(times, part, 1, busy=busy)) for part in (1.0, 1.0 / num_nodes))
     return CutPrice(
         slice_factor=num_nodes * piece / whole,
         barrier=0.0,

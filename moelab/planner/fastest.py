@@ -33,11 +33,10 @@ def fastest(trace: Trace, *, score: bool = True, **options: Any) -> Plan:
     begin = time.perf_counter()
     if times_for(problem) is None:
         header = problem.header
+        shape = f"{header.hidden_size}x{problem.intermediate}"
         raise ValueError(
-            f"machine has no calibrated times of {header.hidden_size} x {problem.intermediate} experts on "
-            f"{problem.num_nodes} nodes: run `moelab calibrate --expert-shape "
-            f"{header.hidden_size}x{problem.intermediate}` and give its file as --machine, or take a planner that "
-            "counts bytes, such as anneal"
+            f"machine has no calibrated times of {shape} experts: run `moelab calibrate --expert-shape {shape}` and "
+            "give its file as --machine, or take a planner that counts bytes, such as anneal"
         )
     candidates: dict[str, Callable[..., Plan]] = {"anneal": anneal, "coact": coact}
     if problem.can_cut:

@@ -16,7 +16,7 @@ from moelab.planner.eplb_rebalance import packed_masks
 from moelab.planner.node_problem import NodeProblem
 from moelab.planner.node_score import NodeScore, node_score
 from moelab.planner.placements import fingerprints_of, placements_of_masks, plan_model
-from moelab.planner.predicted_time import predicted_ms_per_step
+from moelab.planner.predicted_time import is_composed, predicted_ms_per_step, times_for
 from moelab.planner.step_maximum import CUT
 
 
@@ -125,6 +125,10 @@ def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | Non
             node.name for node, held in zip(nodes, used, strict=False) if held > node.memory_bytes
         ]  # nodes whose memory is smaller than their experts
     milliseconds = predicted_ms_per_step(problem, masks)
+    if milliseconds is not None:
+        times = times_for(problem)
+        assert times is not None
+        prediction["predicted_by"] = times.name + (", nodes composed" if is_composed(problem) else "")
     if milliseconds is None:
         milliseconds = _ms_per_step(problem, on_test)
     if milliseconds is not None:

@@ -1,7 +1,8 @@
 """predicted_time: milliseconds of layer-steps under a placement, from what the machine was measured to take.  Floor 3.
 
 ``step_maximum`` counts in experts, the nodes' rates apart; here contention, overheads and the kernels' own times are in
-(``cost_model.node_time``). Without calibrated times of the expert shape there is no prediction by time.
+(``cost_model.node_time``). Nodes beyond those that the machine has are ``composed``. Without calibrated times of the
+expert shape there is no prediction by time.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from moelab.planner.step_entries import step_entries
 
 
 def times_for(problem: NodeProblem) -> ExpertTimes | None:
-    """Calibrated times of the problem's expert shape; ``None`` where the machine has none, or too few nodes."""
+    """Calibrated times of the problem's expert shape; ``None`` where the machine has none."""
     machine = problem.machine
-    if machine is None or problem.num_nodes > len(machine.nodes):
-        return None
-    return machine.times_of(problem.header.hidden_size, problem.intermediate)
+    return None if machine is None else machine.times_of(problem.header.hidden_size, problem.intermediate)
+
+
+def is_composed(problem: NodeProblem) -> bool:
+    """More nodes than were calibrated together: predicted as nodes that run in turn and share nothing."""
+    return problem.machine is not None and problem.num_nodes > len(problem.machine.nodes)
 
 
 def predicted_layer_steps_s(
@@ -32,7 +36,7 @@ def predicted_layer_steps_s(
     per_step = steps.sizes * problem.tokens_of_expert / problem.header.top_k
     return layer_steps_s(
         times, step=entries.step, node=entries.node, part=entries.part, num_tokens=tokens, tokens_of_step=per_step,
-        num_nodes=problem.num_nodes,
+        num_nodes=problem.num_nodes, in_turn=is_composed(problem),
     )  # fmt: skip
 
 

@@ -114,3 +114,34 @@ def test_refusals(folder, tmp_path, capsys, arguments, text):
 
 def test_names_of_the_package():
     assert {"anneal", "frequency"} <= set(moelab.PLANNERS)
+
+
+def test_planned_by_the_time_of_a_calibrated_machine(tmp_path, capsys):
+    """`--machine` with times of the shape: predicted ms printed and in the plan; without them it says what to run."""
+    from moelab.domain.expert_times import ExpertTimes
+    from moelab.domain.machine import Machine, NumaNode
+
+    trace = seeded_trace(2, num_requests=8, num_experts=12)
+    header = trace.header.model_copy(update={"hidden_size": 64, "moe_intermediate_size": 128})
+    path = tmp_path / "trace"
+    with TraceWriter(path, header) as writer:
+        writer.append(trace.experts, trace.gate_weights, trace.tokens)
+    times = ExpertTimes(
+        kernel="generic/int4_g32/int8", hidden_size=64, intermediate_size=128, expert_bytes=1000, workers_of_node=1,
+        layer_s=1e-5, token_s=0, expert_s={1: 1e-3}, piece_factor={2: 1.5}, read_gb_per_s=1.0, residual=0.0,
+        num_calls=1,
+    )  # fmt: skip
+    nodes = tuple(NumaNode(name=f"node{n}", cores=(n,), memory_bytes=10**9) for n in range(2))
+    machine = Machine(name="m", source="calibration", date="2026-01-01", nodes=nodes, expert_times=(times,))
+    machine.save(tmp_path / "machine.json")
+    out = tmp_path / "plan.json"
+    arguments = ["plan", str(path), "--planner", "fastest", "--out", str(out)]
+    assert main([*arguments, "--machine", str(tmp_path / "machine.json")]) == 0
+    assert "predicted ms_per_step" in capsys.readouterr().out
+    plan = Plan.load(out)
+    assert plan.prediction["predicted_by"] == "generic/int4_g32/int8 at 64 x 128"
+    assert plan.prediction["predicted_ms_per_step"] >= 1e3 * (1e-5 + 1e-3) * header.num_layers
+    assert set(plan.prediction["planning_ms_per_step"]) >= {"anneal", "coact", "row_split"}
+    machine.model_copy(update={"expert_times": ()}).save(tmp_path / "machine.json")
+    assert main([*arguments, "--machine", str(tmp_path / "machine.json")]) == 2
+    assert "moelab calibrate --expert-shape 64x128" in capsys.readouterr().err

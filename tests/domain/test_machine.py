@@ -130,3 +130,11 @@ def test_fingerprints_of_older_documents_stay():
     said = old.model_copy(update={"memory_channels": 2, "transfer_mt_per_s": 4800})
     assert machine.model_copy(update={"nodes": (said,)}).fingerprint() == machine.fingerprint()
     assert machine.model_copy(update={"unified_memory": True}).fingerprint() != machine.fingerprint()
+
+
+def test_rate_of_all_nodes_is_that_at_once():
+    nodes = tuple(NumaNode(name=f"node{n}", cores=(n,), memory_bytes=1, read_gb_per_s={1: 30.0}) for n in range(2))
+    machine = Machine(name="m", source="calibration", nodes=nodes, contention={"read_share_of_2_nodes": 0.6})
+    assert machine.read_gb_per_s == pytest.approx(36)
+    assert machine.model_copy(update={"contention": {}}).read_gb_per_s == 30
+    assert Machine.detect().read_gb_per_s is None

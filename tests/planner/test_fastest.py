@@ -90,5 +90,17 @@ def test_without_times_it_says_what_to_run():
     trace = trace_of(6)
     with pytest.raises(ValueError, match="moelab calibrate --expert-shape 64x256"):
         PLANNERS["fastest"](trace, nodes=2, machine=machine(2, hidden=32), **SHAPE)
-    with pytest.raises(ValueError, match="on 3 nodes"):
-        PLANNERS["fastest"](trace, nodes=3, machine=machine(2, hidden=64), **SHAPE)
+
+
+def test_more_nodes_than_the_machine_has_are_composed():
+    """No contention then: twice the work at once, which the calibrated nodes would feel, changes nothing."""
+    trace = trace_of(7)
+    free, shared = (machine(2, share=share, hidden=64) for share in (1.0, 0.5))
+    for m, name in ((free, "free"), (shared, "shared")):
+        plan = PLANNERS["round_robin"](trace, nodes=3, machine=m, **SHAPE, **QUICK)
+        assert plan.prediction["predicted_by"].endswith("nodes composed"), name
+    three = [PLANNERS["round_robin"](trace, nodes=3, machine=m, **SHAPE, **QUICK).prediction for m in (free, shared)]
+    assert three[0]["predicted_ms_per_step"] == pytest.approx(three[1]["predicted_ms_per_step"])
+    two = [PLANNERS["round_robin"](trace, nodes=2, machine=m, **SHAPE, **QUICK).prediction for m in (free, shared)]
+    assert two[1]["predicted_ms_per_step"] > 1.2 * two[0]["predicted_ms_per_step"]
+    assert not two[0]["predicted_by"].endswith("composed")

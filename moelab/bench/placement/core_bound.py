@@ -151,8 +151,8 @@ def core_bound(
             text: partial(placed.run, layers[key], steps) for text, key in names.items()
         }
         first, spread = _scaling_layers(placed)
-        cases["one"] = partial(placed.run, first, _scaling_steps(placed, seed))
-        cases["two"] = partial(placed.run, spread, _scaling_steps(placed, seed))
+        cases["one"] = partial(_median_step_s, placed, first, seed)
+        cases["two"] = partial(_median_step_s, placed, spread, seed)
         values = in_rounds(cases, seconds=seconds, seed=seed)
         runs = len(values["one"]) + 1
         for key, of_plan in layers.items():
@@ -205,11 +205,15 @@ def _scaling_layers(placed: PlacedLayers) -> tuple[list[Any], list[Any]]:
     return found[0], found[1]
 
 
+def _median_step_s(placed: PlacedLayers, layers: list[Any], seed: int) -> float:
+    return float(np.median([placed.run(layers, [step]) for step in _scaling_steps(placed, seed)]))
+
+
 def _scaling_steps(placed: PlacedLayers, seed: int) -> list[np.ndarray]:
-    """Four steps of four experts, two of each half of the nodes."""
+    """Twelve steps of four experts, two of those of each node."""
     rng = np.random.default_rng(seed)
     half = placed.num_experts // 2
     return [
         np.concatenate([2 * rng.permutation(half)[:2], 2 * rng.permutation(half)[:2] + 1])[None, None, :]
-        for _ in range(4)
+        for _ in range(12)
     ]

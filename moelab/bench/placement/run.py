@@ -50,8 +50,7 @@ def run(
         raise ValueError(f"parts are {', '.join(unknown)}, expected some of {', '.join(PARTS)}")
     result = PlacementResult.load(keep) if keep and Path(keep).exists() else PlacementResult({}, {}, [])
     for path in traces or (str(shipped("nano/capture")),):
-        name = Path(path).stem if Path(path).is_file() else Path(path).name
-        trace = open_source(path).load()
+        name, trace = _name(Path(path)), open_source(path).load()
         if "core" in parts:
             result = result.with_core(_core(name, trace, plans, seconds))
         if "memory" in parts:
@@ -63,6 +62,12 @@ def run(
     if out:
         result.write_page(out)
     return result
+
+
+def _name(path: Path) -> str:
+    """Of a file without its ending, of a folder; captures of nano say whose they are."""
+    name = path.stem if path.is_file() else path.name
+    return f"{path.parent.name}/{name}" if name.startswith("capture") else name
 
 
 def _tell(text: str) -> None:
@@ -83,7 +88,7 @@ def _planned(name: str, trace: Trace, folder: str | None, chosen: Any) -> Planne
     """Plans from the folder where all are there for this trace, else made (and put there)."""
     if folder is None:
         return make_plans(trace, plans=chosen)
-    book = Path(folder) / f"{name}.json"
+    book = Path(folder) / f"{name.replace('/', '_')}.json"
     wanted = [f"{planner} {share:g}" for planner, share in chosen]
     if book.exists():
         kept = json.loads(book.read_text())
