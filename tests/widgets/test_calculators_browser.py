@@ -80,7 +80,7 @@ def test_calculators(open_notebook, theme):
     assert notebook.python("view.sizing.to_dict()['predicted_tok_per_s']") == changed.predicted.tok_per_s
     field(sizing, "routed_fast_gb").fill("5000")
     sizing.locator(".moelab-status[data-status='error']").wait_for()
-    assert "routed_fast_bytes" in sizing.locator(".moelab-message").inner_text()
+    assert "5000.0 GB of experts on the GPUs, expected at most 7.5 GB" in sizing.locator(".moelab-message").inner_text()
     assert figures(sizing) == {}
     notebook.picture(sizing, "sizing_calculator_error")
     field(sizing, "routed_fast_gb").fill("")
