@@ -8,7 +8,7 @@ curve of the experts chosen on it (``curve(chosen)``). Computes nothing itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import traitlets
@@ -198,7 +198,7 @@ class CurveExplorer(ExpertMap):
         if not shown:
             self.chart, self.picture = {}, ""
             return
-        chart = chart_of(plots.policy_curves(SweepResult(shown, phase=self.sweep.phase), self.of))
+        chart = chart_of(plots.policy_curves(SweepResult(shown, phase=self.sweep.phase), cast(Of, self.of)))
         chosen = self.chosen
         if self.of == "misses" and chosen.any():
             own = self.miss_ratio.curve(chosen)

@@ -42,7 +42,7 @@ class TraceBrowser(Widget):
     requests = traitlets.List(traitlets.Dict()).tag(sync=True)
     request = traitlets.Int(-1).tag(sync=True)
     by = traitlets.Enum(WAYS, default_value="expert").tag(sync=True)
-    ways = traitlets.List(traitlets.Unicode(), default_value=list(WAYS)).tag(sync=True)
+    ways = traitlets.List(default_value=[str(way) for way in WAYS]).tag(sync=True)
     layer = traitlets.Int(0).tag(sync=True)
     slot = traitlets.Int(0).tag(sync=True)
     expert = traitlets.Int(0).tag(sync=True)
