@@ -18,7 +18,13 @@ SAYS = {
     "03_simulate": ("admit_ema_lfu", "hit_rate_per_request", "ms/token", "times_one_token", "is an oracle"),
     "06_size_kimi_k2": ("594.2", "leave-one-out", "within the interval", "bandwidth alone", "break_even_utilisation"),
     "02_analyse": ("of_one_request", "pairs_held_out_lift", "NOT within", "lru_miss_20%"),
-    "07_bring_your_own_traces": ("DeepseekV3TopkRouter", "normalised_scaled", "routings are the same", "held out", "TraceBrowser"),
+    "07_bring_your_own_traces": (
+        "DeepseekV3TopkRouter",
+        "normalised_scaled",
+        "routings are the same",
+        "held out",
+        "TraceBrowser",
+    ),
 }
 """What the outputs of a notebook must hold: a notebook that runs and shows nothing is no success."""
 

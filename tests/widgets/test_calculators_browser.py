@@ -89,7 +89,7 @@ def test_calculators(open_notebook, theme):
     sizing.get_by_text("Fill in: context.").wait_for()
     field(sizing, "context").fill("8192")
     field(sizing, "machine").select_option("desktop-ddr5-6000")
-    sizing.get_by_text("does not fit").wait_for()
+    sizing.get_by_text("does not fit", exact=True).wait_for()
     assert sizing.locator(".moelab-figure").is_hidden()
 
     cost = page.locator(".moelab-calculator").nth(1)

@@ -46,7 +46,7 @@ def test_curve_explorer(open_notebook, theme):
     widget.scroll_into_view_if_needed()
 
     def check(slots):
-        widget.get_by_text(f"missed by an LRU of {slots} slots per layer").wait_for()
+        widget.get_by_text(f"missed by an LRU of {slots} slots per layer", exact=True).wait_for()
         at = plain[plain.slots == slots].set_index("policy")
         for row in widget.locator(".moelab-sizes tr").all()[1:]:
             name = row.locator("th").inner_text().removesuffix(" (oracle)")

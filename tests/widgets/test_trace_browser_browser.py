@@ -63,7 +63,7 @@ def test_trace_browser(open_notebook, theme):
     page.wait_for_function("n => document.querySelector('.moelab-requests').value === n", arg=str(numbers[3]))
     request = numbers[3]
     rows = np.flatnonzero(trace.tokens.request == request)
-    widget.get_by_text("expert in slot 0, layer 1").wait_for()
+    page.wait_for_function("n => document.querySelectorAll('.moelab-text [data-token]').length === n", arg=len(rows))
     assert notebook.python("view.request") == request
     assert tokens.count() == len(rows) == len(notebook.python("view.pieces"))
     assert (

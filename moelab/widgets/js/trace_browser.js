@@ -92,7 +92,8 @@ export default {
       route();
     };
     const route = () => {
-      const { layers, experts, weights } = model.get("routes"), token = model.get("token");
+      const { token, layers, experts, weights } = model.get("routes");
+      if (model.get("token") >= 0 && token !== model.get("token")) return; // they are on their way
       if (!layers) {
         routes.replaceChildren(element("p", {}, "Click a token: its routes stand here. Click one of its experts: who else uses it."));
         return;
