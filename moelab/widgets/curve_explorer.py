@@ -7,6 +7,7 @@ curve of the experts chosen on it (``curve(chosen)``). Computes nothing itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, cast
 
@@ -202,12 +203,13 @@ class CurveExplorer(ExpertMap):
         chosen = self.chosen
         if self.of == "misses" and chosen.any():
             own = self.miss_ratio.curve(chosen)
-            first = int(self.miss_ratio.exact_from.max(initial=1))
+            first = max(int(self.miss_ratio.exact_from.max(initial=1)), math.ceil(chart["x"]["low"]))
+            last = min(len(own) - 1, math.floor(chart["x"]["high"]))
             if np.isfinite(own).all():
                 chart["series"].append(
                     {
                         "name": f"LRU, the {int(chosen.sum())} experts chosen on the map", "dash": "solid", "width": 3,
-                        "x": list(range(first, len(own))), "y": own[first:].tolist(), "colour": PALETTE[5],
+                        "x": list(range(first, last + 1)), "y": own[first : last + 1].tolist(), "colour": PALETTE[5],
                         "marks": False, "fill": "", "shown": True,
                     }
                 )  # fmt: skip

@@ -92,7 +92,7 @@ def test_curve_explorer(open_notebook, theme):
     assert notebook.python("view.chosen.tolist()") == mask.tolist()
     own = ratios.curve(mask)
     chart = notebook.python("view.chart")
-    x, y = place(chart, 30, own[30])
+    x, y = place(chart, 15, own[15])
     assert has_colour(around(svg, x, y, WIDTH), rgb_of(PALETTE[5]))
     notebook.picture(widget, "curve_explorer")
 
