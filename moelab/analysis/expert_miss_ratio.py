@@ -2,7 +2,8 @@
 
 The same distances as ``miss_ratio_curve`` (a use hits at C slots where its distance is below C), kept by expert: the
 map layer x expert at one capacity, and the curve of the experts that one chooses on it. Exact where that curve is:
-from ``exact_from`` on. Does not know pictures.
+from ``exact_from`` on; below, where a prompt's set does not fit, decode steps differ little (nano: 0.2 points). Does
+not know pictures.
 """
 
 from __future__ import annotations

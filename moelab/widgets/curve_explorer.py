@@ -176,7 +176,7 @@ class CurveExplorer(ExpertMap):
             return
         message = self.message if self.status == "ready" else ""
         with self.hold_sync():
-            label = f"missed by an LRU of {self.slots} slots per layer"
+            label = f"missed by an LRU of {self.slots} slots per layer{self._about(self.slots)}"
             self.show(values, label=label, limits=(0.0, 1.0), layer_names=self.layer_names)
             self.say("ready", message)
             frame = self.sweep.to_frame()
@@ -189,6 +189,11 @@ class CurveExplorer(ExpertMap):
                 }
                 for row in at.itertuples()
             ]  # fmt: skip
+
+    def _about(self, slots: int) -> str:
+        """Distances are exact where the slots hold the largest set, a whole prompt may be; below they say about."""
+        assert self.miss_ratio is not None
+        return ", about" if slots < self.miss_ratio.exact_from.max(initial=0) else ""
 
     def _draw_chart(self) -> None:
         from moelab import plots
@@ -203,14 +208,14 @@ class CurveExplorer(ExpertMap):
         chosen = self.chosen
         if self.of == "misses" and chosen.any():
             own = self.miss_ratio.curve(chosen)
-            first = max(int(self.miss_ratio.exact_from.max(initial=1)), math.ceil(chart["x"]["low"]))
+            first = max(self._trace.header.top_k, math.ceil(chart["x"]["low"]))
             last = min(len(own) - 1, math.floor(chart["x"]["high"]))
             if np.isfinite(own).all():
+                name = f"LRU, the {int(chosen.sum())} experts chosen on the map{self._about(first)}"
                 chart["series"].append(
                     {
-                        "name": f"LRU, the {int(chosen.sum())} experts chosen on the map", "dash": "solid", "width": 3,
-                        "x": list(range(first, last + 1)), "y": own[first : last + 1].tolist(), "colour": PALETTE[5],
-                        "marks": False, "fill": "", "shown": True,
+                        "name": name, "dash": "solid", "width": 3, "colour": PALETTE[5], "marks": False, "fill": "",
+                        "x": list(range(first, last + 1)), "y": own[first : last + 1].tolist(), "shown": True,
                     }
                 )  # fmt: skip
         with self.hold_sync():

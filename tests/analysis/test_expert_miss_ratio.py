@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import moelab
 from moelab import NO_EXPERT, Phase
 from moelab.analysis import miss_ratio_curve
 from moelab.analysis.expert_miss_ratio import expert_miss_ratio
@@ -47,6 +48,15 @@ def test_all_together_are_the_curve_of_all(phase):
     one_layer[1] = True
     np.testing.assert_allclose(got.curve(one_layer), 1 - curve.hits_per_request[1] / curve.uses_per_request[1])
     assert (got.exact_from == curve.exact_from).all()
+
+
+def test_decode_after_prompts_is_close_to_the_simulated_lru():
+    """Below the largest set nothing is exact; how far off stands in the module."""
+    trace = moelab.open_trace(moelab.shipped("nano/capture")).load(slice(0, 4000))
+    got = expert_miss_ratio(trace, phase="decode")
+    swept = moelab.sweep(trace, ["lru"], [4, 8, 20, 30], phase="decode", progress=False).to_frame()
+    assert got.exact_from.max() == 48
+    np.testing.assert_allclose(got.curve()[swept.slots], 1 - swept.hit_rate_per_request, atol=0.002)
 
 
 def test_what_has_no_answer():

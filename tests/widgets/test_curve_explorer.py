@@ -57,12 +57,9 @@ def test_experts_chosen_on_the_map_have_a_curve(view, trace):
     mask[1, :5] = True
     view.choose(mask)
     own = view.chart["series"][-1]
-    assert own["name"] == "LRU, the 5 experts chosen on the map"
-    ratios = expert_miss_ratio(trace, phase="decode")
-    curve = ratios.curve(mask)
-    assert own["x"] == list(range(max(4, ratios.exact_from.max()), 10)), (
-        "within the sizes of the sweep, from where an LRU of slots is exact"
-    )
+    assert own["name"] == "LRU, the 5 experts chosen on the map, about", "a prompt's set is larger than 4 slots"
+    curve = expert_miss_ratio(trace, phase="decode").curve(mask)
+    assert own["x"] == list(range(4, 10)), "within the sizes of the sweep"
     assert own["y"] == curve[own["x"]].tolist()
     view.slots = 4
     np.testing.assert_array_equal(view.chosen, mask), "another size keeps the choice"

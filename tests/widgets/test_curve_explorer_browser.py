@@ -46,7 +46,7 @@ def test_curve_explorer(open_notebook, theme):
     widget.scroll_into_view_if_needed()
 
     def check(slots):
-        widget.get_by_text(f"missed by an LRU of {slots} slots per layer", exact=True).wait_for()
+        widget.get_by_text(f"missed by an LRU of {slots} slots per layer, about", exact=True).wait_for()
         at = plain[plain.slots == slots].set_index("policy")
         for row in widget.locator(".moelab-sizes tr").all()[1:]:
             name = row.locator("th").inner_text().removesuffix(" (oracle)")
@@ -86,7 +86,7 @@ def test_curve_explorer(open_notebook, theme):
 
     # A box on the map: the curve of those experts, in its own colour where the plain call says.
     drag_box(page, drawn(page), (1, 3), (2, 30), SHAPE)
-    widget.get_by_text("LRU, the 56 experts chosen on the map").first.wait_for()
+    widget.get_by_text("LRU, the 56 experts chosen on the map, about").first.wait_for()
     mask = np.zeros(SHAPE, bool)
     mask[1:3, 3:31] = True
     assert notebook.python("view.chosen.tolist()") == mask.tolist()
