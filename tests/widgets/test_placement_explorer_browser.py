@@ -42,6 +42,7 @@ class Panel:
         self.shape = tuple(notebook.python("[view.num_layers, view.num_experts]"))
 
     def await_full(self):
+        self.page.locator(".moelab:not([data-settled='false'])").wait_for()
         self.page.locator(".moelab-badge[data-preview='false']").wait_for()
         self.page.locator(".moelab-status[data-status='busy']").wait_for(state="hidden")
 
