@@ -121,7 +121,7 @@ class Exploration:
         for edit in edits:
             draft = edited(draft, edit, self.loads, self._slots(plan, draft, settings))
         if edits:
-            placed_by += f", {len(edits)} edits by hand"
+            placed_by += f", {len(edits)} edit{'s' * (len(edits) > 1)} by hand"
         choice = PolicyChoice(name=settings.policy, seed=self.seed)
         if plan is None:
             return self._plan_of(settings, draft, placed_by, choice), draft, placed_by

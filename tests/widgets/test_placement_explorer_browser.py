@@ -106,7 +106,7 @@ def test_everything_by_hand(open_notebook, theme):
     panel.canvas.click(position=centre(panel.canvas, rows - 1, columns - 1, panel.shape))
     page.get_by_text("1 chosen", exact=True).wait_for()
     panel.press("pin")
-    panel.edits("pin 1 experts")
+    panel.edits("pin 1 expert")
     coldest = notebook.python("int(view._order[-1, -1])")
     assert notebook.python("view.plan.pinned") == [[rows - 1, coldest, "fast0"]]
     panel.canvas.press("z")
