@@ -22,8 +22,10 @@ from moelab.source_stamp import stamped
 
 def moving_reads(
     plan: Plan, requests: Requests, resident: np.ndarray, log: np.ndarray, slowness: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bytes int64 [S, L, N] of misses, and of the sources of copies, at the layer that asked for them.
+
+    Between them float64 [S, L], how far dispatch may be from the best (``node_reads``).
 
     ``resident`` bool [L, E] before the first request; ``log`` int64 [*, 5] as ``simulate(log=True)`` keeps it;
     ``slowness`` float64 [N]: time of a byte.
@@ -34,12 +36,12 @@ def moving_reads(
         np.ascontiguousarray(log, np.int64), missed,
     )  # fmt: skip
     nowhere = np.zeros(resident.shape, bool)
-    reads = node_reads(plan, _only(requests, missed), nowhere, slowness)
+    reads, excess = node_reads(plan, _only(requests, missed), nowhere, slowness)
     source = _source_bytes(plan, len(slowness))
     copied = log[log[:, 1] != EVICT]
     copies = np.zeros((requests.num_requests, len(slowness)), np.int64)
     np.add.at(copies, copied[:, 0], source[copied[:, 2], copied[:, 3]])
-    return reads, copies.reshape(reads.shape)
+    return reads, excess, copies.reshape(reads.shape)
 
 
 def _only(requests: Requests, wanted: np.ndarray) -> Requests:

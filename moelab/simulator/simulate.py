@@ -90,9 +90,9 @@ def simulate(
         trace, requests, chosen, state, sums, counts, totals, log=log or moving, progress=progress,
         on_progress=on_progress,
     )  # fmt: skip
-    served = copied = None
+    served = excess = copied = None
     if moving and kept is not None:
-        served, copied = moving_reads(plan, requests, initial, kept, _slowness(machine, len(nodes)))
+        served, excess, copied = moving_reads(plan, requests, initial, kept, _slowness(machine, len(nodes)))
     codes = requests.flags & PHASES["mixed"]
     phase_of_step = np.select([codes == code for code in PHASES.values()], range(len(PHASES)), -1).astype(np.int8)
     result = SimResult(
@@ -112,6 +112,7 @@ def simulate(
         state=state,
         phase=phase,
         node_reads=served,
+        dispatch_excess=excess,
         node_copies=copied,
         policy_lacks=chosen.lacks(trace.extras),
         log=kept if log else None,
