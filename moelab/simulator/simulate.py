@@ -4,7 +4,8 @@ Initial residents come from the plan's placements, capacity from its fast tiers,
 ``plan.policy``; without a fast tier every use is a read at home. Bytes: a miss reads the expert at home;
 an upload or prefetch reads it at home too (format of the home) and crosses the link in the fast
 tier's format. On several nodes ``dispatch`` chooses the copy that serves, in each layer-step, as replay and engine
-ask it (``node_reads``, and ``moving_reads`` where a policy moves experts). One fast tier for now.
+ask it (``node_reads``, and ``moving_reads`` where a policy moves experts). Of several fast tiers a policy moves experts
+in and out of the first; the others keep what the plan placed there.
 """
 
 from __future__ import annotations
@@ -67,7 +68,6 @@ def simulate(
     """
     header = trace.header
     plan.check_matches(what="trace", model=header.model, num_layers=header.num_layers, num_experts=header.num_experts)
-    _refuse_several_fast_tiers(plan)
     chosen = policy or _policy_of(plan)
     if lossy is not None:
         trace = reroute(trace, plan, lossy, policy=policy, requests=requests, progress=progress)
@@ -196,12 +196,6 @@ def _policy_of(plan: Plan) -> Policy:
     return POLICIES[plan.policy.name]
 
 
-def _refuse_several_fast_tiers(plan: Plan) -> None:
-    names = [fast.tier for fast in plan.fast_tiers]
-    if len(names) > 1:
-        raise ValueError(f"plan has fast tiers {', '.join(names)}; simulate runs one: re-plan with fast0 only")
-
-
 def _predict(result: SimResult, machine: Machine, efficiency: float) -> dict[str, Any]:
     if result.node_reads is not None:
         return _predict_on_nodes(result, machine, efficiency)
@@ -268,6 +262,11 @@ def _predict_on_nodes(result: SimResult, machine: Machine, efficiency: float) ->
 
 def _predict_with_fast_tier(result: SimResult, machine: Machine, efficiency: float) -> dict[str, Any]:
     """Means over the tokens of the selected phase. Of several nodes the slowest decides, and carries all uploads."""
+    if len(result.tier_names) > 1:
+        raise ValueError(
+            f"plan has fast tiers {', '.join(result.tier_names)}; times are predicted beside one, whose hits and "
+            "uploads are counted: simulate without a machine, or plan for fast0 only"
+        )
     fast = machine.fast_tiers[0]
     read = machine.nodes[0].best_read_gb_per_s
     assert read is not None
