@@ -104,6 +104,11 @@ def _predict_with_fast_tier(
     result: SimResult, machine: Machine, efficiency: float, deferral: Deferral | None
 ) -> dict[str, Any]:
     """Means over the tokens of the selected phase. Of several nodes the slowest decides, and carries all uploads."""
+    if len(result.tier_names) > 1:
+        raise ValueError(
+            f"plan has fast tiers {', '.join(result.tier_names)}; times are predicted beside one, whose hits and "
+            "uploads are counted: simulate without a machine, or plan for fast0 only"
+        )
     fast = machine.fast_tiers[0]
     read = machine.nodes[0].best_read_gb_per_s
     assert read is not None

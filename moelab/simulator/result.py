@@ -207,6 +207,9 @@ class SimResult:
     def bytes_of_link(self) -> dict[str, float]:
         """Bytes copied over the link of each fast tier, in the format of the tier."""
         copied = self._totals[COPIED].sum(1)
+        if len(self.tier_names) > 1:  # policies copy to the first alone
+            first = float((copied * self.link_bytes[0]).sum())
+            return {self.tier_names[0]: first} | dict.fromkeys(self.tier_names[1:], 0.0)
         return {t: float((copied * b).sum()) for t, b in zip(self.tier_names, self.link_bytes, strict=True)}
 
     def bytes_of_layer_steps(self) -> dict[str, np.ndarray]:

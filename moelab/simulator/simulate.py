@@ -4,7 +4,8 @@ Initial residents come from the plan's placements, capacity from its fast tiers,
 ``plan.policy``; without a fast tier every use is a read at home. Bytes: a miss reads the expert at home;
 an upload or prefetch reads it at home too (format of the home) and crosses the link in the fast
 tier's format. On several nodes ``dispatch`` chooses the copy that serves, in each layer-step, as replay and engine
-ask it (``node_reads``, and ``moving_reads`` where a policy moves experts). One fast tier for now.
+ask it (``node_reads``, and ``moving_reads`` where a policy moves experts). Of several fast tiers a policy moves experts
+in and out of the first; the others keep what the plan placed there.
 """
 
 from __future__ import annotations
@@ -69,7 +70,6 @@ def simulate(
     """
     header = trace.header
     plan.check_matches(what="trace", model=header.model, num_layers=header.num_layers, num_experts=header.num_experts)
-    _refuse_several_fast_tiers(plan)
     chosen = policy or _policy_of(plan)
     if lossy is not None:
         lossy.check_top_k(header.top_k)
@@ -217,9 +217,3 @@ def _policy_of(plan: Plan) -> Policy:
     if plan.policy.name not in POLICIES:
         raise ValueError(f"plan asks for policy {plan.policy.name}, expected one of {', '.join(POLICIES)}")
     return POLICIES[plan.policy.name]
-
-
-def _refuse_several_fast_tiers(plan: Plan) -> None:
-    names = [fast.tier for fast in plan.fast_tiers]
-    if len(names) > 1:
-        raise ValueError(f"plan has fast tiers {', '.join(names)}; simulate runs one: re-plan with fast0 only")
