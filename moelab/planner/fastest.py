@@ -13,10 +13,10 @@ from typing import Any
 
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
-from moelab.planner.anneal import anneal
+from moelab.planner.anneal import MOST_STEPS, anneal, at_most, moves_within
 from moelab.planner.coact import coact
 from moelab.planner.node_plan import masks_of_plan, node_plan
-from moelab.planner.node_problem import node_problem
+from moelab.planner.node_problem import NodeProblem, node_problem
 from moelab.planner.predicted_time import predicted_ms_per_step, times_for
 from moelab.planner.row_split import row_split
 from moelab.planner.split_some import split_some
@@ -24,8 +24,10 @@ from moelab.planner.split_some import split_some
 CUT_SHARES = (0.1, 0.25, 0.5)
 
 
-def fastest(trace: Trace, *, score: bool = True, **options: Any) -> Plan:
+def fastest(trace: Trace, *, most_visits: int | None = None, score: bool = True, **options: Any) -> Plan:
     """The candidate of least predicted time; ``options``: those of ``node_problem``.
+
+    ``most_visits`` bounds each annealing, as in ``anneal``.
 
     Raises ``ValueError`` where ``machine`` has no calibrated times of the experts' shape.
     """
@@ -43,10 +45,12 @@ def fastest(trace: Trace, *, score: bool = True, **options: Any) -> Plan:
         candidates["row_split"] = row_split
     masks, predicted = {}, {}
     for name, planner in candidates.items():
-        masks[name] = masks_of_plan(planner(trace, score=False, **options))
+        visits = {"most_visits": most_visits} if planner is anneal else {}
+        masks[name] = masks_of_plan(planner(trace, score=False, **visits, **options))
     if problem.can_cut:
+        few = {} if most_visits is None else {"moves_per_expert": _moves(problem, most_visits)}
         for share in CUT_SHARES:
-            plan = split_some(trace, cut_share=share, score=False, **options)
+            plan = split_some(trace, cut_share=share, score=False, **few, **options)
             masks[f"split_some {share:g}"] = masks_of_plan(plan)
     for name, each in masks.items():
         predicted[name] = predicted_ms_per_step(problem, each, problem.train)
@@ -55,3 +59,7 @@ def fastest(trace: Trace, *, score: bool = True, **options: Any) -> Plan:
         problem, masks[chosen], "fastest", seconds=time.perf_counter() - begin, score=score,
         parameters={"chosen": chosen}, notes={"planning_ms_per_step": predicted},
     )  # fmt: skip
+
+
+def _moves(problem: NodeProblem, most_visits: int) -> float:
+    return moves_within(problem, at_most(problem.train, MOST_STEPS, 0), most_visits)

@@ -81,6 +81,8 @@ def test_chooses_cuts_where_they_are_cheap_and_whole_experts_where_they_are_dear
     assert ((masks_of_plan(plan) == CUT).mean() == 0) == (piece > 1)
     predicted = plan.prediction["planning_ms_per_step"]
     assert predicted[plan.planner["chosen"]] == min(predicted.values())
+    hasty = PLANNERS["fastest"](trace, nodes=2, machine=m, most_visits=1000, **SHAPE, **QUICK)
+    assert hasty.prediction["planning_ms_per_step"].keys() == predicted.keys()
     problem = node_problem(trace, nodes=2, machine=m, **SHAPE, **QUICK)
     expected = predicted_ms_per_step(problem, masks_of_plan(plan))
     assert plan.prediction["predicted_ms_per_step"] == pytest.approx(expected)
