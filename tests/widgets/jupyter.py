@@ -159,7 +159,7 @@ class Notebook:
         self.page.locator(".lm-Menu-itemLabel").get_by_text("Theme", exact=True).hover()
         self.page.locator(".lm-Menu-itemLabel").get_by_text(THEMES[theme], exact=True).click()
         light = "true" if theme == "light" else "false"
-        self.page.locator(f"body[data-jp-theme-light='{light}']").wait_for()
+        self.page.locator(f"body[data-jp-theme-light='{light}']").wait_for(state="attached")
         self.theme = theme
 
     def _menu(self, menu: str, entry: str) -> None:
