@@ -33,8 +33,8 @@ from moelab.planner.static_plan import of_phase, split
 from moelab.simulator.result import SimResult
 from moelab.simulator.simulate import simulate
 
-PREVIEW_ROUTINGS = 1_000_000
-"""That a preview simulates at most: 2,080 tokens of 60 layers and 8 experts."""
+PREVIEW_ROUTINGS = 500_000
+"""That a preview simulates at most: 1,040 tokens of 60 layers and 8 experts."""
 CONTEXT = 4096
 """Tokens of the cache that ``memory`` counts."""
 

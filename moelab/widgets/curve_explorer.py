@@ -205,6 +205,11 @@ class CurveExplorer(ExpertMap):
             self.chart, self.picture = {}, ""
             return
         chart = chart_of(plots.policy_curves(SweepResult(shown, phase=self.sweep.phase), cast(Of, self.of)))
+        if self.hidden:  # a policy keeps its colour whichever others are drawn
+            whole = chart_of(plots.policy_curves(self.sweep, cast(Of, self.of)))
+            look_of_name = {one["name"]: (one["colour"], one["dash"]) for one in whole["series"]}
+            for one in chart["series"]:
+                one["colour"], one["dash"] = look_of_name[one["name"]]
         chosen = self.chosen
         if self.of == "misses" and chosen.any():
             own = self.miss_ratio.curve(chosen)

@@ -343,7 +343,9 @@ class PlacementExplorer(ExpertMap):
         self.say("ready", "Applied. " + " ".join(str(applied).split()))
 
     def _settings_text(self) -> str:
-        fast = f"{self.slots_per_layer} slots a layer, " if self.slots_per_layer else ""
+        fast = (
+            f"{self.slots_per_layer} slot{'s' * (self.slots_per_layer > 1)} a layer, " if self.slots_per_layer else ""
+        )
         return f"{self.planner}, {fast}{self.policy}, {self.nodes} node{'s' * (self.nodes > 1)}"
 
     # -- messages ------------------------------------------------------------------------------------------

@@ -68,7 +68,9 @@ def test_experts_chosen_on_the_map_have_a_curve(view, trace):
 
 
 def test_policies_can_be_left_out(view):
+    colours = {one["name"]: one["colour"] for one in view.chart["series"]}
     view.hidden = ["lru"]
+    assert {one["name"]: one["colour"] for one in view.chart["series"]}.items() < colours.items(), "colours stay"
     assert not any(one["name"].startswith("lru") for one in view.chart["series"])
     view.hidden = list(view.names)
     assert (view.chart, view.picture) == ({}, "")

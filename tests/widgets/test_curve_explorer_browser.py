@@ -103,11 +103,34 @@ def test_curve_explorer(open_notebook, theme):
     notebook.picture(widget, "curve_explorer_reads")
     assert page.locator(".jp-CodeCell").count() == 1
 
-    # Cancel and begin again by its buttons.
-    notebook.python("view.start()")
-    notebook.python("view.cancel()")
     notebook.restart()
     notebook.run_all()
     widget.locator(".moelab-sizes td").first.wait_for()
     check(10)
     assert notebook.save().stat().st_size < 200_000
+
+
+SLOW = """
+import moelab
+from moelab.widgets import CurveExplorer
+trace = moelab.open_trace(moelab.shipped("nano/capture"))
+view = CurveExplorer(trace, ["lru", "arc", "sieve", "s3_fifo", "lfru", "w_tinylfu"], range(2, 40, 2))
+view
+"""
+
+
+def test_cancel_and_begin_again_by_its_buttons(open_notebook):
+    notebook = open_notebook("curve_explorer_cancel", [SLOW])
+    notebook.run_all()
+    widget = notebook.page.locator(".moelab-curve-explorer")
+    widget.get_by_role("button", name="Cancel").click()
+    widget.get_by_text("Cancelled. Press Simulate to begin again.").wait_for()
+    assert widget.locator("canvas").is_hidden()
+    notebook.picture(widget, "curve_explorer_cancelled")
+    widget.get_by_role("button", name="Simulate").click()
+    widget.locator(".moelab-status[data-status='busy']").wait_for()
+    assert widget.get_by_role("button", name="Simulate").is_hidden()
+    notebook.picture(widget, "curve_explorer_busy")
+    widget.get_by_role("button", name="Cancel").click()
+    widget.get_by_text("Cancelled.").wait_for()
+    assert notebook.python("view.sweep is None")

@@ -25,7 +25,7 @@ export default {
       tell();
       const isThere = sizes.length > 0;
       body.hidden = !isThere;
-      start.hidden = isThere || model.get("status") === "busy" || model.get("status") === "error" || !model.get("message").startsWith("Cancelled");
+      start.hidden = !(model.get("status") === "empty" && model.get("message").startsWith("Cancelled"));
       count.textContent = model.get("num_selected")
         ? `${model.get("num_selected")} experts chosen: their curve is drawn with the misses` : "Choose experts for a curve of their own.";
     };

@@ -55,7 +55,7 @@ const REPLICA_STEPS = 100; // of the replica slider: one is a hundredth of all e
 
 function controls(model, el) {
   const ask = asker(model, el), choices = () => model.get("choices");
-  const slotText = (slots) => `${slots} slots a layer, ${gigabytes(slots * choices().slot_bytes)}` +
+  const slotText = (slots) => `${slots} slot${slots === 1 ? "" : "s"} a layer, ${gigabytes(slots * choices().slot_bytes)}` +
     (choices().fast_bytes ? ` (has ${gigabytes(choices().fast_bytes)})` : "");
   const fast = slider("slots_per_layer", "Fast tier", ask, slotText);
   const nodeText = (at) => {

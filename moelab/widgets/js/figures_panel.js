@@ -1,9 +1,6 @@
 // figures_panel.js: what a placement is worth, one row for each figure, beside plan A where one is kept. It formats
 // `figures` and `kept` (Figures.as_dict) and computes nothing but the difference of two shown numbers.
 
-const withInterval = (value, interval, show = number) =>
-  isNumber(value) ? show(value) + (interval ? ` (${show(interval[0])} to ${show(interval[1])})` : "") : "none";
-
 // [name, text of it, value whose change is shown, is more better, title]
 const FIGURE_ROWS = [
   ["reads per layer-step", (f) => withInterval(f.reads_per_layer_step, f.reads_interval), (f) => f.reads_per_layer_step, false,
@@ -47,10 +44,11 @@ function figuresPanel(model) {
     const hasKept = Object.keys(kept).length > 0;
     if (!Object.keys(now).length) { panel.replaceChildren(); return; }
     const badge = element("span", { class: "moelab-badge", "data-preview": String(now.is_preview) }, now.is_preview ? "preview" : "full");
+    const speedText = withInterval(now.tok_per_s, now.tok_per_s_interval);
     const speed = element("div", { class: "moelab-speed" },
-      element("b", { "data-figure": "tok_per_s" }, isNumber(now.tok_per_s) ? number(now.tok_per_s) : "no time"), " tok/s ", badge,
+      element("b", { "data-figure": "tok_per_s" }, isNumber(now.tok_per_s) ? speedText.split(" ")[0] : "no time"), " tok/s ", badge,
       element("div", {}, isNumber(now.tok_per_s)
-        ? (now.tok_per_s_interval ? `95% interval ${number(now.tok_per_s_interval[0])} to ${number(now.tok_per_s_interval[1])}`
+        ? (now.tok_per_s_interval ? `95% interval ${speedText.slice(speedText.indexOf("(") + 1, -1)}`
           : `no interval: only ${now.num_clusters} ${now.unit}`)
         : now.why_no_time));
     const cell = (name, text, before, difference, title) => element("tr", { title },

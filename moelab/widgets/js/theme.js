@@ -44,6 +44,15 @@ const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const number = (value, digits = 3) =>
   isNumber(value) ? value.toLocaleString("en-US", { maximumSignificantDigits: Math.max(digits, Math.ceil(Math.log10(Math.abs(value) + 1))) }) : "none";
 
+// A value with its interval: enough digits to tell its ends apart. "25.99 (25.98 to 26.01)".
+function withInterval(value, interval) {
+  if (!isNumber(value) || !interval) return number(value);
+  const width = Math.abs(interval[1] - interval[0]) || Math.abs(value);
+  const digits = Math.min(7, Math.max(3, Math.ceil(Math.log10(Math.abs(value) / width || 1)) + 1));
+  const show = (each) => each.toLocaleString("en-US", { minimumSignificantDigits: digits, maximumSignificantDigits: digits });
+  return `${show(value)} (${show(interval[0])} to ${show(interval[1])})`;
+}
+
 const percent = (value) => (isNumber(value) ? `${(100 * value).toFixed(1)}%` : "none");
 
 // GB = 1e9 bytes; MB and kB where that would be a row of zeros.
