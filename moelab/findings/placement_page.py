@@ -61,8 +61,9 @@ def _leaders(studies: Sequence[PlacementStudy]) -> str:
                 )
             )  # fmt: skip
     note = (
-        "Every node may hold what EPLB's plan holds there: it adds whole replicas, as many in each layer and on each "
-        "node, so it may spend less than is on offer. Ours is `best`: chosen by an inner split of the planning half, "
+        "Every node may hold what EPLB's plan holds there and no more: it adds whole replicas, as many in each layer "
+        "and on each node, so it may spend less than is on offer, and a replica that lies twice on a node counts once. "
+        "Ours is `best`: chosen by an inner split of the planning half, "
         "annealed a quarter as long as by default. Median and range over the splits.\n\n"
     )
     return "## Ours beside EPLB at equal bytes\n\n" + note + markdown_table(head, rows)

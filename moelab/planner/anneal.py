@@ -23,6 +23,7 @@ from moelab.planner.node_plan import node_plan
 from moelab.planner.node_problem import NodeProblem, node_problem
 from moelab.planner.packed_counts import NOT_PACKED, field_bits
 from moelab.planner.replica_gains import add_replicas
+from moelab.planner.room_repair import repaired
 
 MOST_MOVES = 2000
 """Tries for each expert, where the visits allow them."""
@@ -78,7 +79,7 @@ def annealed_masks(
 ) -> tuple[np.ndarray, float]:
     """(masks int64 [L, E] annealed from ``coact``'s with a fixed shrinking, moves for each expert)."""
     steps = at_most(problem.train, most_steps, anneal_seed)
-    masks = 1 << split_by_coactivation(problem, problem.train, SHRINK)
+    masks = repaired(problem, 1 << split_by_coactivation(problem, problem.train, SHRINK))
     masks = add_replicas(problem, masks, problem.room(masks))
     if moves_per_expert is None:
         moves_per_expert = moves_within(problem, steps, most_visits)

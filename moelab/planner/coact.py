@@ -19,6 +19,7 @@ from moelab.planner.inner_split import choose_by_inner_split
 from moelab.planner.node_plan import node_plan
 from moelab.planner.node_problem import NodeProblem, node_problem
 from moelab.planner.replica_gains import add_replicas
+from moelab.planner.room_repair import repaired
 
 SHRINKS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 
@@ -43,5 +44,5 @@ def coact_masks(problem: NodeProblem, shrink: float | None = None) -> tuple[np.n
         chosen = {"judged_mean_max_of_shrink": {str(value): mean for value, mean in means.items()}}
     elif not 0 <= shrink <= 1:
         raise ValueError(f"shrink is {shrink}, expected 0 (counts as they are) to 1 (independence)")
-    masks = 1 << split_by_coactivation(problem, problem.train, shrink)
+    masks = repaired(problem, 1 << split_by_coactivation(problem, problem.train, shrink))
     return add_replicas(problem, masks, problem.room(masks)), {"shrink": shrink, **chosen}

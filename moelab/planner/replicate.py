@@ -17,6 +17,7 @@ from moelab.planner.balanced_packing import balanced_packing
 from moelab.planner.node_plan import node_plan
 from moelab.planner.node_problem import NodeProblem, node_problem
 from moelab.planner.replica_gains import add_replicas
+from moelab.planner.room_repair import repaired
 
 
 def replicate(trace: Trace, *, score: bool = True, **options: Any) -> Plan:
@@ -32,4 +33,5 @@ def balanced_with_replicas(problem: NodeProblem) -> np.ndarray:
     node = balanced_packing(
         problem.train.uses, problem.num_nodes, rates=problem.node_rates, share=problem.node_share
     )  # fmt: skip
-    return add_replicas(problem, 1 << node, problem.room(1 << node))
+    masks = repaired(problem, 1 << node)
+    return add_replicas(problem, masks, problem.room(masks))

@@ -1,8 +1,8 @@
-"""room_repair: a placement with cut experts brought back into the budgets of the nodes.  Floor 3.
+"""room_repair: a placement brought back into the budgets of the nodes.  Floor 3.
 
-A cut expert leaves its node and lies a bit on each, so nodes whose experts were cut seldom become too full. The coldest
-experts with one copy move to the node with most room; where half an expert is left over, the coldest cut becomes whole
-again. Does not know gains.
+A cut expert leaves its node and lies a bit on each, so nodes whose experts were cut seldom become too full; and where
+layers differ in expert bytes, equal numbers are not equal bytes. The coldest experts with one copy move to the node
+with most room; where half an expert is left over, the coldest cut becomes whole again. Does not know gains.
 """
 
 from __future__ import annotations

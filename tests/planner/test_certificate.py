@@ -124,7 +124,7 @@ def test_sample_and_refusals():
     ("path", "steps"),
     [
         ("gpt_oss_20b_fingerprint", 128),
-        ("deepseek_v2_lite_esft", 96),
+        ("deepseek_v2_lite_esft", 128),
         ("bigmoeonedge_qwen3_30b/qwen.route.csv", 80),
     ],
     ids=["E32", "E64", "E128"],

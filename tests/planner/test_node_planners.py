@@ -307,3 +307,18 @@ def test_homes_follow_the_rates_within_what_nodes_may_hold(seed):
     for name in ("replicate", "coact"):
         plan = PLANNERS[name](trace, nodes=3, node_rates=rates, node_bytes=budget, held_out=0.5)
         assert (np.array(plan.prediction["bytes_per_node"]) <= budget).all()
+
+
+@pytest.mark.parametrize("name", ["anneal", "best", "coact", "replicate"])
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_tight_unequal_nodes_and_layers_of_unequal_bytes(name, seed):
+    """Layers alternate in bytes; equal shares of each are (seeds 3, 4) too much for a node that has hardly any room."""
+    rng = np.random.default_rng(seed)
+    sizes = (1300, 100) * 3
+    trace = seeded_trace(seed, num_layers=6, num_requests=8, expert_bytes=sizes)
+    total = 12 * sum(sizes)
+    small = int(total * rng.uniform(0.3, 0.5))
+    budget = [total - small + 1300 * 3, small]
+    plan = PLANNERS[name](trace, nodes=2, node_bytes=budget, held_out=0.5, **QUICK.get(name, {}))
+    assert (np.array(plan.prediction["bytes_per_node"]) <= budget).all()
+    assert (masks_of(plan) > 0).all()
