@@ -20,7 +20,13 @@ SAYS = {
     "05_apply": ("'texts equal': True", "measured_ms_per_token", "node_imbalance", "plan is for"),
     "06_size_kimi_k2": ("594.2", "leave-one-out", "within the interval", "bandwidth alone", "break_even_utilisation"),
     "02_analyse": ("of_one_request", "pairs_held_out_lift", "NOT within", "lru_miss_20%"),
-    "07_bring_your_own_traces": ("DeepseekV3TopkRouter", "normalised_scaled", "routings are the same", "held out"),
+    "07_bring_your_own_traces": (
+        "DeepseekV3TopkRouter",
+        "normalised_scaled",
+        "routings are the same",
+        "held out",
+        "TraceBrowser",
+    ),
 }
 """What the outputs of a notebook must hold: a notebook that runs and shows nothing is no success."""
 
@@ -43,10 +49,11 @@ def test_thin(path):
     for cell in cells:
         for node in ast.walk(ast.parse(cell.source)):
             assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef), "belongs in moelab"
-    first = nbformat.read(path, as_version=4).cells[0]
-    assert "**Question:**" in first.source
-    last = nbformat.read(path, as_version=4).cells[-1]
-    assert "What to try next" in last.source
+    first, *_, last = nbformat.read(path, as_version=4).cells
+    assert first.source.splitlines()[0].startswith("# ")
+    assert first.source.splitlines()[2].startswith("**Question:**"), "a notebook begins with what it answers"
+    headings = [line for line in last.source.splitlines() if line.startswith("#")]
+    assert headings[-1] == "## What to try next", "and ends with where to go"
 
 
 @pytest.mark.notebook

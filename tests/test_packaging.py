@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-CONDA_NAME = {"torch": "pytorch", "duckdb": "python-duckdb"}
+CONDA_NAME = {"xxhash": "python-xxhash", "torch": "pytorch", "duckdb": "python-duckdb"}
 
 
 def requirement(text: str) -> tuple[str, str]:

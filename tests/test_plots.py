@@ -150,6 +150,10 @@ def test_speed_curve_passes_through_the_prediction():
     )
     with pytest.raises(ValueError, match="no prediction to draw"):
         plots.speed_curve(moelab.size("kimi-k2.6", "desktop-ddr5-6000"))
+    with pytest.raises(ValueError, match="expected 1: the curve"):
+        plots.speed_curve(moelab.size("kimi-k2.6", "forge-moe-gen6", batch=4, context=1024))
+    unlike = plots.speed_curve(moelab.size("glm-5", "forge-moe-gen6+2x-h200"))
+    assert "interval, of points of another kind" in [trace.name for trace in unlike.data]
 
 
 def test_break_even_marks_where_both_meet():

@@ -56,7 +56,8 @@ def token_values(
 
     ``expert``: which expert stands in ``slot`` (0: the first), an index of the ``MOST_NAMED`` most used ones;
     ``gate weight``: of that slot; ``reuse``: part of its experts that the token before in the request used too;
-    ``step``: of the forward pass, from the request's first on; ``one expert``: 1 where ``expert`` is among the token's.
+    ``step``: of the forward pass, from the request's first on; ``one expert``: 0, the index of "used", where
+    ``expert`` is among the token's.
     ValueError for an unknown way, request, layer, slot or expert.
     """
     header = trace.header
@@ -89,8 +90,8 @@ def token_values(
         steps = trace.tokens.step[rows]
         return TokenValues((steps - steps[0]).astype(np.float32), "step, from the request's first on")
     if by == "one expert":
-        uses = (ids == expert).any(1).astype(np.float32)
-        return TokenValues(uses, f"expert {expert}, {place}", ("not used", "used"))
+        uses = np.where((ids == expert).any(1), np.float32(0), np.float32(np.nan))
+        return TokenValues(uses, f"expert {expert}, {place}", ("used",))
     raise ValueError(f"by is {by!r}, expected one of {', '.join(WAYS)}")
 
 

@@ -23,7 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="nano", metavar="DIR", help="a checkpoint folder, or `nano` (default)")
     parser.add_argument("--prompts", required=True, metavar="FILE", help="JSON lines as `moelab record` reads them")
     parser.add_argument("--machine", metavar="FILE|PRESET", help="tells dispatch how fast each node reads")
-    parser.add_argument("--check", action="store_true", help="generate every text without the move too, and compare")
+    parser.add_argument(
+        "--check", action=argparse.BooleanOptionalAction, default=True,
+        help="generate every text without the move first, and compare (default)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--margin", type=float, metavar="LOGITS",
+        help="top-2 margin below which a token may differ by a move to or from a fast tier",
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="the first N prompts only")
     add_engine(parser)
 
@@ -33,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from moelab.domain.plan import Plan
     from moelab.engine.prompts import read_prompts
     from moelab.migration import apply
+    from moelab.migration.difference import MARGIN, Difference
 
     plan = Plan.load(options.new_plan)
     prompts = read_prompts(Path(options.prompts))[: options.limit]
@@ -46,31 +54,40 @@ def run(options: argparse.Namespace) -> int:
         first = _part(engine, streams, [1] * len(prompts))[0]  # with the prefill, and what is made on first use
         half = [each.max_new_tokens // 2 - 1 for each in prompts]
         tokens_before, before = _part(engine, streams, half)
+        had_tier = engine.fast_tier is not None
         applied = apply(engine, plan, machine=machine, progress=not options.json)
         tokens_after, after = _part(engine, streams, counts)
         result: dict[str, Any] = {**applied.summary(), "before": before, "after": after, "prompts": len(prompts)}
+        difference = None
         if whole is not None:
             parts = zip(first, tokens_before, tokens_after, strict=True)
-            moved = [a + b + c for a, b, c in parts]
-            result["texts_equal"] = sum(a == b for a, b in zip(whole, moved, strict=True))
+            # Between nodes no bit changes, so no token; beside a fast tier a close one may.
+            margin = MARGIN if options.margin is None else options.margin
+            allowed = margin if had_tier or engine.fast_tier is not None else 0.0
+            difference = Difference.of(whole, [a + b + c for a, b, c in parts], allowed)
+            result |= difference.summary()
     if options.json:
         print_json(result)
     else:
         rows = {name: value for name, value in result.items() if name not in ("before", "after")}
         rows |= {f"{name} {when}": value for when in ("before", "after") for name, value in result[when].items()}
         print_rows(f"{options.new_plan} applied to {options.model}", rows)
-    return 0
+    return 0 if difference is None or difference.is_allowed else 1
 
 
 def _streams(engine: Any, prompts: list[Prompt]) -> list[Iterator]:
-    return [engine.stream(each.prompt, each.max_new_tokens, stop=()) for each in prompts]
+    from moelab.engine.watched import watched_stream
+
+    return [watched_stream(engine, each) for each in prompts]
 
 
-def _part(engine: Any, streams: list[Iterator], counts: list[int]) -> tuple[list[list[int]], dict[str, Any]]:
-    """(new tokens of each stream, figures) of the next ``counts`` tokens."""
+def _part(
+    engine: Any, streams: list[Iterator], counts: list[int]
+) -> tuple[list[list[tuple[int, float]]], dict[str, Any]]:
+    """(new tokens of each stream with their margins, figures) of the next ``counts`` tokens."""
     at_start, nodes_at_start = engine.counters, _bytes_of_node(engine)
     started = time.perf_counter()
-    tokens = [[token for token, _ in islice(stream, count)] for stream, count in zip(streams, counts, strict=True)]
+    tokens = [list(islice(stream, count)) for stream, count in zip(streams, counts, strict=True)]
     seconds = time.perf_counter() - started
     now, num_tokens = engine.counters, sum(map(len, tokens))
     return tokens, {

@@ -46,9 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from moelab.sizing.cost import CostComparison, MachineCost, TokenPrices, Traffic
+    from moelab.sizing.cost import CostComparison
+    from moelab.sizing.prices import MachineCost, TokenPrices, Traffic
 
-    rate, interval, predicted_prefill = _rate(options)
+    rate, interval, predicted_prefill, rates_from = _rate(options)
     one = CostComparison(
         prices=TokenPrices(
             options.input_price, options.output_price, options.price_date, options.price_source,
@@ -63,6 +64,7 @@ def run(options: argparse.Namespace) -> None:
         tok_per_s=rate,
         prefill_tok_per_s=options.prefill_tok_per_s or predicted_prefill,
         tok_per_s_interval=interval,
+        rates_from=rates_from,
     )  # fmt: skip
     fields = one.to_dict(options.tokens_per_month)
     if options.json:
@@ -79,12 +81,12 @@ def run(options: argparse.Namespace) -> None:
     print_table("Break-even curve", one.curve().iloc[::4])
 
 
-def _rate(options: argparse.Namespace) -> tuple[float, tuple[float, float] | None, float | None]:
-    """Output tokens a second, their interval, input tokens a second: given, or predicted for a model on a machine."""
+def _rate(options: argparse.Namespace) -> tuple[float, tuple[float, float] | None, float | None, str]:
+    """Output tokens a second, their interval, input tokens a second, and from where: given, or predicted."""
     if (options.tok_per_s is None) == (not options.model):
         raise ValueError("expected either MODEL with --machine or --tok-per-s, got both or neither")
     if options.tok_per_s is not None:
-        return options.tok_per_s, None, None
+        return options.tok_per_s, None, None, "given"
     sized = size_all(options)
     if len(sized) != 1:
         raise ValueError(f"got {len(sized)} models and machines, expected one of each")
@@ -92,4 +94,9 @@ def _rate(options: argparse.Namespace) -> tuple[float, tuple[float, float] | Non
     if predicted is None:
         why = "; ".join(sized[0].places.lacks) or "everything lies on GPUs, where there is a ceiling only"
         raise ValueError(f"no rate is predicted for {options.model[0]} on {sized[0].machine.name}: {why}; --tok-per-s")
-    return predicted.tok_per_s, predicted.interval_tok_per_s, sized[0].prefill.tok_per_s
+    prefill = sized[0].prefill
+    told = (
+        f"predicted, leave-one-out errors, median and mean: output {predicted.median_error:.1%}, "
+        f"{predicted.mean_error:.1%}; prefill {prefill.median_error:.1%}, {prefill.mean_error:.1%}"
+    )
+    return predicted.tok_per_s, predicted.interval_tok_per_s, prefill.tok_per_s, told

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,63 +38,83 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--placement", action="store_true", help="planners of NUMA nodes instead of policies")
     parser.add_argument("--nodes", type=int, nargs="+", metavar="N", help="with --placement: NUMA nodes (default: 2)")
     parser.add_argument(
+        "--seeds", type=int, nargs="+", metavar="S", help="with --placement: of the splits (default: 0 1 2)"
+    )
+    parser.add_argument(
+        "--certificate-steps", type=int, metavar="S", help="with --placement: of each proof, up to 256 (default: 128)"
+    )
+    parser.add_argument(
         "--certificate", type=float, metavar="SECONDS", help="with --placement: limit of each proof (default: 60)"
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    from moelab.findings import study, update_page
-    from moelab.findings.page import tables
     from moelab.store import shipped
 
     if options.samples < 100:
         raise ValueError(f"--samples is {options.samples}, expected at least 100: intervals need their tails")
     if options.out and not Path(options.out).resolve().parent.is_dir():
         raise ValueError(f"--out is {options.out}, but its folder does not exist: create it or choose another path")
-    if not options.placement and (options.nodes or options.certificate):
-        raise ValueError("--nodes and --certificate belong to --placement: add it, or leave them out")
+    if not options.placement and (options.nodes or options.certificate or options.certificate_steps or options.seeds):
+        raise ValueError(
+            "--nodes, --seeds, --certificate and --certificate-steps belong to --placement: add it, or leave them out"
+        )
     paths = options.traces or [shipped("nano/capture"), shipped("nano/capture_batch8")]
     traces = [load_trace(str(path)) for path in paths]  # all are read before the first minute
-    if options.placement:
-        return _placement(options, dict(zip(_names(paths), traces, strict=True)))
-    studies = [
-        study(
-            name, trace, source=_note(path), num_samples=options.samples, seed=options.seed, progress=not options.json
-        )
-        for path, name, trace in zip(paths, _names(paths), traces, strict=True)
-    ]
-    if options.out:
-        update_page(studies, options.out)
+    page = _placement_page(options) if options.placement else _policy_page(options)
+    studies: list[Any] = []
+    for each in page.studies(list(zip(paths, _names(paths), traces, strict=True))):
+        studies.append(each)
+        if options.out:
+            page.update(studies, options.out)  # what is done stays, whatever stops the rest
     if options.json:
-        print_json({"traces": [_document(each) for each in studies]})
+        print_json({page.key: [page.document(each) for each in studies]})
     elif options.out:
-        print(f"tables of {len(studies)} traces: {options.out}")
+        print(f"tables of {len(studies)} {page.key}: {options.out}")
     else:
-        print(tables(studies))
+        print(page.tables(studies))
 
 
-def _placement(options: argparse.Namespace, traces: dict[str, Trace]) -> None:
-    from moelab.findings.placement_page import placement_tables, update_placement_page
-    from moelab.findings.placement_study import placement_study
+@dataclass(frozen=True)
+class _Page:
+    """One of the two pages: ``studies`` of (path, name, trace) one after the other, and what is made of them."""
 
-    seconds = 60.0 if options.certificate is None else options.certificate
-    studies: list[PlacementStudy] = []
-    for nodes in options.nodes or [2]:
-        for name, trace in traces.items():
-            studies.append(
-                placement_study(
-                    name, trace, num_nodes=nodes, seed=options.seed, certificate_s=seconds,
-                    tell=lambda text: None if options.json else print(text, file=sys.stderr),
-                )
+    key: str
+    studies: Callable[[list[tuple[Any, str, Trace]]], Iterator[Any]]
+    update: Callable[[list, str], Any]
+    tables: Callable[[list], str]
+    document: Callable[[Any], dict[str, Any]]
+
+
+def _policy_page(options: argparse.Namespace) -> _Page:
+    from moelab.findings import study, update_page
+    from moelab.findings.page import tables
+
+    def studies(traces: list[tuple[Any, str, Trace]]) -> Iterator[Study]:
+        for path, name, trace in traces:
+            yield study(
+                name, trace, source=_note(path), num_samples=options.samples, seed=options.seed,
+                progress=not options.json,
             )  # fmt: skip
-            if options.out:
-                update_placement_page(studies, options.out)  # what is done stays, whatever stops the rest
-    if options.json:
-        print_json({"studies": [_placed_document(each) for each in studies]})
-    elif options.out:
-        print(f"tables of {len(studies)} studies: {options.out}")
-    else:
-        print(placement_tables(studies))
+
+    return _Page("traces", studies, update_page, tables, _document)
+
+
+def _placement_page(options: argparse.Namespace) -> _Page:
+    from moelab.findings.placement_page import placement_tables, update_placement_page
+    from moelab.findings.placement_study import CERTIFICATE_STEPS, SEEDS, placement_study
+
+    def studies(traces: list[tuple[Any, str, Trace]]) -> Iterator[PlacementStudy]:
+        for nodes in options.nodes or [2]:
+            for _, name, trace in traces:
+                yield placement_study(
+                    name, trace, num_nodes=nodes, seeds=options.seeds or SEEDS,
+                    certificate_s=60.0 if options.certificate is None else options.certificate,
+                    certificate_steps=options.certificate_steps or CERTIFICATE_STEPS,
+                    tell=lambda text: None if options.json else print(text, file=sys.stderr),
+                )  # fmt: skip
+
+    return _Page("studies", studies, update_placement_page, placement_tables, _placed_document)
 
 
 def _placed_document(study: PlacementStudy) -> dict[str, Any]:
@@ -109,6 +130,14 @@ def _placed_document(study: PlacementStudy) -> dict[str, Any]:
         "name": study.name, "synthetic": study.trace.header.synthetic, "nodes": study.num_nodes, "steps": study.steps,
         "rows": rows, "certificates": {str(share): asdict(proof) for share, proof in study.certificates.items()},
         "joint": study.joint,
+        "equal_bytes": [
+            {
+                "seed": one.seed, "split": one.split, "extra_memory_on_offer": one.offered, "extra_memory": one.held,
+                "chosen": one.chosen, "ours_ratio_to_ideal": one.ours.ratio, "eplb_ratio_to_ideal": one.eplb.ratio,
+                "ours_minus_eplb": one.difference, "verdict": one.verdict,
+            }
+            for one in study.equal
+        ],
     }  # fmt: skip
 
 

@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lossy-cache-bias", type=float, default=0.0, metavar="B",
         help="LOSSY, an estimate on recorded scores: the router prefers residents by B times the range of its scores",
     )  # fmt: skip
+    parser.add_argument(
+        "--lossy-deferred", type=int, default=0, metavar="D",
+        help="LOSSY: predict the time with the D last experts of a token computed beside the next layer; needs a "
+        "machine with a fast tier",
+    )  # fmt: skip
     parser.add_argument("--report", metavar="FILE", help="also write a self-contained HTML page with pictures")
 
 
@@ -61,10 +66,13 @@ def run(options: argparse.Namespace) -> None:
     num_nodes = sum(tier.startswith("node") for tier in plan.tiers)
     # A machine that was asked for is refused by name; this one, by default, just cannot say.
     fits = num_nodes in (1, len(machine.nodes)) or bool(options.machine)
+    lossy = None
+    if options.lossy_cache_bias or options.lossy_deferred:
+        lossy = Lossy(options.lossy_cache_bias, num_deferred=options.lossy_deferred)
     result = simulate(
         scored, plan, machine if knows_bytes and fits else None, phase=phase, efficiency=efficiency,
         log=options.check_residency,
-        lossy=Lossy(options.lossy_cache_bias) if options.lossy_cache_bias else None,
+        lossy=lossy,
         progress=not options.json,
     )  # fmt: skip
     summary = {**result.summary(), "policy": policy_label(plan), "scored_on": scored_on}

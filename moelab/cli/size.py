@@ -199,7 +199,7 @@ def table(sized: list[Sizing]) -> pd.DataFrame:
                 "predicted tok/s": f"{predicted.tok_per_s:.1f} ({low:.1f} to {high:.1f})" if predicted else "",
                 "error": f"{predicted.median_error:.0%}, {predicted.mean_error:.0%}" if predicted else "",
                 "ceiling tok/s": f"{one.ceiling_tok_per_s:.0f}" if one.ceiling_tok_per_s else "",
-                "prefill tok/s": f"{one.prefill.tok_per_s:.0f}" if one.prefill.tok_per_s else "",
+                "prefill tok/s": one.prefill.told,
                 "from disk": format_gb(one.places.streamed_bytes, 0) if one.places.streamed_bytes else "",
             }
         )
@@ -209,7 +209,7 @@ def table(sized: list[Sizing]) -> pd.DataFrame:
 def print_points(as_markdown: bool) -> None:
     """Every published point beside what a model that has not seen it says; then what the choice of the loss decides."""
     from moelab.sizing.losses import loss_table
-    from moelab.sizing.published import batch_table, prefill_table
+    from moelab.sizing.published import batch_table, check_table, prefill_table
     from moelab.sizing.speed import MODES, speed_fit
 
     tables = [
@@ -217,6 +217,7 @@ def print_points(as_markdown: bool) -> None:
         for mode in MODES
     ]
     tables.append(("What the choice of the loss decides (the first predicts)", loss_table()))
+    tables.append(("Rates found after the hybrid fit, which has not seen them", check_table()))
     tables.append(("Batches: fitted on none of them", batch_table()))
     tables += [(str(fit), frame) for fit, frame in prefill_table()]
     for title, frame in tables:

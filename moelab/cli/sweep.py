@@ -58,6 +58,8 @@ def run(options: argparse.Namespace) -> None:
         return
     wide = result.reads().reset_index()
     print_table(result.title, wide.rename(columns=str))
+    for policy, lacks in {row["policy"]: row["policy_lacks"] for row in result.rows if row["policy_lacks"]}.items():
+        print(f"{policy}: {lacks}")
     print(f"{result.num_computed} rows computed, {result.num_known} were in {options.out}")
     if options.report:
         print(f"report: {options.report}")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,8 +64,21 @@ class Placements(_Document):
         return len(self.layer)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The columns as int64 arrays."""
-        return {name: np.asarray(getattr(self, name), np.int64) for name in PLACEMENT_COLUMNS}
+        """The columns as int64 arrays, which cannot be written to."""
+        return dict(self._converted.arrays)
+
+    @cached_property
+    def _converted(self) -> _Columns:
+        return _Columns(self)
+
+
+class _Columns:
+    """The columns as arrays, converted once; equal only to itself, so that placements compare by their own columns."""
+
+    def __init__(self, placements: Placements):
+        self.arrays = {name: np.asarray(getattr(placements, name), np.int64) for name in PLACEMENT_COLUMNS}
+        for array in self.arrays.values():
+            array.flags.writeable = False
 
 
 PLACEMENT_COLUMNS = ("layer", "expert", "start", "stop", "tier")
@@ -199,6 +213,8 @@ class Plan(_Document):
 
     def _check_pinned(self, columns: Mapping[str, np.ndarray]) -> None:
         """What is pinned must lie there, whole: a pin on nothing would protect nothing."""
+        if not self.pinned:
+            return
         whole = (columns["start"] == 0) & (columns["stop"] == self.num_units)
         placed = set(zip(*(columns[name][whole].tolist() for name in ("layer", "expert", "tier")), strict=True))
         for layer, expert, tier in self.pinned:

@@ -45,6 +45,11 @@ def copies_on_nodes(plan: Plan, node_of_homeless: np.ndarray, num_nodes: int, nu
     return copies
 
 
+def has_several(copies: Copies) -> bool:
+    """Has some piece more than one copy, so that there is something to choose?"""
+    return len(np.unique(np.stack(copies[:3]), axis=1).T) < len(copies[0])
+
+
 def whole_on(node_of_expert: np.ndarray, num_units: int) -> Copies:
     """Every expert whole, once, on its node [E]."""
     nodes = np.asarray(node_of_expert, np.int64)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moelab.domain.model import ModelSpec
 from moelab.domain.plan import Plan
-from moelab.domain.plan_copies import Copies, copies_on_nodes
+from moelab.domain.plan_copies import Copies, copies_on_nodes, has_several
 from moelab.engine.expert_tensors import Strip
 from moelab.engine.loader import open_model, weights_fingerprint
 from moelab.engine.strips import STRIP_BYTES
@@ -63,17 +63,22 @@ def homes_of_plan(
         top_k=spec.num_experts_per_tok, fingerprint=spec.fingerprint,
     )  # fmt: skip
     check_home_bytes(plan, layout)
-    from moelab.dispatch.c_face import dispatch_arguments  # Numba, which engines without such a plan do not need
-
     node_of_homeless = np.zeros((plan.model.num_layers, plan.model.num_experts), np.int64)
     copies = copies_on_nodes(plan, node_of_homeless, pool.num_nodes, -(-layout.intermediate_size // GROUP))
     return [
         NodePlacement(
             layout, plan.model.num_experts, of_layer, pool.memory_node_of_node,
-            **dispatch_arguments(len(of_layer[0]), pool.num_nodes),
+            **(dispatch_for(len(of_layer[0]), pool.num_nodes) if has_several(of_layer) else {}),
         )
         for of_layer in copies
     ]  # fmt: skip
+
+
+def dispatch_for(num_copies: int, num_nodes: int) -> Any:
+    """What `NodePlacement` is told where a piece has several copies."""
+    from moelab.dispatch.c_face import dispatch_arguments  # Numba, which nothing else here needs
+
+    return dispatch_arguments(num_copies, num_nodes)
 
 
 def check_home_bytes(plan: Plan, layout: ExpertLayout) -> None:

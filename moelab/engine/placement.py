@@ -1,7 +1,7 @@
 """Placement: a plan's fast tier in a running engine; what `Engine.use_plan` does, and what `use_lossy` asks first.
 
-Plan and mode are checked against model and engine before anything changes. It does not know steps or decisions.
-Floor 2.
+Plan and mode are checked against model and engine before anything changes. Fast tiers bring Numba, which is imported
+where there is one. It does not know steps or decisions. Floor 2.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import torch
 from moelab.domain.lossy import Lossy
 from moelab.domain.plan import Plan, TierFormat
 from moelab.engine.device import choose_device
-from moelab.engine.fast_tier.fast_tier import FastTier
 from moelab.engine.fast_tier.plan import check_plan, layout_of_slots
 from moelab.engine.homes import homeless_of
-from moelab.policies.session import PolicySession
 
 if TYPE_CHECKING:
     from moelab.engine.engine import Engine
+    from moelab.engine.fast_tier.fast_tier import FastTier
     from moelab.policies import Policy
 
 
@@ -35,6 +34,9 @@ def carry_out(
         what="engine", model=engine.name, num_layers=len(engine.routed), num_experts=engine.spec.n_routed_experts,
         top_k=engine.spec.num_experts_per_tok, fingerprint=engine.spec.fingerprint,
     )  # fmt: skip
+    from moelab.engine.fast_tier.fast_tier import FastTier
+    from moelab.policies.session import PolicySession
+
     check_plan(plan, engine.routed, late)
     session = PolicySession(plan, policy)
     where = engine.device if device is None else choose_device(device)
@@ -75,6 +77,8 @@ def check_change(engine: Engine, plan: Plan, num_nodes: int) -> None:
     if not plan.fast_tiers:
         check_lossy(engine, engine.lossy, None)
         return
+    from moelab.policies.session import PolicySession
+
     check_plan(plan, engine.routed, num_nodes=num_nodes)
     PolicySession(plan)
 

@@ -26,7 +26,8 @@ class Edit:
 
     def __str__(self) -> str:
         where = f" to {self.tier}" if self.tier else ""
-        return f"{self.action} {int(self.chosen.sum())} experts{where}"
+        num = int(self.chosen.sum())
+        return f"{self.action} {num} expert{'s' * (num != 1)}{where}"
 
 
 def edited(draft: Draft, edit: Edit, loads: np.ndarray, slots: np.ndarray) -> Draft:

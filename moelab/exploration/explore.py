@@ -33,8 +33,8 @@ from moelab.planner.static_plan import of_phase, split
 from moelab.simulator.result import SimResult
 from moelab.simulator.simulate import simulate
 
-PREVIEW_ROUTINGS = 700_000
-"""That a preview simulates at most: 1,460 tokens of 60 layers and 8 experts."""
+PREVIEW_ROUTINGS = 1_000_000
+"""That a preview simulates at most: 2,080 tokens of 60 layers and 8 experts."""
 CONTEXT = 4096
 """Tokens of the cache that ``memory`` counts."""
 
@@ -121,7 +121,7 @@ class Exploration:
         for edit in edits:
             draft = edited(draft, edit, self.loads, self._slots(plan, draft, settings))
         if edits:
-            placed_by += f", {len(edits)} edits by hand"
+            placed_by += f", {len(edits)} edit{'s' * (len(edits) > 1)} by hand"
         choice = PolicyChoice(name=settings.policy, seed=self.seed)
         if plan is None:
             return self._plan_of(settings, draft, placed_by, choice), draft, placed_by

@@ -1,17 +1,18 @@
-"""The tables of docs/findings.md as Markdown, and how they get into the page.  Floor 5.
+"""The tables of docs/findings.md as Markdown.  Floor 5.
 
-Everything between the two markers is replaced; the prose around them is written by hand and holds no number that is not
-in a table. Knows studies and how to print them. Does not know what they mean.
+Everything between the two markers of the page is replaced (``markdown``). Knows studies and how to print them. Does not
+know what they mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from moelab.findings.claims import CLAIMS, Claim
 from moelab.findings.compare import Interval
 from moelab.findings.counted import Counted
+from moelab.findings.markdown import kind_of, markdown_table, replace_between
 from moelab.findings.study import SHARES, Study
 
 BEGIN = "<!-- findings: written by `moelab findings`, do not edit below -->"
@@ -27,44 +28,18 @@ def update_page(studies: Sequence[Study], path: str | Path) -> Path:
     return replace_between(path, BEGIN, END, tables(studies), title="Findings")
 
 
-def replace_between(path: str | Path, begin: str, end: str, text: str, *, title: str) -> Path:
-    """``text`` between two marker lines of a page, whole or not at all; a page that is not there gets the title.
-
-    Raises ``ValueError`` where a page lacks the markers.
-    """
-    path = Path(path)
-    page = path.read_text(encoding="utf-8") if path.exists() else f"# {title}\n\n{begin}\n{end}\n"
-    if begin not in page or end not in page.partition(begin)[2]:
-        raise ValueError(f"{path} lacks the lines {begin} and {end}, expected both in this order: add them")
-    before, _, rest = page.partition(begin)
-    after = rest.partition(end)[2]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(f"{before}{begin}\n\n{text}\n{end}{after}", encoding="utf-8")
-    partial.replace(path)
-    return path
-
-
 def tables(studies: Sequence[Study]) -> str:
     """All tables, Markdown."""
     parts = [_traces(studies), _winners(studies), _claims(studies), _best_possible(studies), _cliff(studies)]
     return "\n".join(parts + [_all_policies(study) for study in studies])
 
 
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(row) + " |\n" for row in lines)
-
-
-def _kind(study: Study) -> str:
-    return "SYNTHETIC" if study.trace.header.synthetic else "recorded"
-
-
 def _about(study: Study) -> str:
     header = study.trace.header
     requests = f"requests: {_requests(study)}"
     return (
-        f"{study.name} ({header.model}, {_kind(study)}, {study.steps}, {study.num_tokens:,} tokens, {requests}, "
-        f"{header.licence})"
+        f"{study.name} ({header.model}, {kind_of(study.trace)}, {study.steps}, {study.num_tokens:,} tokens, "
+        f"{requests}, {header.licence})"
     )
 
 
@@ -83,7 +58,7 @@ def _traces(studies: Sequence[Study]) -> str:
     )
     rows = [
         (
-            s.name, s.trace.header.model, _kind(s),
+            s.name, s.trace.header.model, kind_of(s.trace),
             f"{s.trace.header.num_layers} x {s.trace.header.num_experts}, {s.trace.header.top_k}", f"{s.num_tokens:,}",
             _requests(s), s.steps, s.held_out, s.trace.header.licence, s.source,
         )
@@ -158,7 +133,10 @@ def _claims(studies: Sequence[Study]) -> str:
         "then reads per layer-step. Slots per layer; Least-Stale and its LRU in one pool for all layers.\n"
     )
     for share in (0.1, 0.2):
-        head = (f"claim, at {share:.0%} of the experts", *(f"{study.name} ({_kind(study)})" for study in studies))
+        head = (
+            f"claim, at {share:.0%} of the experts",
+            *(f"{study.name} ({kind_of(study.trace)})" for study in studies),
+        )
         rows = []
         for claim in CLAIMS:
             cells = [_claim(study, share, claim) for study in studies]

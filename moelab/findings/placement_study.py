@@ -1,24 +1,25 @@
 """placement_study: every planner of NUMA nodes on a trace at several amounts of memory, held out, paired by request.
 
 Floor 5. Half of the requests plan, half score. Prefill-only traces take each token as a step of its own, as decode at
-batch 1 would, and every table says so. Beside them a certificate of one layer by HiGHS, and the fast tier with nodes
-planned together beside the usual way, one after the other. Does not know Markdown.
+batch 1 would, and every table says so. Beside them ours and EPLB at equal bytes over several splits (``equal_bytes``),
+a certificate of one layer by HiGHS, and the fast tier with nodes planned together beside the usual way, one after the
+other. Does not know Markdown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Phase, Trace
+from moelab.findings.equal_bytes import EqualBytes, equal_bytes
 from moelab.planner import NODE_PLANNERS
 from moelab.planner.certificate import Certificate, certificate
 from moelab.planner.node_plan import masks_of_plan
-from moelab.planner.node_problem import NodeProblem, node_problem
+from moelab.planner.node_problem import node_problem
 from moelab.planner.node_score import NodeScore, node_score
-from moelab.planner.replicate import balanced_with_replicas
 
 EXTRA_MEMORY = (0.0, 0.1, 0.25)
 HELD_OUT = 0.5
@@ -26,6 +27,7 @@ FAST_SHARE = 0.1
 OURS = ("coact", "replicate", "anneal")
 THEIRS = ("round_robin", "random_nodes", "eplb")
 WITHOUT_MEMORY = ("round_robin",)  # planners that do not use any
+SEEDS = (0, 1, 2)
 CERTIFICATE_STEPS = 128
 
 
@@ -42,7 +44,10 @@ class Placed:
 
 @dataclass(frozen=True, eq=False)
 class PlacementStudy:
-    """``placed`` by (planner, extra memory); ``joint``: prediction of ``joint`` with ``FAST_SHARE`` of the experts."""
+    """``placed`` by (planner, extra memory), of the first seed; ``equal``: beside EPLB, of all seeds.
+
+    ``joint``: prediction of ``joint`` with ``FAST_SHARE`` of the experts.
+    """
 
     name: str
     trace: Trace
@@ -54,11 +59,7 @@ class PlacementStudy:
     placed: dict[tuple[str, float], Placed]
     certificates: dict[float, Certificate]
     joint: dict[str, Any]
-
-    def best(self, extra_memory: float, names: tuple[str, ...]) -> Placed:
-        """Of these planners the one with the least held-out mean maximum."""
-        found = [self.placed[name, extra_memory] for name in names if (name, extra_memory) in self.placed]
-        return min(found, key=lambda one: one.score.mean)
+    equal: list[EqualBytes]
 
 
 def placement_study(
@@ -66,14 +67,15 @@ def placement_study(
     trace: Trace,
     *,
     num_nodes: int = 2,
-    seed: int = 0,
+    seeds: Sequence[int] = SEEDS,
     certificate_s: float = 60.0,
+    certificate_steps: int = CERTIFICATE_STEPS,
     tell: Callable[[str], None] = lambda text: None,
 ) -> PlacementStudy:
     """Run every planner; ``tell`` is called with what has been done."""
     has_decode = bool((trace.tokens.phase == Phase.DECODE).any())
     shared: dict[str, Any] = {
-        "nodes": num_nodes, "held_out": HELD_OUT, "seed": seed, "steps": "step" if has_decode else "token",
+        "nodes": num_nodes, "held_out": HELD_OUT, "seed": seeds[0], "steps": "step" if has_decode else "token",
         "phase": "decode" if has_decode else "prefill",
     }  # fmt: skip
     problems = {share: node_problem(trace, extra_memory=share, **shared) for share in EXTRA_MEMORY}
@@ -98,21 +100,23 @@ def placement_study(
         run("row_split", 0.0)
         for share in EXTRA_MEMORY:
             run("split_some", share)
-    certificates = {share: _certify(problems[share], certificate_s) for share in EXTRA_MEMORY} if certificate_s else {}
+    certificates: dict[float, Certificate] = {}
+    for share in EXTRA_MEMORY if certificate_s else ():
+        masks = masks_of_plan(placed["anneal", share].plan)
+        certificates[share] = certificate(
+            problems[share], masks, layer=trace.header.num_layers // 2, num_steps=certificate_steps,
+            time_limit_s=certificate_s,
+        )  # fmt: skip
+        tell(f"{name}, {num_nodes} nodes: certificate at {share:.0%}")
     slots = round(FAST_SHARE * trace.header.num_layers * trace.header.num_experts)
     joint = NODE_PLANNERS["joint"](trace, fast_slots=slots, **shared).prediction
     tell(f"{name}, {num_nodes} nodes: joint")
+    equal = equal_bytes(
+        trace, {key: value for key, value in shared.items() if key != "seed"}, offers=EXTRA_MEMORY, seeds=seeds,
+        tell=lambda text: tell(f"{name}, {num_nodes} nodes: {text}"),
+    )  # fmt: skip
     return PlacementStudy(
         name=name, trace=trace, num_nodes=num_nodes, steps=shared["steps"],
         num_layer_steps=first.test.num_layer_steps, has_intervals=placed["mirror", 0.0].score.has_interval,
-        split=first.how["split"], placed=placed, certificates=certificates, joint=joint,
-    )  # fmt: skip
-
-
-def _certify(problem: NodeProblem, seconds: float) -> Certificate:
-    layer = problem.shape[0] // 2
-    of_layer = int((problem.train.layer == layer).sum())
-    return certificate(
-        problem, balanced_with_replicas(problem), layer=layer, num_steps=min(CERTIFICATE_STEPS, of_layer),
-        time_limit_s=seconds,
+        split=first.how["split"], placed=placed, certificates=certificates, joint=joint, equal=equal,
     )  # fmt: skip

@@ -173,7 +173,7 @@ def _with_all(placement: Any, units: int) -> Copies:
 def _go(
     engine: Engine, moves: Moves, target: _Target, slowness: np.ndarray | None, peak: _Peak, progress: bool
 ) -> None:
-    from moelab.engine.homes import CheckpointExperts, homeless_of
+    from moelab.engine.homes import CheckpointExperts, dispatch_for, homeless_of
 
     with ExitStack() as stack:
         fetch = None
@@ -190,15 +190,9 @@ def _go(
             bar.update()
 
         moves.go(
-            target.copies, slowness=slowness if len(target.memory_nodes) > 1 else None, dispatch=_dispatch_arguments,
+            target.copies, slowness=slowness if len(target.memory_nodes) > 1 else None, dispatch=dispatch_for,
             fetch=fetch, on_filled=on_layer,
         )  # fmt: skip
-
-
-def _dispatch_arguments(num_copies: int, num_nodes: int) -> Any:
-    from moelab.dispatch.c_face import dispatch_arguments  # Numba, for pieces with several copies only
-
-    return dispatch_arguments(num_copies, num_nodes)
 
 
 class _Peak:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from moelab.domain.plan_copies import Copies
+from moelab.domain.plan_copies import Copies, has_several
 from moelab.kernels import NodePlacement, Pool, RoutedExperts
 from moelab.kernels.copy_memory import CopyMemory, give_back, take_again
 from moelab.kernels.node_memory import check_room
@@ -150,10 +150,9 @@ class Moves:
     ) -> None:
         layer, pool = self.layers[number], self.pool
         old = layer.placement
-        several = len(np.unique(np.stack(copies[:3]), axis=1).T) < len(copies[0])
         new = NodePlacement(
             layer.layout, layer.num_experts, copies, self.memory_nodes, slowness=slowness, keep=self._known(layer),
-            **({} if dispatch is None or not several else dispatch(len(copies[0]), len(self.memory_nodes))),
+            **({} if dispatch is None or not has_several(copies) else dispatch(len(copies[0]), len(self.memory_nodes))),
         )  # fmt: skip
         kept = new.memory_of_copy.keys() - new.new_copies
         left = {copy: memory for copy, memory in self._held(layer).items() if copy not in kept}

@@ -30,7 +30,7 @@ MOST_MOVES = 2000
 MOST_VISITS = 4_000_000_000
 """Layer-steps that are looked at in all, some nanoseconds each on two nodes (see ``moves_within`` for more)."""
 
-WORTH = 0.02
+WORTH = 0.01
 """Of a copy for each use of its expert, in experts: where planning steps are few, many placements of copies are perfect
 on them, and those on the hottest experts carry over (``docs/log.md``)."""
 

@@ -24,8 +24,8 @@ from moelab.planner.node_plan import node_plan
 from moelab.planner.node_problem import node_problem
 from moelab.planner.replicate import balanced_with_replicas
 
-JUDGED_VISITS = MOST_VISITS // 4
-"""Of annealing while candidates are judged: a quarter of the time; the choice costs little and favours the others."""
+JUDGED_SHARE = 0.25
+"""Of the annealing's time while candidates are judged: the choice costs little, and favours the others if any."""
 
 MASKS_OF: dict[str, Callable[..., np.ndarray]] = {
     "anneal": lambda problem, **options: annealed_masks(problem, **options)[0],
@@ -39,24 +39,27 @@ def best(
     *,
     candidates: Sequence[str] = tuple(MASKS_OF),
     moves_per_expert: float | None = None,
+    most_visits: int = MOST_VISITS,
     anneal_seed: int = 0,
     score: bool = True,
     **options: Any,
 ) -> Plan:
     """Plan of the winner of ``candidates``; ``options``: those of ``node_problem``.
 
-    ``moves_per_expert``, ``anneal_seed``: of annealing. Raises ``ValueError`` for a candidate that is not one.
+    ``moves_per_expert``, ``most_visits``, ``anneal_seed``: of annealing. Raises ``ValueError`` for a candidate that is
+    not one.
     """
     if not candidates or set(candidates) - set(MASKS_OF):
         raise ValueError(f"candidates are {list(candidates)}, expected some of {', '.join(MASKS_OF)}")
     problem = node_problem(trace, **options)
     begin = time.perf_counter()
+    judged_visits = round(JUDGED_SHARE * most_visits)
     shared = {"moves_per_expert": moves_per_expert, "anneal_seed": anneal_seed}
     name, means = choose_by_inner_split(
         problem, candidates,
-        lambda steps, name: MASKS_OF[name](replace(problem, train=steps), most_visits=JUDGED_VISITS, **shared),
+        lambda steps, name: MASKS_OF[name](replace(problem, train=steps), most_visits=judged_visits, **shared),
     )  # fmt: skip
-    masks = MASKS_OF[name](problem, **shared)
+    masks = MASKS_OF[name](problem, most_visits=most_visits, **shared)
     return node_plan(
         problem, masks, "best", seconds=time.perf_counter() - begin, score=score,
         parameters={"chosen": name, "judged_mean_max": means, "anneal_seed": anneal_seed},

@@ -25,9 +25,9 @@ from moelab.planner.step_maximum import step_maxima
 
 MOST_STEPS = 256
 MOST_NODES = 6
-ATTEMPTS = 16
+ATTEMPTS = 8
 PARTS = 4
-FIRST_SHARE = 0.25
+FIRST_SHARE = 0.15
 """Of the time limit, for the program of all steps, before those of the parts."""
 
 

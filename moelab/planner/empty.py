@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moelab.domain.plan import FastTier, Plan, PlanModel, PolicyChoice, TierFormat
+from moelab.domain.plan import FastTier, Plan, PolicyChoice, TierFormat
 from moelab.domain.trace import Trace, TraceHeader
-from moelab.planner.placements import FAST_TIER, home_and_fast, per_layer
+from moelab.planner.placements import FAST_TIER, fingerprints_of, home_and_fast, per_layer, plan_model
 
 
 def empty(
@@ -48,20 +48,12 @@ def empty(
         fast = FastTier(tier=FAST_TIER, slots=slots, capacity_bytes=capacity_bytes)
     weights = TierFormat(weight_format=header.quantization, expert_bytes=bytes_of_layer)
     return Plan(
-        model=PlanModel(
-            name=header.model,
-            model_type=header.model_type,
-            num_layers=header.num_layers,
-            num_experts=header.num_experts,
-            top_k=header.top_k,
-            moe_intermediate_size=header.moe_intermediate_size,
-            fingerprint=header.model_fingerprint,
-        ),
+        model=plan_model(header, header.moe_intermediate_size),
         tiers=("node0", FAST_TIER),
         placements=home_and_fast(header.num_layers, header.num_experts, [], header.moe_intermediate_size),
         fast_tiers=(fast,),
         format_of_tier={"node0": weights, FAST_TIER: fast_format or weights},
         policy=PolicyChoice(name=policy, parameters={"overflow": 1} if overflow else {}),
         planner={"name": "empty"},
-        fingerprints={} if header.model_fingerprint is None else {"model": header.model_fingerprint},
+        fingerprints=fingerprints_of(header, None),
     )

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from moelab.domain.plan import FastTier, Placements, Plan, PlanModel, TierFormat
+from moelab.domain.plan import FastTier, Plan, TierFormat
 from moelab.planner.eplb_rebalance import packed_masks
 from moelab.planner.node_problem import NodeProblem
 from moelab.planner.node_score import NodeScore, node_score
+from moelab.planner.placements import fingerprints_of, placements_of_masks, plan_model
 from moelab.planner.predicted_time import is_composed, predicted_ms_per_step, times_for
 from moelab.planner.step_maximum import CUT
 
@@ -38,25 +39,12 @@ def node_plan(
     """
     header = problem.header
     _check(problem, masks, homes)
-    fingerprints = {"trace": problem.trace_fingerprint}
-    if problem.machine is not None:
-        fingerprints["machine"] = problem.machine.fingerprint()
-    if header.model_fingerprint is not None:
-        fingerprints["model"] = header.model_fingerprint
     expert_bytes = problem.tier_bytes if problem.has_bytes else np.zeros_like(problem.tier_bytes)
     held = masks if homes is None else masks | homes
     return Plan(
-        model=PlanModel(
-            name=header.model,
-            model_type=header.model_type,
-            num_layers=header.num_layers,
-            num_experts=header.num_experts,
-            top_k=header.top_k,
-            moe_intermediate_size=problem.intermediate,
-            fingerprint=header.model_fingerprint,
-        ),
+        model=plan_model(header, problem.intermediate),
         tiers=problem.tiers,
-        placements=_placements(problem, held),
+        placements=placements_of_masks(held, len(problem.tiers), problem.piece_units),
         fast_tiers=tuple(
             FastTier(tier=tier, slots=int((held >> index & 1).sum()))
             for index, tier in enumerate(problem.tiers)
@@ -68,7 +56,7 @@ def node_plan(
         },
         keep_home=problem.keep_home,
         planner={"name": name, **problem.how, **(parameters or {})},
-        fingerprints=fingerprints,
+        fingerprints=fingerprints_of(header, problem.trace_fingerprint, problem.machine),
         prediction={**(_prediction(problem, masks, homes) if score else {}), **(notes or {}), "seconds": seconds},
     )
 
@@ -99,24 +87,6 @@ def _check(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | None) ->
             f"the placement holds {over[tier]:,} bytes more on {problem.tiers[tier]} than its budget of "
             f"{problem.budget[tier]:,}: give more extra_memory or node_bytes"
         )
-
-
-def _placements(problem: NodeProblem, held: np.ndarray) -> Placements:
-    """Columns by layer, expert, tier; whole copies, or one piece for each node."""
-    num_units = int(problem.piece_units.sum())
-    ends = np.cumsum(problem.piece_units)
-    columns: list[np.ndarray] = []
-    for tier in range(len(problem.tiers)):
-        layer, expert = np.nonzero(held >> tier & 1)
-        columns.append(np.stack([layer, expert, layer * 0, layer * 0 + num_units, layer * 0 + tier]))
-        if tier < problem.num_nodes:
-            layer, expert = np.nonzero(held == CUT)
-            start, stop = ends[tier] - problem.piece_units[tier], ends[tier]
-            columns.append(np.stack([layer, expert, layer * 0 + start, layer * 0 + stop, layer * 0 + tier]))
-    rows = np.concatenate(columns, axis=1)
-    rows = rows[:, np.lexsort((rows[4], rows[1], rows[0]))]
-    names = ("layer", "expert", "start", "stop", "tier")
-    return Placements(**{name: tuple(row.tolist()) for name, row in zip(names, rows, strict=True)})
 
 
 def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | None) -> dict[str, Any]:

@@ -14,13 +14,12 @@ import numpy as np
 
 from moelab.dispatch import MOST_TIERS
 from moelab.domain.machine import Machine
-from moelab.domain.plan import Plan
 from moelab.domain.trace import NO_EXPERT, Trace, TraceHeader
 from moelab.planner.balanced_packing import whole_shares
 from moelab.planner.batches import in_batches
 from moelab.planner.cut_price import CutPrice, measured_price
 from moelab.planner.layer_steps import LayerSteps, StepKind, groups_of_requests
-from moelab.planner.placements import per_layer
+from moelab.planner.placements import num_units_of, per_layer
 from moelab.planner.static_plan import of_phase, split
 from moelab.planner.step_maximum import WHOLE, TierTimes
 
@@ -165,7 +164,7 @@ def node_problem(
     test = train if how["split"] == "none" else LayerSteps.of_trace(rest, kind)
     intermediate = moe_intermediate_size or header.moe_intermediate_size
     price = cut_price or measured_price(machine, header.hidden_size, intermediate, num_nodes)
-    num_units = -(-(intermediate or 1) // Plan.model_fields["piece_unit"].default)
+    num_units = num_units_of(intermediate)
     units = whole_shares(num_units, rates)
     said = per_layer("expert_bytes", header.expert_bytes if expert_bytes is None else expert_bytes, header.num_layers)
     has_bytes = 0 not in said

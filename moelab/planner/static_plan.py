@@ -1,8 +1,6 @@
-"""static_plan: a plan that keeps chosen experts on fast0 for good, every expert at home on node0.  Floor 3.
+"""static_plan: a plan that keeps chosen experts on fast0 for good, every expert at home on node0, and its score.
 
-And its score.
-
-What the planners of static placements share (``frequency``, ``uniform``, ``front_loading``, ``random``,
+Floor 3. What the planners of static placements share (``frequency``, ``uniform``, ``front_loading``, ``random``,
 ``layer_balanced``): the split into planning and held-out part, the plan's documents, and the prediction on the
 held-out part by the simulator. Does not know how experts are chosen.
 """
@@ -15,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from moelab.domain.machine import Machine
-from moelab.domain.plan import FastTier, Plan, PlanModel, TierFormat
+from moelab.domain.plan import FastTier, Plan, TierFormat
 from moelab.domain.trace import Trace
 from moelab.planner.layer_steps import StepKind, groups_of_requests
-from moelab.planner.placements import FAST_TIER, home_and_fast, per_layer
+from moelab.planner.placements import FAST_TIER, fingerprints_of, home_and_fast, per_layer, plan_model
 from moelab.simulator.simulate import simulate
 
 
@@ -40,10 +38,8 @@ def static_plan(
 ) -> Plan:
     """Plan with the ``chosen`` (layer, expert) on ``fast``, scored on ``test`` unless ``score`` is false.
 
-    ``planner`` says who chose and the split.
-
-    ``expert_bytes`` (one number or L), ``moe_intermediate_size`` and ``weight_format`` default to the trace's
-    header.
+    ``planner`` says who chose and the split. ``expert_bytes`` (one number or L), ``moe_intermediate_size`` and
+    ``weight_format`` default to the trace's header.
     """
     header = trace.header
     num_layers, num_experts = header.num_layers, header.num_experts
@@ -52,27 +48,14 @@ def static_plan(
         "expert_bytes", header.expert_bytes if expert_bytes is None else expert_bytes, num_layers
     )
     weights = TierFormat(weight_format=weight_format or header.quantization, expert_bytes=bytes_of_layer)
-    fingerprints = {"trace": trace.fingerprint()}
-    if machine is not None:
-        fingerprints["machine"] = machine.fingerprint()
-    if header.model_fingerprint is not None:
-        fingerprints["model"] = header.model_fingerprint
     plan = Plan(
-        model=PlanModel(
-            name=header.model,
-            model_type=header.model_type,
-            num_layers=num_layers,
-            num_experts=num_experts,
-            top_k=header.top_k,
-            moe_intermediate_size=intermediate,
-            fingerprint=header.model_fingerprint,
-        ),
+        model=plan_model(header, intermediate),
         tiers=("node0", FAST_TIER),
         placements=home_and_fast(num_layers, num_experts, chosen, intermediate),
         fast_tiers=(fast,),
         format_of_tier={"node0": weights, FAST_TIER: weights},
         planner={**planner, "phase": phase or "all"},
-        fingerprints=fingerprints,
+        fingerprints=fingerprints_of(header, trace.fingerprint(), machine),
     )
     if not score:
         return plan

@@ -12,7 +12,8 @@ _WIDEST = 2000.0  # GB/s, beyond two sockets of MRDIMM-8800
 
 
 def speed_curve(sizing: Sizing) -> go.Figure:
-    """Rates at batch 1 over the bandwidth of the node's memory. Raises ``ValueError`` where nothing is predicted.
+    """Rates at batch 1 over the bandwidth of the node's memory. Raises ``ValueError`` where nothing is predicted, and
+    for more streams than one, of which nobody published a curve.
 
     Points are what was published, of models and formats that differ; beside each, in hover, what a fit without it says.
     """
@@ -20,9 +21,12 @@ def speed_curve(sizing: Sizing) -> go.Figure:
         raise ValueError(
             f"{sizing.machine.name}: no prediction to draw; {'; '.join(sizing.places.lacks) or 'all on GPUs'}"
         )
+    if sizing.batch > 1:
+        raise ValueError(f"batch is {sizing.batch}, expected 1: the curve and its points are of one stream")
     fit = speed_fit(sizing.predicted.mode)
+    held = f"holds a new point with {fit.coverage:.0%}" if sizing.predicted.coverage else "of points of another kind"
     layers = sizing.spec.num_hidden_layers
-    num_bytes = sizing.reads.home_bytes / sizing.batch * sizing.imbalance
+    num_bytes = sizing.reads.home_bytes * sizing.imbalance
     if sizing.places.mode == "cpu":
         num_bytes += sizing.reads.always_bytes
     rates = np.geomspace(40, _WIDEST, 120)
@@ -35,7 +39,7 @@ def speed_curve(sizing: Sizing) -> go.Figure:
     figure.add_scatter(x=rates, y=low, mode="lines", line={"width": 0}, showlegend=False, hoverinfo="skip")
     figure.add_scatter(
         x=rates, y=high, mode="lines", line={"width": 0}, fill="tonexty", fillcolor="rgba(0,114,178,0.18)",
-        name=f"interval, holds a new point with {fit.coverage:.0%}", hoverinfo="skip",
+        name=f"interval, {held}", hoverinfo="skip",
     )  # fmt: skip
     figure.add_scatter(
         x=rates, y=np.minimum(predicted, ceiling), mode="lines", line={"color": PALETTE[0], "width": 3},

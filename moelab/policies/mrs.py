@@ -93,6 +93,7 @@ POLICY = Policy(
     new_state=new_state,
     layers_are_apart=True,
     reads=(CANDIDATE_SCORES,),
+    without_reads="mrs of the gate weights of what was routed",
 )
 
 ADMIT_POLICY = Policy(
@@ -103,4 +104,5 @@ ADMIT_POLICY = Policy(
     new_state=new_state,
     layers_are_apart=True,
     reads=(CANDIDATE_SCORES,),
+    without_reads="mrs of the gate weights of what was routed",
 )

@@ -7,7 +7,7 @@ file each beside this one) nor who calls (simulator or live engine): both start 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -61,7 +61,8 @@ class Policy:
     ``bypasses``: it may leave a miss outside though room could be made. ``layers_are_apart``: where each layer has its
     own pool, what it decides in a layer depends on that layer's requests alone, so that the simulator may replay layer
     after layer. ``lossy``: its use changes what the model computes. ``reads``: the optional
-    arrays (names of ``Trace.extras``) that it looks at; an engine that runs it computes them, a recorder keeps them.
+    arrays (names of ``Trace.extras``) that it looks at; an engine that runs it computes them, a recorder keeps them;
+    ``without_reads``: what it does where a trace has none.
     ``reference``: where the definition comes from.
     """
 
@@ -77,6 +78,12 @@ class Policy:
     lossy: bool = False
     fills: bool = True
     reads: tuple[str, ...] = ()
+    without_reads: str = ""
+
+    def lacks(self, extras: Collection[str]) -> str | None:
+        """What a trace with these optional arrays does not tell it, and what it does then; ``None``: nothing."""
+        missing = [name for name in self.reads if name not in extras]
+        return f"the trace has no {', '.join(missing)}: it acts as {self.without_reads}" if missing else None
 
     def chosen(self, choice: PolicyChoice) -> dict[str, float | int]:
         """Defaults with the plan's values over them; raises ``ValueError`` for an unknown name or type."""

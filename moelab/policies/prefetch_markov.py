@@ -86,8 +86,8 @@ def add_shares(experts, first_row, sums, followers, num_experts, scores, number)
         number[0] = np.float32(FULL // len(experts)) / np.float32(total)
         factor = np.int64(128 | (bits[0] >> 16 & 127))
         left = np.int64((bits[0] >> 23) - 127 - 7)
-        right = max(-left, 0)
-        left = max(left, 0)
+        right = max(-left, np.int64(0))
+        left = max(left, np.int64(0))
         row = followers.ctypes.data + (first_row + expert) * size
         for begin in range(0, size, LANES):
             add_products(scores.ctypes.data + 2 * begin, row + begin, factor, left, right)

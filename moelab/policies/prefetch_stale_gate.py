@@ -37,4 +37,5 @@ POLICY = Policy(
     new_state=new_state,
     prefetches=True,
     reads=(STALE_GATE,),
+    without_reads="lru",
 )

@@ -7,6 +7,7 @@ is a request that routed at least one expert.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,9 @@ class SimResult:
     state: PolicyState
     phase: str | None = None
     predicted: dict[str, float] | None = None
+    # int64 [S, L, N]: sources of copies to the fast tier, on several nodes where a policy moves experts.
+    node_copies: np.ndarray | None = field(default=None, repr=False)
+    policy_lacks: str | None = None  # what it looks at and the trace does not have, and what it does then
     log: np.ndarray | None = field(default=None, repr=False)
     lossy: str | None = None
     node_reads: np.ndarray | None = field(default=None, repr=False)
@@ -176,10 +180,12 @@ class SimResult:
     def bytes_of_node(self) -> dict[str, float]:
         """Bytes read from each node's memory: misses, and the source of every copy to a fast tier.
 
-        Of several nodes as ``dispatch`` chose, or with copies sharing evenly where a policy moves experts.
+        Of several nodes as ``dispatch`` chose in each layer-step.
         """
         if self.node_reads is not None:
             of_node = self.node_reads[self._steps].sum((0, 1)).astype(float)
+            if self.node_copies is not None:
+                of_node += self.node_copies[self._steps].sum((0, 1))
             return dict(zip(self.node_names, of_node.tolist(), strict=True))
         return {n: float((self.reads * b).sum()) for n, b in zip(self.node_names, self.node_bytes, strict=True)}
 
@@ -201,6 +207,9 @@ class SimResult:
     def bytes_of_link(self) -> dict[str, float]:
         """Bytes copied over the link of each fast tier, in the format of the tier."""
         copied = self._totals[COPIED].sum(1)
+        if len(self.tier_names) > 1:  # policies copy to the first alone
+            first = float((copied * self.link_bytes[0]).sum())
+            return {self.tier_names[0]: first} | dict.fromkeys(self.tier_names[1:], 0.0)
         return {t: float((copied * b).sum()) for t, b in zip(self.tier_names, self.link_bytes, strict=True)}
 
     def bytes_of_layer_steps(self) -> dict[str, np.ndarray]:
@@ -227,11 +236,20 @@ class SimResult:
             "upload_bytes": counts[:, :, UPLOADS] * copy + counts[:, :, PREFETCHES] * prefetch,
         }
 
-    def time(self, rates: Rates) -> HybridTime:
+    def time(self, rates: Rates, node_gb_per_s: Sequence[float] | None = None) -> HybridTime:
         """Time of the selected layer-steps on a machine of these ``rates`` (``cost_model.hybrid``).
 
-        Raises ``ValueError`` where expert bytes are not known or the plan uses several nodes.
+        Of several nodes, whose read rates are ``node_gb_per_s`` and the first of which is that of ``rates``, the
+        slowest decides each layer-step; uploads share its memory, whichever they come from, so that none is too cheap.
+        Raises ``ValueError`` where expert bytes are not known, or nodes without their rates.
         """
+        several = self.node_reads is not None and node_gb_per_s is not None
+        if several and len(node_gb_per_s or ()) == len(self.node_names):
+            parts = self.bytes_of_layer_steps()
+            as_first = np.array(node_gb_per_s)[0] / np.array(node_gb_per_s)
+            assert self.node_reads is not None
+            parts["miss_bytes"] = (self.node_reads[self._steps] * as_first).max(-1)
+            return hybrid(**parts, rates=rates)
         if len(self.node_names) != 1:
             raise ValueError(
                 f"plan uses {', '.join(self.node_names) or 'no node'}; the cost model predicts plans on one node: "
@@ -251,6 +269,7 @@ class SimResult:
             "model": self.model,
             "routing": "synthetic" if self.synthetic else "recorded",
             "policy": self.policy,
+            **({"policy_lacks": self.policy_lacks} if self.policy_lacks else {}),
             "plan": self.plan,
             **({"lossy": self.lossy} if self.lossy else {}),
             "phase": self.phase or "all",

@@ -4,25 +4,21 @@ Initial residents come from the plan's placements, capacity from its fast tiers,
 ``plan.policy``; without a fast tier every use is a read at home. Bytes: a miss reads the expert at home;
 an upload or prefetch reads it at home too (format of the home) and crosses the link in the fast
 tier's format. On several nodes ``dispatch`` chooses the copy that serves, in each layer-step, as replay and engine
-ask it (``node_reads``); where a policy moves experts, copies share the bytes evenly. One fast tier for now.
+ask it (``node_reads``, and ``moving_reads`` where a policy moves experts). Of several fast tiers a policy moves experts
+in and out of the first; the others keep what the plan placed there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from moelab.cost_model import one_node
-from moelab.cost_model.hybrid import Rates
 from moelab.domain.lossy import Lossy
 from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
 from moelab.domain.trace import CANDIDATE_SCORES, STALE_GATE, Trace
-from moelab.domain.unique_rows import unique_rows
-from moelab.domain.units import GB
 from moelab.policies import POLICIES, Policy
 from moelab.policies.contract import contract_error
 from moelab.policies.counts import NUM_COLUMNS
@@ -30,8 +26,11 @@ from moelab.policies.policy import PolicyState
 from moelab.policies.requests import FLOAT_OF_HALF, PHASES, Requests
 from moelab.policies.signature import FLAG_OVERFLOW
 from moelab.simulator.cache_aware import reroute
+from moelab.simulator.home_bytes import home_bytes
 from moelab.simulator.loop import run
+from moelab.simulator.moving_reads import moving_reads
 from moelab.simulator.node_reads import node_reads
+from moelab.simulator.predicted import Deferral, predict
 from moelab.simulator.result import SimResult
 from moelab.store.lossy_costs import with_cost
 
@@ -63,18 +62,21 @@ def simulate(
     count and no resident, only touch counters within ``state``. ``by_step`` keeps the counts of every step (32 bytes a
     layer-step); sums are always there. ``requests``: the trace's, where they were built before. ``policy``: a record
     that is not in ``POLICIES``, in place of the one the plan names. ``lossy``: cache-aware routing on the recorded
-    scores first, an estimate (``cache_aware``); the result says so. ``on_progress`` is told the part done, 0 to 1, many
-    times a second; what it raises ends the simulation.
+    scores first, an estimate (``cache_aware``), and the time of deferral (``predicted``); the result says so.
+    ``on_progress`` is told the part done, 0 to 1, many times a second; what it raises ends the simulation.
 
     Raises ``ValueError`` where trace, plan and machine do not fit together, and ``PolicyContractError``
     where the policy does what it may not.
     """
     header = trace.header
     plan.check_matches(what="trace", model=header.model, num_layers=header.num_layers, num_experts=header.num_experts)
-    _refuse_several_fast_tiers(plan)
     chosen = policy or _policy_of(plan)
     if lossy is not None:
-        trace = reroute(trace, plan, lossy, policy=policy, requests=requests, progress=progress)
+        lossy.check_top_k(header.top_k)
+    if lossy is not None and lossy.cache_bias:
+        # Deferral reads the same experts, later: it is a matter of time alone.
+        routed = replace(lossy, num_deferred=0)
+        trace = reroute(trace, plan, routed, policy=policy, requests=requests, progress=progress)
         requests = None
     requests = requests if requests is not None else Requests.of_trace(trace)
     requests.steps_of_phase(phase)  # raises for an unknown name
@@ -82,12 +84,18 @@ def simulate(
     sums = np.zeros((len(PHASES), header.num_layers, NUM_COLUMNS + 1), np.int64)
     counts = np.zeros((requests.num_requests if by_step else 0, NUM_COLUMNS), np.int32)
     totals = np.zeros((2, len(PHASES), header.num_layers, header.num_experts), np.int64)
+    nodes = tuple(t for t in plan.tiers if t.startswith("node"))
+    moving = len(nodes) > 1 and chosen.name != "static"  # then what was resident when is read from the log
+    initial = state.resident > 0
     kept = run_requests(
-        trace, requests, chosen, state, sums, counts, totals, log=log, progress=progress, on_progress=on_progress
-    )
+        trace, requests, chosen, state, sums, counts, totals, log=log or moving, progress=progress,
+        on_progress=on_progress,
+    )  # fmt: skip
+    served = excess = copied = None
+    if moving and kept is not None:
+        served, excess, copied = moving_reads(plan, requests, initial, kept, _slowness(machine, len(nodes)))
     codes = requests.flags & PHASES["mixed"]
     phase_of_step = np.select([codes == code for code in PHASES.values()], range(len(PHASES)), -1).astype(np.int8)
-    nodes = tuple(t for t in plan.tiers if t.startswith("node"))
     result = SimResult(
         model=header.model,
         policy=chosen.name,
@@ -104,15 +112,19 @@ def simulate(
         link_bytes=state.expert_bytes[1:].copy(),
         state=state,
         phase=phase,
-        log=kept,
-        lossy=None if lossy is None else f"{with_cost(lossy, header.model)}; reads here are an estimate, open loop",
+        node_reads=served,
+        dispatch_excess=excess,
+        node_copies=copied,
+        policy_lacks=chosen.lacks(trace.extras),
+        log=kept if log else None,
+        lossy=None if lossy is None else _said(lossy, header.model),
     )
     if len(nodes) > 1 and chosen.name == "static":
         slowness = _slowness(machine, len(nodes))
         reads, excess = node_reads(plan, requests, state.resident > 0, slowness)
         result = replace(result, node_reads=reads, dispatch_excess=excess)
     if machine is not None:
-        return replace(result, predicted=_predict(result, machine, efficiency))
+        return replace(result, predicted=predict(result, machine, efficiency, _deferral(lossy, header.top_k)))
     return result
 
 
@@ -121,27 +133,6 @@ def _slowness(machine: Machine | None, num_nodes: int) -> np.ndarray:
     rates = [] if machine is None else [node.best_read_gb_per_s for node in machine.nodes]
     known = [rate for rate in rates if rate is not None]
     return known[0] / np.array(known) if len(known) == len(rates) == num_nodes else np.ones(num_nodes)
-
-
-def home_bytes(plan: Plan) -> np.ndarray:
-    """float64 [nodes, L, E]: bytes that one use of an expert reads on each node tier of the plan."""
-    nodes = [t for t in plan.tiers if t.startswith("node")]
-    shape = (plan.model.num_layers, plan.model.num_experts)
-    columns = plan.placements.arrays()
-    is_node = np.array([t.startswith("node") for t in plan.tiers])[columns["tier"]]
-    layer, expert, start, stop, tier = (columns[n][is_node] for n in ("layer", "expert", "start", "stop", "tier"))
-    rows = np.stack([layer * shape[1] + expert, start, stop], axis=1)
-    if len(rows):
-        _, piece, copies = unique_rows(rows)
-        share = (stop - start) / plan.num_units / copies[piece]
-    else:
-        share = np.zeros(0)
-    out = np.zeros((len(nodes), *shape))
-    for index, name in enumerate(nodes):
-        here = tier == plan.tiers.index(name)
-        bytes_each = np.asarray(plan.format_of_tier[name].expert_bytes, np.float64)[layer[here]]
-        np.add.at(out[index], (layer[here], expert[here]), share[here] * bytes_each)
-    return out
 
 
 def run_requests(
@@ -214,104 +205,15 @@ def run_requests(
     return np.concatenate([np.zeros((0, 5), np.int64), *pages]) if log else None
 
 
+def _deferral(lossy: Lossy | None, top_k: int) -> Deferral | None:
+    return Deferral(lossy.num_deferred / top_k, lossy.prefill) if lossy is not None and lossy.num_deferred else None
+
+
+def _said(lossy: Lossy, model: str) -> str:
+    return with_cost(lossy, model) + ("; reads here are an estimate, open loop" if lossy.cache_bias else "")
+
+
 def _policy_of(plan: Plan) -> Policy:
     if plan.policy.name not in POLICIES:
         raise ValueError(f"plan asks for policy {plan.policy.name}, expected one of {', '.join(POLICIES)}")
     return POLICIES[plan.policy.name]
-
-
-def _refuse_several_fast_tiers(plan: Plan) -> None:
-    names = [fast.tier for fast in plan.fast_tiers]
-    if len(names) > 1:
-        raise ValueError(f"plan has fast tiers {', '.join(names)}; simulate runs one: re-plan with fast0 only")
-
-
-def _predict(result: SimResult, machine: Machine, efficiency: float) -> dict[str, Any]:
-    if result.node_reads is not None:
-        return _predict_on_nodes(result, machine, efficiency)
-    if len(result.node_names) != 1:
-        raise ValueError(
-            f"plan uses {', '.join(result.node_names) or 'no node'}; the cost model predicts plans on one node: "
-            "simulate without a machine or plan for one node"
-        )
-    if not all(result.node_bytes.any(-1).ravel()):
-        raise ValueError(
-            "plan gives 0 bytes for the experts at home, so no time can be predicted: plan with expert bytes"
-        )
-    node = machine.nodes[0]
-    if node.best_read_gb_per_s is None:
-        raise ValueError(
-            f"{node.name} of machine {machine.name} has no read rate: probe it or simulate without a machine"
-        )
-    if result.tier_names and machine.fast_tiers:
-        return _predict_with_fast_tier(result, machine, efficiency)
-    predicted = one_node.predict(
-        read_bytes=result.bytes_of_node[result.node_names[0]],
-        num_layer_steps=result.num_layer_steps,
-        num_tokens=result.num_tokens,
-        read_gb_per_s=node.best_read_gb_per_s,
-        efficiency=efficiency,
-        layer_overhead_s=machine.layer_overhead_s or 0.0,
-    )
-    if result.tier_names:
-        return {**predicted, "fast_tier": f"taken as infinitely fast: machine {machine.name} has none"}
-    return predicted
-
-
-def _predict_on_nodes(result: SimResult, machine: Machine, efficiency: float) -> dict[str, Any]:
-    """The slowest node decides each layer-step: the sum over them of the largest bytes / rate."""
-    rates = [node.best_read_gb_per_s for node in machine.nodes]
-    if len(rates) != len(result.node_names) or None in rates:
-        raise ValueError(
-            f"plan uses {', '.join(result.node_names)}; machine {machine.name} has {len(rates)} nodes with read rates "
-            f"{rates}: give a machine of as many nodes, each with a rate"
-        )
-    assert result.node_reads is not None
-    reads = result.node_reads[result._steps]
-    if not reads.any():
-        raise ValueError("plan gives 0 bytes for the experts, so no time can be predicted: plan with expert bytes")
-    seconds = (reads / (np.array(rates, np.float64) * GB * efficiency)).max(-1).sum()
-    seconds += result.num_layer_steps * (machine.layer_overhead_s or 0.0)
-    largest = reads.max(-1).sum() * len(rates) / reads.sum()
-    predicted: dict[str, Any] = {
-        "predicted_ms_per_token": 1e3 * float(seconds) / max(1, result.num_tokens),
-        "predicted_tok_per_s": result.num_tokens / float(seconds),
-        "max_over_mean_node": float(largest),
-        "dispatch": result.dispatch_quality,
-        "read_gb_per_s": float(sum(rate or 0 for rate in rates)),
-        "efficiency": efficiency,
-        "layer_overhead_s": machine.layer_overhead_s or 0.0,
-    }
-    if result.tier_names:
-        predicted["fast_tier"] = "taken as infinitely fast beside several nodes"
-    return predicted
-
-
-def _predict_with_fast_tier(result: SimResult, machine: Machine, efficiency: float) -> dict[str, Any]:
-    """Means over the tokens of the selected phase."""
-    fast = machine.fast_tiers[0]
-    read = machine.nodes[0].best_read_gb_per_s
-    assert read is not None
-    rates = Rates(
-        read_gb_per_s=read,
-        efficiency=efficiency,
-        link_gb_per_s=fast.link_gb_per_s,
-        fast_read_gb_per_s=fast.read_gb_per_s,
-        layer_overhead_s=machine.layer_overhead_s or 0.0,
-    )
-    if result.num_tokens < 1:
-        raise ValueError("num_tokens is 0, expected at least 1: choose a phase that the trace has")
-    time = result.time(rates)
-    total_s = time.step_s.sum() + time.drain_s
-    return {
-        "predicted_ms_per_token": 1e3 * total_s / result.num_tokens,
-        "predicted_tok_per_s": result.num_tokens / total_s if total_s > 0 else float("inf"),
-        "cpu_ms_per_token": 1e3 * time.cpu_s.sum() / result.num_tokens,
-        "fast_ms_per_token": 1e3 * time.fast_s.sum() / result.num_tokens,
-        "wait_ms_per_token": 1e3 * time.wait_s.sum() / result.num_tokens,
-        "read_gb_per_s": rates.read_gb_per_s,
-        "efficiency": rates.efficiency,
-        "layer_overhead_s": rates.layer_overhead_s,
-        "link_gb_per_s": rates.link_gb_per_s or float("inf"),
-        "fast_read_gb_per_s": rates.fast_read_gb_per_s or float("inf"),
-    }

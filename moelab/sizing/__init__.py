@@ -15,10 +15,11 @@ from __future__ import annotations
 from moelab.sizing.article_claims import ARTICLE_CLAIMS, price_claims
 from moelab.sizing.claims import Claim, judge, judge_all
 from moelab.sizing.computing import compute_fit
-from moelab.sizing.cost import CostComparison, MachineCost, TokenPrices, Traffic
+from moelab.sizing.cost import CostComparison
 from moelab.sizing.losses import loss_table
-from moelab.sizing.outside_points import BATCH_POINTS, OTHER_FAMILY_POINTS
+from moelab.sizing.outside_points import BATCH_POINTS, CHECK_POINTS, OTHER_FAMILY_POINTS
 from moelab.sizing.places import imbalance, need_of, place
+from moelab.sizing.prices import MachineCost, TokenPrices, Traffic
 from moelab.sizing.recipes import RECIPES, recipe, weight_bytes_of_recipe
 from moelab.sizing.size import size
 from moelab.sizing.sizing import Sizing
@@ -28,6 +29,7 @@ from moelab.sizing.validation_points import VALIDATION_POINTS
 __all__ = [
     "ARTICLE_CLAIMS",
     "BATCH_POINTS",
+    "CHECK_POINTS",
     "OTHER_FAMILY_POINTS",
     "RECIPES",
     "VALIDATION_POINTS",

@@ -14,10 +14,11 @@ from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
 from moelab.domain.units import GB
 from moelab.sizing.claims import Claim, Range
-from moelab.sizing.cost import CostComparison, MachineCost, TokenPrices, Traffic
+from moelab.sizing.cost import CostComparison
 from moelab.sizing.places import need_of
 from moelab.sizing.prefill import bandwidth_gb_per_s
 from moelab.sizing.prefill_points import OVER_LINK, PREFILL_POINTS
+from moelab.sizing.prices import MachineCost, TokenPrices, Traffic
 from moelab.sizing.recipes import recipe
 from moelab.sizing.size import size
 from moelab.sizing.speed import ablation, with_bandwidth

@@ -16,106 +16,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from moelab.domain.summary import summary_html, summary_text
+from moelab.sizing.prices import (
+    SECONDS_PER_MONTH,
+    MachineCost,
+    TokenPrices,
+    Traffic,
+    check_number,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
-
-HOURS_PER_MONTH = 365.25 * 24 / 12
-SECONDS_PER_MONTH = 3600 * HOURS_PER_MONTH
-
-
-def _check(name: str, value: float | None, low: float = 0.0, high: float = float("inf"), above: bool = False) -> None:
-    if value is not None and not (low < value <= high if above else low <= value <= high):
-        bound = f"more than {low:g}" if above else f"{low:g} or more"
-        raise ValueError(f"{name} is {value}, expected {bound}" + (f" and at most {high:g}" if high < 1e300 else ""))
-
-
-def _check_text(**texts: str) -> None:
-    for name, text in texts.items():
-        if not text.strip():
-            raise ValueError(f"{name} is empty, expected when and where the price was read: prices change")
-
-
-@dataclass(frozen=True)
-class TokenPrices:
-    """Prices of an API per million tokens. `cached_per_million`: input that the API has cached, `None`: no discount."""
-
-    input_per_million: float
-    output_per_million: float
-    date: str
-    source: str
-    cached_per_million: float | None = None
-    currency: str = "USD"
-
-    def __post_init__(self) -> None:
-        for name in ("input_per_million", "output_per_million", "cached_per_million"):
-            _check(name, getattr(self, name))
-        _check_text(date=self.date, source=self.source)
-
-    def per_token(self, traffic: Traffic) -> float:
-        """Price of one token of the mix, in `currency`."""
-        cached = self.input_per_million if self.cached_per_million is None else self.cached_per_million
-        fresh_share = traffic.input_share * (1 - traffic.cached_share)
-        cached_share = traffic.input_share * traffic.cached_share
-        output_share = 1 - traffic.input_share
-        total = fresh_share * self.input_per_million + cached_share * cached + output_share * self.output_per_million
-        return total / 1e6
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """The mix: share of input among all tokens, and share of that input that is cached."""
-
-    input_share: float = 0.0
-    cached_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check("input_share", self.input_share, 0, 1)
-        _check("cached_share", self.cached_share, 0, 1)
-
-
-@dataclass(frozen=True)
-class MachineCost:
-    """A rent per month, or a purchase over its lifetime with power. `power_watts` while busy, `idle_watts` else."""
-
-    date: str
-    source: str
-    per_month: float | None = None
-    purchase: float | None = None
-    lifetime_months: float | None = None
-    power_watts: float = 0.0
-    idle_watts: float = 0.0
-    price_per_kwh: float = 0.0
-    other_per_month: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_text(date=self.date, source=self.source)
-        if (self.per_month is None) == (self.purchase is None):
-            raise ValueError("machine cost: expected either per_month or purchase, got both or neither")
-        if (self.purchase is None) != (self.lifetime_months is None):
-            raise ValueError("lifetime_months: expected with a purchase and only with one")
-        for name in ("per_month", "purchase", "power_watts", "idle_watts", "price_per_kwh", "other_per_month"):
-            _check(name, getattr(self, name))
-        _check("lifetime_months", self.lifetime_months, above=True)
-        if self.idle_watts > self.power_watts:
-            raise ValueError(f"idle_watts is {self.idle_watts}, expected at most power_watts = {self.power_watts}")
-
-    @property
-    def running_per_month(self) -> float:
-        """What an idle month costs beside the purchase."""
-        return (self.per_month or 0.0) + self.other_per_month + self._energy(self.idle_watts, HOURS_PER_MONTH)
-
-    @property
-    def standing_per_month(self) -> float:
-        """What an idle month costs, the purchase spread over its lifetime."""
-        return self.running_per_month + (self.purchase or 0.0) / (self.lifetime_months or 1.0)
-
-    def busy_per_s(self) -> float:
-        """What a busy second adds to an idle one."""
-        return self._energy(self.power_watts - self.idle_watts, 1 / 3600)
-
-    def _energy(self, watts: float, hours: float) -> float:
-        return watts / 1000 * hours * self.price_per_kwh
 
 
 @dataclass(frozen=True)
@@ -128,10 +38,11 @@ class CostComparison:
     tok_per_s: float
     prefill_tok_per_s: float | None = None
     tok_per_s_interval: tuple[float, float] | None = None
+    rates_from: str = "given"
 
     def __post_init__(self) -> None:
-        _check("tok_per_s", self.tok_per_s, above=True)
-        _check("prefill_tok_per_s", self.prefill_tok_per_s, above=True)
+        check_number("tok_per_s", self.tok_per_s, above=True)
+        check_number("prefill_tok_per_s", self.prefill_tok_per_s, above=True)
 
     @property
     def token_s(self) -> float:
@@ -145,12 +56,12 @@ class CostComparison:
         return SECONDS_PER_MONTH / self.token_s if self.token_s else float("inf")
 
     def api_per_month(self, tokens: float) -> float:
-        _check("tokens", tokens)
+        check_number("tokens", tokens)
         return tokens * self.prices.per_token(self.traffic)
 
     def machine_per_month(self, tokens: float) -> float:
         """Cost of a month at this volume, on as many machines as it takes."""
-        _check("tokens", tokens)
+        check_number("tokens", tokens)
         capacity = self.capacity_per_month
         num = max(1, -(-tokens // capacity)) if capacity < float("inf") else 1
         return num * self.machine.standing_per_month + tokens * self.token_s * self.machine.busy_per_s()
@@ -272,6 +183,7 @@ class CostComparison:
             "cached_share": self.traffic.cached_share,
             "tok_per_s": self.tok_per_s,
             "tok_per_s_interval": None if self.tok_per_s_interval is None else list(self.tok_per_s_interval),
+            "rates_from": self.rates_from,
             "prefill": "free: no rate given" if self.prefill_tok_per_s is None else f"{self.prefill_tok_per_s:g} tok/s",
             "price_per_million_of_mix": 1e6 * self.prices.per_token(self.traffic),
             "machine_standing_per_month": self.machine.standing_per_month,

@@ -80,7 +80,10 @@ def predict_decode(
         at_least_s=gpu_expert_s, ceiling_tok_per_s=limit, num_layers=layers,
     )  # fmt: skip
     if reads.batch == 1:
-        return read if is_of_the_points(spec, places.mode) else _unlike(read, spec, places.mode, limit)
+        if not is_of_the_points(spec, places.mode):
+            return _unlike(read, places.mode, limit)
+        # No point has unified memory, and none divides by a bandwidth that was measured with this machine's kernels.
+        return replace(read, coverage=None) if machine.unified_memory or own else read
     one_token_bytes = spec.num_experts_per_tok * spec.num_moe_layers * expert_bytes
     alone = fit.predict(
         one_token_bytes * uneven + beside, bandwidth_gb_per_s, eta=eta, other_s=cache_s, ceiling_tok_per_s=limit,
@@ -102,7 +105,7 @@ def predict_decode(
     return replace(read, tok_per_s=predicted, interval_tok_per_s=(low, high), coverage=None, eta=share, t0_s=fixed_s)
 
 
-def _unlike(read: Prediction, spec: ModelSpec, places_mode: str, limit: float) -> Prediction:
+def _unlike(read: Prediction, places_mode: str, limit: float) -> Prediction:
     """A model that no point is like: no coverage; by the CPU alone, where t0 is another model's, up to the ceiling."""
     low, high = read.interval_tok_per_s
     if places_mode == "cpu":

@@ -1,5 +1,6 @@
-"""Published rates outside the fit that was fixed beforehand: models of other families, and batches.  Floor 2.
+"""Published rates outside the fit that was fixed beforehand: checks of it, other families, batches.  Floor 2.
 
+Checks: hybrid rates of DeepSeek and Kimi that were found after the fit; it has never seen them.
 Other families: grouped attention, narrower layers, engines of late 2025 and 2026. They have a fit of their own.
 Batches: never fitted; what `size` says of each stands beside it. Read from the pages that each row names (2026-11-26),
 which leave out much: GPU-resident experts where "unknown", memory speed where "assumed".
@@ -34,6 +35,17 @@ OTHER_FAMILY_POINTS: tuple[ValidationPoint, ...] = (
        OTHER_FAMILIES, 1.90, 25.62, "gokawiil.com/article/74814 (llama.cpp, --n-cpu-moe 36)", "prompt 12.7K", 36),
     _P(107, "GLM-4.5-Air", "bf16", "2 sockets, unnamed, one consumer GPU", 614.4, "assumed 16 x DDR5-4800",
        OTHER_FAMILIES, 12.46, 11.0, "ktransformers doc/en/SmallThinker_and_Glm4moe.md", "about 11", 46),
+)  # fmt: skip
+
+CHECK_POINTS: tuple[ValidationPoint, ...] = (
+    _P(111, "deepseek-r1", "Q4_K_M", "2 x EPYC 9135 24 x DDR5-6400, RTX 4090", 1228.8, "peak", "hybrid", 12.39, 17.3,
+       "kvcache-ai/ktransformers#797", "2025-03, USE_NUMA=1, 57 ms between tokens"),
+    _P(112, "deepseek-r1", "Q4_K_M", "Xeon 6, MRDIMM-8800, RTX 4090D", 1689.6, "peak, two sockets assumed", "hybrid",
+       12.39, 17.0, "ktransformers doc/en/balance-serve.md", "0.2.4, one stream"),
+    _P(113, "deepseek-v3", "Q4_K_M", "2 x Xeon 6454S, RTX 4090", 614.4, "peak", "hybrid", 12.39, 13.5,
+       "ktransformers doc/en/DeepseekR1_V3_tutorial.md", "0.2.1, prompt 1K: the box of points 1 to 4, another GPU"),
+    _P(114, "kimi-k2-instruct", "UD-Q4_K_XL", "2 x EPYC 9355, RTX PRO 6000", 1177.6, "assumed 23 x DDR5-6400",
+       "hybrid", 10.9, 22.05, "ggml-org/llama.cpp#14642", "six of 60 layers of experts on the GPU; NPS4"),
 )  # fmt: skip
 
 

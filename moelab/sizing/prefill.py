@@ -27,7 +27,8 @@ CHUNK = 4096
 @dataclass(frozen=True)
 class Prefill:
     """Rates for a prompt of `prompt` tokens in chunks of `chunk`; `None` where the machine has no such way, or the
-    model does not fit. `ceiling` is bytes over bandwidth, `link_ceiling` the copies of all experts to the GPUs."""
+    model does not fit, or memory is unified: there the GPU computes, and no page gives its rate. `ceiling` is bytes
+    over bandwidth, `link_ceiling` the copies of all experts to the GPUs."""
 
     prompt: int
     chunk: int
@@ -40,6 +41,14 @@ class Prefill:
     median_error: float
     mean_error: float
     num_points: int
+
+    @property
+    def told(self) -> str:
+        """The rate and its interval, empty where nothing is predicted."""
+        if self.tok_per_s is None or self.interval_tok_per_s is None:
+            return ""
+        low, high = self.interval_tok_per_s
+        return f"{self.tok_per_s:,.0f} ({low:,.0f} to {high:,.0f})"
 
 
 def prefill(
@@ -76,7 +85,7 @@ def prefill(
     ceiling = prompt * bandwidth * GB / read_bytes if read_bytes else float("inf")
     fit = compute_fit(unit)
     predicted = interval = None
-    if places.fits and places.mode != "fast" and machine.num_cores:
+    if places.fits and places.mode != "fast" and machine.num_cores and not machine.unified_memory:
         predicted = min(prompt / seconds, ceiling)
         low, high = (min(predicted * float(bound), ceiling) for bound in (fit.ratios.min(), fit.ratios.max()))
         interval = (low, high)

@@ -1,4 +1,4 @@
-"""Published rates beside what this room says of them: batches and prefill, as tables.  Floor 2.
+"""Published rates beside what this room says of them: checks of the fit, batches, prefill, as tables.  Floor 2.
 
 The same functions that predict are asked for the published case, with everything that its page says; nothing is fitted
 here. It does not judge: errors stand in the rows.
@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moelab.sizing.computing import UNITS, ComputeFit, compute_fit
-from moelab.sizing.outside_points import BATCH_POINTS, BatchPoint
+from moelab.sizing.outside_points import BATCH_POINTS, CHECK_POINTS, BatchPoint
 from moelab.sizing.recipes import recipe
 from moelab.sizing.size import size
 from moelab.sizing.sizing import Sizing
+from moelab.sizing.speed import speed_fit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,27 @@ def size_of_batch(point: BatchPoint) -> Sizing:
         point.model, point.machine, format=point.weights, batch=point.batch, context=1024,
         routed_fast_bytes=on_gpus or None,
     )  # fmt: skip
+
+
+def check_table() -> pd.DataFrame:
+    """One row for each rate that was found after the fit: prediction, error, does the interval hold it."""
+    import pandas as pd
+
+    rows = []
+    for point in CHECK_POINTS:
+        assert point.bandwidth_gb_per_s is not None
+        predicted = speed_fit(point.mode).predict(1e9 * point.cpu_gb_per_token, point.bandwidth_gb_per_s)
+        low, high = predicted.interval_tok_per_s
+        rows.append(
+            {
+                "id": point.id, "weights": point.weights, "hardware": point.hardware,
+                "gb_per_s": point.bandwidth_gb_per_s, "kind": point.bandwidth_kind,
+                "published_tok_per_s": point.tok_per_s, "predicted_tok_per_s": predicted.tok_per_s,
+                "error": predicted.tok_per_s / point.tok_per_s - 1, "interval": f"{low:.1f} to {high:.1f}",
+                "inside": "yes" if low <= point.tok_per_s <= high else "no", "source": point.source, "note": point.note,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def batch_table() -> pd.DataFrame:

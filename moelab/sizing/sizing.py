@@ -183,10 +183,9 @@ class Sizing:
     def _prefill_rows(self) -> dict[str, str]:
         one = self.prefill
         rows = {}
-        if one.tok_per_s is not None and one.interval_tok_per_s is not None:
-            low, high = one.interval_tok_per_s
+        if one.told:
             rows["predicted prefill"] = (
-                f"{one.tok_per_s:,.0f} tok/s ({low:,.0f} to {high:,.0f}) on the CPU for {one.prompt:,} tokens, "
+                f"{one.told} tok/s on the CPU for {one.prompt:,} tokens, "
                 f"{one.unit} units; leave-one-out median {one.median_error:.0%}, mean {one.mean_error:.0%} on "
                 f"{one.num_points} published points; attention not counted"
             )

@@ -6,7 +6,7 @@ not shrink with bandwidth: attention and shared experts on the GPU, launches, ba
 share, so that t0 stands for 61 layers, as all those points have, and is scaled by the layers of another model.
 
 The points of "hybrid" and "cpu" are DeepSeek-V3 and Kimi K2. Models with grouped attention have a fit of their own
-(`outside_points`), not foreseen when the first two were fixed: a review found these models off by two to three.
+(`outside_points`), not foreseen when the first two were fixed: a review found the first 1.5 to 3 times too slow.
 
 Errors are leave-one-out: each point predicted by a fit that has not seen it. The interval runs from the lowest to
 the highest of measured / predicted of those: a new point of the same kind falls into it with probability

@@ -102,6 +102,7 @@ class Cell:
             "model": header.model,
             "routing": "synthetic" if header.synthetic else "recorded",
             "policy": self.label,
+            "policy_lacks": result.policy_lacks,
             "is_oracle": POLICIES[self.policy.name].needs_next_use,
             "oracle": self.oracle,
             "scope": self.scope,

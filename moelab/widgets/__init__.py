@@ -8,9 +8,10 @@ JavaScript is put together), ``expert_map`` (the canvas layer x expert), then on
 from __future__ import annotations
 
 from moelab.widgets.cost_calculator import CostCalculator
+from moelab.widgets.curve_explorer import CurveExplorer
 from moelab.widgets.expert_map import ExpertMap
 from moelab.widgets.placement_explorer import PlacementExplorer
 from moelab.widgets.sizing_calculator import SizingCalculator
 from moelab.widgets.trace_browser import TraceBrowser
 
-__all__ = ["CostCalculator", "ExpertMap", "PlacementExplorer", "SizingCalculator", "TraceBrowser"]
+__all__ = ["CostCalculator", "CurveExplorer", "ExpertMap", "PlacementExplorer", "SizingCalculator", "TraceBrowser"]

@@ -7,6 +7,7 @@ that both themes fit; black of the palette does too. Does not know where a chart
 from __future__ import annotations
 
 import math
+import re
 from html import escape
 from typing import Any
 
@@ -107,7 +108,7 @@ def legend_html(chart: Chart) -> str:
 
 def _stroke_of(one: dict[str, Any]) -> str:
     if one["fill"]:
-        return f"<rect width='22' height='8' fill='{_colour(one['colour'])}'/>"
+        return f"<rect width='22' height='8' {_filled(one['colour'])}/>"
     if not one["width"]:
         return f"<circle cx='11' cy='4' r='3.5' fill='{_colour(one['colour'])}'/>"
     dash = _DASHES.get(one["dash"], "")
@@ -123,7 +124,7 @@ def _series(number: int, one: dict[str, Any], across: np.ndarray, down: np.ndarr
             else (before[0][::-1], before[1][::-1])
         )
         edge = [*zip(across, down, strict=True), *zip(*back, strict=True)]
-        out += f"<path d='{_path(edge)}Z' fill='{_colour(one['colour'])}' stroke='none'/>"
+        out += f"<path d='{_path(edge)}Z' {_filled(one['colour'])} stroke='none'/>"
     if one["width"]:
         dash = _DASHES.get(one["dash"], "")
         out += (
@@ -155,6 +156,13 @@ def _line(x1: float, y1: float, x2: float, y2: float, name: str, colour: str | N
 
 def _text(x: float, y: float, text: str, anchor: str, more: str = "") -> str:
     return f"<text x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}' {more}>{escape(text)}</text>" if text else ""
+
+
+def _filled(colour: str) -> str:
+    """Of an area: a grey is the ink at the strength that it has on white, so that it pales on a dark ground too."""
+    if re.fullmatch(r"#([0-9a-fA-F]{2})\1\1", colour):
+        return f"fill='currentColor' fill-opacity='{1.2 * (1 - int(colour[1:3], 16) / 255):.2f}'"
+    return f"fill='{_colour(colour)}'"
 
 
 def _colour(colour: str | None) -> str:

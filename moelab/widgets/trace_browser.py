@@ -33,7 +33,7 @@ class TraceBrowser(Widget):
     Traits: ``requests`` (rows of ``request_table``); ``request``, ``by`` (one of ``WAYS``), ``layer`` (MoE layer),
     ``slot``, ``expert``: what is shown, the browser writes them too; ``token`` (place in the request, -1: none);
     ``pieces`` (text of each token), ``num_prompt`` (how many of them are prompt); ``token_data`` (bytes: float32, a
-    value for each token); ``scale`` (as of ``ExpertMap``); ``routes`` (of the token: ``layers``, then ``experts`` and
+    value for each token); ``scale`` (as of ``ExpertMap``); ``routes`` (of ``token``: ``layers``, then ``experts`` and
     ``weights`` of each); ``layer_names``, ``num_experts``, ``top_k``.
     """
 
@@ -42,7 +42,7 @@ class TraceBrowser(Widget):
     requests = traitlets.List(traitlets.Dict()).tag(sync=True)
     request = traitlets.Int(-1).tag(sync=True)
     by = traitlets.Enum(WAYS, default_value="expert").tag(sync=True)
-    ways = traitlets.List(traitlets.Unicode(), default_value=list(WAYS)).tag(sync=True)
+    ways = traitlets.List(default_value=[str(way) for way in WAYS]).tag(sync=True)
     layer = traitlets.Int(0).tag(sync=True)
     slot = traitlets.Int(0).tag(sync=True)
     expert = traitlets.Int(0).tag(sync=True)
@@ -160,6 +160,7 @@ class TraceBrowser(Widget):
             return
         of_layer = [frame[frame.layer == int(name)] for name in self.layer_names]
         self.routes = {
+            "token": self.token,
             "layers": self.layer_names,
             "experts": [rows.expert.tolist() for rows in of_layer],
             "weights": [rows.gate_weight.astype(float).tolist() for rows in of_layer],

@@ -150,6 +150,8 @@ def test_cost(capsys):
     prefill = size("kimi-k2.6", "forge-moe-gen4").prefill.tok_per_s
     assert by_model["prefill"] == f"{prefill:g} tok/s"
     assert fields["prefill"] == "free: no rate given"
+    assert fields["rates_from"] == "given"
+    assert "output 7.0%, 15.1%; prefill" in by_model["rates_from"]
     text = run(capsys, "cost", "--tok-per-s", "15", *PRICES, "--tokens-per-month", "5e7")
     assert "api per month" in text
     assert "Break-even curve" in text

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moelab.domain.plan import FastTier, Placements, Plan, PlanModel, PolicyChoice, TierFormat
+from moelab.domain.plan import PLACEMENT_COLUMNS, FastTier, Placements, Plan, PlanModel, PolicyChoice, TierFormat
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "plan_v1.json"
 
@@ -136,3 +136,12 @@ def test_a_pin_on_nothing_is_refused(pin, text):
     assert make_plan(pinned=((0, 1, "fast0"), (1, 0, "node0"))).pinned
     with pytest.raises(ValueError, match=text):
         make_plan(pinned=(pin,))
+
+
+def test_columns_are_converted_once_and_take_no_part_in_equality():
+    placements = [Placements.whole(np.zeros(3, int), np.arange(3), 0, 1) for _ in range(2)]
+    assert placements[0].arrays()["expert"] is placements[0].arrays()["expert"]
+    assert placements[0] == placements[1]
+    assert placements[1].model_dump().keys() == set(PLACEMENT_COLUMNS)
+    with pytest.raises(ValueError, match="read-only"):
+        placements[0].arrays()["expert"][0] = 7

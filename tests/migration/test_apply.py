@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from moelab.domain.plan import FastTier, Plan
 from moelab.domain.trace import Phase
 from moelab.kernels import RoutedExperts, isa_table
 from moelab.migration import apply
+from moelab.migration.difference import MARGIN, Difference
 from tests.engine.fast_tier.nano_runs import PROMPTS
 
 NATIVE = [row.isa for row in isa_table() if row.supported and row.isa != "numba"]
@@ -118,6 +120,7 @@ def test_only_the_difference_moves(engine, capture):
 def test_memory_of_what_moved_returns(engine, capture):
     """16 MB of experts: mirrored and back, the process is as large as before."""
     single = node_plan_of(capture, "round_robin")
+    gc.collect()  # what tests before this one left would be freed in between
     before = apply(engine, single, progress=False).resident_after_bytes
     if before is None:
         pytest.skip("reads /proc")
@@ -187,9 +190,9 @@ def test_a_failure_leaves_the_fast_tier_as_it_was(engine, capture, monkeypatch):
     np.testing.assert_array_equal(tier.resident, held)
     assert len(tier.log) == log
     # Memory that the new tier does not get: then the old one is made anew, with what it was told.
-    from moelab.engine import placement
+    from moelab.engine.fast_tier import fast_tier
 
-    real, calls = placement.FastTier, []
+    real, calls = fast_tier.FastTier, []
 
     def refuse(*arguments, **choices):
         calls.append(choices)
@@ -197,7 +200,7 @@ def test_a_failure_leaves_the_fast_tier_as_it_was(engine, capture, monkeypatch):
             raise MemoryError("fast tier does not fit")
         return real(*arguments, **choices)
 
-    monkeypatch.setattr(placement, "FastTier", refuse)
+    monkeypatch.setattr(fast_tier, "FastTier", refuse)
     with pytest.raises(MemoryError, match="does not fit"):
         apply(engine, with_fast_tier(node_plan_of(capture, "round_robin")), progress=False)
     assert calls[1]["late"] == "wait"
@@ -347,9 +350,9 @@ def test_a_failure_after_homes_came_back(engine, capture, monkeypatch):
     apply(engine, plan, progress=False)
     expected = [text.token_ids for text in engine.generate(PROMPTS, 4, stop=())]
     placements = [layer.placement for layer in engine.routed]
-    from moelab.engine import placement
+    from moelab.engine.fast_tier import fast_tier
 
-    real, calls = placement.FastTier, []
+    real, calls = fast_tier.FastTier, []
 
     def refuse(*arguments, **choices):
         calls.append(choices)
@@ -357,7 +360,7 @@ def test_a_failure_after_homes_came_back(engine, capture, monkeypatch):
             raise MemoryError("fast tier does not fit")
         return real(*arguments, **choices)
 
-    monkeypatch.setattr(placement, "FastTier", refuse)
+    monkeypatch.setattr(fast_tier, "FastTier", refuse)
     with pytest.raises(MemoryError, match="does not fit"):
         apply(engine, with_fast_tier(node_plan_of(capture, "mirror")), progress=False)
     assert len(calls) == 2
@@ -396,12 +399,45 @@ def test_command(capture, tmp_path, capsys):
     random_plan(capture, 6).save(tmp_path / "plan.json")
     prompts = Path(NANO).parent / "prompts.jsonl"
     command = ["apply", str(tmp_path / "plan.json"), "--prompts", str(prompts), "--virtual-nodes", "2", "--limit", "2"]
-    assert main([*command, "--check", "--json"]) == 0
+    assert main([*command, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["texts_equal"] == result["prompts"] == 2
+    assert result["tokens_different"] == result["allowed_top2_margin"] == 0
+    assert result["largest_top2_margin"] is None
+    assert 0 < result["peak_extra_bytes"] < result["bytes_added"] / 3
     for when in ("before", "after"):
         assert result[when]["ms_per_token"] > 0
-    assert main(command) == 0
-    assert "ms_per_token after" in capsys.readouterr().out
+    assert main([*command, "--no-check"]) == 0
+    printed = capsys.readouterr().out
+    assert "ms_per_token after" in printed
+    assert "texts_equal" not in printed
     assert main(["apply", str(tmp_path / "plan.json"), "--prompts", str(prompts), "--limit", "1"]) == 2
     assert "expected at most the 1 nodes here" in capsys.readouterr().err
+
+
+def test_command_states_the_margin_of_tokens_that_differ(capture, tmp_path, capsys, monkeypatch):
+    """To a fast tier: tokens may differ where the model was not sure, and elsewhere the command fails."""
+    with_fast_tier(node_plan_of(capture, "round_robin"), "int4_g32").save(tmp_path / "plan.json")
+    rows = [{"request": n, "domain": "test", "prompt": f"Part {n}", "max_new_tokens": 12} for n in range(3)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["apply", str(tmp_path / "plan.json"), "--prompts", str(tmp_path / "prompts.jsonl")]
+    command += ["--virtual-nodes", "2", "--json"]
+    assert main(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["allowed_top2_margin"] == MARGIN
+    assert result["tokens_compared"] == 36
+    assert all(each["top2_margin"] < MARGIN for each in result["first_differences"])
+    of = Difference.of
+
+    def as_if_sure(without, moved, allowed):
+        """The last token of the second text comes out otherwise, though the model was sure of it."""
+        without = [list(text) for text in without]
+        without[1][-1] = (without[1][-1][0] + 1, 3.0)
+        return of(without, [*without[:1], moved[1], *without[2:]], allowed)
+
+    monkeypatch.setattr(Difference, "of", as_if_sure)
+    assert main(command) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert result["largest_top2_margin"] == 3.0
+    assert result["difference_allowed"] is False
+    assert main([*command, "--margin", "4"]) == 0

@@ -184,7 +184,9 @@ def test_refusals_name_what_does_not_fit():
     with pytest.raises(ValueError, match=f"plan asks for policy clock9, {names}"):
         simulate(trace, plan_for(trace, "clock9", slots_per_layer=2))
     two = plan.model_copy(update={"fast_tiers": (*plan.fast_tiers, FastTier(tier="fast1", slots=3))})
-    with pytest.raises(ValueError, match="fast0, fast1; simulate runs one"):
+    formats = {**plan.format_of_tier, "fast1": plan.format_of_tier["fast0"]}
+    two = two.model_copy(update={"tiers": (*plan.tiers, "fast1"), "format_of_tier": formats})
+    with pytest.raises(ValueError, match="mix capacity per layer with one global pool"):
         simulate(trace, two)
     blank = machine().model_copy(update={"nodes": (NumaNode(name="node0", cores=(0,), memory_bytes=1),)})
     with pytest.raises(ValueError, match="has no read rate"):

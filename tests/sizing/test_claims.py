@@ -4,7 +4,7 @@ import pytest
 
 from moelab.sizing.article_claims import ARTICLE_CLAIMS, price_claims
 from moelab.sizing.claims import Claim, judge, judge_all
-from moelab.sizing.cost import MachineCost, TokenPrices
+from moelab.sizing.prices import MachineCost, TokenPrices
 
 # Facts section 3, by a word of the claim: does it hold? (Ambiguous ones of the facts are not listed.)
 FACTS = {

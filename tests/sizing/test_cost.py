@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moelab.sizing.cost import HOURS_PER_MONTH, CostComparison, MachineCost, TokenPrices, Traffic
+from moelab.sizing.cost import CostComparison
+from moelab.sizing.prices import HOURS_PER_MONTH, MachineCost, TokenPrices, Traffic
 
 PRICES = TokenPrices(0.95, 4.0, "2026-08", "Cloudflare's price list, by facts section 3", cached_per_million=0.16)
 RENT = MachineCost("2026-11", "assumed for the test", per_month=1000.0)

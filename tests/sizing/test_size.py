@@ -207,6 +207,8 @@ def test_a_measured_machine_brings_the_eta_of_its_format():
     nothing = size("kimi-k2.6", measured.model_copy(update={"kernel_efficiency": {}}))
     assert nothing.predicted.eta == 1
     assert any("no kernel measured" in text for text in nothing.caveats)
+    assert one.predicted.coverage is None
+    assert "nobody knows" in one.summary()["its error"]
 
 
 def test_models_unlike_the_points_say_so():
@@ -220,7 +222,10 @@ def test_models_unlike_the_points_say_so():
     assert "ends at the ceiling" in " ".join(alone.caveats)
     assert alone.predicted.interval_tok_per_s[1] == alone.ceiling_tok_per_s
     assert "t0 is theirs" not in told("kimi-k2.6", "forge-moe-gen4")
-    assert "unified" in told("deepseek-v3", "mac-studio-m3-ultra-512gb", format="Q4_K_M")
+    mac = size("deepseek-v3", "mac-studio-m3-ultra-512gb", format="Q4_K_M")
+    assert "unified" in " ".join(mac.caveats)
+    assert mac.predicted.coverage is None
+    assert mac.prefill.tok_per_s is None
 
 
 def test_losses_stand_beside_the_prediction():

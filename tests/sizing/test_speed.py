@@ -185,6 +185,19 @@ def test_other_families_have_their_own_points_and_do_not_touch_the_first_fit():
     assert np.median(np.abs(before)) > 2 * other.median_error
 
 
+def test_rates_found_after_the_fit_are_shown_with_their_errors():
+    from moelab.sizing.outside_points import CHECK_POINTS
+    from moelab.sizing.published import check_table
+
+    assert not {point.id for point in CHECK_POINTS} & {point.id for point in speed_fit("hybrid").points}
+    frame = check_table().set_index("id")
+    for point in CHECK_POINTS:  # by hand, from the two fitted numbers of docs/sizing.md
+        by_hand = 1 / (point.cpu_gb_per_token / (0.9397 * point.bandwidth_gb_per_s) + 0.05916)
+        assert frame.loc[point.id, "predicted_tok_per_s"] == pytest.approx(by_hand, rel=1e-3)
+    assert (frame["inside"] == "yes").sum() == 3  # of four, where 83% are claimed
+    assert (frame["error"] < 0).all()  # engines got faster: docs/sizing.md says so
+
+
 def test_bytes_of_other_families_follow_from_the_architecture():
     names = {"FP8": "fp8", "bf16": "bf16", "mxfp4": "native"}
     shares = {105: 1 - 28 / 128}

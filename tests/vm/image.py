@@ -1,4 +1,5 @@
-"""The guest's disk: this Python with NumPy, pydantic and pytest, moelab with its native library, the guest's tests."""
+"""The guest's disk: this Python with NumPy, pydantic and pytest, moelab with its native library, the guest's tests; for
+tests of the engine also torch and nano."""
 
 from __future__ import annotations
 
@@ -19,16 +20,19 @@ PACKAGES = (
     "pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments",
 )  # fmt: skip
 INTERPRETER = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-SIZE = "1G"  # sparse
+ENGINE_PACKAGES = ("torch", "torchgen", "tqdm", "psutil")
+SIZE, ENGINE_SIZE = "1G", "3G"  # sparse
 
 
-def build_image(folder: Path) -> Path:
+def build_image(folder: Path, *, engine: bool = False) -> Path:
     """``folder``/disk.ext4; raises ``CalledProcessError`` where a tool fails."""
     stage = folder / "stage"
     _copy_python(stage)
-    for name in PACKAGES:
+    for name in (*PACKAGES, *ENGINE_PACKAGES) if engine else PACKAGES:
         _copy_package(name, stage / "site")
     _copy_moelab(stage / "project")
+    if engine:  # without the tokenizer, whose package is not there
+        shutil.copytree(ROOT / "traces/nano/model", stage / "project/model", ignore=shutil.ignore_patterns("token*"))
     guest = stage / "guest"
     guest.mkdir()
     for file in [*HERE.glob("guest/test_*.py"), ROOT / "tests/kernels/random_experts.py"]:
@@ -41,7 +45,21 @@ def build_image(folder: Path) -> Path:
     _copy_shared_libraries(stage)
     disk = folder / "disk.ext4"
     mke2fs = shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin:/bin") or "mke2fs"
-    _run(mke2fs, "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", str(stage), str(disk), SIZE)
+    _run(
+        mke2fs,
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-O",
+        "^has_journal",
+        "-m",
+        "0",
+        "-d",
+        str(stage),
+        str(disk),
+        ENGINE_SIZE if engine else SIZE,
+    )
     shutil.rmtree(stage)
     return disk
 
@@ -73,7 +91,9 @@ def _copy_package(name: str, target: Path) -> None:
     if origin.name != "__init__.py":
         shutil.copy2(origin, target / origin.name)
         return
-    shutil.copytree(origin.parent, target / name, ignore=shutil.ignore_patterns("tests"))
+    shutil.copytree(
+        origin.parent, target / name, ignore=shutil.ignore_patterns("tests", "test", "include", "*.h", "__pycache__")
+    )
     libraries = origin.parent.parent / f"{name}.libs"
     if libraries.is_dir():
         shutil.copytree(libraries, target / libraries.name)

@@ -23,12 +23,16 @@ MACHINES = {
 
 
 @pytest.fixture(scope="module")
-def disk(tmp_path_factory):
+def tools():
     absent = missing()
     if absent and os.environ.get("CI") == "true":
         pytest.fail(f"a virtual machine needs {absent}")
     if absent:
         pytest.skip("no qemu and kernel for a virtual machine")
+
+
+@pytest.fixture(scope="module")
+def disk(tools, tmp_path_factory):
     return build_image(tmp_path_factory.mktemp("image"))
 
 
@@ -38,6 +42,17 @@ def test_guest(machine, disk, tmp_path):
     report = run_guest(disk, nodes, tests, tmp_path, cpu)
     assert passed(report), f"status {report.status}, failed {report.failed}, skipped {report.skipped}\n{report.output}"
     assert len(report.passed) >= smallest, report.passed
+
+
+def test_a_running_engine_in_the_guest(tools, tmp_path):
+    """`moelab.apply` and `load(plan=)` with torch and nano: pages of every expert, text, failures, a full node.
+
+    One core a node: workers that wait for each other spin, and emulation shares the cores of this machine.
+    """
+    disk = build_image(tmp_path, engine=True)
+    report = run_guest(disk, [Node(1024, "0"), Node(1024, "1")], "test_apply.py", tmp_path, seconds=1200)
+    assert passed(report), f"status {report.status}, failed {report.failed}, skipped {report.skipped}\n{report.output}"
+    assert len(report.passed) == 4, report.passed
 
 
 def test_a_failure_in_the_guest_is_seen(disk, tmp_path):

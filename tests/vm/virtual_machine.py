@@ -55,9 +55,18 @@ def kernel() -> Path | None:
 
 
 def run_guest(
-    disk: Path, nodes: list[Node], tests: str, folder: Path, cpu: str = "max", words: str = ""
+    disk: Path,
+    nodes: list[Node],
+    tests: str,
+    folder: Path,
+    cpu: str = "max",
+    words: str = "",
+    seconds: int = BOOT_SECONDS,
 ) -> GuestReport:
-    """Boot, run ``tests`` (file names, comma-separated) with NUM_NODES and ``words`` in their environment."""
+    """Boot, run ``tests`` (file names, comma-separated) with NUM_NODES and ``words`` in their environment.
+
+    ``seconds``: after so many the run counts as failed.
+    """
     report = folder / "report.xml"
     num_cpus = 1 + max(int(node.cpus.split("-")[-1]) for node in nodes if node.cpus)
     memory = sum(node.memory_mib for node in nodes)
@@ -74,11 +83,11 @@ def run_guest(
     command += ["-kernel", str(kernel()), "-append", append]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=BOOT_SECONDS
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds
         )
         status, output = done.returncode, done.stdout + done.stderr
     except subprocess.TimeoutExpired as error:
-        status, output = -1, f"no end after {BOOT_SECONDS} s: {(error.stdout or b'').decode(errors='replace')}"
+        status, output = -1, f"no end after {seconds} s: {(error.stdout or b'').decode(errors='replace')}"
     cases = ElementTree.parse(report).iter("testcase") if report.is_file() and report.stat().st_size else []
     named = {"failed": [], "skipped": [], "passed": []}  # type: dict[str, list[str]]
     for case in cases:

@@ -6,9 +6,11 @@ long, because the machine may be busy; nothing sleeps. Start flags: a Chromium w
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ from typing import Any
 
 import nbformat
 
-WAIT_MS = 40_000
+WAIT_MS = 90_000
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 FLAGS = [
@@ -34,6 +36,12 @@ def chromium() -> str:
     if found is None:
         raise RuntimeError("no Chromium found, expected one for the browser tests: apt-get install chromium")
     return found
+
+
+def _die_with_parent() -> None:
+    """Linux: a server must not outlive tests that were killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 class Server:
@@ -54,7 +62,9 @@ class Server:
             "--LabApp.news_url=None",
         ]  # fmt: skip
         self.log = (folder / "server.log").open("w")
-        self.process = subprocess.Popen(command, env=environment, cwd=folder, stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=self.log, stderr=self.log, preexec_fn=_die_with_parent
+        )
         self.url = self._wait(folder / "runtime")
 
     def _write_setting(self, plugin: str, values: dict[str, Any]) -> None:
@@ -63,7 +73,7 @@ class Server:
         path.write_text(json.dumps(values))
 
     def _wait(self, runtime: Path) -> str:
-        ends = time.monotonic() + WAIT_MS / 1000
+        ends = time.monotonic() + 4 * WAIT_MS / 1000  # a cold start on a busy machine
         while time.monotonic() < ends and self.process.poll() is None:
             for file in runtime.glob("jpserver-*.json"):
                 try:
@@ -142,6 +152,15 @@ class Notebook:
         self.page.locator(".jp-Dialog").wait_for(state="detached")
         self.page.locator(".moelab").first.wait_for(state="detached")
         self._idle()
+
+    def change_theme(self, theme: str) -> None:
+        """By the menu, while everything is on the page."""
+        self.page.locator(".lm-MenuBar-itemLabel", has_text="Settings").first.click()
+        self.page.locator(".lm-Menu-itemLabel").get_by_text("Theme", exact=True).hover()
+        self.page.locator(".lm-Menu-itemLabel").get_by_text(THEMES[theme], exact=True).click()
+        light = "true" if theme == "light" else "false"
+        self.page.locator(f"body[data-jp-theme-light='{light}']").wait_for(state="attached")
+        self.theme = theme
 
     def _menu(self, menu: str, entry: str) -> None:
         self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook").first.wait_for()

@@ -80,7 +80,7 @@ def test_calculators(open_notebook, theme):
     assert notebook.python("view.sizing.to_dict()['predicted_tok_per_s']") == changed.predicted.tok_per_s
     field(sizing, "routed_fast_gb").fill("5000")
     sizing.locator(".moelab-status[data-status='error']").wait_for()
-    assert "routed_fast_bytes" in sizing.locator(".moelab-message").inner_text()
+    assert "5000.0 GB of experts on the GPUs, expected at most 7.5 GB" in sizing.locator(".moelab-message").inner_text()
     assert figures(sizing) == {}
     notebook.picture(sizing, "sizing_calculator_error")
     field(sizing, "routed_fast_gb").fill("")
@@ -89,7 +89,7 @@ def test_calculators(open_notebook, theme):
     sizing.get_by_text("Fill in: context.").wait_for()
     field(sizing, "context").fill("8192")
     field(sizing, "machine").select_option("desktop-ddr5-6000")
-    sizing.get_by_text("does not fit").wait_for()
+    sizing.get_by_text("does not fit", exact=True).wait_for()
     assert sizing.locator(".moelab-figure").is_hidden()
 
     cost = page.locator(".moelab-calculator").nth(1)

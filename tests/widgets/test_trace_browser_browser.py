@@ -12,12 +12,21 @@ from tests.widgets.screenshot import has_colour, pixels
 
 pytestmark = pytest.mark.browser
 
-CELL = """
+RECORD = """
 import moelab
-from tokenizers import Tokenizer
+from moelab.engine.prompts import read_prompts
 from moelab.widgets import TraceBrowser
-trace = moelab.open_trace(moelab.shipped("nano/capture"))
-view = TraceBrowser(trace, decode=Tokenizer.from_file(str(moelab.shipped("nano/model") / "tokenizer.json")).decode)
+prompts = read_prompts(moelab.shipped("nano/prompts.jsonl"))[16:76:15]
+with moelab.load(moelab.shipped("nano/model")) as engine:
+    with moelab.record(engine, "recorded", domains=sorted({p.domain for p in prompts}), keep_text=True):
+        for p in prompts:
+            engine.generate(p.prompt[:200], 40, domain=p.domain)
+"""
+CELL = """
+from tokenizers import Tokenizer
+tokenizer = Tokenizer.from_file(str(moelab.shipped("nano/model") / "tokenizer.json"))
+trace = moelab.open_trace("recorded").load()
+view = TraceBrowser(trace, decode=tokenizer.decode)
 view
 """
 
@@ -35,9 +44,9 @@ def expected_colours(values, names):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_trace_browser(open_notebook, theme):
-    trace = moelab.open_trace(moelab.shipped("nano/capture")).load()
-    notebook = open_notebook("trace_browser", [CELL], theme)
+    notebook = open_notebook("trace_browser", ["!rm -rf recorded\n" + RECORD, CELL], theme)
     notebook.run_all()
+    trace = moelab.open_trace(notebook.server.notebooks / "recorded").load()
     page = notebook.page
     widget = page.locator(".moelab-trace-browser")
     widget.scroll_into_view_if_needed()
@@ -54,7 +63,7 @@ def test_trace_browser(open_notebook, theme):
     page.wait_for_function("n => document.querySelector('.moelab-requests').value === n", arg=str(numbers[3]))
     request = numbers[3]
     rows = np.flatnonzero(trace.tokens.request == request)
-    widget.get_by_text("expert in slot 0, layer 1").wait_for()
+    page.wait_for_function("n => document.querySelectorAll('.moelab-text [data-token]').length === n", arg=len(rows))
     assert notebook.python("view.request") == request
     assert tokens.count() == len(rows) == len(notebook.python("view.pieces"))
     assert (
@@ -117,7 +126,7 @@ def test_trace_browser(open_notebook, theme):
     notebook.picture(widget, "trace_browser_routes")
     text.press("Escape")
     widget.get_by_text("Click a token").wait_for()
-    assert page.locator(".jp-CodeCell").count() == 1
+    assert page.locator(".jp-CodeCell").count() == 2
 
     notebook.restart()
     notebook.run_all()

@@ -31,6 +31,7 @@ class Divided:
     num_late: int
     num_routed_hits: int
     num_routings: int
+    late_slots: list[int]  # of those that run from home because their copy has not arrived
 
 
 class Divider:
@@ -55,13 +56,15 @@ class Divider:
         )  # fmt: skip
         _divide(*arguments)
         num_late = int(numbers[NUM_LATE])
+        late_slots = self._late_slots[:num_late].tolist()
         if num_late and wait:
-            for slot in self._late_slots[:num_late].tolist():
+            for slot in late_slots:
                 copies.wait(slot)
             _divide(*arguments)
+            late_slots = []
         num_held, _, num_served, num_routed_hits, num_routings = numbers.tolist()
         experts, slots = self._served[:, :num_served].tolist()
-        return Divided(experts, slots, home_ids, num_held, num_late, num_routed_hits, num_routings)
+        return Divided(experts, slots, home_ids, num_held, num_late, num_routed_hits, num_routings, late_slots)
 
 
 _i32, _i64 = types.int32, types.int64

@@ -7,6 +7,8 @@ victims give their slots back and what was admitted or prefetched is sent to the
 policy's logical clock, copies follow wall time; only `late` tells them apart. `late="never"` is a tier on paper: the
 policy decides, no copy is made, all runs from home, so that results are those without a tier.
 
+With several fast tiers the policy moves experts in and out of fast0; the others hold what the plan placed there.
+
 Sums: float32. The kernels add the experts that run from home in slot order; the device adds its own in rising order of
 their ids, starting from 0; the second sum is added to the first. So a result depends on which experts were where,
 within the rounding of float32 and the slots' format, and on nothing else. It does not know models or requests. Floor 2.
@@ -23,9 +25,11 @@ from moelab.domain.plan import Plan
 from moelab.domain.trace import Phase
 from moelab.engine.fast_tier.copy_thread import Copy, CopyThread
 from moelab.engine.fast_tier.divider import Divider
+from moelab.engine.fast_tier.late_reads import LateReads
 from moelab.engine.fast_tier.payload import home_block, in_format
-from moelab.engine.fast_tier.plan import FAST_TIER, num_slots_of, slot_layout
+from moelab.engine.fast_tier.plan import fast_tier_names, num_slots_of, slot_layout
 from moelab.engine.fast_tier.report import FastTierReport
+from moelab.engine.fast_tier.slot_banks import SlotBanks, device_of_tier
 from moelab.engine.fast_tier.slot_memory import SlotMemory
 from moelab.engine.fast_tier.slot_table import NOWHERE, SlotTable
 from moelab.engine.share import Share
@@ -71,22 +75,30 @@ class FastTier:
         self.plan, self.late = plan, late
         self._routed = list(routed)
         self._session = session
-        layout = slot_layout(plan, routed[0].layout)
         num_layers, num_experts = len(routed), routed[0].num_experts
-        self._memory = SlotMemory(layout, num_slots_of(plan), device, dtype)
-        self._table = SlotTable(num_layers, num_experts, self._memory.num_slots)
+        self._banks = SlotBanks(
+            [
+                SlotMemory(
+                    slot_layout(plan, number, routed[0].layout), num_slots, device_of_tier(number, device), dtype
+                )
+                for number, num_slots in enumerate(num_slots_of(plan))
+            ]
+        )
+        self._table = SlotTable(num_layers, num_experts, self._banks.num_slots_of_tier)
         self._counts = np.zeros((len(Phase), num_layers, NUM_COLUMNS), np.int64)
         self._num_layer_steps = np.zeros((len(Phase), num_layers), np.int64)
         self._moves: list[tuple[int, int, int, int, int]] | None = [] if keep_log else None
         self._requests: list[np.ndarray] | None = [] if keep_log else None
+        self._late_reads = LateReads(self._routed)
         self._divider = Divider(num_experts)
         self._phase, self._flags = Phase.PREFILL, 0
         self._in_the_middle = False
         self.num_steps = self.num_failed_steps = 0
-        self._copies = CopyThread(self._memory.num_slots, self._copy, _one_torch_thread, keep_log=keep_log)
+        self._copies = CopyThread(self._banks.num_slots, self._copy, _one_torch_thread, keep_log=keep_log)
         try:
-            for layer, expert in np.argwhere(plan.resident(FAST_TIER)).tolist():
-                self._send(layer, expert, BEFORE_ALL_STEPS, BEFORE_ALL_STEPS)
+            for number, fast in enumerate(fast_tier_names(plan)):
+                for layer, expert in np.argwhere(plan.resident(fast)).tolist():
+                    self._send(layer, expert, BEFORE_ALL_STEPS, BEFORE_ALL_STEPS, number)
             self._copies.drain()
         except BaseException:
             self._copies.close()
@@ -107,7 +119,8 @@ class FastTier:
 
     @property
     def device(self) -> torch.device:
-        return self._memory.device
+        """Of fast0."""
+        return self._banks.devices[0]
 
     @property
     def emulated(self) -> bool:
@@ -116,7 +129,7 @@ class FastTier:
 
     @property
     def num_slots(self) -> int:
-        return self._memory.num_slots
+        return self._banks.num_slots
 
     @property
     def resident(self) -> np.ndarray:
@@ -125,9 +138,9 @@ class FastTier:
 
     def __str__(self) -> str:
         if self.late == "never":
-            return f"{self.num_slots} slots of {self._memory.layout.weight_format} on paper, policy {self.policy.name}"
+            return f"{self.num_slots} slots of {self._banks.weight_format} on paper, policy {self.policy.name}"
         where = f"emulated on the {self.device.type.upper()}" if self.emulated else f"on {self.device}"
-        return f"{self.num_slots} slots of {self._memory.layout.weight_format} {where}, policy {self.policy.name}"
+        return f"{self.num_slots} slots of {self._banks.weight_format} {where}, policy {self.policy.name}"
 
     # --- steps ---
 
@@ -168,6 +181,8 @@ class FastTier:
         divided = self._divider.divide(
             session.experts, table.slot_of_expert[layer], copies, expert_ids, wait=self.late == "wait"
         )
+        late = [] if self.late == "never" else divided.late_slots
+        self._late_reads.note(layer, [int(table.expert_of_slot[slot, 1]) for slot in late])
         counts = np.zeros(NUM_COLUMNS, np.int64)
         counts[HITS] = divided.num_held
         counts[MISSES] = len(session.experts) - divided.num_held
@@ -190,10 +205,23 @@ class FastTier:
         """
         if not share.experts:
             return None
-        memory, device = self._memory, self._memory.device
+        sums = [self._compute_on(number, share, x) for number in range(len(self._banks.memories))]
+        parts = [part for part in sums if part is not None]
+        total = parts[0]
+        for part in parts[1:]:
+            total += part.to(total.device)
+        return total
+
+    def _compute_on(self, tier: int, share: Share, x: torch.Tensor) -> torch.Tensor | None:
+        """The part of one tier, float32 [T, H] on its device."""
+        memory, first, stop = self._banks.memories[tier], self._banks.first[tier], self._banks.first[tier + 1]
+        mine = [(e, slot - first) for e, slot in zip(share.experts, share.slots, strict=True) if first <= slot < stop]
+        if not mine:
+            return None
+        device = memory.device
         x = memory.padded(x)
         total = torch.zeros((len(x), memory.layout.hidden_size), dtype=torch.float32, device=device)
-        for expert, slot in zip(share.experts, share.slots, strict=True):
+        for expert, slot in mine:
             token, rank = np.nonzero(share.expert_ids == expert)
             gates = torch.from_numpy(share.gate_weights[token, rank].astype(np.float32)).to(device)[:, None]
             if len(token) == len(x):
@@ -217,21 +245,21 @@ class FastTier:
             self._send(layer, expert, clock, kind)
         return len(experts)
 
-    def _send(self, layer: int, expert: int, clock: int, kind: int) -> None:
-        slot = self._table.take(layer, expert)
+    def _send(self, layer: int, expert: int, clock: int, kind: int, tier: int = 0) -> None:
+        slot = self._table.take(layer, expert, tier)
         if self.late == "never":
             self._copies.forget(slot)
             if self._moves is not None and kind != BEFORE_ALL_STEPS:
                 self._moves.append((clock, kind, layer, expert, 0))
             return
-        self._copies.ask(slot, layer, expert, clock, kind, self._memory.mark())
+        self._copies.ask(slot, layer, expert, clock, kind, self._banks.memories[tier].mark())
 
     def _copy(self, job: Copy) -> int:
         """In the copy thread."""
-        routed, layout = self._routed[job.layer], self._memory.layout
-        block = in_format(home_block(routed, job.expert), routed.layout, layout)
-        self._memory.write(job.slot, block, job.after)
-        return layout.expert_bytes
+        routed, (memory, slot) = self._routed[job.layer], self._banks.place(job.slot)
+        block = in_format(home_block(routed, job.expert), routed.layout, memory.layout)
+        memory.write(slot, block, job.after)
+        return memory.layout.expert_bytes
 
     def settle(self) -> None:
         """Until no copy is under way, so that nobody reads homes."""
@@ -268,28 +296,30 @@ class FastTier:
                 f"layer {layer} expert {expert}: expected it in a slot, got none, or a tier on paper; see `resident`"
             )
         self._copies.wait(slot)
-        return self._memory.weights(slot)
+        memory, place = self._banks.place(slot)
+        return memory.weights(place)
 
     def report(self) -> FastTierReport:
         """What happened since the engine got the plan; waits for the copies that are under way."""
         self._copies.drain()
-        copies, layout = self._copies, self._memory.layout
+        copies, banks = self._copies, self._banks
         return FastTierReport(
             policy=self.policy.name,
             plan=self.plan.fingerprint(),
-            device=str(self.device),
+            device=", ".join(dict.fromkeys(map(str, banks.devices))),
             emulated=self.emulated,
             late_copies=self.late,
-            weight_format=layout.weight_format,
-            products=str(self._memory.dtype).removeprefix("torch."),
+            weight_format=banks.weight_format,
+            products=str(banks.memories[0].dtype).removeprefix("torch."),
             num_slots=self.num_slots,
-            slot_bytes=self._memory.num_bytes,
+            slot_bytes=banks.num_bytes,
             num_steps=self.num_steps,
             num_failed_steps=self.num_failed_steps,
             num_initial_copies=self._initial[0],
             num_copied=copies.num_copied - self._initial[0],
             num_superseded=copies.num_superseded,
             link_bytes=copies.link_bytes - self._initial[1],
+            late_bytes_of_node=tuple(self._late_reads.bytes_of_node().tolist()),
             counts=self._counts.copy(),
             num_layer_steps=self._num_layer_steps.copy(),
         )

@@ -24,7 +24,8 @@ class FastTierReport:
     their copy began, so that `uploads + prefetches` is the sum of both; `num_initial_copies` are the plan's own.
     `slot_bytes`: device memory of all slots. `emulated`: the CPU stands in for the device. `late_copies`: what a hit
     whose copy is under way does (`home` or `wait`; `never`: no copy is made, all counts are on paper); `products`:
-    torch's type of the activations.
+    torch's type of the activations. `late_bytes_of_node` [N]: of what the kernels read on each node, the part that they
+    read for hits whose copy was under way; the rest is what the simulator predicts, where experts have one copy.
     """
 
     policy: str
@@ -42,6 +43,7 @@ class FastTierReport:
     num_copied: int
     num_superseded: int
     link_bytes: int
+    late_bytes_of_node: tuple[int, ...]
     counts: np.ndarray
     num_layer_steps: np.ndarray
 
@@ -115,6 +117,7 @@ class FastTierReport:
             "superseded": self.num_superseded,
             "initial_copies": self.num_initial_copies,
             "link_bytes": self.link_bytes,
+            "late_bytes_of_node": list(self.late_bytes_of_node),
             "hit_rate_per_routing": self.hit_rate_per_routing,
             "hit_rate_per_request": self.hit_rate_per_request,
             "reads_per_layer_step": self.reads_per_layer_step,

@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import os
 import threading
-import zlib
 from functools import partial
 from io import FileIO
 from pathlib import Path
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from moelab.domain.model import ModelSpec
 from moelab.engine.checkpoint import Checkpoint
-from moelab.engine.packed.manifest import CHUNK_BYTES, LINEARS, MANIFEST, Manifest, PackedError, Section, read_manifest
+from moelab.engine.packed.early_reads import EarlyReads
+from moelab.engine.packed.manifest import (
+    CHUNK_BYTES,
+    LINEARS,
+    MANIFEST,
+    Manifest,
+    PackedError,
+    Section,
+    next_offset,
+    read_manifest,
+)
 from moelab.engine.packed.source import check_source
 from moelab.engine.routed_arenas import Homes
 from moelab.kernels.arena import ExpertArena, stride_of
@@ -34,6 +44,7 @@ class PackedFolder:
         self.path, self.manifest, self.checkpoint = path, manifest, checkpoint
         self._files: dict[str, FileIO] = {}
         self._opening = threading.Lock()
+        self._early = EarlyReads()
 
     @classmethod
     def open(cls, path: str | Path, checkpoint: Checkpoint) -> PackedFolder:
@@ -45,7 +56,7 @@ class PackedFolder:
         ends: dict[str, int] = {}
         for section in manifest.sections:
             chunks = -(-section.num_bytes // CHUNK_BYTES)
-            if section.offset != ends.get(section.file, 0) or len(section.crc32_of_chunk) != chunks:
+            if section.offset != next_offset(ends.get(section.file, 0)) or len(section.xxh3_of_chunk) != chunks:
                 raise PackedError(path / MANIFEST, f"{chunks} checksums of {section.name}, no gap", section.offset)
             ends[section.file] = section.offset + section.num_bytes
         for name, num_bytes in ends.items():
@@ -83,7 +94,7 @@ class PackedFolder:
             if isinstance(home, ExpertArena):
                 self.add_tasks(section, home.memory, tasks)
                 continue
-            for chunk in range(len(section.crc32_of_chunk)):
+            for chunk in range(len(section.xxh3_of_chunk)):
                 num_bytes = min(CHUNK_BYTES, section.num_bytes - chunk * CHUNK_BYTES)
                 tasks.add(num_bytes, partial(self._read_apart, section, chunk, num_bytes, home, stride))
 
@@ -103,18 +114,31 @@ class PackedFolder:
 
     def add_tasks(self, section: Section, memory: np.ndarray, tasks: Tasks) -> None:
         """Tasks that read a section into its memory (uint8 [num_bytes]) in chunks, and check them."""
-        for number in range(len(section.crc32_of_chunk)):
+        for number in range(len(section.xxh3_of_chunk)):
             part = memory[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
-            tasks.add(len(part), partial(self._read, section, number, part))
+            tasks.add(
+                len(part), partial(self._read, section, number, part), partial(self._ahead, section, number, part)
+            )
+
+    def _ahead(self, section: Section, number: int, part: np.ndarray) -> None:
+        self._early.start(self._file(section.file), part, section.offset + number * CHUNK_BYTES)
 
     def _read(self, section: Section, number: int, part: np.ndarray) -> None:
         path, begin = self.path / section.file, section.offset + number * CHUNK_BYTES
-        got = read_at(self._file(section.file), part, begin)
+        file = self._file(section.file)
+        got = self._early.finish(file, begin)
+        if got != len(part):  # not begun, or failed: an error is raised by name here
+            got = read_at(file, part, begin)
         what = f"of bytes {begin} to {begin + len(part)} ({section.name})"
         if got != len(part):
             raise PackedError(path, f"{len(part)} {what}", f"{got}")
-        if (found := zlib.crc32(part.data)) != (expected := section.crc32_of_chunk[number]):
-            raise PackedError(path, f"CRC-32 {expected:08x} {what}", f"{found:08x}")
+        if (found := xxh3_64_intdigest(part.data)) != (expected := section.xxh3_of_chunk[number]):
+            raise PackedError(path, f"XXH3 {expected:016x} {what}", f"{found:016x}")
+        if number + 1 == len(section.xxh3_of_chunk):
+            gap = np.zeros(next_offset(begin + len(part)) - begin - len(part), np.uint8)
+            read_at(file, gap, begin + len(part))  # nothing behind the last section
+            if gap.any():
+                raise PackedError(path, f"zeros behind {section.name}", "other bytes")
 
     def _file(self, name: str) -> FileIO:
         """One file object for all workers: the system sees one reader that goes on, and reads ahead of it."""
@@ -125,6 +149,7 @@ class PackedFolder:
 
     def close(self) -> None:
         """No more reading. Twice is harmless."""
+        self._early.close()
         for file in self._files.values():
             file.close()
 

@@ -44,9 +44,11 @@ def check_source(manifest: Manifest, checkpoint: Checkpoint, pool: Pool) -> None
     packed = {file.name: file for file in manifest.source}
     if [path.name for path in paths] != sorted(packed):
         raise PackedError(checkpoint.directory, f"the files {sorted(packed)}", [path.name for path in paths])
+    stamps: dict[Path, SourceFile] = {}
+    pool.draw(len(paths), lambda number: stamps.update({paths[number]: _stamp(paths[number], [])}))
     moved = []
     for path in paths:
-        before, now = packed[path.name], _stamp(path, [])
+        before, now = packed[path.name], stamps[path]
         for field in ("num_bytes", "header_sha256", "samples_sha256"):
             if getattr(before, field) != getattr(now, field):
                 raise PackedError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from xxhash import xxh3_64_intdigest
 
 from moelab.engine.dense import PACKED_FORMATS, KernelLinears
 from moelab.engine.loader import Opened, check_dense_weights, open_model
@@ -32,6 +32,7 @@ from moelab.engine.packed.manifest import (
     Manifest,
     PackedError,
     Section,
+    next_offset,
 )
 from moelab.engine.packed.source import config_sha256, source_files, stamp_files
 from moelab.engine.routed_arenas import choose_formats, expert_layout, fill_homes, new_arenas
@@ -99,7 +100,7 @@ def pack_model(
             for made in packed_linears(opened, dense_weights, pool).made:
                 for name, sizes, tiles in made.sections:
                     sections.append(write_section(folder, name, LINEARS, offset, list(sizes), tiles, pool))
-                    offset += len(tiles)
+                    offset = next_offset(offset + len(tiles))
         for file in sorted({section.file for section in sections}):
             with FileIO(folder / file, "r+b") as written:
                 durable.sync(written)
@@ -119,7 +120,7 @@ def pack_model(
         checkpoint.close()
         durable.rename(folder, out)
         durable.sync_folder(out.parent)
-    total = sum(section.num_bytes for section in sections)
+    total = sum((out / file).stat().st_size for file in {section.file for section in sections})
     return Packed(out, total, time.perf_counter() - started, layout.weight_format, dense_weights)
 
 
@@ -156,12 +157,12 @@ def write_section(
 
     def write(number: int) -> None:
         part = memory.data[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
-        checksums[number] = zlib.crc32(part)
+        checksums[number] = xxh3_64_intdigest(part)
         with FileIO(path, "r+b") as to:
             durable.write_at(to, part, offset + number * CHUNK_BYTES)
 
     pool.draw(len(checksums), write)
-    return Section(name=name, file=file, offset=offset, num_bytes=len(memory), shape=shape, crc32_of_chunk=checksums)
+    return Section(name=name, file=file, offset=offset, num_bytes=len(memory), shape=shape, xxh3_of_chunk=checksums)
 
 
 def packed_linears(opened: Opened, dense_weights: str, pool: Pool) -> KernelLinears:

@@ -10,6 +10,7 @@ export default {
     const follow = () => {
       headline.textContent = model.get("headline");
       call.textContent = model.get("call");
+      call.hidden = !model.get("call");
       table.replaceChildren(...model.get("figures").map(([name, text]) =>
         element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, text))));
       el.dataset.status = model.get("status");

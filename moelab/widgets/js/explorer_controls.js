@@ -1,16 +1,20 @@
 // explorer_controls.js: sliders and menus of the explorer. A change goes to Python and the next one waits for its
 // answer, so that a dragged slider never queues up work; the last position always arrives.
 
-function asker(model) {
+// `el.dataset.settled` says whether all were answered.
+function asker(model, el) {
   let waiting = null;
   const isAsked = () => model.get("asked") !== model.get("answered");
   const send = (changes) => {
     for (const [name, value] of Object.entries(changes)) model.set(name, value);
     model.set("asked", model.get("asked") + 1);
     model.save_changes();
+    el.dataset.settled = "false";
   };
   model.on("change:answered", () => {
-    if (waiting && !isAsked()) { const changes = waiting; waiting = null; send(changes); }
+    if (isAsked()) return;
+    if (waiting) { const changes = waiting; waiting = null; send(changes); }
+    else el.dataset.settled = "true";
   });
   return (changes) => {
     if (isAsked()) waiting = { ...waiting, ...changes };
@@ -49,8 +53,8 @@ function menu(name, label, ask, describe = (each) => each) {
 
 const REPLICA_STEPS = 100; // of the replica slider: one is a hundredth of all experts on all further nodes
 
-function controls(model) {
-  const ask = asker(model), choices = () => model.get("choices");
+function controls(model, el) {
+  const ask = asker(model, el), choices = () => model.get("choices");
   const slotText = (slots) => `${slots} slots a layer, ${gigabytes(slots * choices().slot_bytes)}` +
     (choices().fast_bytes ? ` (has ${gigabytes(choices().fast_bytes)})` : "");
   const fast = slider("slots_per_layer", "Fast tier", ask, slotText);

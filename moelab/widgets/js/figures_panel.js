@@ -57,7 +57,7 @@ function figuresPanel(model) {
       element("th", { scope: "row" }, name), element("td", { "data-figure": name }, text),
       ...(hasKept ? [element("td", {}, before), element("td", {}, difference)] : []));
     const rows = FIGURE_ROWS.map(([name, text, value, better, title]) =>
-      cell(name, text(now), hasKept ? text(kept) : "", hasKept ? change(value(now), value(kept), better) : "", title));
+      cell(name, text(now), hasKept ? text({ ...kept, reads_interval: null }) : "", hasKept ? change(value(now), value(kept), better) : "", title));
     if (hasKept) rows.unshift(cell("tok/s", number(now.tok_per_s), number(kept.tok_per_s), change(now.tok_per_s, kept.tok_per_s, true), ""));
     const before = Object.fromEntries(byTier(kept));
     for (const [name, bytes] of byTier(now))
@@ -66,6 +66,7 @@ function figuresPanel(model) {
       element("th", { title: kept.settings }, "A"), element("th", {}, "change"))] : [];
     const note = `Routed experts only, ${now.scored_on}: ${now.num_tokens.toLocaleString("en-US")} tokens. Placed by ${now.placed_by}.` +
       (now.synthetic ? " SYNTHETIC routing." : "") + (now.bound_of ? ` Bound: ${now.bound_of}.` : " The bound comes with the full figure.");
+    panel.dataset.kept = String(hasKept);
     panel.replaceChildren(speed, element("table", {}, ...head, ...rows),
       ...(hasKept ? [element("div", { class: "moelab-note" }, `A: ${kept.settings}`)] : []),
       element("h4", {}, "Memory"), ...now.memory.map(memoryRow), element("div", { class: "moelab-note" }, note));

@@ -46,7 +46,9 @@ class FormView {
     const inputs = this.model.get("inputs");
     for (const [name, { control, field, row, shown }] of this.fields) {
       const value = inputs[name];
-      const text = value === null || value === undefined ? "" : String(value);
+      // Six digits are shown; as long as nobody edits them, the exact number stands behind them.
+      const text = value === null || value === undefined ? "" : control.kind === "number" ? String(Number(value.toPrecision(6))) : String(value);
+      Object.assign(field, { exact: value, shown: text });
       if (field !== document.activeElement || this.value(control, field) !== value) field.value = text;
       if (shown) shown.textContent = isNumber(value) ? number(value) : "";
       row.hidden = Boolean(control.only) && Object.entries(control.only).some(([key, wanted]) => inputs[key] !== wanted);
@@ -55,6 +57,7 @@ class FormView {
 
   value(control, field) {
     if (control.kind === "select" || control.kind === "text") return field.value;
+    if (field.value === field.shown) return field.exact;
     return field.value === "" ? null : Number(field.value);
   }
 

@@ -91,7 +91,7 @@ export default {
       model.send(message);
     });
     const body = element("div", { class: "moelab-columns" },
-      element("div", { class: "moelab-left" }, controls(model), map.element, editBar(model), planBar(model)),
+      element("div", { class: "moelab-left" }, controls(model, el), map.element, editBar(model), planBar(model)),
       figuresPanel(model));
     const hide = () => (body.hidden = !model.get("num_layers"));
     model.on("change:num_layers", hide);

@@ -46,7 +46,12 @@ const number = (value, digits = 3) =>
 
 const percent = (value) => (isNumber(value) ? `${(100 * value).toFixed(1)}%` : "none");
 
-const gigabytes = (bytes) => (isNumber(bytes) ? `${number(bytes / 1e9)} GB` : "none");
+// GB = 1e9 bytes; MB and kB where that would be a row of zeros.
+function gigabytes(bytes) {
+  if (!isNumber(bytes)) return "none";
+  if (!bytes || Math.abs(bytes) >= 1e8) return `${number(bytes / 1e9)} GB`;
+  return Math.abs(bytes) >= 1e5 ? `${number(bytes / 1e6)} MB` : `${number(bytes / 1e3)} kB`;
+}
 
 // The root of a widget. Its keys are its own: JupyterLab would cut the cell on "x", and take the arrows of a slider.
 function root(el, name) {

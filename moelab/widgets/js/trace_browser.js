@@ -61,6 +61,7 @@ export default {
       colour();
       choose();
     };
+    const other = () => (model.get("by") === "expert" ? "another" : "not used");
     const colour = () => {
       const data = model.get("token_data"), scale = model.get("scale");
       if (!scale.kind || !data || data.byteLength !== 4 * spans.length) return;
@@ -70,15 +71,16 @@ export default {
         const rgb = of(values[n]);
         span.style.background = `rgb(${rgb.join(",")})`;
         span.style.color = inkOn(rgb);
-        const said = scale.kind === "categories" ? scale.names[values[n]] ?? "another" : Number.isNaN(values[n]) ? "none" : number(values[n]);
+        const said = scale.kind === "categories" ? scale.names[values[n]] ?? other() : Number.isNaN(values[n]) ? "none" : number(values[n]);
         span.title = `token ${n}: ${said}`;
       });
       key.replaceChildren(element("b", {}, scale.label), ...(scale.kind === "categories"
         ? [...scale.names.map((name, n) => element("span", {}, element("i", { style: `background:${category(n)}` }), name)),
-          model.get("by") === "expert" ? element("span", {}, element("i", { style: `background:rgb(${GREY})` }), "another") : null].filter(Boolean)
+          element("span", {}, element("i", { style: `background:rgb(${GREY})` }), other())]
         : [element("span", {}, number(scale.low)),
           element("i", { class: "moelab-ramp", style: `background:linear-gradient(90deg,${VIRIDIS.join(",")})` }),
-          element("span", {}, number(scale.high))]));
+          element("span", {}, number(scale.high))]),
+        model.get("num_prompt") ? element("span", {}, element("u", {}, "prompt")) : "");
     };
     const choose = () => {
       const token = model.get("token");
@@ -90,7 +92,8 @@ export default {
       route();
     };
     const route = () => {
-      const { layers, experts, weights } = model.get("routes"), token = model.get("token");
+      const { token, layers, experts, weights } = model.get("routes");
+      if (model.get("token") >= 0 && token !== model.get("token")) return; // they are on their way
       if (!layers) {
         routes.replaceChildren(element("p", {}, "Click a token: its routes stand here. Click one of its experts: who else uses it."));
         return;

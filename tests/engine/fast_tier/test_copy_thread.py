@@ -101,7 +101,7 @@ def test_a_thread_that_cannot_start_says_so():
 
 
 def test_slot_table():
-    table = SlotTable(2, 5, 2)
+    table = SlotTable(2, 5, [2])
     assert [table.take(0, 3), table.take(1, 3)] == [0, 1]
     with pytest.raises(RuntimeError, match="expected a free slot"):
         table.take(0, 1)
