@@ -1,7 +1,8 @@
 """Kernels and reads of one node while experts are copied beside them: rates of both, alone and together. Floor 3.
 
 The copies are an ``Uploader``'s on a core of its own, so a machine of one core has no figures. Rates are taken in the
-window in which both ran. Does not know policies.
+window in which both ran; a share is of what the same workers do alone, because a link takes no core. Does not know
+policies.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from moelab.calibration.rounds import in_rounds
+from moelab.calibration.rounds import in_rounds, timed
 from moelab.calibration.shelf import Shelf
 from moelab.calibration.uploader import Uploader
-from moelab.cost_model.node_time import entry_s, slower_of
+from moelab.cost_model.node_time import slower_of
 from moelab.domain.expert_times import ExpertTimes, Uploads
+from moelab.domain.machine import allowed_cores
 from moelab.domain.plan_copies import whole_on
 from moelab.domain.units import GB
 from moelab.kernels import Activation, ExpertLayout, Pool, RoutedExperts, read_once
@@ -31,7 +33,7 @@ def beside_uploads(
     times: ExpertTimes, layout: ExpertLayout, *, core: int, isa: str, activation: Activation, loop: int,
     seconds: float, on_round: Callable[[float], object], seed: int = 0,
 ) -> Uploads | None:  # fmt: skip
-    """``core`` of the uploader's thread; the kernels run on one worker elsewhere, in rounds with the reads.
+    """``core`` of the uploader's thread; the kernels run on workers of the other cores, in rounds with the reads.
 
     ``None`` where no call ended while copies ran (the machine was busy otherwise): then nothing is known.
     """
@@ -39,7 +41,7 @@ def beside_uploads(
     copy_s = layout.expert_bytes / (_FAST_COPY_GB_PER_S * GB)
     needed = int(_CALLS_WITHIN * 4 * times.expert_s[1] / copy_s)
     num_copies = min(_MOST_COPIES, max(_FEWEST_COPIES, needed))
-    with Pool(1) as pool:
+    with Pool(max(1, len(allowed_cores()) - 1)) as pool:
         placed = Shelf(layout, _NUM_EXPERTS, pool).placement(
             whole_on(np.zeros(_NUM_EXPERTS, np.int64), num_units(layout))
         )
@@ -84,12 +86,17 @@ def beside_uploads(
                 return seconds_each
 
             values = in_rounds(
-                {"alone": alone, "kernel": lambda: note("kernel", kernel), "read": lambda: note("read", read)},
+                {
+                    "alone": alone, "kernel alone": lambda: timed(kernel),
+                    "kernel": lambda: note("kernel", kernel), "read": lambda: note("read", read),
+                },
                 seconds=seconds, seed=seed, on_round=on_round,
             )  # fmt: skip
     middle = {name: np.array(each[1:]) for name, each in pairs.items()}
     read_rates = 4 * layout.expert_bytes / middle["read"] / GB
-    allowed = 4 * slower_of(entry_s(times, 1.0, 1), layout.expert_bytes / (read_rates * GB), times.sharpness)
+    alone_s = float(np.median(values["kernel alone"]))
+    own_s = max(alone_s - times.layer_s, alone_s / 2) / 4
+    allowed = 4 * slower_of(own_s, layout.expert_bytes / (read_rates * GB), times.sharpness)
     experts_s = np.maximum(middle["kernel"] - times.layer_s, middle["kernel"] / 2)  # a busy machine's layer_s is large
     figures = {
         "alone_gb_per_s": layout.expert_bytes / values["alone"] / GB,

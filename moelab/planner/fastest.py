@@ -45,10 +45,10 @@ def fastest(trace: Trace, *, most_visits: int | None = None, score: bool = True,
         candidates["row_split"] = row_split
     masks, predicted = {}, {}
     for name, planner in candidates.items():
-        visits = {"most_visits": most_visits} if planner is anneal else {}
+        visits: dict[str, Any] = {"most_visits": most_visits} if planner is anneal else {}
         masks[name] = masks_of_plan(planner(trace, score=False, **visits, **options))
     if problem.can_cut:
-        few = {} if most_visits is None else {"moves_per_expert": _moves(problem, most_visits)}
+        few: dict[str, Any] = {} if most_visits is None else {"moves_per_expert": _moves(problem, most_visits)}
         for share in CUT_SHARES:
             plan = split_some(trace, cut_share=share, score=False, **few, **options)
             masks[f"split_some {share:g}"] = masks_of_plan(plan)
