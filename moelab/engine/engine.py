@@ -238,7 +238,7 @@ class Engine(Stepper):
         num_bytes = len(self.routed) * self.spec.n_routed_experts * self.expert_bytes
         if len(placements) == len(self.routed):
             num_bytes = sum(int(placement.bytes_of_node.sum()) for placement in placements)
-        nodes = f" on {self.routed[0].num_nodes} nodes" if placements else ""
+        nodes = f" on {self.routed[0].num_nodes} nodes" if self.routed[0].num_nodes > 1 else ""
         return f"{num_bytes / 2**30:.2f} GiB{nodes}"
 
     def __repr__(self) -> str:

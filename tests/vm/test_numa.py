@@ -44,6 +44,7 @@ def test_guest(machine, disk, tmp_path):
     assert len(report.passed) >= smallest, report.passed
 
 
+@pytest.mark.timeout(1300)
 def test_a_running_engine_in_the_guest(tools, tmp_path):
     """`moelab.apply` and `load(plan=)` with torch and nano: pages of every expert, text, failures, a full node.
 

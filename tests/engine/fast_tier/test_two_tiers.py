@@ -8,12 +8,13 @@ import pytest
 import moelab
 from moelab import simulate
 from moelab.domain.machine import Machine
-from moelab.domain.plan import FastTier, Plan
+from moelab.domain.plan import PLACEMENT_COLUMNS, FastTier, Plan
 from moelab.engine.fast_tier.payload import home_block, in_format
 from moelab.engine.fast_tier.plan import slot_layout
-from moelab.kernels import bf16_to_float32
+from moelab.kernels import bf16_to_float32, isa_table
 from tests.engine.fast_tier.nano_runs import PROMPTS, assert_live_equals_simulated, plan_of, run_live
 
+NATIVE = any(row.supported and row.isa != "numba" for row in isa_table())
 FIXED = [(layer, expert) for layer in range(6) for expert in (3, 17, 30)]
 
 
@@ -79,6 +80,27 @@ def test_what_lies_in_both_tiers(engine):
     assert tier.report().hits > 0
     engine.use_plan(None)
     assert (engine.forward(PROMPTS[0]) == exact).all()
+
+
+@pytest.mark.skipif(not NATIVE, reason="native kernels are not built")
+def test_homes_given_up_for_both_tiers(engine):
+    """What lies on either tier has no home: the same text, and the bytes are gone."""
+    resident = [(layer, 8) for layer in range(6)]
+    kept = two_tiers(engine, "static", resident=resident)
+    document = kept.model_dump()
+    rows = list(zip(*(document["placements"][name] for name in PLACEMENT_COLUMNS), strict=True))
+    rows = [row for row in rows if row[4] > 0 or row[:2] not in {*FIXED, *resident}]
+    columns = dict(zip(PLACEMENT_COLUMNS, zip(*rows, strict=True), strict=True))
+    gone = Plan.model_validate(document | {"placements": columns, "keep_home": False})
+    texts = []
+    for plan in (kept, gone):
+        with moelab.load(moelab.shipped("nano/model"), plan=plan) as loaded:
+            texts.append([text.token_ids for text in loaded.generate(PROMPTS, 6, stop=())])
+            if plan is gone:
+                held = sum(int(layer.placement.bytes_of_node.sum()) for layer in loaded.routed)
+                assert held == (48 - 4) * 6 * loaded.expert_bytes
+                assert sum(int(layer.placement.homeless.sum()) for layer in loaded.routed) == 24
+    assert texts[0] == texts[1]
 
 
 def test_refusals(engine):
