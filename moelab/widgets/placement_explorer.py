@@ -19,20 +19,12 @@ from moelab.domain.model import ModelSpec
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
 from moelab.exploration import MAP_LAYERS, Edit, Exploration, Outcome, Settings, select
-from moelab.exploration.map_layers import (
-    MapLayer,
-    load_layer,
-    node_layer,
-    regret_layer,
-    replicas_layer,
-    reuse_layer,
-    tier_layer,
-)
+from moelab.exploration.map_layers import MapLayer
 from moelab.exploration.settings import fitting
-from moelab.policies.requests import Requests
 from moelab.widgets.background import Background, Report
 from moelab.widgets.expert_map import EDITED, PINNED, ExpertMap
 from moelab.widgets.explorer_choices import choices_of, first_settings, split_of
+from moelab.widgets.explorer_layers import ExplorerLayers
 from moelab.widgets.module import module_text
 from moelab.widgets.static_picture import map_html
 from moelab.widgets.widget import figures_html
@@ -93,8 +85,6 @@ class PlacementExplorer(ExpertMap):
         self.engine, self._replay_options = engine, dict(replay_options or {})
         self.edits: tuple[Edit, ...] = ()
         self.outcome: Outcome | None = None
-        self._regret: tuple[Outcome, MapLayer] | None = None
-        self._reuse: MapLayer | None = None
         self._kept_plan: Plan | None = None
         self._is_setting = False
         self.on_msg(self._on_message)
@@ -105,6 +95,7 @@ class PlacementExplorer(ExpertMap):
             )
             return
         self.exploration = Exploration(trace, machine, model, **options)
+        self._layers = ExplorerLayers(self.exploration)
         self._order = np.argsort(-self.exploration.loads, axis=1, kind="stable")
         chosen = settings or first_settings(self.exploration)
         with self.hold_sync():
@@ -206,9 +197,7 @@ class PlacementExplorer(ExpertMap):
 
     def _take(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        if outcome.least_reads is not None:
-            shape = outcome.least_reads.shape
-            self._regret = (outcome, regret_layer(outcome.reads, outcome.least_reads, shape))
+        self._layers.take(outcome)
         self.figures = outcome.figures.as_dict()
         self.edits_made = [str(edit) for edit in self.edits]
         self._draw()
@@ -217,32 +206,20 @@ class PlacementExplorer(ExpertMap):
 
     def map_layer(self, name: str) -> MapLayer:
         """What the map shows under ``colour_by = name``."""
-        assert self.outcome is not None
-        draft = self.outcome.draft
-        if name == "load":
-            return load_layer(self.exploration.loads)
-        if name == "reuse":
-            if self._reuse is None:
-                self._reuse = reuse_layer(Requests.of_trace(self.exploration.train))
-            return self._reuse
-        if name == "regret":
-            same = self._regret is not None and self._regret[0].settings == self.outcome.settings
-            if self._regret is not None and same and self._regret[0].edits == self.outcome.edits:
-                return self._regret[1]
-            return regret_layer(None, None, self.exploration.loads.shape)
-        return {"tier": tier_layer, "node": node_layer, "replicas": replicas_layer}[name](draft)
+        assert self.outcome is not None, self.message
+        return self._layers.layer(name, self.outcome)
 
     def _draw(self) -> None:
         assert self.outcome is not None
         layer, draft = self.map_layer(self.colour_by), self.outcome.draft
-        marks = np.where(draft.pinned, PINNED, 0)
+        marks = np.where(draft.pinned, PINNED, 0).astype(np.uint8)
         for edit in self.edits:
-            marks |= np.where(edit.chosen, EDITED, 0)
+            marks |= np.where(edit.chosen, EDITED, 0).astype(np.uint8)
         names = [str(name) for name in self.exploration.trace.header.model_layer_of_layer]
         status, message, progress = self.status, self.message, self.progress
         with self.hold_sync():
             self.show(
-                layer.values, label=layer.label, names=layer.names, limits=layer.limits, marks=marks.astype(np.uint8),
+                layer.values, label=layer.label, names=layer.names, limits=layer.limits, marks=marks,
                 order=self._order if self.map_order == "load" else None, layer_names=names,
             )  # fmt: skip
             self.say("ready" if status == "empty" else status, message, progress)
@@ -251,19 +228,8 @@ class PlacementExplorer(ExpertMap):
 
     def query(self, text: str) -> None:
         """Choose experts by a query over the map layers, ``layer`` and ``expert`` (``exploration.select``)."""
-        shape = self.exploration.loads.shape
-        columns: dict[str, np.ndarray] = {
-            "layer": np.broadcast_to(np.arange(shape[0])[:, None], shape),
-            "expert": np.broadcast_to(np.arange(shape[1]), shape),
-        }
-        for name in MAP_LAYERS:
-            if name in text:
-                layer = self.map_layer(name)
-                is_text = layer.names is not None
-                columns[name] = np.array(layer.names)[layer.values.astype(int)] if is_text else layer.values
-            else:
-                columns[name] = np.full(shape, np.nan)
-        self.choose(select(text, columns))
+        assert self.outcome is not None, self.message
+        self.choose(select(text, self._layers.columns(text, self.outcome)))
 
     def edit(self, action: str, tier: str = "") -> None:
         """``action`` of ``exploration.ACTIONS`` on the chosen experts (``tier`` of ``move``); raises ``ValueError``."""

@@ -265,7 +265,17 @@ def test_look_and_pace(open_notebook, name, theme, shape, tokens):
         page.wait_for_function(f"e => e.dataset.frames !== '{frames}'", arg=panel.canvas.element_handle())
         assert page.locator(".moelab").evaluate("e => getComputedStyle(e).backgroundColor") != paper
         notebook.picture(page.locator(".moelab"), f"explorer_{name}")
-    changes = page.locator("input[data-setting='slots_per_layer']").evaluate(CHANGE)
+    slider = page.locator("input[data-setting='slots_per_layer']")
+    changes = slider.evaluate(CHANGE)
+    box, before = slider.bounding_box(), int(slider.input_value())
+    share = before / shape[1]
+    page.mouse.move(box["x"] + 8 + share * (box["width"] - 16), box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + box["height"] / 2, steps=25)
+    page.mouse.up()
+    panel.await_full()  # the last position of a drag arrives, whatever was left out on the way
+    assert notebook.python("view.slots_per_layer") == int(slider.input_value()) > before
+    panel.check()
     frames = panel.canvas.evaluate(ZOOM)
     times = {
         "shape": shape, "change_ms": sorted(changes)[6], "change_worst_ms": max(changes),
