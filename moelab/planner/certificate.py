@@ -27,8 +27,10 @@ MOST_STEPS = 256
 MOST_NODES = 6
 ATTEMPTS = 8
 PARTS = 4
-FIRST_SHARE = 0.15
-"""Of the time limit, for the program of all steps, before those of the parts."""
+MOST_TOGETHER = 192
+FIRST_SHARE, FIRST_SHARE_OF_MORE = 0.75, 0.15
+"""Of the time limit, for the program of all steps before those of the parts; less for more than ``MOST_TOGETHER``
+steps, which hardly end (``docs/log.md``)."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def certificate(
     def left() -> float:
         return time_limit_s - (time.perf_counter() - begin)
 
-    bound, found, is_optimal, lp = program(sample, ours, FIRST_SHARE * time_limit_s)
+    share = FIRST_SHARE if sample.num_layer_steps <= MOST_TOGETHER else FIRST_SHARE_OF_MORE
+    bound, found, is_optimal, lp = program(sample, ours, share * time_limit_s)
     num_programs, parts = 1, np.array_split(np.arange(sample.num_layer_steps), PARTS)
     if not is_optimal and sample.num_layer_steps % PARTS == 0:
         bounds = []
