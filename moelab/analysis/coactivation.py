@@ -266,7 +266,7 @@ def _nan_mean(values: np.ndarray) -> float:
 _i64 = types.int64
 
 
-@on_use(_i64[:, :, :, ::1](types.Array(types.uint16, 3, "C"), _i64[::1], _i64))
+@on_use(_i64[:, :, :, ::1](types.Array(types.uint16, 3, "C", readonly=True), _i64[::1], _i64))
 def _count_pairs(experts, half, num_experts):
     """[2, L, E, E], the lower expert first."""
     num_tokens, num_layers, top_k = experts.shape
@@ -284,7 +284,7 @@ def _count_pairs(experts, half, num_experts):
     return counts
 
 
-@on_use(_i64[:, ::1](types.Array(types.uint16, 3, "C"), _i64, _i64))
+@on_use(_i64[:, ::1](types.Array(types.uint16, 3, "C", readonly=True), _i64, _i64))
 def _count_between(experts, layer, num_experts):
     """[E, E]: tokens that used an expert of ``layer`` and one of the next."""
     num_tokens, _, top_k = experts.shape

@@ -1,15 +1,16 @@
 """prefetch_markov: LRU, and copying ahead what most often followed this layer's experts in the next layer.
 
-Reference: order-1 transitions between layers (arXiv 2510.05497 measures them): score of e' = sum over the
-request's e of N(e, e') / sum N(e, .). Counts are of (expert of a layer, expert of the next) in the same pass
-and begin at 0; the sets count, not the gate weights. Counts are bytes: a row in which one has come to ``largest`` is
-halved, rounded down, so that what was long ago counts less, and N of 60 x 384 experts is 9 MB, which caches hold.
-The ``width`` highest scores above 0, ties to the lower expert. Scores are whole numbers of 16 bits, ``FULL`` where
-every expert of the request was always followed by e': a row's share counts with eight significant bits and is rounded
-down, so that of a batch of hundreds of experts small shares vanish. Time O(M E) a request, memory (L - 1) E^2 bytes.
-Serving, room and accounting: ``prefetch_lru``. State of its own: row sums of N [L - 1, E], last set of the layer before
-[E] and its size [1], the best [E], N [L - 1, E, E padded to lanes] as bytes; ``float_state`` holds the scores and
-the highest of each 32 of them, both padded to lanes, and one float32. Floor 1.
+Reference: order-1 transitions between layers (arXiv 2510.05497 measures them): score of e' = mean over the
+request's e of N(e, e') / how often e was there, the probability that e' follows. Counts are of (expert of a layer,
+expert of the next) in the same pass and begin at 0; the sets count, not the gate weights. Counts are bytes: a row in
+which one has come to ``largest`` is halved, rounded down, so that what was long ago counts less, and N of 60 x 384
+experts is 9 MB, which caches hold. The ``width`` highest scores above 0, ties to the lower expert. Scores are whole
+numbers of 16 bits, ``FULL`` where every expert of the request was always followed by e': a row's share counts with
+eight significant bits and is rounded down, so that in a set of hundreds rows that say less than one in two hundred say
+nothing. Time O(M E) a request, memory (L - 1) E^2 bytes. Serving, room and accounting: ``prefetch_lru``. State of its
+own, all whole numbers: how often each expert was there [L - 1, E], last set of the layer before [E] and its size [1],
+the best [E], N [L - 1, E, E padded to lanes] as bytes; buffers: the scores and the highest of each 32 of them, both
+padded to lanes, 16 bits each, and one float32. Floor 1.
 """
 
 from __future__ import annotations
@@ -31,9 +32,8 @@ def new_state(setup: PolicySetup) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"largest is {most}, expected 2 to 255: a count is a byte, and 1 would be halved to nothing")
     num_experts = setup.num_experts
     num_rows = (setup.num_layers - 1) * num_experts
-    own = num_rows + 2 * num_experts + 1 + (num_rows * padded(num_experts) + 7) // 8
-    num_shorts = padded(num_experts) + padded(padded(num_experts) // LANES)
-    return np.zeros(num_shorts // 4 + 1), new_lists(setup, num_ints=own)
+    own = num_rows + 2 * num_experts + 1 + num_rows * padded(num_experts) // 8 + buffer_words(num_experts)
+    return np.zeros(0), new_lists(setup, num_ints=own)
 
 
 @inlined
@@ -42,45 +42,49 @@ def padded(number):
     return (number + LANES - 1) // LANES * LANES
 
 
+@inlined
+def buffer_words(num_experts):
+    """int64 words of scores, of the highest of each 32 and of one float32."""
+    return (padded(num_experts) + padded(padded(num_experts) // LANES)) // 4 + 1
+
+
 @compiled
 def halve(row):
-    """Every count of a row [E] in half, rounded down; return their new sum."""
-    total = np.int64(0)
+    """Every count of a row [E] in half, rounded down."""
     for follower in range(len(row)):
         row[at(follower)] >>= 1
-        total += row[at(follower)]
-    return total
 
 
 @compiled
-def learn(view, before, sums, followers):
+def learn(view, before, times, followers):
     """Count the request's experts as followers of the set of the layer before."""
     num_experts, most = view.resident.shape[1], view.int_parameters[1]
     experts = view.experts
     for i in range(before[num_experts]):
         number = (view.layer - 1) * num_experts + before[at(i)]
         row = followers[number * padded(num_experts) :][:num_experts]
-        sums[at(number)] += len(experts)
+        times[at(number)] += 1
         highest = np.int64(0)
         for expert in experts:
             count = np.int64(row[at(expert)]) + 1
             row[at(expert)] = count
             highest = max(highest, count)
         if highest >= most:
-            sums[at(number)] = halve(row)
+            halve(row)
+            times[at(number)] >>= 1  # no count is above it, and none will be
 
 
 @compiled
-def add_shares(experts, first_row, sums, followers, num_experts, scores, number):
+def add_shares(experts, first_row, times, followers, num_experts, scores, number):
     """Scores of what followed ``experts``, whose rows begin at ``first_row``; ``number`` float32 [1] is a buffer.
 
-    A row's share is count x FULL / (experts x sum of the row), the quotient cut to eight bits and a power of two.
+    A row's share is count x FULL / (experts x times of the row), the quotient cut to eight bits and a power of two.
     """
     size, bits = padded(num_experts), number.view(np.int32)
     for i in range(size):
         scores[at(i)] = 0
     for expert in experts:
-        total = sums[at(first_row + expert)]
+        total = times[at(first_row + expert)]
         if total == 0:
             continue
         number[0] = np.float32(FULL // len(experts)) / np.float32(total)
@@ -88,6 +92,8 @@ def add_shares(experts, first_row, sums, followers, num_experts, scores, number)
         left = np.int64((bits[0] >> 23) - 127 - 7)
         right = max(-left, np.int64(0))
         left = max(left, np.int64(0))
+        if right > 15:  # nothing of 16 bits is left, and such a shift is not defined
+            continue
         row = followers.ctypes.data + (first_row + expert) * size
         for begin in range(0, size, LANES):
             add_products(scores.ctypes.data + 2 * begin, row + begin, factor, left, right)
@@ -143,25 +149,26 @@ def decide(view):
         return
     num_layers, num_experts = view.resident.shape
     size, experts = padded(num_experts), view.experts
-    sums = view.int_state[num_words(view.resident.size, view.free_slots.shape[1]) :]
+    times = view.int_state[num_words(view.resident.size, view.free_slots.shape[1]) :]
     num_rows = (num_layers - 1) * num_experts
-    before, best = sums[num_rows:], sums[num_rows + num_experts + 1 :]
-    followers = sums[num_rows + 2 * num_experts + 1 :].view(np.uint8)
+    before, best = times[num_rows:], times[num_rows + num_experts + 1 :]
+    buffers = times[num_rows + 2 * num_experts + 1 + num_rows * size // 8 :][: buffer_words(num_experts)]
+    followers = times[num_rows + 2 * num_experts + 1 :].view(np.uint8)
     width, first_row = min(view.int_parameters[0], num_experts), view.layer * num_experts
     predicts = view.layer + 1 < num_layers and width > 0
     if predicts:
         ask_for_rows(experts, first_row, followers, size)
     if view.layer > 0:
-        learn(view, before, sums, followers)
+        learn(view, before, times, followers)
     for i in range(len(experts)):
         before[at(i)] = experts[at(i)]
     before[num_experts] = len(experts)
     serve_lru(view)
     if predicts:
-        shorts = view.float_state.view(np.uint16)
+        shorts = buffers.view(np.uint16)
         scores, highest = shorts[:size], shorts[size : size + padded(size // LANES)]
-        number = view.float_state.view(np.float32)[2 * (len(view.float_state) - 1) :]
-        add_shares(experts, first_row, sums, followers, num_experts, scores, number)
+        number = buffers.view(np.float32)[2 * (len(buffers) - 1) :]
+        add_shares(experts, first_row, times, followers, num_experts, scores, number)
         copy_ahead(view, view.layer + 1, best, best_scores(scores, highest, best, width))
 
 

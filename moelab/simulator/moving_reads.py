@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from moelab.compiled_on_use import on_use
 from moelab.domain.plan import Plan
 from moelab.policies.requests import Requests
 from moelab.policies.signature import EVICT
 from moelab.simulator.node_reads import node_reads
-from moelab.source_stamp import stamped
 
 
 def moving_reads(
@@ -79,8 +79,7 @@ _signature = types.void(
 )
 
 
-@njit(_signature, cache=True, nogil=True)
-@stamped
+@on_use(_signature, rooms=("policies",))
 def _find_misses(offsets, experts, num_layers, resident, log, missed):
     """Hits are judged against what was resident before the request, as the policy's contract says."""
     row = 0

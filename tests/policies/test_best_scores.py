@@ -32,21 +32,38 @@ def test_selection_is_what_sorting_finds(seed):
 @pytest.mark.parametrize("seed", range(40))
 def test_scores_are_the_exact_shares_to_their_bits(seed):
     draw = np.random.default_rng(seed)
-    num_experts, size = int(draw.choice(SIZES)), int(draw.choice([1, 2, 8, 40]))
+    num_experts, size = int(draw.choice(SIZES)), int(draw.choice([1, 2, 8, 40, 256, 1000]))
     experts = draw.permutation(num_experts)[:size].astype(np.int32)
     counts = draw.integers(0, int(draw.choice([2, 256])), (2 * num_experts, padded(num_experts))).astype(np.uint8)
     counts[:, num_experts:] = 0
     counts[draw.random(2 * num_experts) < 0.3] = 0
-    sums = counts.sum(1, dtype=np.int64)
+    times = np.maximum(counts.max(1), draw.integers(0, int(draw.choice([2, 5000, 10**6])), len(counts)))
     scores = np.full(padded(num_experts), 99, np.uint16)
     number = np.zeros(1, np.float32)
-    add_shares(experts, num_experts, sums, counts.ravel(), num_experts, scores, number)
+    add_shares(experts, num_experts, times, counts.ravel(), num_experts, scores, number)
     for follower in range(num_experts):
-        rows = [(int(counts[num_experts + e, follower]), int(sums[num_experts + e])) for e in experts]
-        exact = sum((Fraction(count * FULL, len(experts) * total) for count, total in rows if total), Fraction(0))
+        rows = [(int(counts[num_experts + e, follower]), int(times[num_experts + e])) for e in experts]
+        exact = sum((Fraction(count * FULL, len(experts) * seen) for count, seen in rows if seen), Fraction(0))
         assert scores[follower] <= exact * (1 + Fraction(1, 10**6))
         # Eight bits of each share, whole numbers, and FULL divided by the number of experts.
         assert exact - scores[follower] <= exact / 128 + 2 * len(experts) + exact * len(experts) / FULL
+
+
+@pytest.mark.parametrize("size", [1, 8, 57, 255, 384])
+def test_what_always_followed_is_full(size):
+    experts, times = np.arange(size, dtype=np.int32), np.full(size, 255)
+    counts = np.zeros((size, padded(384)), np.uint8)
+    counts[:, 7] = 255
+    scores, number = np.zeros(padded(384), np.uint16), np.zeros(1, np.float32)
+    add_shares(experts, 0, times, counts.ravel(), 384, scores, number)
+    assert 0.98 * FULL <= scores[7] <= FULL
+    assert scores.sum(dtype=np.int64) == scores[7]
+
+
+def test_large_sets_equal_the_twin():
+    """Prefill: hundreds of experts in a set, rows seen more often than a shift of 16 bits can say."""
+    trace = seeded_trace(7, num_layers=3, num_experts=300, top_k=8, num_requests=2, prefill_tokens=60, decode_tokens=5)
+    assert_equal_to_twin(trace, "prefetch_markov", slots_per_layer=90)
 
 
 def test_more_experts_than_lanes_hold_equals_the_twin():

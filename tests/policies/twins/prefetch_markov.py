@@ -12,14 +12,16 @@ from tests.policies.twins.prefetch_lru import PrefetchLRU
 class Twin(PrefetchLRU):
     def start(self):
         super().start()
-        self.followers, self.before = defaultdict(Counter), []
+        self.followers, self.times, self.before = defaultdict(Counter), Counter(), []
 
     def decide(self, request):
         if request.layer:
             for key in self.before:
                 row = self.followers[key]
                 row.update(request.keys)
+                self.times[key] += 1
                 if max(row.values(), default=0) >= self.parameters["largest"]:
+                    self.times[key] //= 2
                     for follower in row:
                         row[follower] //= 2
         self.before = request.keys
@@ -28,7 +30,7 @@ class Twin(PrefetchLRU):
     def predicted(self, request):
         score = Counter()
         for key in request.keys:
-            total = self.followers[key].total()
+            total = self.times[key]
             if total:
                 factor, exponent = eight_bits(float(np.float32(65535 // len(request.keys)) / np.float32(total)))
                 for follower, count in self.followers[key].items():
