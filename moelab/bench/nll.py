@@ -28,6 +28,7 @@ from moelab.kernels import isa_table
 from moelab.kernels.job import Activation
 from moelab.planner import empty
 from moelab.store import shipped
+from moelab.store.lossy_costs import tier_of
 
 # (activations of the routed experts, type of the dense path, packed linear layers)
 MODES: tuple[tuple[Activation, str, str], ...] = (
@@ -63,6 +64,10 @@ class NllRow:
     cost: float
     cost_interval: tuple[float, float]
     num_tokens: int
+    num_layers: int
+    num_experts: int
+    policy: str | None = None
+    slots_per_layer: int | None = None
     misses_per_layer_step: float | None = None
 
 
@@ -122,6 +127,8 @@ def _row(
         dense_weights=engine.dense_weights or "torch",
         nll=float(sums.sum() / total), cost=float((sums - exact).sum() / total),
         cost_interval=_interval(sums - exact, counts), num_tokens=int(total), misses_per_layer_step=misses,
+        num_layers=engine.spec.num_moe_layers, num_experts=engine.spec.n_routed_experts,
+        **tier_of(None if engine.fast_tier is None else engine.fast_tier.plan),
     )  # fmt: skip
 
 
@@ -164,7 +171,7 @@ def _interval(differences: np.ndarray, counts: np.ndarray) -> tuple[float, float
 
 def run(seconds: float = 10.0, out: str | None = None) -> BenchResult:
     """``moelab bench nll``: all prompts, whatever ``seconds``. ``out``: the rows as JSON, the table that ships."""
-    rows = [asdict(row) | {"measured_with": _measured_with(row)} for row in bench_nll()]
+    rows = [{**asdict(row), "measured_with": _measured_with(row)} for row in bench_nll()]
     result = BenchResult("held-out NLL of nano in every mode, nats per token", rows)
     if out is not None:
         partial = Path(f"{out}.partial")
@@ -174,5 +181,6 @@ def run(seconds: float = 10.0, out: str | None = None) -> BenchResult:
 
 
 def _measured_with(row: NllRow) -> str:
-    tier = "" if row.lossy == "exact" else f", fast tier of LRU, {SLOT_SHARE:.0%} of the experts of a layer"
+    share = (row.slots_per_layer or 0) / row.num_experts
+    tier = "" if row.policy is None else f", fast tier of {row.policy}, {share:.0%} of the experts of a layer"
     return f"{row.activation} activations, dense path {row.dense_dtype}{tier}"

@@ -39,9 +39,8 @@ def use_lossy(engine: Any, options: argparse.Namespace) -> None:
 
 def lossy_text(engine: Any) -> str | None:
     """The engine's lossy mode with its cost in NLL; None where results are the model's own."""
-    from moelab.store.lossy_costs import with_cost
-
-    return None if engine.lossy is None else with_cost(engine.lossy, engine.name)
+    text: str | None = engine.lossy_with_cost
+    return text
 
 
 def print_lossy(engine: Any) -> None:

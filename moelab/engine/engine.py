@@ -26,7 +26,7 @@ from moelab.engine.sampling import Sampling
 from moelab.engine.stepper import Stepper
 from moelab.engine.text import TextCodec, TextStream, stop_token_ids
 from moelab.kernels.job import Activation
-from moelab.store.lossy_costs import with_cost
+from moelab.store.lossy_costs import LossyRun, tier_of, with_cost
 
 if TYPE_CHECKING:
     from moelab.engine.fast_tier.fast_tier import FastTier
@@ -178,6 +178,18 @@ class Engine(Stepper):
         """Addresses of experts have changed: native steps are put together anew."""
         self.model.forget_programs()
 
+    @property
+    def lossy_with_cost(self) -> str | None:
+        """The lossy mode with its cost in NLL, where that was measured; None where results are the model's own."""
+        if self.lossy is None:
+            return None
+        tier = tier_of(None if self.fast_tier is None else self.fast_tier.plan)
+        layers, experts = self.spec.num_moe_layers, self.spec.n_routed_experts
+        run = LossyRun(
+            self.name, layers, experts, activation=self.activation, dense_dtype=self.dense_dtype, **tier
+        )  # fmt: skip
+        return with_cost(self.lossy, run)
+
     def use_lossy(self, lossy: Lossy | None) -> None:
         """Change what the model computes on purpose from the next step on; None: exact again. See `domain.lossy`.
 
@@ -227,7 +239,7 @@ class Engine(Stepper):
             "loaded": f"{self.loaded_bytes / 1e9:.2f} GB in {self.load_s:.1f} s "
             f"({self.loaded_bytes / 1e9 / max(self.load_s, 1e-9):.2f} GB/s), "
             + ("repacked" if self.packed is None else f"packed before: {self.packed}"),
-            "results": "exact" if self.lossy is None else with_cost(self.lossy, self.name),
+            "results": self.lossy_with_cost or "exact",
             "fast tier": "none" if self.fast_tier is None else str(self.fast_tier),
             "tokenizer": "tokenizer.json" if self.codec.tokenizer is not None else "none: give token ids",
             "skipped tensors": ", ".join(f"{n} {kind}" for kind, n in self.num_skipped_tensors.items()) or "none",

@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from moelab.store.lossy_costs import with_cost
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -50,7 +48,7 @@ class Generation:
             dense_path=engine.dense_path,
             device=str(engine.device),
             fast_tier=None if engine.fast_tier is None else str(engine.fast_tier),
-            lossy=None if engine.lossy is None else with_cost(engine.lossy, engine.name),
+            lossy=engine.lossy_with_cost,
         )
 
     @property

@@ -34,6 +34,11 @@ def predict(result: SimResult, machine: Machine, efficiency: float, deferral: De
     ``efficiency``: kernel rate / read rate. ``deferral`` counts where the machine has a fast tier to compute the dense
     path meanwhile. Raises ``ValueError`` where bytes or rates are not known.
     """
+    if deferral is not None and not (result.tier_names and machine.fast_tiers):
+        raise ValueError(
+            f"the time of deferred experts was asked for; machine {machine.name} has no fast tier, or the plan none, "
+            "that computes the dense path meanwhile: give such a machine (NAME+GPU) and plan, or simulate without one"
+        )
     if result.node_reads is not None:
         return _predict_on_nodes(result, machine, efficiency, deferral)
     if len(result.node_names) != 1:

@@ -32,7 +32,7 @@ from moelab.simulator.moving_reads import moving_reads
 from moelab.simulator.node_reads import node_reads
 from moelab.simulator.predicted import Deferral, predict
 from moelab.simulator.result import SimResult
-from moelab.store.lossy_costs import with_cost
+from moelab.store.lossy_costs import LossyRun, tier_of, with_cost
 
 _CHUNK = 2**18  # requests between two looks at the progress bar
 _SMALL_CHUNK = 2**15  # where somebody wants to know
@@ -117,7 +117,7 @@ def simulate(
         node_copies=copied,
         policy_lacks=chosen.lacks(trace.extras),
         log=kept if log else None,
-        lossy=None if lossy is None else _said(lossy, header.model),
+        lossy=None if lossy is None else _said(lossy, plan),
     )
     if len(nodes) > 1 and chosen.name == "static":
         slowness = _slowness(machine, len(nodes))
@@ -209,8 +209,9 @@ def _deferral(lossy: Lossy | None, top_k: int) -> Deferral | None:
     return Deferral(lossy.num_deferred / top_k, lossy.prefill) if lossy is not None and lossy.num_deferred else None
 
 
-def _said(lossy: Lossy, model: str) -> str:
-    return with_cost(lossy, model) + ("; reads here are an estimate, open loop" if lossy.cache_bias else "")
+def _said(lossy: Lossy, plan: Plan) -> str:
+    run = LossyRun(plan.model.name, plan.model.num_layers, plan.model.num_experts, **tier_of(plan))
+    return with_cost(lossy, run) + ("; reads here are an estimate, open loop" if lossy.cache_bias else "")
 
 
 def _policy_of(plan: Plan) -> Policy:

@@ -80,7 +80,8 @@ def test_nothing_without_a_bias_and_fewer_reads_with_it(policy):
     for bias in (0.0, 0.3, 10.0):
         result = simulate(trace, plan, lossy=Lossy(bias, num_protected=0), progress=False)
         reads.append(result.of_phase("decode").reads_per_layer_step)
-        assert result.summary()["lossy"].endswith("; reads here are an estimate, open loop")
+        said = result.summary()["lossy"]
+        assert said.endswith("; reads here are an estimate, open loop") if bias else said == "exact"
     assert reads[0] == exact.of_phase("decode").reads_per_layer_step > reads[1] > reads[2]
     assert "lossy" not in exact.summary()
 
@@ -91,7 +92,7 @@ def test_what_it_refuses():
     with pytest.raises(ValueError, match="no optional arrays; cache-aware routing needs candidate_scores"):
         simulate(replace(trace, extras={}), plan, lossy=Lossy(0.5))
     with pytest.raises(ValueError, match="num_deferred is 1; expected 0"):
-        simulate(trace, plan, lossy=Lossy(num_deferred=1))
+        reroute(trace, plan, Lossy(num_deferred=1), progress=False)
     with pytest.raises(ValueError, match="num_protected is 4, expected at most 3"):
         simulate(trace, plan, lossy=Lossy(0.5, 4))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moelab import Lossy, Machine, simulate
-from moelab.planner import empty
+from moelab.planner import PLANNERS, empty
 from tests.seeded_traces import seeded_trace
 
 OVERHEAD_S = 2e-3
@@ -47,6 +47,15 @@ def test_prefill_is_exact_unless_it_is_lossy_too(machine):
     both = Lossy(num_deferred=1, prefill=True)
     saved = simulate(trace, plan, machine, phase="prefill", lossy=both, progress=False).predicted
     assert saved["predicted_ms_per_token"] < saved["exact_ms_per_token"] == pytest.approx(spare["exact_ms_per_token"])
+
+
+def test_nothing_to_compute_meanwhile_is_refused(machine):
+    trace = seeded_trace(4, top_k=2, expert_bytes=(1_000_000,) * 3)
+    tier, none = empty(trace.header, slots_per_layer=1), PLANNERS["mirror"](trace, nodes=1, score=False)
+    for plan, where in ((tier, machine.model_copy(update={"fast_tiers": ()})), (none, machine)):
+        with pytest.raises(ValueError, match=r"deferred experts was asked for; machine .* has no fast tier"):
+            simulate(trace, plan, where, lossy=Lossy(num_deferred=1), progress=False)
+    assert simulate(trace, tier, lossy=Lossy(num_deferred=1), progress=False).predicted is None
 
 
 def test_more_than_a_token_has_is_refused(machine):
