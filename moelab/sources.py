@@ -53,7 +53,7 @@ def open_source(path: str | Path) -> StoredTrace | _Read:
         return open_trace(path)  # says what a trace folder has
     raise ValueError(
         f"trace {path} is no trace folder and no known format: expected a folder written by `moelab record` "
-        f"or one of {', '.join(FORMATS)}"
+        f"or one of {', '.join(FORMATS)}; arrays of your own become a trace by moelab.Trace.from_arrays"
     )
 
 

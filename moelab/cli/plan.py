@@ -21,7 +21,9 @@ HELP = "find a placement for a trace and write the plan"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trace(parser)
     add_machine(parser)
-    parser.add_argument("--planner", default="frequency", metavar="NAME", help="default: frequency")
+    parser.add_argument(
+        "--planner", metavar="NAME", help="default: frequency for --slots, anneal where --nodes or the like is given"
+    )
     parser.add_argument("--slots", type=int, nargs="+", metavar="N", help="slots per layer of each fast tier")
     parser.add_argument("--nodes", type=int, metavar="N", help="NUMA nodes (default: the machine's, or 2)")
     parser.add_argument(
@@ -55,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from moelab.planner import FAST_TIER_PLANNERS, PLANNERS
 
-    name = options.planner
+    name = options.planner or ("anneal" if _of_nodes(options) and not options.slots else "frequency")
     if name not in PLANNERS:
         raise ValueError(f"planner is {name}, expected one of {', '.join(PLANNERS)}")
     if not Path(options.out).resolve().parent.is_dir():
@@ -82,14 +84,36 @@ def run(options: argparse.Namespace) -> None:
         print_json({"plan": options.out, "planner": plan.planner, **plan.prediction, **proof})
     else:
         print_rows(f"plan written to {options.out}", {**plan.summary(), **proof.get("certificate", {})})
+        if words := _in_words(plan.prediction):
+            print(words)
+
+
+def _of_nodes(options: argparse.Namespace) -> list[str]:
+    """Flags of NUMA nodes that were given."""
+    return [flag for flag in NODE_FLAGS if getattr(options, flag[2:].replace("-", "_")) is not None]
+
+
+def _in_words(prediction: dict[str, Any]) -> str | None:
+    """What a placement on nodes is worth, for people; None for a plan that says no such thing."""
+    if "heldout_mean_max" not in prediction:
+        return None
+    ours, others = prediction["heldout_mean_max"], dict(prediction.get("baseline_mean_max") or {})
+    mirror = others.pop("mirror", None)
+    words = [f"held out, the fullest node reads {ours:.2f} experts a layer-step; {prediction['ideal']:.2f} at best"]
+    words += [f"{name} {mean:.2f}, so that ours takes {ours / mean - 1:+.1%}" for name, mean in others.items()]
+    if mirror is not None:
+        words.append(f"with every expert on every node {mirror:.2f}")
+    return "; ".join(words)
 
 
 def _check_budget(options: argparse.Namespace, name: str, is_fast: bool) -> None:
-    of_nodes = {flag: getattr(options, flag[2:].replace("-", "_")) for flag in NODE_FLAGS}
     if is_fast:
-        given = [flag for flag, value in of_nodes.items() if value is not None]
-        if given:
-            raise ValueError(f"{', '.join(given)}: planner {name} fills a fast tier; choose a planner of nodes")
+        if given := _of_nodes(options):
+            from moelab.planner import NODE_PLANNERS
+
+            raise ValueError(
+                f"{', '.join(given)}: planner {name} fills a fast tier; expected one of nodes: {', '.join(NODE_PLANNERS)}"
+            )
         if not options.slots or len(options.slots) != 1:
             raise ValueError(f"planner {name} fills one fast tier, expected --slots N; got {options.slots or 'none'}")
     elif (name == "joint") != bool(options.slots):

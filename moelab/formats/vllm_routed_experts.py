@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moelab.domain.trace import Phase, TokenTable, Trace, TraceHeader
+from moelab.domain.trace import NO_EXPERT, Phase, TokenTable, Trace, TraceHeader
 
 
 def matches(path: Path) -> bool:
@@ -35,6 +35,10 @@ def read(path: Path, *, num_experts: int | None = None, num_prompt_tokens: int =
     if array.ndim != 3 or array.dtype.kind not in "ui" or 0 in array.shape:
         raise ValueError(
             f"{path} holds {array.dtype} {array.shape}, expected integers [tokens, layers, K] as vLLM returns them"
+        )
+    if int(array.max()) >= NO_EXPERT or int(array.min()) < 0:
+        raise ValueError(
+            f"{path} holds ids of {array.min()} to {array.max()}, expected experts of 0 to {NO_EXPERT - 1}"
         )
     # A dense layer comes out as zeros; a routed row never repeats an expert.
     routed = ~(array == 0).all(axis=(0, 2)) if array.shape[2] > 1 else np.ones(array.shape[1], bool)

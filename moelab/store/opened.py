@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -63,6 +63,12 @@ class StoredTrace:
     def extras(self) -> tuple[str, ...]:
         """Names of the optional arrays."""
         return tuple(self._layout.extras)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        fix = (
+            "give open_trace(..).load(), a trace in memory" if hasattr(Trace, name) or name == "experts" else "no such"
+        )
+        raise AttributeError(f"a stored trace has no {name!r}: {fix}")
 
     @property
     def sealed(self) -> bool:
