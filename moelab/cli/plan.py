@@ -111,9 +111,8 @@ def _check_budget(options: argparse.Namespace, name: str, is_fast: bool) -> None
         if given := _of_nodes(options):
             from moelab.planner import NODE_PLANNERS
 
-            raise ValueError(
-                f"{', '.join(given)}: planner {name} fills a fast tier; expected one of nodes: {', '.join(NODE_PLANNERS)}"
-            )
+            named = ", ".join(NODE_PLANNERS)
+            raise ValueError(f"{', '.join(given)}: planner {name} fills a fast tier; expected one of nodes: {named}")
         if not options.slots or len(options.slots) != 1:
             raise ValueError(f"planner {name} fills one fast tier, expected --slots N; got {options.slots or 'none'}")
     elif (name == "joint") != bool(options.slots):
