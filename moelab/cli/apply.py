@@ -9,6 +9,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moelab.cli.fast_tier_arguments import plan_of
 from moelab.cli.output import print_json, print_rows
 from moelab.cli.record import add_engine, load_engine
 
@@ -39,6 +40,8 @@ def run(options: argparse.Namespace) -> int:
     from moelab.calibration import resolve_machine
     from moelab.domain.plan import Plan
     from moelab.engine.prompts import read_prompts
+    from moelab.kernels import choose_isa
+    from moelab.kernels.plan_nodes import virtual_nodes_for
     from moelab.migration import apply
     from moelab.migration.difference import MARGIN, Difference
 
@@ -47,6 +50,9 @@ def run(options: argparse.Namespace) -> int:
     if not prompts:
         raise ValueError(f"{options.prompts} has no prompt, expected one or more")
     machine = resolve_machine(options.machine) if options.machine else None
+    if choose_isa(options.isa).isa != "numba":  # which `apply` refuses
+        plans = [plan] if (first_plan := plan_of(options)) is None else [first_plan, plan]
+        options.virtual_nodes = virtual_nodes_for(*plans, asked=options.virtual_nodes)
     with load_engine(options) as engine:
         counts = [each.max_new_tokens for each in prompts]
         whole = _part(engine, _streams(engine, prompts), counts)[0] if options.check else None

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 def add_fast_tier(parser: argparse.ArgumentParser) -> None:
     """--plan, --policy, --slots, --slot-format, --late."""
     parser.add_argument("--plan", metavar="FILE", help="load experts where this plan has them, with its fast tier")
-    parser.add_argument("--virtual-nodes", type=int, metavar="N", help="divide the cores into N nodes")
+    parser.add_argument(
+        "--virtual-nodes", type=int, metavar="N",
+        help="divide the cores into N nodes (default: those of the plan, where it has more than the machine)",
+    )  # fmt: skip
     parser.add_argument("--slots", type=int, metavar="N", help="instead of a plan: N slots a layer, empty at first")
     parser.add_argument("--policy", metavar="NAME", help="policy of --slots (default: lru), or instead of the plan's")
     parser.add_argument("--slot-format", metavar="F", help="of --slots: int4_g32, bf16, float32 (default: the home's)")

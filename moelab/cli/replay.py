@@ -26,8 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tokens", type=int, metavar="N", help="tokens to run (default: as many as about 10 s take)")
     parser.add_argument(
-        "--virtual-nodes", type=int, metavar="N", help="divide cores and memory into N nodes, marked as virtual"
-    )
+        "--virtual-nodes", type=int, metavar="N",
+        help="divide cores and memory into N nodes, marked as virtual (default: the plan's, where it has more)",
+    )  # fmt: skip
     parser.add_argument("--isa", metavar="NAME", help="numba, generic, avx2, avx512, amx (default: the fastest here)")
     parser.add_argument("--activation", choices=("f32", "bf16", "int8"), help="activation mode (default: int8)")
     parser.add_argument(

@@ -16,7 +16,7 @@ layer-step: whoever has most gate_proj has most down_proj.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,23 @@ def layer_steps_s(
         seconds = entry_s(times, part, num_tokens, busy=1 if in_turn else busy, read_gb_per_s=rate)
         work[busy - 1] = np.bincount(cell, seconds, num_steps * num_nodes).reshape(num_steps, num_nodes)
     return times.layer_s + times.token_s * tokens_of_step + (work[0].max(axis=1) if in_turn else fluid(work))
+
+
+def read_layer_steps_s(
+    read_bytes: np.ndarray, *, read_gb_per_s: Sequence[float], shares: Sequence[float]
+) -> np.ndarray:
+    """Seconds of S layer-steps, float64 [S], of bytes alone: ``read_bytes`` [S, N] at the nodes' own rates [N], of
+    which each reaches ``shares`` [N] while 1, 2, .. N of them read.
+
+    Raises ``ValueError`` for rates or shares of other nodes.
+    """
+    num_nodes = read_bytes.shape[1]
+    if not len(read_gb_per_s) == len(shares) == num_nodes or min(*read_gb_per_s, *shares) <= 0:
+        raise ValueError(
+            f"rates are {list(read_gb_per_s)}, shares {list(shares)}, expected {num_nodes} positive numbers each"
+        )
+    alone = read_bytes / (np.asarray(read_gb_per_s, np.float64) * GB)
+    return fluid(alone / np.asarray(shares, np.float64)[:, None, None])
 
 
 def fluid(work: np.ndarray) -> np.ndarray:

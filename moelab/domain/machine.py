@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from moelab.domain import machine_presets
@@ -143,6 +145,15 @@ class Machine(_Document):
         if share is None or None in rates:
             return rates[0]
         return share * sum(rate for rate in rates if rate is not None)
+
+    def read_share_of_nodes(self, busy: int) -> float:
+        """What each node reaches of its own rate while ``busy`` of them read: as calibrated, straight lines between the
+        numbers that were, the last beyond them; 1 where nothing was."""
+        known = {1: 1.0}
+        for name, share in self.contention.items():
+            if (found := re.fullmatch(r"read_share_of_(\d+)_nodes", name)) is not None:
+                known[int(found[1])] = share
+        return float(np.interp(busy, sorted(known), [known[each] for each in sorted(known)]))
 
     def times_of(
         self, hidden_size: int | None, intermediate_size: int | None, kernel: str | None = None

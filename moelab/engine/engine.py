@@ -25,6 +25,7 @@ from moelab.engine.loader import Loaded, load_model
 from moelab.engine.sampling import Sampling
 from moelab.engine.stepper import Stepper
 from moelab.engine.text import TextCodec, TextStream, stop_token_ids
+from moelab.kernels.isa import choose_isa
 from moelab.kernels.job import Activation
 from moelab.store.lossy_costs import LossyRun, tier_of, with_cost
 
@@ -250,7 +251,8 @@ class Engine(Stepper):
         num_bytes = len(self.routed) * self.spec.n_routed_experts * self.expert_bytes
         if len(placements) == len(self.routed):
             num_bytes = sum(int(placement.bytes_of_node.sum()) for placement in placements)
-        nodes = f" on {self.routed[0].num_nodes} nodes" if self.routed[0].num_nodes > 1 else ""
+        kind = "virtual nodes" if self.pool.virtual else "nodes"
+        nodes = f" on {self.routed[0].num_nodes} {kind}" if self.routed[0].num_nodes > 1 else ""
         return f"{num_bytes / 2**30:.2f} GiB{nodes}"
 
     def __repr__(self) -> str:
@@ -280,13 +282,18 @@ def load(
     `packed`: a folder that `moelab pack` made of this checkpoint, read instead of repacking. `plan`: a plan, or its
     file: experts are loaded straight into their homes where it names several nodes, its fast tier as by
     `Engine.use_plan`, with `late`. `lossy`: for `Engine.use_lossy`. `virtual_nodes` divides the cores, to try plans of
-    several nodes on a machine of one. `moelab.apply` changes the plan later, and tells dispatch the rates of nodes.
+    several nodes on a machine of one; a plan of more nodes than the machine has gets as many without being asked, which
+    `repr` says. `moelab.apply` changes the plan later, and tells dispatch the rates of nodes.
     """
     chosen = Plan.load(plan) if isinstance(plan, str | Path) else plan
     make_homes = None
     if on_nodes := chosen is not None and sum(tier.startswith("node") for tier in chosen.tiers) > 1:
         from moelab.engine.homes import homes_of_plan
+        from moelab.kernels.plan_nodes import virtual_nodes_for
 
+        assert chosen is not None
+        if choose_isa(isa).isa != "numba":  # which `homes_of_plan` refuses
+            virtual_nodes = virtual_nodes_for(chosen, asked=virtual_nodes, num_workers=num_workers)
         make_homes = partial(homes_of_plan, chosen, Path(model_dir).name, isa)
     loaded = load_model(
         model_dir, packed=packed, device=device, isa=isa, activation=activation, dense_dtype=dense_dtype,

@@ -37,6 +37,7 @@ from moelab.execution.steps import take_steps
 from moelab.execution.weights import ReplayWeights, generated, own
 from moelab.kernels import Activation, ExpertLayout, Pool, choose_isa, read_limit
 from moelab.kernels.job import GROUP
+from moelab.kernels.plan_nodes import virtual_nodes_for
 from moelab.kernels.reference import TOLERANCES
 from moelab.simulator.simulate import simulate
 
@@ -73,7 +74,8 @@ def replay(
     says so). ``expert_shape`` is a model preset, or ``own`` for row ``own`` alone (default: both rows, at
     K2.6's shape). ``tokens`` bounds the tokens run (default: as many as about 10 seconds take).
     ``machine`` gives the rates of the prediction; cache and memory sizes are always those of this machine.
-    ``virtual_nodes`` divides cores and memory of this machine into so many nodes. On several nodes, real or virtual,
+    ``virtual_nodes`` divides cores and memory of this machine into so many nodes; a plan of more nodes than the machine
+    has gets as many without being asked, and a note says so. On several nodes, real or virtual,
     every expert has its place (the plan's, else round-robin) and is read by its own node's workers; the outputs are the
     same bit for bit. Only native ISAs know nodes.
     ``on_prediction`` receives each prediction before its row is measured, and ``predictions`` of the result
@@ -99,6 +101,9 @@ def replay(
             f"virtual_nodes is {virtual_nodes}: expected a native isa, got numba ({chosen.why}), whose workers know no "
             "nodes; choose --isa generic or avx2, or leave --virtual-nodes out"
         )
+    asked_nodes = virtual_nodes
+    if chosen.isa != "numba":
+        virtual_nodes = virtual_nodes_for(plan, asked=virtual_nodes, num_workers=num_workers)
     scored, scored_on = scored_part(trace, plan)
     simulated = simulate(scored, plan, phase=phase, progress=progress)
     if phase is not None:
@@ -108,9 +113,10 @@ def replay(
     predictions: list[dict[str, Any]] = []
     notes = [f"ISA {chosen.isa}: {chosen.why}.", *_notes(trace, why_not, shape)]
     if virtual_nodes is not None and virtual_nodes > 1:
+        why = "" if asked_nodes is not None else " taken, because the plan has more nodes than this machine"
         notes.append(
-            f"{virtual_nodes} virtual nodes: cores and arenas of this machine divided. They share its memory, so a "
-            "node alone may read more than its share, which the prediction does not know."
+            f"{virtual_nodes} virtual nodes{why}: cores and arenas of this machine divided. They share its memory, so "
+            "a node alone may read more than its share, which the prediction does not know."
         )
     with Pool(num_workers, virtual_nodes=virtual_nodes) as pool:
         run = Run(

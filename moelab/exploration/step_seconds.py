@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.cost_model.hybrid import Rates
 from moelab.domain.machine import Machine
 from moelab.domain.units import GB
 from moelab.policies.requests import PHASES
+from moelab.simulator.predicted import time_beside_fast_tier
 from moelab.simulator.result import SimResult
 
 
@@ -22,20 +22,15 @@ def step_seconds(result: SimResult, machine: Machine, efficiency: float) -> np.n
     steps = phase_steps(result)
     assert result.counts is not None
     used = (result.counts[steps].sum(-1) > 0).sum(-1)  # layer-steps
-    if result.node_reads is not None:
-        return (result.node_reads[steps] / (rates * GB * efficiency)).max(-1).sum(-1) + overhead * used
     if result.tier_names and machine.fast_tiers:
-        fast = machine.fast_tiers[0]
-        time = result.time(
-            Rates(
-                read_gb_per_s=float(rates[0]), efficiency=efficiency, link_gb_per_s=fast.link_gb_per_s,
-                fast_read_gb_per_s=fast.read_gb_per_s, layer_overhead_s=overhead,
-            )
-        )  # fmt: skip
+        time = time_beside_fast_tier(result, machine, efficiency)
         seconds = time.step_s.copy()
         if len(seconds):
             seconds[-1] += time.drain_s
         return seconds
+    if result.node_reads is not None:
+        assert result.layer_step_s is not None
+        return result.layer_step_s[steps].sum(-1)
     moved = result.bytes_of_layer_steps()
     read = (moved["miss_bytes"] + moved["upload_bytes"]).sum(1)
     return read / (rates[0] * GB * efficiency) + overhead * used

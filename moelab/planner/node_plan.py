@@ -94,7 +94,7 @@ def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | Non
     on_train = node_score(problem.train, masks, problem.times, problem.layer_weight)
     low, high = on_test.interval()
     lower = bound(problem, masks)
-    used = problem.used(masks, homes)
+    used = problem.used(masks, homes, exact=bool((masks == CUT).any()))
     is_held_out = problem.how["split"] != "none"
     prediction: dict[str, Any] = {
         "scored_on": {

@@ -15,6 +15,7 @@ import numpy as np
 from moelab.dispatch import MOST_TIERS
 from moelab.domain.machine import Machine
 from moelab.domain.trace import NO_EXPERT, Trace, TraceHeader
+from moelab.kernels.piece_bytes import bytes_of_pieces
 from moelab.planner.balanced_packing import whole_shares
 from moelab.planner.batches import in_batches
 from moelab.planner.cut_price import CutPrice, measured_price
@@ -95,8 +96,11 @@ class NodeProblem:
         """int64 [N]: bytes of the budgets that are left under ``masks`` [L, E] (and ``homes`` of fast-tier experts)."""
         return self.budget - self.used(masks, homes)
 
-    def used(self, masks: np.ndarray, homes: np.ndarray | None = None) -> np.ndarray:
-        """int64 [N]: bytes that each tier holds; a cut expert counts by its pieces."""
+    def used(self, masks: np.ndarray, homes: np.ndarray | None = None, *, exact: bool = False) -> np.ndarray:
+        """int64 [N]: bytes that each tier holds; a cut expert counts by its pieces, in proportion to their units.
+
+        ``exact``: as the kernels round pieces (``kernels.piece_bytes``), which budgets do not ask for.
+        """
         held = masks if homes is None else masks | homes
         num_units = int(self.piece_units.sum())
         out = np.zeros(len(self.tiers), np.int64)
@@ -104,6 +108,13 @@ class NodeProblem:
             out[tier] = ((held >> tier & 1) * self.tier_bytes[tier][:, None]).sum()
             if tier < self.num_nodes:
                 pieces = self.tier_bytes[tier] * self.piece_units[tier] // num_units
+                if exact and self.has_bytes:
+                    stop = np.full(self.shape[0], self.piece_units[: tier + 1].sum())
+                    pieces = bytes_of_pieces(
+                        self.tier_bytes[tier], stop - self.piece_units[tier], stop, num_units,
+                        hidden_size=self.header.hidden_size, intermediate_size=self.intermediate,
+                        weight_format=self.weight_format,
+                    )  # fmt: skip
                 out[tier] += ((held == 0) * pieces[:, None]).sum()
         return out
 

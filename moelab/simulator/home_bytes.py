@@ -6,9 +6,10 @@ import numpy as np
 
 from moelab.domain.plan import Plan
 from moelab.domain.unique_rows import unique_rows
+from moelab.simulator.planned_pieces import planned_bytes
 
 
-def home_bytes(plan: Plan) -> np.ndarray:
+def home_bytes(plan: Plan, hidden_size: int | None = None) -> np.ndarray:
     """float64 [nodes, L, E]: bytes that one use of an expert reads on each node tier of the plan."""
     nodes = [t for t in plan.tiers if t.startswith("node")]
     shape = (plan.model.num_layers, plan.model.num_experts)
@@ -18,12 +19,12 @@ def home_bytes(plan: Plan) -> np.ndarray:
     rows = np.stack([layer * shape[1] + expert, start, stop], axis=1)
     if len(rows):
         _, piece, copies = unique_rows(rows)
-        share = (stop - start) / plan.num_units / copies[piece]
+        share = 1 / copies[piece]
     else:
         share = np.zeros(0)
     out = np.zeros((len(nodes), *shape))
     for index, name in enumerate(nodes):
         here = tier == plan.tiers.index(name)
-        bytes_each = np.asarray(plan.format_of_tier[name].expert_bytes, np.float64)[layer[here]]
+        bytes_each = planned_bytes(plan, name, layer[here], start[here], stop[here], hidden_size)
         np.add.at(out[index], (layer[here], expert[here]), share[here] * bytes_each)
     return out

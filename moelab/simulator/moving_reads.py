@@ -18,17 +18,23 @@ from moelab.domain.plan import Plan
 from moelab.policies.requests import Requests
 from moelab.policies.signature import EVICT
 from moelab.simulator.node_reads import node_reads
+from moelab.simulator.planned_pieces import planned_bytes
 
 
 def moving_reads(
-    plan: Plan, requests: Requests, resident: np.ndarray, log: np.ndarray, slowness: np.ndarray
+    plan: Plan,
+    requests: Requests,
+    resident: np.ndarray,
+    log: np.ndarray,
+    slowness: np.ndarray,
+    hidden_size: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bytes int64 [S, L, N] of misses, and of the sources of copies, at the layer that asked for them.
 
     Between them float64 [S, L], how far dispatch may be from the best (``node_reads``).
 
     ``resident`` bool [L, E] before the first request; ``log`` int64 [*, 5] as ``simulate(log=True)`` keeps it;
-    ``slowness`` float64 [N]: time of a byte.
+    ``slowness`` float64 [N]: time of a byte. ``hidden_size``: of the model, for the bytes of pieces.
     """
     missed = np.zeros(len(requests.experts), np.bool_)
     _find_misses(
@@ -36,8 +42,8 @@ def moving_reads(
         np.ascontiguousarray(log, np.int64), missed,
     )  # fmt: skip
     nowhere = np.zeros(resident.shape, bool)
-    reads, excess = node_reads(plan, _only(requests, missed), nowhere, slowness)
-    source = _source_bytes(plan, len(slowness))
+    reads, excess, _ = node_reads(plan, _only(requests, missed), nowhere, slowness, hidden_size=hidden_size)
+    source = _source_bytes(plan, len(slowness), hidden_size)
     copied = log[log[:, 1] != EVICT]
     copies = np.zeros((requests.num_requests, len(slowness)), np.int64)
     np.add.at(copies, copied[:, 0], source[copied[:, 2], copied[:, 3]])
@@ -53,7 +59,7 @@ def _only(requests: Requests, wanted: np.ndarray) -> Requests:
     )  # fmt: skip
 
 
-def _source_bytes(plan: Plan, num_nodes: int) -> np.ndarray:
+def _source_bytes(plan: Plan, num_nodes: int, hidden_size: int | None) -> np.ndarray:
     """int64 [L, E, N]: what a copy to the fast tier reads on each node."""
     columns = plan.placements.arrays()
     nodes = [tier for tier in plan.tiers if tier.startswith("node")]
@@ -62,9 +68,8 @@ def _source_bytes(plan: Plan, num_nodes: int) -> np.ndarray:
     rows = np.unique(rows[number < num_nodes], axis=0)  # sorted: of each piece the lowest node first
     _, first = np.unique(rows[:, :4], axis=0, return_index=True)
     layer, expert, start, stop, node = rows[first].T
-    whole = np.asarray(plan.format_of_tier[nodes[0]].expert_bytes, np.int64)[layer]
     out = np.zeros((plan.model.num_layers, plan.model.num_experts, num_nodes), np.int64)
-    np.add.at(out, (layer, expert, node), whole * stop // plan.num_units - whole * start // plan.num_units)
+    np.add.at(out, (layer, expert, node), planned_bytes(plan, nodes[0], layer, start, stop, hidden_size))
     return out
 
 

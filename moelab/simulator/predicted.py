@@ -1,7 +1,7 @@
 """predicted: how long the steps of a simulation take on a machine.  Floor 2.
 
-One node: bytes / rate. Several: the slowest decides each layer-step. A fast tier beside them: ``cost_model.hybrid``,
-and ``cost_model.deferral`` where experts are deferred. Does not know routing.
+One node: bytes / rate. Several: the slowest decides each layer-step (``node_seconds``). A fast tier beside them:
+``cost_model.hybrid``, and ``cost_model.deferral`` where experts are deferred. Does not know routing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from moelab.cost_model import one_node
 from moelab.cost_model.deferral import deferred_step_s
 from moelab.cost_model.hybrid import HybridTime, Rates
 from moelab.domain.machine import Machine
-from moelab.domain.units import GB
 from moelab.policies.requests import PHASES
+from moelab.simulator.node_seconds import node_rates
 from moelab.simulator.result import SimResult
 
 
@@ -73,32 +73,28 @@ def predict(result: SimResult, machine: Machine, efficiency: float, deferral: De
 def _predict_on_nodes(
     result: SimResult, machine: Machine, efficiency: float, deferral: Deferral | None
 ) -> dict[str, Any]:
-    """The slowest node decides each layer-step: the sum over them of the largest bytes / rate."""
-    rates = [node.best_read_gb_per_s for node in machine.nodes]
-    if len(rates) != len(result.node_names) or None in rates:
-        raise ValueError(
-            f"plan uses {', '.join(result.node_names)}; machine {machine.name} has {len(rates)} nodes with read rates "
-            f"{rates}: give a machine of as many nodes, each with a rate"
-        )
+    """Sums of what each layer-step takes while the slowest node decides (``node_seconds``)."""
+    rates = node_rates(result, machine)
     assert result.node_reads is not None
     if not result.node_bytes.any():
         raise ValueError("plan gives 0 bytes for the experts, so no time can be predicted: plan with expert bytes")
     if result.tier_names and machine.fast_tiers:
         return _predict_with_fast_tier(result, machine, efficiency, deferral)
+    assert result.layer_step_s is not None
     reads = result.node_reads[result._steps]
     if result.node_copies is not None:  # sources of copies are read beside the misses
         reads = reads + result.node_copies[result._steps]
-    seconds = (reads / (np.array(rates, np.float64) * GB * efficiency)).max(-1).sum()
-    seconds += result.num_layer_steps * (machine.layer_overhead_s or 0.0)
-    largest = reads.max(-1).sum() * len(rates) / max(1, reads.sum())
+    seconds = float(result.layer_step_s[result._steps].sum())
+    share = machine.read_share_of_nodes(len(rates))
+    by_rate = {"efficiency": efficiency, "layer_overhead_s": machine.layer_overhead_s or 0.0}
     predicted: dict[str, Any] = {
-        "predicted_ms_per_token": 1e3 * float(seconds) / max(1, result.num_tokens),
-        "predicted_tok_per_s": result.num_tokens / float(seconds),
-        "max_over_mean_node": float(largest),
+        "predicted_ms_per_token": 1e3 * seconds / max(1, result.num_tokens),
+        "predicted_tok_per_s": result.num_tokens / seconds if seconds > 0 else float("inf"),
+        "predicted_by": result.timed_by or f"read rates, {share:.2f} of each while all {len(rates)} nodes read",
+        "max_over_mean_node": float(reads.max(-1).sum() * len(rates) / max(1, reads.sum())),
         "dispatch": result.dispatch_quality,
-        "read_gb_per_s": float(sum(rate or 0 for rate in rates)),
-        "efficiency": efficiency,
-        "layer_overhead_s": machine.layer_overhead_s or 0.0,
+        "read_gb_per_s": share * sum(rates),
+        **({} if result.timed_by else by_rate),  # calibrated times have both in them
     }
     if result.tier_names:
         predicted["fast_tier"] = "taken as infinitely fast beside several nodes"
@@ -114,19 +110,10 @@ def _predict_with_fast_tier(
             f"plan has fast tiers {', '.join(result.tier_names)}; times are predicted beside one, whose hits and "
             "uploads are counted: simulate without a machine, or plan for fast0 only"
         )
-    fast = machine.fast_tiers[0]
-    read = machine.nodes[0].best_read_gb_per_s
-    assert read is not None
-    rates = Rates(
-        read_gb_per_s=read,
-        efficiency=efficiency,
-        link_gb_per_s=fast.link_gb_per_s,
-        fast_read_gb_per_s=fast.read_gb_per_s,
-        layer_overhead_s=machine.layer_overhead_s or 0.0,
-    )
     if result.num_tokens < 1:
         raise ValueError("num_tokens is 0, expected at least 1: choose a phase that the trace has")
-    time = result.time(rates, [node.best_read_gb_per_s or read for node in machine.nodes])
+    time = time_beside_fast_tier(result, machine, efficiency)
+    rates = time.rates
     exact_s = time.step_s.sum() + time.drain_s
     total_s, beside = exact_s, {}
     if deferral is not None:
@@ -145,6 +132,24 @@ def _predict_with_fast_tier(
         "link_gb_per_s": rates.link_gb_per_s or float("inf"),
         "fast_read_gb_per_s": rates.fast_read_gb_per_s or float("inf"),
     }
+
+
+def time_beside_fast_tier(result: SimResult, machine: Machine, efficiency: float) -> HybridTime:
+    """Of the selected steps; each of several nodes reads at what is left of its rate while all of them do."""
+    fast = machine.fast_tiers[0]
+    read = machine.nodes[0].best_read_gb_per_s
+    assert read is not None
+    share = machine.read_share_of_nodes(len(result.node_names)) if result.node_reads is not None else 1.0
+    read *= share  # each of several nodes, while all read
+    rates = Rates(
+        read_gb_per_s=read,
+        efficiency=efficiency,
+        link_gb_per_s=fast.link_gb_per_s,
+        fast_read_gb_per_s=fast.read_gb_per_s,
+        layer_overhead_s=machine.layer_overhead_s or 0.0,
+    )
+    alone = [node.best_read_gb_per_s for node in machine.nodes]
+    return result.time(rates, [read if rate is None else share * rate for rate in alone])
 
 
 def _deferred_s(result: SimResult, time: HybridTime, deferral: Deferral) -> np.ndarray:

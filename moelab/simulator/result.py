@@ -76,6 +76,9 @@ class SimResult:
     lossy: str | None = None
     node_reads: np.ndarray | None = field(default=None, repr=False)
     dispatch_excess: np.ndarray | None = field(default=None, repr=False)
+    # float64 [S, L], on several nodes of a machine: predicted, and by which calibrated times (None: by read rates).
+    layer_step_s: np.ndarray | None = field(default=None, repr=False)
+    timed_by: str | None = None
 
     # -- selection ----------------------------------------------------------------------------------
 

@@ -15,10 +15,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.lossy import Lossy
 from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
-from moelab.domain.trace import CANDIDATE_SCORES, STALE_GATE, Trace
+from moelab.domain.trace import CANDIDATE_SCORES, STALE_GATE, Trace, TraceHeader
 from moelab.policies import POLICIES, Policy
 from moelab.policies.contract import contract_error
 from moelab.policies.counts import NUM_COLUMNS
@@ -30,6 +31,7 @@ from moelab.simulator.home_bytes import home_bytes
 from moelab.simulator.loop import run
 from moelab.simulator.moving_reads import moving_reads
 from moelab.simulator.node_reads import node_reads
+from moelab.simulator.node_seconds import calibrated_seconds, seconds_by_rate
 from moelab.simulator.predicted import Deferral, predict
 from moelab.simulator.result import SimResult
 from moelab.store.lossy_costs import LossyRun, tier_of, with_cost
@@ -57,7 +59,8 @@ def simulate(
     """Replay the whole trace; rates cover ``phase`` (``prefill``, ``decode``, ``mixed``) or everything.
 
     ``machine`` adds ``predicted`` (one node: its best read rate times ``efficiency``, kernel rate / read rate;
-    where the machine has a fast tier, its link and memory too, with uploads beside the reads). ``log`` keeps every
+    where the machine has a fast tier, its link and memory too, with uploads beside the reads; several nodes:
+    ``node_seconds``, with ``predicted_by``). ``log`` keeps every
     decision, in order of time; without it layers that a policy keeps apart run one after the other, which changes no
     count and no resident, only touch counters within ``state``. ``by_step`` keeps the counts of every step (32 bytes a
     layer-step); sums are always there. ``requests``: the trace's, where they were built before. ``policy``: a record
@@ -93,7 +96,8 @@ def simulate(
     )  # fmt: skip
     served = excess = copied = None
     if moving and kept is not None:
-        served, excess, copied = moving_reads(plan, requests, initial, kept, _slowness(machine, len(nodes)))
+        slowness = _slowness(machine, len(nodes))
+        served, excess, copied = moving_reads(plan, requests, initial, kept, slowness, header.hidden_size)
     codes = requests.flags & PHASES["mixed"]
     phase_of_step = np.select([codes == code for code in PHASES.values()], range(len(PHASES)), -1).astype(np.int8)
     result = SimResult(
@@ -107,7 +111,7 @@ def simulate(
         phase_of_step=phase_of_step,
         tokens_of_step=np.diff(requests.first_token),
         node_names=nodes,
-        node_bytes=home_bytes(plan),
+        node_bytes=home_bytes(plan, header.hidden_size),
         tier_names=tuple(f.tier for f in plan.fast_tiers),
         link_bytes=state.expert_bytes[1:].copy(),
         state=state,
@@ -121,11 +125,27 @@ def simulate(
     )
     if len(nodes) > 1 and chosen.name == "static":
         slowness = _slowness(machine, len(nodes))
-        reads, excess = node_reads(plan, requests, state.resident > 0, slowness)
+        times = _times(machine, header, plan)
+        reads, excess, pieces = node_reads(
+            plan, requests, state.resident > 0, slowness, hidden_size=header.hidden_size, keep_pieces=times is not None
+        )
         result = replace(result, node_reads=reads, dispatch_excess=excess)
+        if times is not None:
+            seconds = calibrated_seconds(times, pieces, requests, header.top_k, len(nodes))
+            result = replace(result, layer_step_s=seconds, timed_by=times.name)
+    if machine is not None and result.node_reads is not None and result.layer_step_s is None:
+        result = replace(result, layer_step_s=seconds_by_rate(result, requests, machine, efficiency))
     if machine is not None:
         return replace(result, predicted=predict(result, machine, efficiency, _deferral(lossy, header.top_k)))
     return result
+
+
+def _times(machine: Machine | None, header: TraceHeader, plan: Plan) -> ExpertTimes | None:
+    """Calibrated times of the experts' shape on as many nodes as the plan has; ``None`` where nobody measured them."""
+    num_nodes = sum(tier.startswith("node") for tier in plan.tiers)
+    if machine is None or len(machine.nodes) != num_nodes:
+        return None
+    return machine.times_of(header.hidden_size, plan.model.moe_intermediate_size or header.moe_intermediate_size)
 
 
 def _slowness(machine: Machine | None, num_nodes: int) -> np.ndarray:

@@ -25,6 +25,7 @@ from moelab.execution.served import served
 from moelab.execution.steps import take_steps
 from moelab.execution.weights import generated, own
 from moelab.kernels import ExpertArena, ExpertLayout, NodePlacement, Pool, isa_table
+from moelab.kernels.pages import several_nodes
 
 NATIVE = [row.isa for row in isa_table() if row.supported and row.isa != "numba"]
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -246,6 +247,17 @@ def test_command_marks_virtual_nodes(machine, tmp_path):
         assert len(row[name]) == 2
     assert sum(row["bytes_of_node"]) == row["layer_steps"] * row["executed_reads_per_layer_step"] * row["expert_bytes"]
     assert len(row["bandwidth"]["rows"]) == 2 * row["layers_run"]
+
+
+@needs_native
+@needs_two_cores
+@pytest.mark.skipif(several_nodes(), reason="needs a machine of one node")
+def test_a_plan_of_two_nodes_takes_two_virtual_ones(capture, machine):
+    plan = moelab.PLANNERS["round_robin"](capture, nodes=2, score=False)
+    found = moelab.replay(capture, plan, machine=machine, expert_shape="own", tokens=2, isa=NATIVE[0], progress=False)
+    assert (found.rows[0].num_nodes, found.rows[0].virtual_nodes) == (2, True)
+    assert found.rows[0].placement == "as the plan says"
+    assert any("2 virtual nodes taken, because the plan has more" in note for note in found.notes)
 
 
 def test_virtual_nodes_that_cannot_be_are_refused(capture, machine):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from moelab.kernels import places as module
+from moelab.kernels import plan_nodes
 from moelab.kernels.places import Place, places
+from moelab.kernels.plan_nodes import virtual_nodes_for
 
 
 @pytest.fixture
@@ -49,3 +53,19 @@ def test_virtual_nodes_divide_the_cores(system):
 def test_without_sysfs_every_core_is_a_place(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "allowed_cores", lambda: [0, 1, 2])
     assert places(system=tmp_path) == [Place(0, 0), Place(1, 0), Place(2, 0)]
+
+
+def test_a_plan_of_more_nodes_gets_virtual_ones(system, monkeypatch):
+    def plan(*tiers):
+        return SimpleNamespace(tiers=tiers)
+
+    monkeypatch.setattr(plan_nodes, "places", lambda num_workers: places(num_workers, system=system))
+    one, two, four = plan("node0", "fast0"), plan("node0", "node1"), plan("node0", "node3")
+    assert virtual_nodes_for(one) is None
+    assert virtual_nodes_for(one, two) is None  # the machine has two
+    assert virtual_nodes_for(two, four) == 4
+    assert virtual_nodes_for(four, asked=2) == 2
+    with pytest.raises(ValueError, match=r"plan has 5 nodes; expected at most 4 on this machine.*--nodes 4"):
+        virtual_nodes_for(plan("node4", "node0"))
+    with pytest.raises(ValueError, match="plan has 4 nodes; expected at most 3"):
+        virtual_nodes_for(four, num_workers=3)

@@ -13,7 +13,9 @@ from moelab import PLANNERS, simulate
 from moelab.dispatch import assign
 from moelab.domain.plan import Placements, Plan
 from moelab.domain.trace import NO_EXPERT, Phase
-from moelab.kernels import isa_table
+from moelab.kernels import ExpertLayout, isa_table
+from moelab.kernels.piece_bytes import bytes_of_pieces
+from moelab.kernels.pieces import piece_of
 from tests.seeded_traces import seeded_trace
 
 NATIVE = [row.isa for row in isa_table() if row.supported and row.isa != "numba"]
@@ -100,3 +102,49 @@ def test_the_engine_reads_what_simulate_says():
         counted = np.array([layer.bytes_of_node[:2] for layer in engine.routed]) - before
     said = simulate(trace, plan, progress=False)
     np.testing.assert_array_equal(said.node_reads.sum(0), counted)
+
+
+@pytest.mark.skipif(not NATIVE, reason="native kernels are not built")
+@pytest.mark.skipif(cores < 2, reason="one core only")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_pieces_weigh_what_the_kernels_count(seed):
+    """Nano cut by lot, some pieces on both nodes: bytes of memory and of reads, to the byte."""
+    capture = moelab.open_trace(moelab.shipped("nano/capture")).load(phase=Phase.DECODE)
+    cut = PLANNERS["row_split"](capture, nodes=2)
+    rng, rows, units = np.random.default_rng(seed), [], cut.num_units
+    for layer in range(cut.model.num_layers):
+        for expert in range(cut.model.num_experts):
+            border = int(rng.integers(1, units))
+            for start, stop in ((0, border), (border, units)):
+                nodes = rng.permutation(2)[: rng.integers(1, 3)].tolist()
+                rows += [(layer, expert, start, stop, node) for node in nodes]
+    names = ("layer", "expert", "start", "stop", "tier")
+    columns = dict(zip(names, (tuple(column) for column in zip(*rows, strict=True)), strict=True))
+    by_lot = Plan.model_validate(cut.model_dump() | {"placements": columns, "prediction": {}})
+    with moelab.load(moelab.shipped("nano/model"), virtual_nodes=2, activation="int8") as engine:
+        for plan in (cut, by_lot):
+            moelab.apply(engine, plan, progress=False)
+            before = np.array([layer.bytes_of_node[:2] for layer in engine.routed])
+            with moelab.record(engine) as trace:
+                engine.generate([[5, 80, 81], [400, 7]], 6, stop=())
+            counted = np.array([layer.bytes_of_node[:2] for layer in engine.routed]) - before
+            np.testing.assert_array_equal(simulate(trace, plan, progress=False).node_reads.sum(0), counted)
+            held = sum(layer.placement.bytes_of_node for layer in engine.routed)
+            if plan is cut:
+                assert plan.prediction["bytes_per_node"] == held.tolist()
+
+
+def test_pieces_of_a_partition_add_up_and_round_to_tiles():
+    """Against the layout's own piece; foreign formats and sizes in proportion."""
+    layout = ExpertLayout(720, 32 * 7, "int4_g32")
+    known = {"hidden_size": 720, "intermediate_size": 32 * 7, "weight_format": "int4_g32"}
+    start, stop = np.array([0, 2, 5]), np.array([2, 5, 7])
+    whole = np.full(3, layout.expert_bytes)
+    exact = bytes_of_pieces(whole, start, stop, 7, **known)
+    assert exact.tolist() == [piece_of(layout, a, b).num_bytes for a, b in zip(start, stop, strict=True)]
+    assert exact.sum() == layout.expert_bytes
+    in_proportion = whole * stop // 7 - whole * start // 7
+    assert (exact != in_proportion).any()
+    for other in ({"hidden_size": None}, {"weight_format": "Q4_0"}, {"intermediate_size": None}):
+        assert bytes_of_pieces(whole, start, stop, 7, **known | other).tolist() == in_proportion.tolist()
+    assert bytes_of_pieces(whole + 1, start, stop, 7, **known).sum() == layout.expert_bytes + 1

@@ -1,0 +1,75 @@
+"""Time on several nodes that simulate predicts: one answer with the planner's, and contention by hand."""
+
+import numpy as np
+import pytest
+
+from moelab import simulate
+from moelab.domain.expert_times import BusyNodes, ExpertTimes
+from moelab.domain.machine import Machine, NumaNode
+from moelab.planner import PLANNERS
+from tests.seeded_traces import seeded_trace
+
+EXPERT_BYTES = 10_000_000
+QUICK = {"held_out": 0.0, "phase": "decode", "moe_intermediate_size": 256}
+
+
+def machine(num_nodes=2, *, hidden=None, rates=(20.0, 20.0, 20.0), shares=(0.5, 0.4)):
+    """Nodes of 20 GB/s alone, of which contention leaves a part; calibrated for experts of ``hidden``, if given."""
+    nodes = tuple(
+        NumaNode(name=f"node{n}", cores=(n,), memory_bytes=10**9, read_gb_per_s={1: rates[n]}) for n in range(num_nodes)
+    )
+    contention = {f"read_share_of_{n + 2}_nodes": shares[n] for n in range(num_nodes - 1)}
+    times = ExpertTimes(
+        kernel="generic/int4_g32/int8", hidden_size=hidden or 1, intermediate_size=256, expert_bytes=EXPERT_BYTES,
+        workers_of_node=1, layer_s=2e-6, token_s=1e-6, expert_s={1: 5e-4, 2: 8e-4}, piece_factor={2: 1.2, 4: 1.5},
+        read_gb_per_s=20.0, residual=0.0, num_calls=1,
+        busy={n + 2: BusyNodes(read_gb_per_s=20 * shares[n], kernel_share=0.9) for n in range(num_nodes - 1)},
+    )  # fmt: skip
+    return Machine(
+        name="m", source="calibration", date="2026-01-01", nodes=nodes, contention=contention,
+        expert_times=(times,) if hidden else (),
+    )  # fmt: skip
+
+
+def trace_of(seed, **options):
+    trace = seeded_trace(seed, num_experts=12, top_k=4, decode_tokens=8, expert_bytes=(EXPERT_BYTES,) * 3, **options)
+    header = trace.header.model_copy(update={"hidden_size": 64, "moe_intermediate_size": 256})
+    return type(trace)(header, trace.experts, trace.gate_weights, trace.tokens)
+
+
+@pytest.mark.parametrize("planner", ["mirror", "round_robin", "replicate", "row_split", "split_some"])
+@pytest.mark.parametrize("num_nodes", [2, 3])
+def test_plan_and_simulate_give_one_answer(planner, num_nodes):
+    trace, here = trace_of(3), machine(num_nodes, hidden=64)
+    extra = {"extra_memory": 0.3} if planner in ("replicate", "split_some") else {}
+    plan = PLANNERS[planner](trace, nodes=num_nodes, machine=here, **extra, **QUICK)
+    said = simulate(trace, plan, here, phase="decode", efficiency=0.7, progress=False)
+    expected = plan.prediction["predicted_ms_per_step"]
+    assert said.predicted["predicted_ms_per_token"] == pytest.approx(expected, rel=1e-5)
+    assert said.predicted["predicted_by"] == plan.prediction["predicted_by"] == here.expert_times[0].name
+    assert "efficiency" not in said.predicted
+    assert said.of_phase("decode").layer_step_s.sum() > 0
+
+
+@pytest.mark.parametrize("efficiency", [1.0, 0.5])
+def test_without_times_of_the_shape_contention_by_hand(efficiency):
+    """Each node in turn is done, then the other goes on alone: written out for two nodes."""
+    trace, here = trace_of(4, batch=2), machine(rates=(20.0, 10.0, 1.0), shares=(0.6, 0.1))
+    plan = PLANNERS["round_robin"](trace, nodes=2, score=False, **QUICK)
+    said = simulate(trace, plan, here, phase="decode", efficiency=efficiency, progress=False)
+    total = 0.0
+    for read in said.node_reads[said.phase_of_step == 1].reshape(-1, 2):
+        first, last = sorted(read / (np.array([20.0, 10.0]) * 1e9 * efficiency))
+        total += first / 0.6 + (last - first)
+    assert said.predicted["predicted_ms_per_token"] == pytest.approx(1e3 * total / said.num_tokens)
+    assert "0.60 of each while all 2 nodes read" in said.predicted["predicted_by"]
+    free = here.model_copy(update={"contention": {}})
+    alone = simulate(trace, plan, free, phase="decode", efficiency=efficiency, progress=False)
+    assert alone.predicted["predicted_ms_per_token"] < said.predicted["predicted_ms_per_token"]
+
+
+def test_the_share_of_numbers_of_nodes_that_were_not_calibrated():
+    here = machine(3, shares=(0.8, 0.5))
+    assert [here.read_share_of_nodes(n) for n in (1, 2, 3, 4)] == pytest.approx([1.0, 0.8, 0.5, 0.5])
+    sparse = here.model_copy(update={"contention": {"read_share_of_3_nodes": 0.5}})
+    assert sparse.read_share_of_nodes(2) == pytest.approx(0.75)
