@@ -14,13 +14,15 @@ from moelab.bench.placement.pieces import pieces
 from moelab.bench.placement.placed import PlacedLayers
 from moelab.bench.placement.rank import ranking, standard_error_of_median
 from moelab.bench.placement.result import BEGIN, END, PlacementResult
-from moelab.bench.placement.run import PARTS, run
+from moelab.bench.placement.run import PARTS, _planned, run
 from moelab.cli.bench import BENCHES
 from moelab.domain.expert_times import BusyNodes, ExpertTimes, Uploads
-from moelab.domain.trace import NO_EXPERT
+from moelab.domain.trace import NO_EXPERT, Phase, TokenTable, Trace
 from moelab.kernels import ExpertLayout, Pool
 from moelab.kernels.native import library
 from moelab.planner import empty
+from moelab.planner.layer_steps import LayerSteps
+from moelab.planner.node_problem import node_problem
 from moelab.simulator.simulate import simulate
 from tests.seeded_traces import seeded_trace
 
@@ -52,6 +54,50 @@ def trace():
 def planned(trace):
     chosen = (("round_robin", 0.0), ("eplb", 0.25), ("row_split", 0.0), ("mirror", 1.0))
     return core.make_plans(trace, plans=chosen)
+
+
+def prefilled_together(seed):
+    """Six requests, prefilled two and two in one step, that then decode alone."""
+    made = seeded_trace(seed, num_requests=6, num_experts=8)
+    tokens = made.tokens
+    is_prefill = tokens.phase == int(Phase.PREFILL)
+    step = np.where(is_prefill, tokens.request // 2, 100 + np.arange(made.num_tokens))
+    order = np.argsort(step, kind="stable")
+    build = TokenTable.build(step=np.unique(step[order], return_inverse=True)[1], request=tokens.request[order],
+                             position=tokens.position[order], phase=tokens.phase[order])  # fmt: skip
+    return Trace(made.header, made.experts[order], made.gate_weights[order], build)
+
+
+SPLIT_TRACES = {
+    "prefill in common": prefilled_together,
+    "prefill alone": lambda seed: seeded_trace(seed, num_requests=6, num_experts=8),
+    "batches": lambda seed: seeded_trace(seed, num_requests=12, num_experts=8, batch=2),
+    "one batch, in time": lambda seed: seeded_trace(seed, num_requests=4, num_experts=8, batch=4),
+    "one request": lambda seed: seeded_trace(seed, num_requests=1, num_experts=8, prefill_tokens=4),
+    "prefill only": lambda seed: prefilled_together(seed).take(prefilled_together(seed).tokens.phase == 0),
+}
+
+
+@pytest.mark.parametrize("name", SPLIT_TRACES)
+@pytest.mark.parametrize("seed", [0, 5])
+def test_steps_that_run_were_not_planned_on(name, seed, tmp_path):
+    """Both halves are the planners' own, new and from kept plans, and no token is in both."""
+    trace = SPLIT_TRACES[name](seed)
+    chosen = (("round_robin", 0.0),)
+    made = [core.make_plans(trace, plans=chosen), *(_planned("t", trace, str(tmp_path), chosen) for _ in range(2))]
+    for each in made:
+        tokens = [{tuple(pair) for pair in np.stack([half.tokens.request, half.tokens.position], 1).tolist()}
+                  for half in (each.planning, each.held_out)]  # fmt: skip
+        assert all(tokens)
+        assert not tokens[0] & tokens[1]
+        how = each.plans["round_robin", 0.0].planner
+        kind = how["steps"]
+        problem = node_problem(trace, nodes=2, **{key: how[key] for key in ("held_out", "seed", "steps", "phase")})
+        for half, steps in ((each.planning, problem.train), (each.held_out, problem.test)):
+            assert np.array_equal(LayerSteps.of_trace(half, kind).keys, steps.keys)
+            assert set(np.unique(half.tokens.phase)) == {int(Phase.PREFILL) if name == "prefill only" else 1}
+        if how["split"] == "request":
+            assert set(np.unique(each.held_out.tokens.request)) == set(how["held_out_requests"])
 
 
 @pytest.mark.parametrize("seed", range(6))
