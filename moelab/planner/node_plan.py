@@ -109,7 +109,7 @@ def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | Non
         "train_mean_max": on_train.mean,
         "train_ratio_to_ideal": on_train.ratio,
         "bound": lower,
-        "gap": on_test.mean / lower - 1,
+        "gap": on_test.mean / lower - 1 if lower > 0 else None,
         "num_heldout_layer_steps": int(on_test.num_layer_steps.sum()),
         "bytes_per_node": used.tolist() if problem.has_bytes else None,
         "copies_per_node": [int((masks >> tier & 1).sum()) for tier in range(len(problem.tiers))],
@@ -117,6 +117,8 @@ def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | Non
         "extra_memory_used": float(used[: problem.num_nodes].sum() / problem.all_bytes - 1),
         **beside_baselines(problem, on_test),
     }  # fmt: skip
+    if len(problem.tiers) > problem.num_nodes:
+        prediction["bound_of"] = "K / N of what is left if fast tiers serve the hottest of the scored steps"
     if (masks == CUT).any():
         prediction["cut_price"] = problem.cut_price.source
     if problem.machine is not None and problem.has_bytes and problem.num_nodes <= len(problem.machine.nodes):
@@ -137,15 +139,34 @@ def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | Non
 
 
 def bound(problem: NodeProblem, masks: np.ndarray) -> float:
-    """Mean over held-out layer-steps of the least that any placement of the same kind reaches, in experts.
+    """Mean over held-out layer-steps, in experts, that no placement of the same kind and budgets goes below.
 
-    Whole experts only: if every node had every expert (ceil(K / N) for equal rates); with cut experts K / N. Experts
-    that the plan serves from a fast tier are left out of it.
+    Whole experts only: if every node had every expert (ceil(K / N) for equal rates); with cut experts K / N. Beside
+    fast tiers: of every choice of what they serve, so K / N of the uses that are left when they serve the hottest of
+    these very layer-steps (``uses_beside_fast_tiers``).
     """
+    if len(problem.tiers) > problem.num_nodes:
+        return uses_beside_fast_tiers(problem) / problem.test.num_layer_steps / problem.num_nodes
     if (masks == CUT).any():
         return node_score(problem.test, masks, problem.times, problem.layer_weight).ideal_mean
-    everywhere = np.where(masks >> problem.num_nodes, masks, (1 << problem.num_nodes) - 1)
+    everywhere = np.full(problem.shape, (1 << problem.num_nodes) - 1)
     return node_score(problem.test, everywhere, problem.times, problem.layer_weight).mean
+
+
+def uses_beside_fast_tiers(problem: NodeProblem) -> float:
+    """Least uses of held-out layer-steps, weighted by layer, that any choice for the fast tiers leaves to the nodes.
+
+    Worth per byte of an expert is its uses, because a layer weighs by its bytes: the most used first, the last one in
+    part (Dantzig 1957), fill what all fast tiers hold together.
+    """
+    uses = problem.test.uses
+    size = np.broadcast_to(problem.tier_bytes[0][:, None], uses.shape).ravel().astype(np.float64)
+    order = np.argsort(-uses.ravel(), kind="stable")
+    filled = np.cumsum(size[order]) - size[order]  # before each
+    room = float(problem.budget[problem.num_nodes :].sum())
+    part = np.clip((room - filled) / size[order], 0, 1)
+    weighted = (problem.layer_weight[:, None] * uses).ravel()
+    return float(weighted.sum() - (weighted[order] * part).sum())
 
 
 def beside_baselines(problem: NodeProblem, score: NodeScore) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from moelab.domain.plan import Plan
 from moelab.planner import NODE_PLANNERS, PLANNERS
 from moelab.planner.interleave import remote_slowdown
 from moelab.planner.layer_steps import LayerSteps
-from moelab.planner.node_plan import masks_of_plan
+from moelab.planner.node_plan import bound, masks_of_plan
 from moelab.planner.node_problem import CutPrice, node_problem
 from moelab.planner.node_score import node_score
 from moelab.planner.static_plan import split
@@ -211,6 +211,48 @@ def test_joint_beats_the_hottest_first(slots, keep_home):
         assert sum(says["bytes_per_node"][:2]) <= 1.1 * 48_000
     with pytest.raises(ValueError, match="fast_slots are"):
         PLANNERS["joint"](trace, fast_slots=[49])
+
+
+@pytest.mark.parametrize("expert_bytes", [None, (1000, 3000, 2000)])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_choice_for_the_fast_tier_goes_below_the_bound(seed, expert_bytes):
+    """Sets that fill it with cold, random and the scored steps' own hottest experts, everything else everywhere."""
+    trace = seeded_trace(seed, num_requests=8, num_experts=8, top_k=4, expert_bytes=expert_bytes)
+    options = {"nodes": 2, "extra_memory": 1.0, "held_out": 0.5}
+    says = PLANNERS["joint"](trace, fast_slots=[9], moves_per_expert=100, **options).prediction
+    problem = node_problem(trace, fast_slots=[9], **options)
+    assert says["gap"] == pytest.approx(says["heldout_mean_max"] / says["bound"] - 1)
+    assert "fast tiers" in says["bound_of"]
+    size = np.repeat(problem.tier_bytes[0], 8)
+    uses = problem.test.uses.ravel()
+    rng = np.random.default_rng(seed)
+    means = [says["heldout_mean_max"]]
+    for order in (
+        np.argsort(-uses),
+        np.argsort(-uses * size),
+        np.argsort(uses),
+        *(rng.permutation(24) for _ in "five"),
+    ):
+        room, masks = int(problem.budget[2]), np.full(24, 0b11)
+        for key in order:
+            if size[key] <= room:
+                room -= size[key]
+                masks[key] = 0b100
+        masks = masks.reshape(problem.shape)
+        means.append(node_score(problem.test, masks, problem.times, problem.layer_weight).mean)
+        assert bound(problem, masks) == says["bound"]  # whatever the plan's own set
+    assert says["bound"] <= min(means) + 1e-12
+    if expert_bytes is None:  # equal bytes: uses less those of the nine hottest, over two nodes
+        left = np.sort(uses)[:-9].sum()
+        assert says["bound"] == pytest.approx(left / 2 / problem.test.num_layer_steps)
+        assert min(means) < 1.5 * says["bound"]
+
+
+def test_a_fast_tier_of_everything_has_no_gap():
+    trace = seeded_trace(0, num_experts=8)
+    says = PLANNERS["joint"](trace, fast_slots=[24], nodes=2, moves_per_expert=50).prediction
+    assert says["bound"] == 0
+    assert says["gap"] is None
 
 
 def test_a_slow_fast_tier_is_not_filled_with_everything():
