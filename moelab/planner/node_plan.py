@@ -17,6 +17,7 @@ from moelab.planner.node_problem import NodeProblem
 from moelab.planner.node_score import NodeScore, node_score
 from moelab.planner.placements import fingerprints_of, placements_of_masks, plan_model
 from moelab.planner.predicted_time import is_composed, predicted_ms_per_step, times_for
+from moelab.planner.remote_slowdown import remote_slowdown
 from moelab.planner.step_maximum import CUT
 
 
@@ -29,13 +30,15 @@ def node_plan(
     homes: np.ndarray | None = None,
     parameters: Mapping[str, Any] | None = None,
     notes: Mapping[str, Any] | None = None,
+    slowdown: float | None = 1.0,
     score: bool = True,
 ) -> Plan:
     """Plan of ``masks`` int64 [L, E] (bit v: tier v serves it, ``CUT``: pieces on all nodes) found in ``seconds``.
 
     ``homes`` int64 [L, E]: copies on nodes that experts of a fast tier keep and that are not read. ``parameters``: of
-    the planner; ``notes`` go into the prediction. Raises ``ValueError`` where a budget is broken or pieces are asked
-    for but the intermediate size is unknown or smaller than the nodes.
+    the planner; ``notes`` go into the prediction. ``slowdown``: time of what nodes read over the time of as many local
+    bytes; ``None`` where that is not known: then neither time nor gains are predicted. Raises ``ValueError`` where a
+    budget is broken or pieces are asked for but the intermediate size is unknown or smaller than the nodes.
     """
     header = problem.header
     _check(problem, masks, homes)
@@ -57,7 +60,11 @@ def node_plan(
         keep_home=problem.keep_home,
         planner={"name": name, **problem.how, **(parameters or {})},
         fingerprints=fingerprints_of(header, problem.trace_fingerprint, problem.machine),
-        prediction={**(_prediction(problem, masks, homes) if score else {}), **(notes or {}), "seconds": seconds},
+        prediction={
+            **(_prediction(problem, masks, homes, slowdown) if score else {}),
+            **(notes or {}),
+            "seconds": seconds,
+        },
     )
 
 
@@ -89,9 +96,14 @@ def _check(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | None) ->
         )
 
 
-def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | None) -> dict[str, Any]:
-    on_test = node_score(problem.test, masks, problem.times, problem.layer_weight)
-    on_train = node_score(problem.train, masks, problem.times, problem.layer_weight)
+def _prediction(
+    problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | None, slowdown: float | None
+) -> dict[str, Any]:
+    factor = 1.0 if slowdown is None else slowdown
+    on_test, on_train = (
+        node_score(steps, masks, problem.times, problem.layer_weight).slower(factor)
+        for steps in (problem.test, problem.train)
+    )
     low, high = on_test.interval()
     lower = bound(problem, masks)
     used = problem.used(masks, homes)
@@ -115,7 +127,7 @@ def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | Non
         "copies_per_node": [int((masks >> tier & 1).sum()) for tier in range(len(problem.tiers))],
         "extra_memory_bytes": int(used.sum() - problem.all_bytes) if problem.has_bytes else None,
         "extra_memory_used": float(used[: problem.num_nodes].sum() / problem.all_bytes - 1),
-        **beside_baselines(problem, on_test),
+        **beside_baselines(problem, None if slowdown is None else on_test),
     }  # fmt: skip
     if len(problem.tiers) > problem.num_nodes:
         prediction["bound_of"] = "K / N of what is left if fast tiers serve the hottest of the scored steps"
@@ -126,12 +138,13 @@ def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | Non
         prediction["too_small"] = [
             node.name for node, held in zip(nodes, used, strict=False) if held > node.memory_bytes
         ]  # nodes whose memory is smaller than their experts
-    milliseconds = predicted_ms_per_step(problem, masks)
+    milliseconds = None if slowdown is None else predicted_ms_per_step(problem, masks)
     if milliseconds is not None:
+        milliseconds *= factor
         times = times_for(problem)
         assert times is not None
         prediction["predicted_by"] = times.name + (", nodes composed" if is_composed(problem) else "")
-    if milliseconds is None:
+    if milliseconds is None and slowdown is not None:
         milliseconds = _ms_per_step(problem, on_test)
     if milliseconds is not None:
         prediction["predicted_ms_per_step"] = milliseconds
@@ -169,10 +182,11 @@ def uses_beside_fast_tiers(problem: NodeProblem) -> float:
     return float(weighted.sum() - (weighted[order] * part).sum())
 
 
-def beside_baselines(problem: NodeProblem, score: NodeScore) -> dict[str, Any]:
+def beside_baselines(problem: NodeProblem, score: NodeScore | None) -> dict[str, Any]:
     """``baseline_mean_max``, ``gain_over`` (theirs over this plan's, minus 1), ``ties_with`` (``None``: no intervals).
 
-    ``eplb`` has the plan's extra memory, ``mirror`` all it needs, the others none.
+    ``eplb`` has the plan's extra memory, ``mirror`` all it needs, the others none; ``interleave`` stands there where
+    the machine's remote rates are known. ``score`` ``None``: of a plan that has none, so it gains and ties nothing.
     """
     num_layers, num_experts = problem.shape
     nodes = np.arange(num_experts) % problem.num_nodes
@@ -186,14 +200,23 @@ def beside_baselines(problem: NodeProblem, score: NodeScore) -> dict[str, Any]:
         baselines["eplb"], _ = packed_masks(problem.train.uses, problem.num_nodes, problem.how["extra_memory"])
     if problem.can_cut:
         baselines["row_split"] = np.full(problem.shape, CUT)
+    slowdown = remote_slowdown(problem.machine, problem.num_nodes)
+    if problem.can_cut and slowdown is not None:
+        baselines["interleave"] = baselines["row_split"]
     means, gains, ties = {}, {}, []
     for name, masks in baselines.items():
         theirs = node_score(problem.test, masks, problem.times, problem.layer_weight)
-        means[name], gains[name] = theirs.mean, theirs.mean / score.mean - 1
+        if name == "interleave":
+            theirs = theirs.slower(slowdown or 1.0)
+        means[name] = theirs.mean
+        if score is None:
+            continue
+        gains[name] = theirs.mean / score.mean - 1
         _, low, high = theirs.difference(score)
         if low <= 0 <= high:
             ties.append(name)
-    return {"baseline_mean_max": means, "gain_over": gains, "ties_with": ties if score.has_interval else None}
+    has_ties = score is not None and score.has_interval
+    return {"baseline_mean_max": means, "gain_over": gains or None, "ties_with": ties if has_ties else None}
 
 
 def _ms_per_step(problem: NodeProblem, score: NodeScore) -> float | None:

@@ -30,7 +30,7 @@ def is_composed(problem: NodeProblem) -> bool:
 def predicted_layer_steps_s(
     problem: NodeProblem, steps: LayerSteps, masks: np.ndarray, times: ExpertTimes
 ) -> np.ndarray:
-    """float64 [layer-steps of ``steps``], tokens of an expert as on average in them; what fast tiers serve is not in."""
+    """float64 [layer-steps of ``steps``], with their mean tokens of an expert; what fast tiers serve is not in it."""
     entries = step_entries(steps, masks, problem.times, problem.piece_units).of_nodes(problem.num_nodes)
     tokens = np.full(len(entries.step), steps.tokens_of_expert)
     per_step = steps.sizes * steps.tokens_of_expert / problem.header.top_k

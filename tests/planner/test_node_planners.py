@@ -62,6 +62,9 @@ def test_plan_is_what_it_says(name, options, tmp_path):
     if name != "mirror":
         assert says["extra_memory_bytes"] <= options.get("extra_memory", 0) * 36_000 + 1e-6
     theirs = says["baseline_mean_max"]["round_robin"]
+    if name == "interleave":  # no remote rates: no gain is claimed
+        assert says["gain_over"] is says["ties_with"] is None
+        return
     assert says["gain_over"]["round_robin"] == pytest.approx(theirs / expected - 1)
     assert (name in says["ties_with"]) == (name in says["gain_over"] and name != "random_nodes")
     plan.save(tmp_path / "plan.json")
@@ -131,14 +134,26 @@ def test_interleave_says_what_it_reads_from_afar():
     assert plan.prediction["remote_share"] == 0.5
     assert plan.prediction["remote_slowdown"] == 2.5
     assert plan.prediction["too_small"] == []
+    cut = PLANNERS["row_split"](seeded_trace(1), machine=machine).prediction
+    for name in ("heldout_mean_max", "train_mean_max", "heldout_ratio_to_ideal", "predicted_ms_per_step"):
+        assert plan.prediction[name] == pytest.approx(2.5 * cut[name])
+    assert plan.prediction["gap"] == pytest.approx(1.5)
+    assert plan.prediction["gain_over"]["row_split"] == pytest.approx(1 / 2.5 - 1)
+    assert plan.prediction["gain_over"]["interleave"] == pytest.approx(0)
+    assert cut["gain_over"]["interleave"] == pytest.approx(1.5)
     small = machine.model_copy(update={"nodes": tuple(n.model_copy(update={"memory_bytes": 9_000}) for n in nodes)})
     assert PLANNERS["interleave"](seeded_trace(1), machine=small).prediction["too_small"] == ["node0", "node1"]
     milliseconds = plan.prediction["heldout_mean_max"] * 1000 / 200e9 * 3 * 1e3
     assert plan.prediction["predicted_ms_per_step"] == pytest.approx(milliseconds)
-    assert (
-        "not measured"
-        in PLANNERS["interleave"](seeded_trace(1), nodes=4, moe_intermediate_size=128).prediction["remote_slowdown"]
-    )
+    local = tuple(node.model_copy(update={"remote_read_gb_per_s": {}}) for node in nodes)
+    no_rates = machine.model_copy(update={"nodes": local})
+    unknown = PLANNERS["interleave"](seeded_trace(1), machine=no_rates).prediction
+    assert "not measured" in unknown["remote_slowdown"]
+    assert "predicted_ms_per_step" not in unknown
+    assert unknown["gain_over"] is None
+    others = PLANNERS["row_split"](seeded_trace(1), machine=no_rates).prediction
+    assert "predicted_ms_per_step" in others
+    assert "interleave" not in others["gain_over"]
 
 
 def test_unequal_nodes_get_what_they_can_read():
