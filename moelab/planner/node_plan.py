@@ -107,6 +107,7 @@ def _prediction(
     low, high = on_test.interval()
     lower = bound(problem, masks)
     used = problem.used(masks, homes)
+    copies = [int((masks >> tier & 1).sum()) for tier in range(len(problem.tiers))]
     is_held_out = problem.how["split"] != "none"
     prediction: dict[str, Any] = {
         "scored_on": {
@@ -123,13 +124,15 @@ def _prediction(
         "bound": lower,
         "gap": on_test.mean / lower - 1 if lower > 0 else None,
         "num_heldout_layer_steps": int(on_test.num_layer_steps.sum()),
-        "bytes_per_node": used.tolist() if problem.has_bytes else None,
-        "copies_per_node": [int((masks >> tier & 1).sum()) for tier in range(len(problem.tiers))],
-        "extra_memory_bytes": int(used.sum() - problem.all_bytes) if problem.has_bytes else None,
+        "bytes_per_node": used[: problem.num_nodes].tolist() if problem.has_bytes else None,
+        "copies_per_node": copies[: problem.num_nodes],
+        "extra_memory_bytes": int(used[: problem.num_nodes].sum() - problem.all_bytes) if problem.has_bytes else None,
         "extra_memory_used": float(used[: problem.num_nodes].sum() / problem.all_bytes - 1),
         **beside_baselines(problem, None if slowdown is None else on_test),
     }  # fmt: skip
     if len(problem.tiers) > problem.num_nodes:
+        prediction["bytes_per_fast_tier"] = used[problem.num_nodes :].tolist() if problem.has_bytes else None
+        prediction["copies_per_fast_tier"] = copies[problem.num_nodes :]
         prediction["bound_of"] = "K / N of what is left if fast tiers serve the hottest of the scored steps"
     if (masks == CUT).any():
         prediction["cut_price"] = problem.cut_price.source

@@ -223,7 +223,13 @@ def test_joint_beats_the_hottest_first(slots, keep_home):
     homes[columns["layer"][on_node], columns["expert"][on_node]] = True
     assert homes.all() == keep_home
     if keep_home:
-        assert sum(says["bytes_per_node"][:2]) <= 1.1 * 48_000
+        assert sum(says["bytes_per_node"]) <= 1.1 * 48_000
+    assert says["bytes_per_node"] == [1000 * count[0], 1000 * count[1]]
+    assert says["bytes_per_fast_tier"] == (1000 * count[2:]).tolist()
+    assert says["copies_per_fast_tier"] == count[2:].tolist()
+    assert len(says["copies_per_node"]) == 2
+    assert says["extra_memory_bytes"] == 1000 * count[:2].sum() - 48_000  # a fast tier's copies are no extra memory
+    assert says["extra_memory_bytes"] == pytest.approx(48_000 * says["extra_memory_used"])
     with pytest.raises(ValueError, match="fast_slots are"):
         PLANNERS["joint"](trace, fast_slots=[49])
 
