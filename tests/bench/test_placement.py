@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib import import_module
 from itertools import combinations
 
 import numpy as np
@@ -199,6 +200,52 @@ def test_cells_of_two_nodes(planned, trace):
         assert cell.ms_per_step > 0
     less = {(c.plan, c.batch, c.capacity): np.median(c.predicted_s) for c in cells}
     assert all(less[plan, batch, 0.25] < less[plan, batch, 0.0] for plan, batch, _ in less)
+
+
+@needs_native
+@needs_two_cores
+def test_every_part_runs_held_out_steps(planned, monkeypatch):
+    """Whatever is run and predicted is drawn from the half that was not planned on."""
+    drawn_from = []
+    for part in (core, two_nodes, with_uploads):
+
+        def drawn(trace, *given, real=part.lockstep, of=part.__name__, **named):
+            drawn_from.append((of, trace))
+            return real(trace, *given, **named)
+
+        monkeypatch.setattr(part, "lockstep", drawn)
+    core.core_bound("seeded", planned, times(), seconds=0.1, num_steps=3)
+    with Pool(2, virtual_nodes=2) as pool:
+        placed = PlacedLayers(ExpertLayout(64, 64, "int4_g32"), 2, 8, pool, isa="generic", activation="int8")
+        two_nodes.two_node_cells(planned, placed, times(), planned.planning.loads(), loop=0, seconds=0.1)
+    with_uploads.upload_cells(planned, times(), num_layers=2, loop=0, seconds=0.1)
+    assert {of for of, _ in drawn_from} == {core.__name__, two_nodes.__name__, with_uploads.__name__}
+    planned_on = set(planned.planning.tokens.request.tolist())
+    assert planned_on
+    for _, trace in drawn_from:
+        assert not planned_on & set(trace.tokens.request.tolist())
+
+
+@pytest.mark.parametrize("name", ["prefill in common", "one batch, in time"])
+def test_the_hottest_are_of_the_planning_half(name, monkeypatch):
+    """Experts that memory-bound cells leave out are chosen by loads of the planners' own half."""
+    bench_run = import_module("moelab.bench.placement.run")  # the package exports its function by the same name
+    trace, seen = SPLIT_TRACES[name](0), []
+
+    def stop(name, planned, times, loads, **named):
+        seen.append((planned, loads))
+        raise StopIteration
+
+    monkeypatch.setattr(bench_run, "_calibrated", lambda *given: times())
+    monkeypatch.setattr(bench_run.memory, "memory_bound", stop)
+    monkeypatch.setattr(bench_run.memory, "PLANS", (("round_robin", 0.0),))
+    with pytest.raises(StopIteration):
+        bench_run._memory("t", trace, None, 0.1)
+    problem = node_problem(trace, nodes=2, held_out=0.5, phase="decode")
+    ((planned, loads),) = seen
+    assert np.array_equal(loads, planned.planning.loads())
+    assert loads.sum() >= problem.train.uses.sum()
+    assert np.array_equal(loads > 0, problem.train.uses > 0)
 
 
 @pytest.mark.parametrize("policy", with_uploads.POLICIES)
