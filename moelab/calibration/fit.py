@@ -37,7 +37,7 @@ def fit(calls: ExpertCalls, kernel: str) -> ExpertTimes:
         layer_s=layer_s,
         token_s=token_s,
         expert_s=dict(zip(TOKENS, np.maximum.accumulate(expert_s).tolist(), strict=True)),
-        piece_factor={pieces: _factor(seconds, whole, layer_s) for pieces, seconds in calls.pieces.items()},
+        piece_factor={pieces: _factor(seconds, whole, layer_s + token_s) for pieces, seconds in calls.pieces.items()},
         read_gb_per_s=float(np.median(calls.reads[1])),
         residual=float(np.median(errors)),
         num_calls=sum(
@@ -64,9 +64,9 @@ def _rows(calls: ExpertCalls) -> tuple[np.ndarray, np.ndarray]:
     return np.array(rows), np.array(measured)
 
 
-def _factor(pieces: np.ndarray, whole: np.ndarray, layer_s: float) -> float:
-    """Median over rounds; never below a half, whatever a disturbed round says."""
-    ratio = np.median((pieces - layer_s) / np.maximum(whole - layer_s, 1e-9))
+def _factor(pieces: np.ndarray, whole: np.ndarray, overhead_s: float) -> float:
+    """Median over rounds, calls less ``overhead_s``; never below a half, whatever a disturbed round says."""
+    ratio = np.median((pieces - overhead_s) / np.maximum(whole - overhead_s, 1e-9))
     return float(max(ratio, 0.5))
 
 

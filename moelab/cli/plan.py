@@ -79,11 +79,13 @@ def run(options: argparse.Namespace) -> None:
         plan = PLANNERS[name](trace, **slots, **shared)
         if options.certificate:
             proof["certificate"] = _certificate(trace, plan, shared, options)
+    summary = {**plan.summary(), **proof.get("certificate", {})}
+    plan = plan.model_copy(update={"prediction": {**plan.prediction, **proof}})
     plan.save(options.out)
     if options.json:
-        print_json({"plan": options.out, "planner": plan.planner, **plan.prediction, **proof})
+        print_json({"plan": options.out, "planner": plan.planner, **plan.prediction})
     else:
-        print_rows(f"plan written to {options.out}", {**plan.summary(), **proof.get("certificate", {})})
+        print_rows(f"plan written to {options.out}", summary)
         if words := _in_words(plan.prediction):
             print(words)
 

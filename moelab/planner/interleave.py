@@ -1,8 +1,9 @@
 """interleave: pages of every expert alternate over the nodes (``numactl --interleave``): a baseline.  Floor 3.
 
 Every node's memory gives K / N of the bytes, as with ``row_split``, but whoever computes reads (N - 1) / N of them from
-other nodes. A plan cannot say pages, so pieces of rows stand for them; ``remote_share`` stands in the prediction, and
-where the machine has measured remote rates, ``remote_slowdown`` does: the time of that mixture over local reads alone.
+other nodes. A plan cannot say pages, so pieces of rows stand for them, and all of its times are those of the pieces
+times ``remote_slowdown``. Where the machine has no measured remote rates nothing is predicted: ``heldout_mean_max`` is
+then of bytes alone, and there are neither milliseconds nor gains.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
 from moelab.planner.node_plan import node_plan
 from moelab.planner.node_problem import node_problem
+from moelab.planner.remote_slowdown import remote_slowdown
 from moelab.planner.step_maximum import CUT
 
 
@@ -30,23 +31,9 @@ def interleave(trace: Trace, *, score: bool = True, **options: Any) -> Plan:
     slowdown = remote_slowdown(problem.machine, problem.num_nodes)
     notes = {
         "remote_share": (problem.num_nodes - 1) / problem.num_nodes,
-        "remote_slowdown": "not measured: remote reads count as local" if slowdown is None else slowdown,
-    }
-    return node_plan(problem, masks, "interleave", seconds=time.perf_counter() - begin, notes=notes, score=score)
-
-
-def remote_slowdown(machine: Machine | None, num_nodes: int) -> float | None:
-    """Time of reading 1 / N from each node over reading all from the own; ``None`` where a rate is not measured.
-
-    Of the slowest node; reads of different nodes follow one another in a thread, so times add up.
-    """
-    if machine is None or num_nodes > len(machine.nodes):
-        return None
-    worst = 0.0
-    for node in machine.nodes[:num_nodes]:
-        local = node.best_read_gb_per_s
-        remote = [node.remote_read_gb_per_s.get(other.name) for other in machine.nodes[:num_nodes] if other is not node]
-        if not local or not all(remote):
-            return None
-        worst = max(worst, (1 + sum(local / rate for rate in remote if rate)) / num_nodes)
-    return worst
+        "remote_slowdown": "not measured: no time is predicted, experts are of bytes alone" if slowdown is None
+        else slowdown,
+    }  # fmt: skip
+    return node_plan(
+        problem, masks, "interleave", seconds=time.perf_counter() - begin, notes=notes, slowdown=slowdown, score=score
+    )

@@ -26,7 +26,8 @@ class LayerSteps:
 
     ``offsets`` int64 [S + 1] into ``keys`` int32 (rising within a layer-step); ``layer`` int32 [S]; ``cluster`` int64
     [S]: the request, or the group of requests that share steps, that the bootstrap draws together, below
-    ``num_clusters``.
+    ``num_clusters``. ``tokens_of_expert``: mean tokens of an expert in a layer-step that uses it (more than 1 in
+    batches), of the trace that these are of.
     """
 
     num_layers: int
@@ -36,6 +37,7 @@ class LayerSteps:
     layer: np.ndarray
     cluster: np.ndarray
     num_clusters: int
+    tokens_of_expert: float = 1.0
 
     @property
     def num_layer_steps(self) -> int:
@@ -72,10 +74,11 @@ class LayerSteps:
         pass_of_token = np.arange(trace.num_tokens) if steps == "token" else trace.tokens.step
         step = np.unique(pass_of_token, return_inverse=True)[1]
         cluster_of_step, num_clusters = clusters_of_steps(step, trace.tokens.request)
-        keys, layers, of_steps, sizes = [], [], [], []
+        keys, layers, of_steps, sizes, num_routings = [], [], [], [], 0
         for layer in range(num_layers):
             ids = trace.experts[:, layer]
             row, _ = routed = np.nonzero(ids != NO_EXPERT)
+            num_routings += len(row)
             pair = np.unique(step[row] * num_experts + ids[routed])
             used, counts = np.unique(pair // num_experts, return_counts=True)
             keys.append((layer * num_experts + pair % num_experts).astype(np.int32))
@@ -90,6 +93,7 @@ class LayerSteps:
             layer=np.concatenate(layers),
             cluster=cluster_of_step[np.concatenate(of_steps)],
             num_clusters=num_clusters,
+            tokens_of_expert=float(num_routings / max(1, sum(len(each) for each in keys))),
         )
 
     def take(self, chosen: np.ndarray) -> LayerSteps:
@@ -105,6 +109,7 @@ class LayerSteps:
             layer=self.layer[index],
             cluster=self.cluster[index],
             num_clusters=self.num_clusters,
+            tokens_of_expert=self.tokens_of_expert,
         )
 
 

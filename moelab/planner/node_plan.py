@@ -17,6 +17,7 @@ from moelab.planner.node_problem import NodeProblem
 from moelab.planner.node_score import NodeScore, node_score
 from moelab.planner.placements import fingerprints_of, placements_of_masks, plan_model
 from moelab.planner.predicted_time import is_composed, predicted_ms_per_step, times_for
+from moelab.planner.remote_slowdown import remote_slowdown
 from moelab.planner.step_maximum import CUT
 
 
@@ -29,13 +30,15 @@ def node_plan(
     homes: np.ndarray | None = None,
     parameters: Mapping[str, Any] | None = None,
     notes: Mapping[str, Any] | None = None,
+    slowdown: float | None = 1.0,
     score: bool = True,
 ) -> Plan:
     """Plan of ``masks`` int64 [L, E] (bit v: tier v serves it, ``CUT``: pieces on all nodes) found in ``seconds``.
 
     ``homes`` int64 [L, E]: copies on nodes that experts of a fast tier keep and that are not read. ``parameters``: of
-    the planner; ``notes`` go into the prediction. Raises ``ValueError`` where a budget is broken or pieces are asked
-    for but the intermediate size is unknown or smaller than the nodes.
+    the planner; ``notes`` go into the prediction. ``slowdown``: time of what nodes read over the time of as many local
+    bytes; ``None`` where that is not known: then neither time nor gains are predicted. Raises ``ValueError`` where a
+    budget is broken or pieces are asked for but the intermediate size is unknown or smaller than the nodes.
     """
     header = problem.header
     _check(problem, masks, homes)
@@ -57,7 +60,11 @@ def node_plan(
         keep_home=problem.keep_home,
         planner={"name": name, **problem.how, **(parameters or {})},
         fingerprints=fingerprints_of(header, problem.trace_fingerprint, problem.machine),
-        prediction={**(_prediction(problem, masks, homes) if score else {}), **(notes or {}), "seconds": seconds},
+        prediction={
+            **(_prediction(problem, masks, homes, slowdown) if score else {}),
+            **(notes or {}),
+            "seconds": seconds,
+        },
     )
 
 
@@ -89,12 +96,18 @@ def _check(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | None) ->
         )
 
 
-def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | None) -> dict[str, Any]:
-    on_test = node_score(problem.test, masks, problem.times, problem.layer_weight)
-    on_train = node_score(problem.train, masks, problem.times, problem.layer_weight)
+def _prediction(
+    problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | None, slowdown: float | None
+) -> dict[str, Any]:
+    factor = 1.0 if slowdown is None else slowdown
+    on_test, on_train = (
+        node_score(steps, masks, problem.times, problem.layer_weight).slower(factor)
+        for steps in (problem.test, problem.train)
+    )
     low, high = on_test.interval()
     lower = bound(problem, masks)
     used = problem.used(masks, homes, exact=bool((masks == CUT).any()))
+    copies = [int((masks >> tier & 1).sum()) for tier in range(len(problem.tiers))]
     is_held_out = problem.how["split"] != "none"
     prediction: dict[str, Any] = {
         "scored_on": {
@@ -109,14 +122,18 @@ def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | Non
         "train_mean_max": on_train.mean,
         "train_ratio_to_ideal": on_train.ratio,
         "bound": lower,
-        "gap": on_test.mean / lower - 1,
+        "gap": on_test.mean / lower - 1 if lower > 0 else None,
         "num_heldout_layer_steps": int(on_test.num_layer_steps.sum()),
-        "bytes_per_node": used.tolist() if problem.has_bytes else None,
-        "copies_per_node": [int((masks >> tier & 1).sum()) for tier in range(len(problem.tiers))],
-        "extra_memory_bytes": int(used.sum() - problem.all_bytes) if problem.has_bytes else None,
+        "bytes_per_node": used[: problem.num_nodes].tolist() if problem.has_bytes else None,
+        "copies_per_node": copies[: problem.num_nodes],
+        "extra_memory_bytes": int(used[: problem.num_nodes].sum() - problem.all_bytes) if problem.has_bytes else None,
         "extra_memory_used": float(used[: problem.num_nodes].sum() / problem.all_bytes - 1),
-        **beside_baselines(problem, on_test),
+        **beside_baselines(problem, None if slowdown is None else on_test),
     }  # fmt: skip
+    if len(problem.tiers) > problem.num_nodes:
+        prediction["bytes_per_fast_tier"] = used[problem.num_nodes :].tolist() if problem.has_bytes else None
+        prediction["copies_per_fast_tier"] = copies[problem.num_nodes :]
+        prediction["bound_of"] = "K / N of what is left if fast tiers serve the hottest of the scored steps"
     if (masks == CUT).any():
         prediction["cut_price"] = problem.cut_price.source
     if problem.machine is not None and problem.has_bytes and problem.num_nodes <= len(problem.machine.nodes):
@@ -124,12 +141,13 @@ def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | Non
         prediction["too_small"] = [
             node.name for node, held in zip(nodes, used, strict=False) if held > node.memory_bytes
         ]  # nodes whose memory is smaller than their experts
-    milliseconds = predicted_ms_per_step(problem, masks)
+    milliseconds = None if slowdown is None else predicted_ms_per_step(problem, masks)
     if milliseconds is not None:
+        milliseconds *= factor
         times = times_for(problem)
         assert times is not None
         prediction["predicted_by"] = times.name + (", nodes composed" if is_composed(problem) else "")
-    if milliseconds is None:
+    if milliseconds is None and slowdown is not None:
         milliseconds = _ms_per_step(problem, on_test)
     if milliseconds is not None:
         prediction["predicted_ms_per_step"] = milliseconds
@@ -137,21 +155,41 @@ def _prediction(problem: NodeProblem, masks: np.ndarray, homes: np.ndarray | Non
 
 
 def bound(problem: NodeProblem, masks: np.ndarray) -> float:
-    """Mean over held-out layer-steps of the least that any placement of the same kind reaches, in experts.
+    """Mean over held-out layer-steps, in experts, that no placement of the same kind and budgets goes below.
 
-    Whole experts only: if every node had every expert (ceil(K / N) for equal rates); with cut experts K / N. Experts
-    that the plan serves from a fast tier are left out of it.
+    Whole experts only: if every node had every expert (ceil(K / N) for equal rates); with cut experts K / N. Beside
+    fast tiers: of every choice of what they serve, so K / N of the uses that are left when they serve the hottest of
+    these very layer-steps (``uses_beside_fast_tiers``).
     """
+    if len(problem.tiers) > problem.num_nodes:
+        return uses_beside_fast_tiers(problem) / problem.test.num_layer_steps / problem.num_nodes
     if (masks == CUT).any():
         return node_score(problem.test, masks, problem.times, problem.layer_weight).ideal_mean
-    everywhere = np.where(masks >> problem.num_nodes, masks, (1 << problem.num_nodes) - 1)
+    everywhere = np.full(problem.shape, (1 << problem.num_nodes) - 1)
     return node_score(problem.test, everywhere, problem.times, problem.layer_weight).mean
 
 
-def beside_baselines(problem: NodeProblem, score: NodeScore) -> dict[str, Any]:
+def uses_beside_fast_tiers(problem: NodeProblem) -> float:
+    """Least uses of held-out layer-steps, weighted by layer, that any choice for the fast tiers leaves to the nodes.
+
+    Worth per byte of an expert is its uses, because a layer weighs by its bytes: the most used first, the last one in
+    part (Dantzig 1957), fill what all fast tiers hold together.
+    """
+    uses = problem.test.uses
+    size = np.broadcast_to(problem.tier_bytes[0][:, None], uses.shape).ravel().astype(np.float64)
+    order = np.argsort(-uses.ravel(), kind="stable")
+    filled = np.cumsum(size[order]) - size[order]  # before each
+    room = float(problem.budget[problem.num_nodes :].sum())
+    part = np.clip((room - filled) / size[order], 0, 1)
+    weighted = (problem.layer_weight[:, None] * uses).ravel()
+    return float(weighted.sum() - (weighted[order] * part).sum())
+
+
+def beside_baselines(problem: NodeProblem, score: NodeScore | None) -> dict[str, Any]:
     """``baseline_mean_max``, ``gain_over`` (theirs over this plan's, minus 1), ``ties_with`` (``None``: no intervals).
 
-    ``eplb`` has the plan's extra memory, ``mirror`` all it needs, the others none.
+    ``eplb`` has the plan's extra memory, ``mirror`` all it needs, the others none; ``interleave`` stands there where
+    the machine's remote rates are known. ``score`` ``None``: of a plan that has none, so it gains and ties nothing.
     """
     num_layers, num_experts = problem.shape
     nodes = np.arange(num_experts) % problem.num_nodes
@@ -165,14 +203,23 @@ def beside_baselines(problem: NodeProblem, score: NodeScore) -> dict[str, Any]:
         baselines["eplb"], _ = packed_masks(problem.train.uses, problem.num_nodes, problem.how["extra_memory"])
     if problem.can_cut:
         baselines["row_split"] = np.full(problem.shape, CUT)
+    slowdown = remote_slowdown(problem.machine, problem.num_nodes)
+    if problem.can_cut and slowdown is not None:
+        baselines["interleave"] = baselines["row_split"]
     means, gains, ties = {}, {}, []
     for name, masks in baselines.items():
         theirs = node_score(problem.test, masks, problem.times, problem.layer_weight)
-        means[name], gains[name] = theirs.mean, theirs.mean / score.mean - 1
+        if name == "interleave":
+            theirs = theirs.slower(slowdown or 1.0)
+        means[name] = theirs.mean
+        if score is None:
+            continue
+        gains[name] = theirs.mean / score.mean - 1
         _, low, high = theirs.difference(score)
         if low <= 0 <= high:
             ties.append(name)
-    return {"baseline_mean_max": means, "gain_over": gains, "ties_with": ties if score.has_interval else None}
+    has_ties = score is not None and score.has_interval
+    return {"baseline_mean_max": means, "gain_over": gains or None, "ties_with": ties if has_ties else None}
 
 
 def _ms_per_step(problem: NodeProblem, score: NodeScore) -> float | None:

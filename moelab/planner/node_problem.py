@@ -14,7 +14,7 @@ import numpy as np
 
 from moelab.dispatch import MOST_TIERS
 from moelab.domain.machine import Machine
-from moelab.domain.trace import NO_EXPERT, Trace, TraceHeader
+from moelab.domain.trace import Trace, TraceHeader
 from moelab.kernels.piece_bytes import bytes_of_pieces
 from moelab.planner.balanced_packing import whole_shares
 from moelab.planner.batches import in_batches
@@ -32,8 +32,7 @@ class NodeProblem:
     ``train`` and ``test``: layer-steps to plan on and to score on (the same where nothing is held out, see ``how``).
     ``tier_bytes`` int64 [N, L]: of one expert on a tier (1 each where the trace does not say them: ``has_bytes``).
     ``budget`` int64 [N]: bytes of experts that a tier may hold. ``layer_weight`` float64 [L]: bytes of a layer's expert
-    over their mean. ``piece_units`` int64 [num_nodes]: rows units of a cut expert on each node. ``tokens_of_expert``:
-    mean tokens of an expert in a layer-step that uses it (more than 1 in batches).
+    over their mean. ``piece_units`` int64 [num_nodes]: rows units of a cut expert on each node.
     """
 
     header: TraceHeader
@@ -48,7 +47,6 @@ class NodeProblem:
     tier_bytes: np.ndarray
     has_bytes: bool
     budget: np.ndarray
-    tokens_of_expert: float
     layer_weight: np.ndarray
     intermediate: int | None
     weight_format: str
@@ -206,7 +204,6 @@ def node_problem(
         tier_bytes=np.tile(layer_bytes, (num_tiers, 1)),
         has_bytes=has_bytes,
         budget=np.array(budgets, np.int64),
-        tokens_of_expert=1.0 if kind == "token" else _tokens_of_expert(rest, test),
         layer_weight=layer_bytes / layer_bytes.mean(),
         intermediate=intermediate,
         weight_format=weight_format or header.quantization,
@@ -223,10 +220,6 @@ def _batched(trace: Trace, steps: StepKind, batch: int, seed: int) -> Trace:
             "token as its own (steps token)"
         )
     return in_batches(trace, batch, seed)
-
-
-def _tokens_of_expert(part: Trace, steps: LayerSteps) -> float:
-    return float((part.experts != NO_EXPERT).sum() / max(1, len(steps.keys))) if part.num_tokens else 1.0
 
 
 def _node_rates(num_nodes: int, machine: Machine | None, given: Sequence[float] | None) -> tuple[np.ndarray, str]:

@@ -6,7 +6,7 @@ requests, because hard requests are hard for both. Does not know how a placement
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,6 +40,10 @@ class NodeScore:
     def ratio(self) -> float:
         """Mean of the maximum over K / N."""
         return float(self.maxima.sum() / self.ideal.sum())
+
+    def slower(self, factor: float) -> NodeScore:
+        """The same with all times ``factor`` times as long."""
+        return replace(self, maxima=self.maxima * factor)
 
     def interval(self, seed: int = 0) -> tuple[float, float]:
         """95% of ``mean``; NaN with fewer than ``FEWEST_CLUSTERS``."""

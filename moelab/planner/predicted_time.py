@@ -30,10 +30,10 @@ def is_composed(problem: NodeProblem) -> bool:
 def predicted_layer_steps_s(
     problem: NodeProblem, steps: LayerSteps, masks: np.ndarray, times: ExpertTimes
 ) -> np.ndarray:
-    """float64 [layer-steps of ``steps``]; what fast tiers serve is not in it."""
+    """float64 [layer-steps of ``steps``], with their mean tokens of an expert; what fast tiers serve is not in it."""
     entries = step_entries(steps, masks, problem.times, problem.piece_units).of_nodes(problem.num_nodes)
-    tokens = np.full(len(entries.step), problem.tokens_of_expert)
-    per_step = steps.sizes * problem.tokens_of_expert / problem.header.top_k
+    tokens = np.full(len(entries.step), steps.tokens_of_expert)
+    per_step = steps.sizes * steps.tokens_of_expert / problem.header.top_k
     return layer_steps_s(
         times, step=entries.step, node=entries.node, part=entries.part, num_tokens=tokens, tokens_of_step=per_step,
         num_nodes=problem.num_nodes, in_turn=is_composed(problem),

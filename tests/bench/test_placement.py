@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib import import_module
 from itertools import combinations
 
 import numpy as np
@@ -14,13 +15,15 @@ from moelab.bench.placement.pieces import pieces
 from moelab.bench.placement.placed import PlacedLayers
 from moelab.bench.placement.rank import ranking, standard_error_of_median
 from moelab.bench.placement.result import BEGIN, END, PlacementResult
-from moelab.bench.placement.run import PARTS, run
+from moelab.bench.placement.run import PARTS, _planned, run
 from moelab.cli.bench import BENCHES
 from moelab.domain.expert_times import BusyNodes, ExpertTimes, Uploads
-from moelab.domain.trace import NO_EXPERT
+from moelab.domain.trace import NO_EXPERT, Phase, TokenTable, Trace
 from moelab.kernels import ExpertLayout, Pool
 from moelab.kernels.native import library
 from moelab.planner import empty
+from moelab.planner.layer_steps import LayerSteps
+from moelab.planner.node_problem import node_problem
 from moelab.simulator.simulate import simulate
 from tests.seeded_traces import seeded_trace
 
@@ -52,6 +55,50 @@ def trace():
 def planned(trace):
     chosen = (("round_robin", 0.0), ("eplb", 0.25), ("row_split", 0.0), ("mirror", 1.0))
     return core.make_plans(trace, plans=chosen)
+
+
+def prefilled_together(seed):
+    """Six requests, prefilled two and two in one step, that then decode alone."""
+    made = seeded_trace(seed, num_requests=6, num_experts=8)
+    tokens = made.tokens
+    is_prefill = tokens.phase == int(Phase.PREFILL)
+    step = np.where(is_prefill, tokens.request // 2, 100 + np.arange(made.num_tokens))
+    order = np.argsort(step, kind="stable")
+    build = TokenTable.build(step=np.unique(step[order], return_inverse=True)[1], request=tokens.request[order],
+                             position=tokens.position[order], phase=tokens.phase[order])  # fmt: skip
+    return Trace(made.header, made.experts[order], made.gate_weights[order], build)
+
+
+SPLIT_TRACES = {
+    "prefill in common": prefilled_together,
+    "prefill alone": lambda seed: seeded_trace(seed, num_requests=6, num_experts=8),
+    "batches": lambda seed: seeded_trace(seed, num_requests=12, num_experts=8, batch=2),
+    "one batch, in time": lambda seed: seeded_trace(seed, num_requests=4, num_experts=8, batch=4),
+    "one request": lambda seed: seeded_trace(seed, num_requests=1, num_experts=8, prefill_tokens=4),
+    "prefill only": lambda seed: prefilled_together(seed).take(prefilled_together(seed).tokens.phase == 0),
+}
+
+
+@pytest.mark.parametrize("name", SPLIT_TRACES)
+@pytest.mark.parametrize("seed", [0, 5])
+def test_steps_that_run_were_not_planned_on(name, seed, tmp_path):
+    """Both halves are the planners' own, new and from kept plans, and no token is in both."""
+    trace = SPLIT_TRACES[name](seed)
+    chosen = (("round_robin", 0.0),)
+    made = [core.make_plans(trace, plans=chosen), *(_planned("t", trace, str(tmp_path), chosen) for _ in range(2))]
+    for each in made:
+        tokens = [{tuple(pair) for pair in np.stack([half.tokens.request, half.tokens.position], 1).tolist()}
+                  for half in (each.planning, each.held_out)]  # fmt: skip
+        assert all(tokens)
+        assert not tokens[0] & tokens[1]
+        how = each.plans["round_robin", 0.0].planner
+        kind = how["steps"]
+        problem = node_problem(trace, nodes=2, **{key: how[key] for key in ("held_out", "seed", "steps", "phase")})
+        for half, steps in ((each.planning, problem.train), (each.held_out, problem.test)):
+            assert np.array_equal(LayerSteps.of_trace(half, kind).keys, steps.keys)
+            assert set(np.unique(half.tokens.phase)) == {int(Phase.PREFILL) if name == "prefill only" else 1}
+        if how["split"] == "request":
+            assert set(np.unique(each.held_out.tokens.request)) == set(how["held_out_requests"])
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -153,6 +200,52 @@ def test_cells_of_two_nodes(planned, trace):
         assert cell.ms_per_step > 0
     less = {(c.plan, c.batch, c.capacity): np.median(c.predicted_s) for c in cells}
     assert all(less[plan, batch, 0.25] < less[plan, batch, 0.0] for plan, batch, _ in less)
+
+
+@needs_native
+@needs_two_cores
+def test_every_part_runs_held_out_steps(planned, monkeypatch):
+    """Whatever is run and predicted is drawn from the half that was not planned on."""
+    drawn_from = []
+    for part in (core, two_nodes, with_uploads):
+
+        def drawn(trace, *given, real=part.lockstep, of=part.__name__, **named):
+            drawn_from.append((of, trace))
+            return real(trace, *given, **named)
+
+        monkeypatch.setattr(part, "lockstep", drawn)
+    core.core_bound("seeded", planned, times(), seconds=0.1, num_steps=3)
+    with Pool(2, virtual_nodes=2) as pool:
+        placed = PlacedLayers(ExpertLayout(64, 64, "int4_g32"), 2, 8, pool, isa="generic", activation="int8")
+        two_nodes.two_node_cells(planned, placed, times(), planned.planning.loads(), loop=0, seconds=0.1)
+    with_uploads.upload_cells(planned, times(), num_layers=2, loop=0, seconds=0.1)
+    assert {of for of, _ in drawn_from} == {core.__name__, two_nodes.__name__, with_uploads.__name__}
+    planned_on = set(planned.planning.tokens.request.tolist())
+    assert planned_on
+    for _, trace in drawn_from:
+        assert not planned_on & set(trace.tokens.request.tolist())
+
+
+@pytest.mark.parametrize("name", ["prefill in common", "one batch, in time"])
+def test_the_hottest_are_of_the_planning_half(name, monkeypatch):
+    """Experts that memory-bound cells leave out are chosen by loads of the planners' own half."""
+    bench_run = import_module("moelab.bench.placement.run")  # the package exports its function by the same name
+    trace, seen = SPLIT_TRACES[name](0), []
+
+    def stop(name, planned, times, loads, **named):
+        seen.append((planned, loads))
+        raise StopIteration
+
+    monkeypatch.setattr(bench_run, "_calibrated", lambda *given: times())
+    monkeypatch.setattr(bench_run.memory, "memory_bound", stop)
+    monkeypatch.setattr(bench_run.memory, "PLANS", (("round_robin", 0.0),))
+    with pytest.raises(StopIteration):
+        bench_run._memory("t", trace, None, 0.1)
+    problem = node_problem(trace, nodes=2, held_out=0.5, phase="decode")
+    ((planned, loads),) = seen
+    assert np.array_equal(loads, planned.planning.loads())
+    assert loads.sum() >= problem.train.uses.sum()
+    assert np.array_equal(loads > 0, problem.train.uses > 0)
 
 
 @pytest.mark.parametrize("policy", with_uploads.POLICIES)

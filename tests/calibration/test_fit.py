@@ -13,7 +13,7 @@ EXPERT_S = {1: 4e-4, 2: 5e-4, 3: 6.2e-4, 4: 8e-4, 6: 1.1e-3, 8: 1.4e-3}
 FACTORS = {2: 1.02, 4: 1.05, 8: 1.15}
 
 
-def calls(seed, *, noise, share=0.9, sharpness=6.0, rounds=60, disturbed=0.0):
+def calls(seed, *, noise, share=0.9, sharpness=6.0, rounds=60, disturbed=0.0, token_s=TOKEN_S):
     """Two memory states by turns of ten rounds; ``disturbed``: part of the calls that take three times as long."""
     rng = np.random.default_rng(seed)
 
@@ -33,10 +33,10 @@ def calls(seed, *, noise, share=0.9, sharpness=6.0, rounds=60, disturbed=0.0):
         layout=LAYOUT,
         num_nodes=2,
         workers_of_node=1,
-        one_node={(e, t): taken(LAYER_S + t * TOKEN_S + e * EXPERT_S[t]) for e, t in ON_ONE_NODE},
-        apart={t: taken(LAYER_S + t * TOKEN_S + t * EXPERT_S[1]) for t in APART},
-        pieces={p: taken(LAYER_S + TOKEN_S + 2 * EXPERT_S[1] * FACTORS[p]) for p in PIECES},
-        busy={(2, t): taken(LAYER_S + t * TOKEN_S + 2 * at_once(t)) for t in TOKENS_AT_ONCE},
+        one_node={(e, t): taken(LAYER_S + t * token_s + e * EXPERT_S[t]) for e, t in ON_ONE_NODE},
+        apart={t: taken(LAYER_S + t * token_s + t * EXPERT_S[1]) for t in APART},
+        pieces={p: taken(LAYER_S + token_s + 2 * EXPERT_S[1] * FACTORS[p]) for p in PIECES},
+        busy={(2, t): taken(LAYER_S + t * token_s + 2 * at_once(t)) for t in TOKENS_AT_ONCE},
         reads={1: taken(5.0), 2: read * np.exp(noise / 3 * rng.standard_normal(rounds))},
     )
 
@@ -61,6 +61,14 @@ def test_without_noise_exactly():
     assert times.sharpness == 6.0
     assert times.busy[2].kernel_share == pytest.approx(0.9, rel=1e-6)
     assert times.residual < 1e-6
+
+
+@pytest.mark.parametrize("token_s", [0.0, 1e-4, 5e-4])
+def test_pieces_are_dearer_by_their_factor_whatever_a_token_costs(token_s):
+    """A token that costs as much as an expert is the same for pieces and wholes: nothing of it is in their ratio."""
+    times = fit(calls(6, noise=0.0, token_s=token_s), "generic/int4_g32/int8")
+    assert times.token_s == pytest.approx(token_s, rel=1e-3, abs=1e-8)
+    assert times.piece_factor == pytest.approx(FACTORS, rel=1e-3)
 
 
 def test_disturbed_rounds_do_not_count():

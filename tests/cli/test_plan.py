@@ -67,6 +67,7 @@ def test_certificate_is_of_the_plan(folder, tmp_path, capsys):
                  "--certificate-steps", "30", "--certificate-layer", "2", "--out", str(out), "--json"]  # fmt: skip
     assert main(arguments) == 0
     proof = json.loads(capsys.readouterr().out)["certificate"]
+    assert Plan.load(out).prediction["certificate"] == proof  # kept with the plan, not only printed
     assert (proof["layer"], proof["num_steps"]) == (2, 30)
     assert proof["bound"] - 1e-9 <= proof["annealed"] <= proof["plan"]
     assert proof["plan_gap"] >= proof["gap"]

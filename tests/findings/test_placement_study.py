@@ -1,5 +1,6 @@
 """The placement study: scores are the plans' own, every planner ran, the page is written between its markers."""
 
+import dataclasses
 import json
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 
 from moelab.cli import main
 from moelab.findings.equal_bytes import MOST_VISITS, equal_bytes
-from moelab.findings.placement_page import BEGIN, END, placement_tables, update_placement_page
+from moelab.findings.placement_page import BEGIN, END, placement_tables, update_placement_page, within_target
 from moelab.findings.placement_study import EXTRA_MEMORY, placement_study
 from moelab.planner import NODE_PLANNERS, anneal, best, eplb
 from moelab.store import TraceWriter
@@ -80,6 +81,20 @@ def test_page_says_median_range_and_verdict_of_all_splits(small):
         for one in of_share:
             assert "{:+.3f} ({:+.3f} to {:+.3f})".format(*one.difference) in line
             assert one.verdict in line
+
+
+def test_every_certificate_has_its_verdict(small):
+    assert [within_target(*each) for each in ((0.02, False), (0.0201, False), (0.0201, True), (0.0, True))] == [
+        "yes", "not shown", "no", "yes"
+    ]  # fmt: skip
+    found = small.certificates[EXTRA_MEMORY[0]]
+    loose = dataclasses.replace(found, gap=0.0508, is_optimal=False)
+    study = dataclasses.replace(small, certificates={EXTRA_MEMORY[0]: found, EXTRA_MEMORY[1]: loose})
+    table = placement_tables([study]).split("## How far from the optimum")[1].split("\n## ")[0]
+    head, *rows = (line.split(" | ") for line in table.splitlines() if line.startswith("| ") and "---" not in line)
+    verdicts = [row[head.index("within 2%")] for row in rows]
+    assert verdicts == [within_target(found.gap, found.is_optimal), "not shown"]
+    assert "5.08%" in rows[1]
 
 
 def test_page_and_command(small, tmp_path, capsys):

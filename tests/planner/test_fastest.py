@@ -56,7 +56,7 @@ def test_entries_give_the_objective(seed, num_nodes):
     held = masks.ravel()[entries.key] >> entries.node & 1
     assert ((held == 1) | (entries.part < 1)).all()
     seconds = predicted_layer_steps_s(problem, problem.test, masks, m.expert_times[0])
-    per_expert = m.expert_times[0].expert_s[1] * (1 + problem.tokens_of_expert - 1)
+    per_expert = m.expert_times[0].expert_s[1] * (1 + problem.test.tokens_of_expert - 1)
     assert seconds == pytest.approx(per_expert * loads.max(axis=1), rel=1e-6)
 
 
@@ -86,6 +86,24 @@ def test_chooses_cuts_where_they_are_cheap_and_whole_experts_where_they_are_dear
     problem = node_problem(trace, nodes=2, machine=m, **SHAPE, **QUICK)
     expected = predicted_ms_per_step(problem, masks_of_plan(plan))
     assert plan.prediction["predicted_ms_per_step"] == pytest.approx(expected)
+
+
+def test_the_held_out_half_has_no_part_in_the_choice():
+    """Other tokens there, all of a batch alike, so that an expert has more of them: predictions to choose by stay."""
+    trace = trace_of(9, num_experts=16, batch=4)
+    options = {"nodes": 2, "machine": machine(2, hidden=64), "phase": "decode", "most_visits": 1000, **SHAPE, **QUICK}
+    plan = PLANNERS["fastest"](trace, **options)
+    experts = trace.experts.copy()
+    experts[np.isin(trace.tokens.request, plan.planner["held_out_requests"])] = [0, 1, 2]
+    other = type(trace)(trace.header, experts, trace.gate_weights, trace.tokens)
+    again = PLANNERS["fastest"](other, **options)
+    assert again.prediction["planning_ms_per_step"] == plan.prediction["planning_ms_per_step"]
+    assert masks_of_plan(again).tolist() == masks_of_plan(plan).tolist()
+    before, after = (node_problem(each, **{k: v for k, v in options.items() if k != "most_visits"})
+                     for each in (trace, other))  # fmt: skip
+    assert after.train.tokens_of_expert == before.train.tokens_of_expert
+    assert after.test.tokens_of_expert == pytest.approx(4)
+    assert 1 < before.test.tokens_of_expert < 4
 
 
 def test_without_times_it_says_what_to_run():

@@ -11,7 +11,7 @@ from moelab.domain.plan import Plan
 from moelab.planner import NODE_PLANNERS, PLANNERS
 from moelab.planner.interleave import remote_slowdown
 from moelab.planner.layer_steps import LayerSteps
-from moelab.planner.node_plan import masks_of_plan
+from moelab.planner.node_plan import bound, masks_of_plan
 from moelab.planner.node_problem import CutPrice, node_problem
 from moelab.planner.node_score import node_score
 from moelab.planner.static_plan import split
@@ -62,6 +62,9 @@ def test_plan_is_what_it_says(name, options, tmp_path):
     if name != "mirror":
         assert says["extra_memory_bytes"] <= options.get("extra_memory", 0) * 36_000 + 1e-6
     theirs = says["baseline_mean_max"]["round_robin"]
+    if name == "interleave":  # no remote rates: no gain is claimed
+        assert says["gain_over"] is says["ties_with"] is None
+        return
     assert says["gain_over"]["round_robin"] == pytest.approx(theirs / expected - 1)
     assert (name in says["ties_with"]) == (name in says["gain_over"] and name != "random_nodes")
     plan.save(tmp_path / "plan.json")
@@ -131,14 +134,26 @@ def test_interleave_says_what_it_reads_from_afar():
     assert plan.prediction["remote_share"] == 0.5
     assert plan.prediction["remote_slowdown"] == 2.5
     assert plan.prediction["too_small"] == []
+    cut = PLANNERS["row_split"](seeded_trace(1), machine=machine).prediction
+    for name in ("heldout_mean_max", "train_mean_max", "heldout_ratio_to_ideal", "predicted_ms_per_step"):
+        assert plan.prediction[name] == pytest.approx(2.5 * cut[name])
+    assert plan.prediction["gap"] == pytest.approx(1.5)
+    assert plan.prediction["gain_over"]["row_split"] == pytest.approx(1 / 2.5 - 1)
+    assert plan.prediction["gain_over"]["interleave"] == pytest.approx(0)
+    assert cut["gain_over"]["interleave"] == pytest.approx(1.5)
     small = machine.model_copy(update={"nodes": tuple(n.model_copy(update={"memory_bytes": 9_000}) for n in nodes)})
     assert PLANNERS["interleave"](seeded_trace(1), machine=small).prediction["too_small"] == ["node0", "node1"]
     milliseconds = plan.prediction["heldout_mean_max"] * 1000 / 200e9 * 3 * 1e3
     assert plan.prediction["predicted_ms_per_step"] == pytest.approx(milliseconds)
-    assert (
-        "not measured"
-        in PLANNERS["interleave"](seeded_trace(1), nodes=4, moe_intermediate_size=128).prediction["remote_slowdown"]
-    )
+    local = tuple(node.model_copy(update={"remote_read_gb_per_s": {}}) for node in nodes)
+    no_rates = machine.model_copy(update={"nodes": local})
+    unknown = PLANNERS["interleave"](seeded_trace(1), machine=no_rates).prediction
+    assert "not measured" in unknown["remote_slowdown"]
+    assert "predicted_ms_per_step" not in unknown
+    assert unknown["gain_over"] is None
+    others = PLANNERS["row_split"](seeded_trace(1), machine=no_rates).prediction
+    assert "predicted_ms_per_step" in others
+    assert "interleave" not in others["gain_over"]
 
 
 def test_unequal_nodes_get_what_they_can_read():
@@ -208,9 +223,57 @@ def test_joint_beats_the_hottest_first(slots, keep_home):
     homes[columns["layer"][on_node], columns["expert"][on_node]] = True
     assert homes.all() == keep_home
     if keep_home:
-        assert sum(says["bytes_per_node"][:2]) <= 1.1 * 48_000
+        assert sum(says["bytes_per_node"]) <= 1.1 * 48_000
+    assert says["bytes_per_node"] == [1000 * count[0], 1000 * count[1]]
+    assert says["bytes_per_fast_tier"] == (1000 * count[2:]).tolist()
+    assert says["copies_per_fast_tier"] == count[2:].tolist()
+    assert len(says["copies_per_node"]) == 2
+    assert says["extra_memory_bytes"] == 1000 * count[:2].sum() - 48_000  # a fast tier's copies are no extra memory
+    assert says["extra_memory_bytes"] == pytest.approx(48_000 * says["extra_memory_used"])
     with pytest.raises(ValueError, match="fast_slots are"):
         PLANNERS["joint"](trace, fast_slots=[49])
+
+
+@pytest.mark.parametrize("expert_bytes", [None, (1000, 3000, 2000)])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_choice_for_the_fast_tier_goes_below_the_bound(seed, expert_bytes):
+    """Sets that fill it with cold, random and the scored steps' own hottest experts, everything else everywhere."""
+    trace = seeded_trace(seed, num_requests=8, num_experts=8, top_k=4, expert_bytes=expert_bytes)
+    options = {"nodes": 2, "extra_memory": 1.0, "held_out": 0.5}
+    says = PLANNERS["joint"](trace, fast_slots=[9], moves_per_expert=100, **options).prediction
+    problem = node_problem(trace, fast_slots=[9], **options)
+    assert says["gap"] == pytest.approx(says["heldout_mean_max"] / says["bound"] - 1)
+    assert "fast tiers" in says["bound_of"]
+    size = np.repeat(problem.tier_bytes[0], 8)
+    uses = problem.test.uses.ravel()
+    rng = np.random.default_rng(seed)
+    means = [says["heldout_mean_max"]]
+    for order in (
+        np.argsort(-uses),
+        np.argsort(-uses * size),
+        np.argsort(uses),
+        *(rng.permutation(24) for _ in "five"),
+    ):
+        room, masks = int(problem.budget[2]), np.full(24, 0b11)
+        for key in order:
+            if size[key] <= room:
+                room -= size[key]
+                masks[key] = 0b100
+        masks = masks.reshape(problem.shape)
+        means.append(node_score(problem.test, masks, problem.times, problem.layer_weight).mean)
+        assert bound(problem, masks) == says["bound"]  # whatever the plan's own set
+    assert says["bound"] <= min(means) + 1e-12
+    if expert_bytes is None:  # equal bytes: uses less those of the nine hottest, over two nodes
+        left = np.sort(uses)[:-9].sum()
+        assert says["bound"] == pytest.approx(left / 2 / problem.test.num_layer_steps)
+        assert min(means) < 1.5 * says["bound"]
+
+
+def test_a_fast_tier_of_everything_has_no_gap():
+    trace = seeded_trace(0, num_experts=8)
+    says = PLANNERS["joint"](trace, fast_slots=[24], nodes=2, moves_per_expert=50).prediction
+    assert says["bound"] == 0
+    assert says["gap"] is None
 
 
 def test_a_slow_fast_tier_is_not_filled_with_everything():

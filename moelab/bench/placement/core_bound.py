@@ -83,19 +83,39 @@ class CoreBound:
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """Plans of one trace, made on its planning half; ``held_out`` is the other."""
+    """Plans of one trace, made on ``planning``; ``held_out`` is the other half of the same split."""
 
     plans: dict[tuple[str, float], Plan]
     scores: dict[tuple[str, float], tuple[float, float]]
+    planning: Trace
     held_out: Trace
     steps: str
 
 
+def halves(trace: Trace, seed: int = 0) -> tuple[Trace, Trace, dict[str, Any]]:
+    """(planning half, held-out half, the options that let ``node_problem`` part ``trace`` the same way).
+
+    The phase is taken first and split then, as planners do it: decode steps where there are any, else prefill with
+    each token its own step.
+    """
+    has_decode = bool((trace.tokens.phase == Phase.DECODE).any())
+    shared: dict[str, Any] = {
+        "held_out": HELD_OUT, "seed": seed, "steps": "step" if has_decode else "token",
+        "phase": "decode" if has_decode else "prefill",
+    }  # fmt: skip
+    planning, held_out, _ = split(of_phase(trace, shared["phase"]), held_out=HELD_OUT, seed=seed, steps=shared["steps"])
+    return planning, held_out, shared
+
+
+def steps_name(shared: dict[str, Any]) -> str:
+    """What a step is, for tables."""
+    return "each token its own step" if shared["steps"] == "token" else "decode"
+
+
 def make_plans(trace: Trace, *, machine: Machine | None = None, seed: int = 0, plans: Any = PLANS) -> Planned:
     """Every planner, with (held-out ratio to K/N, gap to its bound)."""
-    has_decode = bool((trace.tokens.phase == Phase.DECODE).any())
-    phase, steps = ("decode", "step") if has_decode else ("prefill", "token")
-    shared: dict[str, Any] = {"nodes": NUM_NODES, "held_out": HELD_OUT, "seed": seed, "steps": steps, "phase": phase}
+    planning, held_out, shared = halves(trace, seed)
+    shared["nodes"] = NUM_NODES
     problem = node_problem(trace, **shared)
     made, scores = {}, {}
     for name, share in plans:
@@ -109,8 +129,7 @@ def make_plans(trace: Trace, *, machine: Machine | None = None, seed: int = 0, p
         score = node_score(problem.test, masks, problem.times, problem.layer_weight)
         made[name, share] = plan
         scores[name, share] = (score.ratio, score.mean / _bound(problem, masks) - 1)
-    _, rest, _ = split(trace, held_out=HELD_OUT, seed=seed)
-    return Planned(made, scores, of_phase(rest, phase), "each token its own step" if steps == "token" else "decode")
+    return Planned(made, scores, planning, held_out, steps_name(shared))
 
 
 def _bound(problem: Any, masks: np.ndarray) -> float:

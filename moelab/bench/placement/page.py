@@ -35,7 +35,8 @@ _PIECES = """### Cut or whole
 
 A layer-step of 8 experts, one token, `{kernel}`: every expert cut over the nodes (`row_split`) beside whole ones in
 perfect balance (`mirror`, or a balance as good), ceil(K / N) on the fullest node. `composed`: more nodes than cores,
-run one after the other on one core. A tie: the middle half of the rounds holds 1.
+run one after the other on one core. A tie: the middle half of the rounds holds 1
+(no confidence interval).
 
 """
 

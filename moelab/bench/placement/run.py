@@ -20,8 +20,7 @@ from moelab.bench.placement.result import PlacementResult
 from moelab.calibration import calibrate
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.plan import Plan
-from moelab.domain.trace import Phase, Trace
-from moelab.planner.static_plan import of_phase, split
+from moelab.domain.trace import Trace
 from moelab.sources import open_source
 from moelab.store import shipped
 
@@ -93,13 +92,13 @@ def _planned(name: str, trace: Trace, folder: str | None, chosen: Any) -> Planne
     if book.exists():
         kept = json.loads(book.read_text())
         if kept["trace"] == trace.fingerprint() and set(wanted) <= set(kept["plans"]) | set(kept["left_out"]):
-            has_decode = bool((trace.tokens.phase == Phase.DECODE).any())
-            rest = of_phase(split(trace, held_out=core.HELD_OUT, seed=0)[1], "decode" if has_decode else "prefill")
+            planning, held_out, _ = core.halves(trace)
             keys = {text: (text.split()[0], float(text.split()[1])) for text in wanted if text in kept["plans"]}
             return Planned(
                 {key: Plan.model_validate(kept["plans"][text]) for text, key in keys.items()},
                 {key: tuple(kept["scores"][text]) for text, key in keys.items()},
-                rest,
+                planning,
+                held_out,
                 kept["steps"],
             )
     made = make_plans(trace, plans=chosen)
@@ -170,8 +169,7 @@ def _plan_name(found: CoreBound, number: int) -> str:
 def _memory(name: str, trace: Trace, folder: str | None, seconds: float) -> dict[str, Any]:
     planned = _planned(name, trace, folder, memory.PLANS)
     times = _calibrated(_MEMORY_SHAPE, None, seconds)
-    train, _, _ = split(trace, held_out=core.HELD_OUT, seed=0)
-    found = memory.memory_bound(name, planned, times, train.loads(), seconds=seconds, tell=_tell)
+    found = memory.memory_bound(name, planned, times, planned.planning.loads(), seconds=seconds, tell=_tell)
     return {
         "trace": name, "model": trace.header.model, "synthetic": trace.header.synthetic, "kernel": found.kernel,
         "layers_run": found.num_layers, "num_rounds": found.num_rounds, "num_cells": len(found.cells),
