@@ -20,7 +20,7 @@ from typing import Any
 
 import nbformat
 
-WAIT_MS = 90_000
+WAIT_MS = 120_000
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 FLAGS = [
