@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -79,7 +79,7 @@ class LiveRun:
         pieces = TextStream(engine.codec)
         with engine.held("LiveDecode, or another LiveRun,"):
             engine.observers.append(self._watch)
-            tokens = run(engine, [sequence], prefill_chunk=self._prefill_chunk)
+            tokens = cast("Generator[Any]", run(engine, [sequence], prefill_chunk=self._prefill_chunk))
             try:
                 while not self._stop.is_set():
                     begin, before, tier_before = time.perf_counter(), self._counted(), self._tier_counts()
