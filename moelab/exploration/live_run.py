@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FADES_BY = 0.7
 """What is left of an expert's light with each further token that does not use it."""
+OUT_BELOW = 0.01
 _NEVER = -1
 
 
@@ -135,9 +136,9 @@ class LiveRun:
 
     @property
     def glow(self) -> np.ndarray:
-        """float32 [L, E]: 1 for the latest token's experts, ``FADES_BY`` times less for each since, 0 if never used."""
-        age = self.num_steps - 1 - self._last_used
-        return np.where(self._last_used == _NEVER, 0.0, FADES_BY**age).astype(np.float32)
+        """float32 [L, E]: 1 for the latest token's experts, less for each since (``FADES_BY``), 0 under ``OUT_BELOW``."""
+        light = FADES_BY ** (self.num_steps - 1 - self._last_used)
+        return np.where((self._last_used == _NEVER) | (light < OUT_BELOW), 0.0, light).astype(np.float32)
 
     def figures(self) -> dict[str, Any]:
         """Plain values, units in the names; rates, bytes and the tier's counts are of decode where they do not say."""

@@ -41,7 +41,8 @@ class LiveDecode(ExpertMap):
     """``LiveDecode(engine, plans={"name": plan})``: generate in the background, apply a plan, generate again.
 
     ``machine``: for dispatch, as of ``moelab.apply``. The engine is held while it generates: used elsewhere meanwhile
-    it raises a ``RuntimeError`` that says so.
+    it raises a ``RuntimeError`` that says so. While a cell runs the kernel hears no button: interrupt it, and a cell
+    that is in ``wait`` stops the generation.
 
     Traits beside those of ``ExpertMap``: ``prompt``, ``max_new_tokens``, ``temperature``, ``seed`` (of
     ``engine.generate``); ``colour_by`` (``light``: the latest tokens' experts; ``uses`` in this prompt; ``home``: where

@@ -1,11 +1,14 @@
-"""LiveDecode in a real JupyterLab: text, map, figures, stop, a plan between two prompts; a busy kernel and a restart."""
+"""LiveDecode in a real JupyterLab: text, map, figures, stop, plans between prompts; a busy kernel, a restart."""
 
 from __future__ import annotations
+
+import time
 
 import numpy as np
 import pytest
 
-from moelab.palette import viridis
+from moelab.palette import PALETTE, rgb_of, viridis
+from tests.widgets.jupyter import WAIT_MS
 from tests.widgets.pixels import colour_at, drawn
 
 pytestmark = pytest.mark.browser
@@ -13,14 +16,24 @@ pytestmark = pytest.mark.browser
 PROMPT = "In the beginning there was a small machine that"
 LOAD = """
 import moelab
+from moelab.planner.empty import empty
 from moelab.widgets import LiveDecode
 engine = moelab.load(moelab.shipped("nano/model"), virtual_nodes=2)
 capture = moelab.open_trace(moelab.shipped("nano/capture")).load()
 shared = {"nodes": 2, "held_out": 0.5, "phase": "decode"}
 plans = {name: moelab.PLANNERS[name](capture, **shared) for name in ("round_robin", "coact")}
+plans["lru"] = empty(engine.trace_header(), slots_per_layer=12, policy="lru")
 """
 CELL = f"view = LiveDecode(engine, plans, prompt={PROMPT!r})\nview"
 SHAPE = (6, 48)
+
+
+def wait_for_colour(page, canvas, layer, expert, colour):
+    """Frames follow messages: until a cell has its colour."""
+    ends = time.monotonic() + WAIT_MS / 1000
+    while tuple(colour_at(canvas, layer, expert, SHAPE)) != tuple(colour):
+        assert time.monotonic() < ends, (layer, expert, colour, colour_at(canvas, layer, expert, SHAPE))
+        page.wait_for_timeout(50)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -77,13 +90,22 @@ def test_live_decode(open_notebook, theme):
     assert notebook.python("view.figures['finished_by']") == "cancelled"
     assert text.evaluate("e => e.textContent") == notebook.python("view.run.text")
 
-    # Stop while a cell keeps the kernel busy waiting, by the button; then the same prompt under two plans.
+    # A cell waits for it, so that the kernel hears no button: Ctrl-C ends both.
+    button["generate"].click()
+    widget.get_by_text("of at most 100000").wait_for()
+    ended = notebook.keep_busy("view.wait()")
+    notebook.interrupt()
+    ended()
+    widget.get_by_text("Stopped after").wait_for()
+    assert notebook.python("view.figures['finished_by']") == "cancelled"
+
+    # By the button, then the same prompt under two plans.
     button["generate"].click()
     widget.get_by_text("of at most 100000").wait_for()
     button["stop"].click()
     widget.get_by_text("Stopped after").wait_for()
     widget.locator("[name='max_new_tokens']").fill("40")
-    for number, plan in ((4, "round_robin"), (5, "coact")):
+    for number, plan in ((5, "round_robin"), (6, "coact")):
         widget.locator("[name='plan']").select_option(plan)
         button["apply"].click()
         widget.get_by_text(f"Applied {plan} in").wait_for()
@@ -98,18 +120,30 @@ def test_live_decode(open_notebook, theme):
             value = float(shown.split()[0].replace(",", "")) * (1e3 if shown.endswith("MB") else 1)
             assert value == pytest.approx(kb, rel=0.006)
     runs = notebook.python("view.runs")
-    assert [run["plan"] for run in runs] == ["as loaded"] * 3 + ["round_robin", "coact"]
-    assert runs[3]["bytes_per_token_of_node"] != runs[4]["bytes_per_token_of_node"]
-    assert read("text") == "same as 4"
+    assert [run["plan"] for run in runs] == ["as loaded"] * 4 + ["round_robin", "coact"]
+    assert runs[4]["bytes_per_token_of_node"] != runs[5]["bytes_per_token_of_node"]
+    assert read("text") == "same as 5"
     assert read("plan") == "coact"
-    before = colour_at(canvas, 0, lit, SHAPE)
     widget.locator("[name='colour_by']").select_option("home")
-    widget.get_by_text("where it lies").nth(1).wait_for()
-    page.wait_for_function(
-        "([c, n]) => Number(c.dataset.frames) > n",
-        arg=[canvas.element_handle(), int(canvas.get_attribute("data-frames"))],
-    ) if colour_at(canvas, 0, lit, SHAPE) == before else None
+    homes = np.array(notebook.python("view.map_layer('home').values.tolist()")).astype(int)
+    page.wait_for_function("document.querySelector('.moelab-map .moelab-key').textContent.includes('several nodes')")
+    for layer, expert in ((0, 0), (3, 20), (5, 47)):
+        colour = rgb_of(PALETTE[homes[layer, expert]])
+        wait_for_colour(page, canvas, layer, expert, colour)
     notebook.picture(widget, "live_decode_plans")
+
+    # A fast tier: late and uploads are those of its report.
+    widget.locator("[name='plan']").select_option("lru")
+    button["apply"].click()
+    widget.get_by_text("Applied lru in").wait_for()
+    button["generate"].click()
+    widget.locator("th", has_text="prompt 7").wait_for()
+    widget.get_by_text("Done after 40 tokens").wait_for()
+    report = notebook.python("(lambda r: [r.uploads, r.late])(engine.fast_tier.report())")
+    shown = [[int(read(name + when).replace(",", "")) for when in ("", ", prefill")] for name in ("uploads", "late")]
+    assert [sum(each) for each in shown] == report
+    assert report[0] > 0
+    notebook.picture(widget, "live_decode_fast_tier")
 
     # An error says what to do.
     widget.locator("[name='prompt']").fill("")

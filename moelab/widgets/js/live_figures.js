@@ -8,7 +8,7 @@ const LIVE_ROWS = [
   ["plan", (f) => f.plan, null, undefined, "what was applied here before this prompt"],
   ["tokens", (f) => `${number(f.new_tokens)} (${f.finished_by || "so far"})`, null, undefined, "new tokens, and what ended them"],
   ["text", (f) => f.text || "", null, undefined, "beside an earlier prompt that was asked the same"],
-  ["decode tok/s", (f) => number(f.decode_tok_per_s), (f) => f.decode_tok_per_s, true, "of wall time"],
+  ["decode tok/s", (f) => number(f.decode_tok_per_s), (f) => f.decode_tok_per_s, undefined, "of wall time; one prompt, so no verdict"],
   ["node imbalance", (f) => number(f.node_imbalance), (f) => f.node_imbalance, false, "bytes of the fullest node over the mean"],
 ];
 const TIER_ROWS = [
@@ -21,7 +21,7 @@ const TIER_ROWS = [
 
 function nodeRows(count) {
   return Array.from({ length: count }, (_, n) => [
-    [`node${n} GB/s`, (f) => number(f.gb_per_s_of_node[n]), (f) => f.gb_per_s_of_node[n], true, "bytes over the time until its last worker was done"],
+    [`node${n} GB/s`, (f) => number(f.gb_per_s_of_node[n]), (f) => f.gb_per_s_of_node[n], undefined, "bytes over the time until its last worker was done"],
     [`node${n} per token`, (f) => gigabytes(f.bytes_per_token_of_node[n] ?? NaN), (f) => f.bytes_per_token_of_node[n], undefined, "bytes of routed experts that it read"],
   ]).flat();
 }
@@ -46,7 +46,8 @@ function liveFigures(model) {
     const earlier = ended.filter((run) => run.number !== now.number);
     const shown = [...earlier, now].slice(-PROMPTS_SHOWN), before = shown.at(-2);
     const hasTier = shown.some((f) => f.fast_tier !== "none");
-    const rows = [...LIVE_ROWS, ...nodeRows(Math.max(...shown.map((f) => f.gb_per_s_of_node.length))), ...(hasTier ? TIER_ROWS : [])];
+    const live = LIVE_ROWS.filter(([name]) => name !== "text" || shown.some((f) => f.text));
+    const rows = [...live, ...nodeRows(Math.max(...shown.map((f) => f.gb_per_s_of_node.length))), ...(hasTier ? TIER_ROWS : [])];
     const head = element("tr", {}, element("th"),
       ...shown.map((f) => element("th", { scope: "col", title: f.prompt }, `prompt ${f.number}`)), before ? element("th", {}, "change") : null);
     const body = rows.map(([name, text, value, better, title]) => element("tr", { title },
