@@ -70,8 +70,9 @@ class Engine(Stepper):
             self.new_sequence(text, max_new_tokens, sampling, stop, domain=domain, index=index)
             for index, text in enumerate(prompts)
         ]
-        for _ in run(self, sequences, batch_size or max(len(sequences), 1), prefill_chunk):
-            pass
+        with self.held("generate"):
+            for _ in run(self, sequences, batch_size or max(len(sequences), 1), prefill_chunk):
+                pass
         results = [Generation.of(sequence, self) for sequence in sequences]
         return results if several else results[0]
 
@@ -161,6 +162,7 @@ class Engine(Stepper):
         """`use_plan` for who sees to the homes too: `load` and `moelab.apply`."""
         from moelab.engine.placement import carry_out
 
+        self.check_caller()
         return carry_out(self, plan, policy=policy, late=late, keep_log=keep_log, device=device)
 
     def give_up_homes(self, plan: Plan) -> int:
@@ -217,7 +219,8 @@ class Engine(Stepper):
     # --- life and display ---
 
     def close(self) -> None:
-        """End the workers. The engine cannot run afterwards."""
+        """End the workers. The engine cannot run afterwards. RuntimeError while another thread holds it."""
+        self.check_caller()
         self.set_fast_tier(None)
         self.pool.close()
 

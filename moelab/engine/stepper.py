@@ -27,6 +27,7 @@ from moelab.engine.cache import LatentCache
 from moelab.engine.counters import Counters, DenseLayers, PhaseCounts, bandwidth_beside_limit
 from moelab.engine.dense import KernelLinears
 from moelab.engine.generate import PREFILL_CHUNK, Sequence
+from moelab.engine.holder import Holder
 from moelab.engine.loader import Loaded
 from moelab.engine.step_routing import StepRouting
 from moelab.engine.token_rows import TokenRows
@@ -70,6 +71,7 @@ class Stepper:
         self.tier_choice: dict[str, Any] = {}  # what `use_plan` was told of it
         self.lossy: Lossy | None = None
         self._asked: Counter[str] = Counter()
+        self._holder = Holder(lambda: self.name)
         self.num_steps = 0
         self._request_ended = False
         self._num_tokens = {Phase.PREFILL: 0, Phase.DECODE: 0}
@@ -144,7 +146,6 @@ class Stepper:
         assert logits is not None
         return logits[0, -1]
 
-    @torch.inference_mode()
     def step(
         self,
         token_ids: torch.Tensor,
@@ -157,8 +158,16 @@ class Stepper:
         """One forward pass: Q new tokens of each of B sequences in the cache rows [row, row + B).
 
         token_ids int64 [B, Q] on the CPU -> logits float32 [B, Q] (`all`) or [B, 1] (`last`) x vocab, or None.
-        RuntimeError once the engine is closed.
+        RuntimeError once the engine is closed, and while another thread holds it (`held`).
         """
+        with self._holder.held("another step"):
+            return self._step(token_ids, cache, row, sequences, phase, want)
+
+    @torch.inference_mode()
+    def _step(
+        self, token_ids: torch.Tensor, cache: LatentCache, row: int, sequences: SequenceOf[Sequence], phase: Phase,
+        want: str,
+    ) -> torch.Tensor | None:  # fmt: skip
         if self.pool.closed:
             raise RuntimeError(f"engine of {self.name} is closed: expected an open one; load the model again")
         started = time.perf_counter()
@@ -206,6 +215,19 @@ class Stepper:
                 observer(step, rows, routing.expert_ids, routing.gate_weights)
         self._step_s += time.perf_counter() - started
         return logits
+
+    @contextmanager
+    def held(self, by: str) -> Iterator[None]:
+        """Inside the block only this thread may step, change or close the engine; others get a RuntimeError.
+
+        It names `by`. A thread that holds it may hold it again. RuntimeError where another one has it.
+        """
+        with self._holder.held(by):
+            yield
+
+    def check_caller(self) -> None:
+        """RuntimeError where another thread holds the engine."""
+        self._holder.check()
 
     def end_request(self) -> None:
         """A request has had its last tokens: policies and observers are told so with the next step."""

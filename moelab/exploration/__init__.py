@@ -2,7 +2,8 @@
 
 ``Exploration`` is the plain-Python twin of ``moelab.widgets.PlacementExplorer``: every number that the widget shows is
 one call here. A figure is always that of ``simulate`` on the held-out part, with an interval; a preview says that it is
-one. Does not know widgets, nor how a plan is carried out.
+one. ``LiveRun`` is that of ``moelab.widgets.LiveDecode``: one prompt in a running engine. Does not know widgets, nor
+how a plan is carried out.
 """
 
 from __future__ import annotations
@@ -11,8 +12,14 @@ from moelab.exploration.draft import Draft
 from moelab.exploration.edit import ACTIONS, Edit
 from moelab.exploration.explore import Exploration, Outcome
 from moelab.exploration.figures import Figures
+from moelab.exploration.homes_of_engine import homes_of_engine
+from moelab.exploration.live_run import LiveRun
+from moelab.exploration.live_step import LiveStep, LiveTotals
 from moelab.exploration.map_layers import MAP_LAYERS
 from moelab.exploration.select import select
 from moelab.exploration.settings import Settings
 
-__all__ = ["ACTIONS", "MAP_LAYERS", "Draft", "Edit", "Exploration", "Figures", "Outcome", "Settings", "select"]
+__all__ = [
+    "ACTIONS", "MAP_LAYERS", "Draft", "Edit", "Exploration", "Figures", "LiveRun", "LiveStep", "LiveTotals", "Outcome",
+    "Settings", "homes_of_engine", "select",
+]  # fmt: skip

@@ -35,9 +35,11 @@ def apply(engine: Engine, plan: Plan, *, machine: Machine | None = None, progres
     """Carry out ``plan`` in ``engine`` from its next step on: homes on nodes, copies and pieces, and a fast tier.
 
     ``machine`` tells dispatch the read rates of the nodes (equal without). The plan before stays whole where this
-    raises: ``ValueError`` for another model or what the engine cannot do, ``MemoryError`` where a node has no room.
+    raises: ``ValueError`` for another model or what the engine cannot do, ``MemoryError`` where a node has no room,
+    ``RuntimeError`` while another thread holds the engine.
     Room is asked for before the first move; see ``Applied.peak_extra_bytes``.
     """
+    engine.check_caller()
     plan.check_matches(
         what="engine", model=engine.name, num_layers=len(engine.routed), num_experts=engine.spec.n_routed_experts,
         top_k=engine.spec.num_experts_per_tok, fingerprint=engine.spec.fingerprint,

@@ -10,8 +10,12 @@ from __future__ import annotations
 from moelab.widgets.cost_calculator import CostCalculator
 from moelab.widgets.curve_explorer import CurveExplorer
 from moelab.widgets.expert_map import ExpertMap
+from moelab.widgets.live_decode import LiveDecode
 from moelab.widgets.placement_explorer import PlacementExplorer
 from moelab.widgets.sizing_calculator import SizingCalculator
 from moelab.widgets.trace_browser import TraceBrowser
 
-__all__ = ["CostCalculator", "CurveExplorer", "ExpertMap", "PlacementExplorer", "SizingCalculator", "TraceBrowser"]
+__all__ = [
+    "CostCalculator", "CurveExplorer", "ExpertMap", "LiveDecode", "PlacementExplorer", "SizingCalculator",
+    "TraceBrowser",
+]  # fmt: skip

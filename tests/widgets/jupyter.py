@@ -15,12 +15,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-WAIT_MS = 90_000
+WAIT_MS = 120_000
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 FLAGS = [
@@ -171,14 +172,19 @@ class Notebook:
         """Value of ``expression`` in the kernel, by way of JSON and a new last cell."""
         return self._execute(f"import json as _json; print('<<' + _json.dumps({expression}) + '>>')")
 
-    def _execute(self, code: str) -> Any:
-        """Through the kernel's own channels, so that the notebook stays as it is."""
+    def _client(self) -> Any:
         from jupyter_client import BlockingKernelClient
 
         file = self.server.folder / "runtime" / f"kernel-{self.session['kernel']['id']}.json"
         client = BlockingKernelClient()
         client.load_connection_file(str(file))
         client.start_channels()
+        client.wait_for_ready(timeout=WAIT_MS / 1000)
+        return client
+
+    def _execute(self, code: str) -> Any:
+        """Through the kernel's own channels, so that the notebook stays as it is."""
+        client = self._client()
         out: list[str] = []
 
         def keep(message: Any) -> None:
@@ -195,6 +201,30 @@ class Notebook:
         assert reply["content"]["status"] == "ok", "".join(out)
         text = "".join(out)
         return json.loads(text[text.index("<<") + 2 : text.rindex(">>")])
+
+    def keep_busy(self, code: str) -> Callable[[], None]:
+        """Run ``print("begun")`` and ``code`` beside the page; returns once it has begun, what waits for its end."""
+        client = self._client()
+        asked = client.execute(f"print('begun', flush=True)\n{code}", store_history=False)
+
+        def is_mine(message: Any, kind: str) -> bool:
+            return message["parent_header"].get("msg_id") == asked and message["msg_type"] == kind
+
+        while not is_mine(client.get_iopub_msg(timeout=WAIT_MS / 1000), "stream"):
+            pass
+
+        def wait() -> None:
+            try:
+                while not is_mine(client.get_shell_msg(timeout=WAIT_MS / 1000), "execute_reply"):
+                    pass
+            finally:
+                client.stop_channels()
+
+        return wait
+
+    def interrupt(self) -> None:
+        """As the stop button of the notebook: Ctrl-C for the kernel."""
+        self.server.ask("POST", f"api/kernels/{self.session['kernel']['id']}/interrupt")
 
     def save(self) -> Path:
         """Save by the menu; the path of the file."""

@@ -268,6 +268,11 @@ class FastTier:
     # --- results ---
 
     @property
+    def counts(self) -> np.ndarray:
+        """int64 [phases, L, 8], as `report().counts`, so far: copies that are under way go on meanwhile."""
+        return self._counts.copy()
+
+    @property
     def requests(self) -> np.ndarray:
         """int64 [R, 8]: counts of every request."""
         if self._requests is None:
