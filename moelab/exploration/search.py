@@ -27,9 +27,6 @@ def search(of: Exploration, settings: Settings) -> Plan:
         options |= {"nodes": settings.nodes, "extra_memory": settings.extra_memory}
         if of.machine is not None and len(of.machine.nodes) == settings.nodes:
             options["machine"] = of.machine
-        if planner == "mirror":  # everything everywhere, whatever the budget for replicas says
-            whole = sum(of.expert_bytes) * of.trace.header.num_experts
-            options["node_bytes"] = [whole or num_layers * of.trace.header.num_experts] * settings.nodes
         if planner == "joint":
             options["fast_slots"] = slots * num_layers
         return PLANNERS[planner](of.trace, **options)

@@ -100,6 +100,18 @@ def test_mirror_and_row_split_closed_forms():
     assert one.prediction["heldout_mean_max"] == 2  # ceil(3 / 2)
 
 
+def test_mirror_of_unequal_nodes():
+    """Everything on both, whatever their rates; what each may hold counts where it is given."""
+    trace, rates = seeded_trace(1, num_requests=4), [3.0, 1.0]
+    plan = PLANNERS["mirror"](trace, nodes=2, node_rates=rates)
+    assert plan.prediction["bytes_per_node"] == [36_000, 36_000]
+    assert plan.prediction["extra_memory_used"] == 1
+    given = PLANNERS["mirror"](trace, node_rates=rates, node_bytes=[36_000, 36_000], nodes=2)
+    assert masks_of(given).tolist() == masks_of(plan).tolist()
+    with pytest.raises(ValueError, match="more on node1 than its budget"):
+        PLANNERS["mirror"](trace, node_rates=rates, node_bytes=[36_000, 35_000], nodes=2)
+
+
 def test_row_split_with_a_measured_price_and_with_rows_that_do_not_divide():
     trace = seeded_trace(1, num_requests=4).phase(1)
     price = CutPrice(slice_factor=1.1, barrier=0.05, source="seen")
