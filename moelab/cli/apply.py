@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         half = [each.max_new_tokens // 2 - 1 for each in prompts]
         tokens_before, before = _part(engine, streams, half)
         had_tier = engine.fast_tier is not None
-        applied = apply(engine, plan, machine=machine, progress=not options.json)
+        applied = apply(engine, plan, machine=machine, allow_unbound=options.allow_unbound, progress=not options.json)
         tokens_after, after = _part(engine, streams, counts)
         result: dict[str, Any] = {**applied.summary(), "before": before, "after": after, "prompts": len(prompts)}
         difference = None
