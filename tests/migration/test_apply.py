@@ -508,3 +508,14 @@ def test_pages_that_the_system_keeps_are_counted(engine, capture, monkeypatch):
     monkeypatch.setattr(copy_memory, "ctypes", SimpleNamespace(**{**vars(copy_memory.ctypes), "CDLL": Locked}))
     kept = apply(engine, node_plan_of(capture, "round_robin"), progress=False)
     assert kept.bytes_not_returned == kept.bytes_removed > 0
+
+
+def test_command_with_a_text_of_one_token(capture, tmp_path, capsys):
+    random_plan(capture, 6).save(tmp_path / "plan.json")
+    rows = [{"request": n, "domain": "d", "prompt": "one", "max_new_tokens": n + 1} for n in range(3)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ["apply", str(tmp_path / "plan.json"), "--prompts", str(tmp_path / "prompts.jsonl"), "--json"]
+    assert main([*command, "--virtual-nodes", "2"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["texts_equal"] == 3
+    assert result["tokens_compared"] <= 6
