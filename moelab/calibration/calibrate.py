@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from moelab.calibration.barrier import barrier_s
 from moelab.calibration.beside_uploads import beside_uploads
+from moelab.calibration.doubts import doubts_of
 from moelab.calibration.expert_calls import measure
 from moelab.calibration.fit import fit
 from moelab.calibration.probe import layer_overhead_s
@@ -47,6 +48,7 @@ def calibrate(
 
     ``expert_shapes``: model presets, or ``HxI``. ``virtual_nodes`` divides the cores of a machine of one node.
     ``seconds`` is about what measuring takes, at most ``MOST_SECONDS``; generating weights comes on top.
+    What makes the numbers doubtful (``doubts``: a busy machine) stands in ``notes``.
     Raises ``ValueError`` for an unknown shape, kernels without the native library, or seconds out of range;
     ``MemoryError`` where the experts do not fit.
     """
@@ -101,6 +103,7 @@ def calibrate(
         }
     )
     calibrated = _merged(calibrated, before)
+    calibrated = calibrated.model_copy(update={"notes": doubts_of(calibrated)})
     if out is not None:
         calibrated.save(out)
     return calibrated

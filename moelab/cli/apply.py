@@ -58,10 +58,10 @@ def run(options: argparse.Namespace) -> int:
         whole = _part(engine, _streams(engine, prompts), counts)[0] if options.check else None
         streams = _streams(engine, prompts)
         first = _part(engine, streams, [1] * len(prompts))[0]  # with the prefill, and what is made on first use
-        half = [each.max_new_tokens // 2 - 1 for each in prompts]
+        half = [max(0, each.max_new_tokens // 2 - 1) for each in prompts]
         tokens_before, before = _part(engine, streams, half)
         had_tier = engine.fast_tier is not None
-        applied = apply(engine, plan, machine=machine, progress=not options.json)
+        applied = apply(engine, plan, machine=machine, allow_unbound=options.allow_unbound, progress=not options.json)
         tokens_after, after = _part(engine, streams, counts)
         result: dict[str, Any] = {**applied.summary(), "before": before, "after": after, "prompts": len(prompts)}
         difference = None

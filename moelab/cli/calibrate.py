@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print_json({"out": str(out), "seconds": seconds, "machine": machine.model_dump(mode="json")})
         return
-    print_rows(f"machine written to {out} in {seconds:.0f} s", {**machine.summary(), **_figures(machine)})
+    doubt = ", IN DOUBT: see below" if machine.notes else ""
+    print_rows(f"machine written to {out} in {seconds:.0f} s{doubt}", {**machine.summary(), **_figures(machine)})
 
 
 def _figures(machine) -> dict[str, str]:

@@ -18,6 +18,9 @@ def add_fast_tier(parser: argparse.ArgumentParser) -> None:
         "--virtual-nodes", type=int, metavar="N",
         help="divide the cores into N nodes (default: those of the plan, where it has more than the machine)",
     )  # fmt: skip
+    parser.add_argument(
+        "--allow-unbound", action="store_true", help="run a plan where the system does not bind memory to real nodes"
+    )
     parser.add_argument("--slots", type=int, metavar="N", help="instead of a plan: N slots a layer, empty at first")
     parser.add_argument("--policy", metavar="NAME", help="policy of --slots (default: lru), or instead of the plan's")
     parser.add_argument("--slot-format", metavar="F", help="of --slots: int4_g32, bf16, float32 (default: the home's)")

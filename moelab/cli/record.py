@@ -53,6 +53,7 @@ def load_engine(options: argparse.Namespace):
     engine = load(
         model, packed=options.packed, device=options.device, isa=options.isa, activation=options.activation,
         virtual_nodes=options.virtual_nodes, plan=plan, late=options.late,
+        allow_unbound=options.allow_unbound,
     )  # fmt: skip
     try:
         use_slots(engine, options)

@@ -120,6 +120,11 @@ def read_layer_steps_s(
     return fluid(alone / np.asarray(shares, np.float64)[:, None, None])
 
 
+def by_read_rates(share: float, num_nodes: int) -> str:
+    """What a prediction without calibrated times says of itself."""
+    return f"read rates, {share:.2f} of each while all {num_nodes} nodes read"
+
+
 def fluid(work: np.ndarray) -> np.ndarray:
     """Seconds until all are done, [S]; ``work`` [busy - 1, S, N]: what each takes if so many are busy throughout."""
     num_nodes, num_steps, _ = work.shape

@@ -81,7 +81,7 @@ class Machine(_Document):
     ``residuals`` are relative errors of the fit that gave the numbers, by name. ``unified_memory``: a GPU reads the
     nodes' memory. ``published_read_fractions``: shares of the peak that others measured, by what and where.
     ``matrix_unit``: what multiplies matrices beside vectors, ``None``: nothing, or not known. ``expert_times``: of each
-    kernel and expert shape that was calibrated.
+    kernel and expert shape that was calibrated. ``notes``: why these numbers are in doubt, where they are.
     """
 
     version: Literal[1] = 1
@@ -102,6 +102,7 @@ class Machine(_Document):
     matrix_unit: Literal["amx"] | None = None
     published_read_fractions: dict[str, float] = Field(default_factory=dict)
     expert_times: tuple[ExpertTimes, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def detect(cls) -> Machine:
@@ -171,6 +172,7 @@ class Machine(_Document):
             "published_read_fractions": True,
             "matrix_unit": True,
             "unified_memory": not self.unified_memory,
+            "notes": True,
             **({} if self.expert_times else {"expert_times": True}),
         }
         return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
@@ -213,6 +215,8 @@ class Machine(_Document):
             )
         for times in self.expert_times:
             rows[times.name] = f"{1e3 * times.expert_s[1]:.3f} ms an expert, residual {times.residual:.1%}"
+        for number, note in enumerate(self.notes):
+            rows[f"IN DOUBT {number + 1}"] = note
         for tier in self.fast_tiers:
             rows[tier.name] = f"{tier.device}, {tier.memory_bytes / GIB:.1f} GiB" + (
                 " (emulated)" if tier.emulated else ""

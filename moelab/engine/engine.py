@@ -256,7 +256,13 @@ class Engine(Stepper):
             num_bytes = sum(int(placement.bytes_of_node.sum()) for placement in placements)
         kind = "virtual nodes" if self.pool.virtual else "nodes"
         nodes = f" on {self.routed[0].num_nodes} {kind}" if self.routed[0].num_nodes > 1 else ""
-        return f"{num_bytes / 2**30:.2f} GiB{nodes}"
+        return f"{num_bytes / 2**30:.2f} GiB{nodes}, binding {self.binding}"
+
+    @property
+    def binding(self) -> str:
+        """What memory of the routed experts is bound to, or why it is not."""
+        homes = [layer.owner if layer.placement is None else layer.placement for layer in self.routed]
+        return ", ".join(dict.fromkeys(part for home in homes for part in home.binding.split(", ")))
 
     def __repr__(self) -> str:
         return summary_text("Engine", self.summary())
@@ -279,6 +285,7 @@ def load(
     plan: Plan | str | Path | None = None,
     late: str = "home",
     lossy: Lossy | None = None,
+    allow_unbound: bool = False,
 ) -> Engine:
     """The engine of a Hugging Face checkpoint directory; see `loader.load_model` for the choices.
 
@@ -286,7 +293,8 @@ def load(
     file: experts are loaded straight into their homes where it names several nodes, its fast tier as by
     `Engine.use_plan`, with `late`. `lossy`: for `Engine.use_lossy`. `virtual_nodes` divides the cores, to try plans of
     several nodes on a machine of one; a plan of more nodes than the machine has gets as many without being asked, which
-    `repr` says. `moelab.apply` changes the plan later, and tells dispatch the rates of nodes.
+    `repr` says. `moelab.apply` changes the plan later, and tells dispatch the rates of nodes. OSError
+    where the system refuses to bind homes to real nodes (containers), unless `allow_unbound`; see `Engine.binding`.
     """
     chosen = Plan.load(plan) if isinstance(plan, str | Path) else plan
     make_homes = None
@@ -297,7 +305,7 @@ def load(
         assert chosen is not None
         if choose_isa(isa).isa != "numba":  # which `homes_of_plan` refuses
             virtual_nodes = virtual_nodes_for(chosen, asked=virtual_nodes, num_workers=num_workers)
-        make_homes = partial(homes_of_plan, chosen, Path(model_dir).name, isa)
+        make_homes = partial(homes_of_plan, chosen, Path(model_dir).name, isa, allow_unbound)
     loaded = load_model(
         model_dir, packed=packed, device=device, isa=isa, activation=activation, dense_dtype=dense_dtype,
         dense_weights=dense_weights, num_workers=num_workers, virtual_nodes=virtual_nodes, make_homes=make_homes,

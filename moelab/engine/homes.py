@@ -49,12 +49,12 @@ def planned_homeless(plan: Plan) -> np.ndarray:
 
 
 def homes_of_plan(
-    plan: Plan, name: str, isa: str | None, spec: ModelSpec, layout: ExpertLayout, pool: Pool
+    plan: Plan, name: str, isa: str | None, allow_unbound: bool, spec: ModelSpec, layout: ExpertLayout, pool: Pool
 ) -> list[NodePlacement]:
     """Empty homes of all layers on the nodes of a plan that names several, to be filled; homeless experts on node 0.
 
     Raises `ValueError` for a plan of another model or more nodes than the pool has, `MemoryError` where a node has no
-    room.
+    room, `OSError` where the system refuses to bind memory to it (`allow_unbound`: then it lies where it may).
     """
     if choose_isa(isa).isa == "numba":
         raise ValueError("plan has homes on several nodes; Numba's workers know no nodes: choose a native isa")
@@ -65,13 +65,17 @@ def homes_of_plan(
     check_home_bytes(plan, layout)
     node_of_homeless = np.zeros((plan.model.num_layers, plan.model.num_experts), np.int64)
     copies = copies_on_nodes(plan, node_of_homeless, pool.num_nodes, -(-layout.intermediate_size // GROUP))
-    return [
+    homes = [
         NodePlacement(
             layout, plan.model.num_experts, of_layer, pool.memory_node_of_node,
             **(dispatch_for(len(of_layer[0]), pool.num_nodes) if has_several(of_layer) else {}),
         )
         for of_layer in copies
     ]  # fmt: skip
+    if not allow_unbound:
+        for placement in homes:
+            placement.check_bound(pool.memory_node_of_node)
+    return homes
 
 
 def dispatch_for(num_copies: int, num_nodes: int) -> Any:
@@ -107,8 +111,7 @@ def give_up_homes(routed: Sequence[RoutedExperts], homeless: np.ndarray) -> int:
         layer.place(new)
         layer.owner = new
         for memory in left:
-            give_back(memory)
-            num_bytes += len(memory.memory)
+            num_bytes += len(memory.memory) if give_back(memory) else 0
         (owner if old is None else old).close()
     return num_bytes
 

@@ -45,14 +45,20 @@ def take_memory(sizes: Sequence[int], memory_node: int | None) -> list[CopyMemor
     ]
 
 
-def give_back(copy: CopyMemory) -> None:
-    """The pages that are the copy's alone return to the system at once; its bytes are zero afterwards."""
+def give_back(copy: CopyMemory) -> bool:
+    """The pages that are the copy's alone return to the system at once; its bytes are zero afterwards.
+
+    ``False`` where the system keeps them until the mapping goes (locked memory, for one): they still count as taken.
+    """
     if not hasattr(mmap, "MADV_DONTNEED"):
-        return
+        return False
     first, last = _own_pages(copy)
     if first < last:
-        ctypes.CDLL(None, use_errno=True).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_DONTNEED)
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_DONTNEED):
+            return False
         withdraw(first, last - first)
+    return True
 
 
 def take_again(copies: Iterable[CopyMemory], memory_node: int | None) -> None:

@@ -140,6 +140,16 @@ class NodePlacement:
     def binding(self) -> str:
         return ", ".join(dict.fromkeys(each.binding for each in self.memory_of_copy.values()))
 
+    def check_bound(self, memory_nodes: Sequence[int | None]) -> None:
+        """``OSError`` where copies on real nodes [N], several, were to be bound to them and the system refused."""
+        for copy, memory in self.memory_of_copy.items() if len(memory_nodes) > 1 else ():
+            if memory_nodes[copy[3]] is not None and memory.binding.startswith("unavailable"):
+                raise OSError(
+                    f"expert {copy[0]}: expected memory bound to node{memory_nodes[copy[3]]}, got {memory.binding} "
+                    "(containers often forbid mbind): allow it (CAP_SYS_NICE), or run with allow_unbound "
+                    "(--allow-unbound), where pages lie on the node of their first writer"
+                )
+
     @property
     def huge_pages(self) -> str:
         return ", ".join(dict.fromkeys(each.pages for each in self.memory_of_copy.values()))
@@ -198,15 +208,15 @@ class NodePlacement:
         return {copy: each for copy, each in self.memory_of_copy.items() if copy not in kept}
 
     def release(self, following: NodePlacement | None = None) -> int:
-        """Give the pages of all copies that ``following`` does not keep back to the system; bytes of those copies.
+        """Give the pages of all copies that ``following`` does not keep back to the system; bytes that returned.
 
         Nothing may read this placement afterwards.
         """
-        gone = self.left_over(following).values()
+        returned, gone = 0, self.left_over(following).values()
         for each in gone:
-            give_back(each)
+            returned += len(each.memory) if give_back(each) else 0
         self.close()
-        return sum(len(each.memory) for each in gone)
+        return returned
 
     def close(self) -> None:
         """Forget the copies; their memory goes when nobody holds a view of it. Twice is harmless."""

@@ -31,12 +31,15 @@ if TYPE_CHECKING:
     from moelab.engine.engine import Engine
 
 
-def apply(engine: Engine, plan: Plan, *, machine: Machine | None = None, progress: bool = True) -> Applied:
+def apply(
+    engine: Engine, plan: Plan, *, machine: Machine | None = None, allow_unbound: bool = False, progress: bool = True
+) -> Applied:
     """Carry out ``plan`` in ``engine`` from its next step on: homes on nodes, copies and pieces, and a fast tier.
 
     ``machine`` tells dispatch the read rates of the nodes (equal without). The plan before stays whole where this
     raises: ``ValueError`` for another model or what the engine cannot do, ``MemoryError`` where a node has no room,
-    ``RuntimeError`` while another thread holds the engine.
+    ``RuntimeError`` while another thread holds the engine, ``OSError`` where the system refuses to bind memory to a
+    real node, unless ``allow_unbound``.
     Room is asked for before the first move; see ``Applied.peak_extra_bytes``.
     """
     engine.check_caller()
@@ -53,7 +56,10 @@ def apply(engine: Engine, plan: Plan, *, machine: Machine | None = None, progres
     num_nodes = engine.routed[0].num_nodes if target is None else len(target.memory_nodes)
     check_change(engine, plan, num_nodes)
     moves = Moves(
-        engine.routed, engine.pool, engine.pool.memory_node_of_node if target is None else target.memory_nodes
+        engine.routed,
+        engine.pool,
+        engine.pool.memory_node_of_node if target is None else target.memory_nodes,
+        allow_unbound,
     )
     peak = _Peak()
     tier, choice = engine.fast_tier, dict(engine.tier_choice)
@@ -84,12 +90,14 @@ def apply(engine: Engine, plan: Plan, *, machine: Machine | None = None, progres
         plan=str(plan.planner.get("name", plan.fingerprint())),
         num_nodes=num_nodes,
         virtual_nodes=engine.pool.virtual,
+        binding=engine.binding,
         slowness=None if slowness is None else tuple(slowness.tolist()),
         copies_added=moves.num_added,
         copies_kept=moves.num_kept,
         copies_removed=moves.num_removed,
         bytes_added=moves.added_bytes,
         bytes_removed=moves.removed_bytes,
+        bytes_not_returned=moves.unreturned_bytes,
         peak_extra_bytes=moves.peak_extra_bytes,
         homes_given_up=0 if plan.keep_home else int(planned_homeless(plan).sum()),
         home_bytes_given_up=given_up,

@@ -61,12 +61,14 @@ class Moves:
 
     ``memory_nodes`` [N]: what the nodes of the copies are bound to, those of the pool or ``[None]`` for one anywhere.
     ``num_added, num_kept, num_removed`` copies, ``added_bytes, removed_bytes``; ``peak_extra_bytes``: the most that
-    copies took at once beyond the larger of before and after; ``num_fetched`` experts came from ``fetch``.
+    copies took at once beyond the larger of before and after; ``num_fetched`` experts came from ``fetch``;
+    ``unreturned_bytes`` the system kept. ``allow_unbound``: memory that the system does not bind to its node will do.
     """
 
     layers: Sequence[RoutedExperts]
     pool: Pool
     memory_nodes: Sequence[int | None]
+    allow_unbound: bool = False
     num_added: int = 0
     num_kept: int = 0
     num_removed: int = 0
@@ -74,6 +76,7 @@ class Moves:
     removed_bytes: int = 0
     peak_extra_bytes: int = 0
     num_fetched: int = 0
+    unreturned_bytes: int = 0
     _turned: list[_Turned] = field(default_factory=list)
 
     def differences(self, copies: Sequence[Copies]) -> list[Difference]:
@@ -154,6 +157,8 @@ class Moves:
             layer.layout, layer.num_experts, copies, self.memory_nodes, slowness=slowness, keep=self._known(layer),
             **({} if dispatch is None or not has_several(copies) else dispatch(len(copies[0]), len(self.memory_nodes))),
         )  # fmt: skip
+        if not self.allow_unbound:
+            new.check_bound(self.memory_nodes)
         kept = new.memory_of_copy.keys() - new.new_copies
         left = {copy: memory for copy, memory in self._held(layer).items() if copy not in kept}
         turned = _Turned(number, layer, new, old, layer.owner, layer.address_of_expert, left)
@@ -175,8 +180,7 @@ class Moves:
         layer.place(new)
         layer.owner = new
         turned.gave_back = True
-        for memory in left.values():
-            give_back(memory)
+        self.unreturned_bytes += sum(len(memory.memory) for memory in left.values() if not give_back(memory))
         self.num_added += len(new.new_copies)
         self.num_kept += len(new.memory_of_copy) - len(new.new_copies)
         self.num_removed += len(left)

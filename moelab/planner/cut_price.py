@@ -38,5 +38,6 @@ def measured_price(
     return CutPrice(
         slice_factor=num_nodes * piece / whole,
         barrier=0.0,
-        source=f"measured: {times.name}, {machine.source} of {machine.name}, {machine.date}",
+        source=f"measured: {times.name}, {machine.source} of {machine.name}, {machine.date}, "
+        f"residual {times.residual:.1%}" + ("; in doubt: see the machine's notes" if machine.notes else ""),
     )

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from moelab.cost_model.node_time import by_read_rates
 from moelab.domain.plan import FastTier, Plan, TierFormat
 from moelab.planner.eplb_rebalance import packed_masks
 from moelab.planner.node_problem import NodeProblem
 from moelab.planner.node_score import NodeScore, node_score
 from moelab.planner.placements import fingerprints_of, placements_of_masks, plan_model
-from moelab.planner.predicted_time import is_composed, predicted_ms_per_step, times_for
+from moelab.planner.predicted_time import is_composed, ms_per_step_by_rates, predicted_ms_per_step, times_for
 from moelab.planner.remote_slowdown import remote_slowdown
 from moelab.planner.step_maximum import CUT
 
@@ -148,6 +149,13 @@ def _prediction(
         assert times is not None
         prediction["predicted_by"] = times.name + (", nodes composed" if is_composed(problem) else "")
     if milliseconds is None and slowdown is not None:
+        milliseconds = ms_per_step_by_rates(problem, masks)
+        if milliseconds is not None:
+            assert problem.machine is not None
+            milliseconds *= factor
+            share = problem.machine.read_share_of_nodes(problem.num_nodes)
+            prediction["predicted_by"] = by_read_rates(share, problem.num_nodes)
+    if milliseconds is None and slowdown is not None:
         milliseconds = _ms_per_step(problem, on_test)
     if milliseconds is not None:
         prediction["predicted_ms_per_step"] = milliseconds
@@ -231,4 +239,5 @@ def _ms_per_step(problem: NodeProblem, score: NodeScore) -> float | None:
     if any(rate is None for rate in rates):
         return None
     seconds_of_expert = problem.tier_bytes[0].mean() / (np.mean([rate or 0 for rate in rates]) * 1e9)
+    seconds_of_expert /= machine.read_share_of_nodes(problem.num_nodes)  # while all of them read
     return float(score.mean * seconds_of_expert * problem.header.num_layers * 1e3)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moelab.cost_model.node_time import layer_steps_s
+from moelab.cost_model.node_time import layer_steps_s, read_layer_steps_s
 from moelab.domain.expert_times import ExpertTimes
 from moelab.planner.layer_steps import LayerSteps
 from moelab.planner.node_problem import NodeProblem
@@ -38,6 +38,27 @@ def predicted_layer_steps_s(
         times, step=entries.step, node=entries.node, part=entries.part, num_tokens=tokens, tokens_of_step=per_step,
         num_nodes=problem.num_nodes, in_turn=is_composed(problem),
     )  # fmt: skip
+
+
+def ms_per_step_by_rates(problem: NodeProblem, masks: np.ndarray) -> float | None:
+    """Of one step through all layers, on the scoring steps, from bytes, read rates and what contention leaves of them.
+
+    As ``simulate`` says where the machine was not calibrated for the shape. ``None`` without rates or bytes, for more
+    nodes than the machine has, and beside fast tiers, whose time is not in it.
+    """
+    machine, steps, num_nodes = problem.machine, problem.test, problem.num_nodes
+    if machine is None or not problem.has_bytes or num_nodes != len(machine.nodes) or num_nodes < len(problem.tiers):
+        return None
+    known = [rate for node in machine.nodes if (rate := node.best_read_gb_per_s) is not None]
+    if len(known) < num_nodes:
+        return None
+    entries = step_entries(steps, masks, problem.times, problem.piece_units)
+    num_bytes = entries.part * problem.tier_bytes[0][entries.key // problem.header.num_experts]
+    cell = entries.step.astype(np.int64) * num_nodes + entries.node
+    reads = np.bincount(cell, num_bytes, steps.num_layer_steps * num_nodes).reshape(-1, num_nodes)
+    shares = [machine.read_share_of_nodes(busy) for busy in range(1, num_nodes + 1)]
+    seconds = read_layer_steps_s(reads, read_gb_per_s=known, shares=shares) + (machine.layer_overhead_s or 0.0)
+    return float(1e3 * seconds.mean() * problem.header.num_layers)
 
 
 def predicted_ms_per_step(problem: NodeProblem, masks: np.ndarray, steps: LayerSteps | None = None) -> float | None:

@@ -14,6 +14,7 @@ import numpy as np
 from moelab.cost_model import one_node
 from moelab.cost_model.deferral import deferred_step_s
 from moelab.cost_model.hybrid import HybridTime, Rates
+from moelab.cost_model.node_time import by_read_rates
 from moelab.domain.machine import Machine
 from moelab.policies.requests import PHASES
 from moelab.simulator.node_seconds import node_rates
@@ -90,7 +91,7 @@ def _predict_on_nodes(
     predicted: dict[str, Any] = {
         "predicted_ms_per_token": 1e3 * seconds / max(1, result.num_tokens),
         "predicted_tok_per_s": result.num_tokens / seconds if seconds > 0 else float("inf"),
-        "predicted_by": result.timed_by or f"read rates, {share:.2f} of each while all {len(rates)} nodes read",
+        "predicted_by": result.timed_by or by_read_rates(share, len(rates)),
         "max_over_mean_node": float(reads.max(-1).sum() * len(rates) / max(1, reads.sum())),
         "dispatch": result.dispatch_quality,
         "read_gb_per_s": share * sum(rates),

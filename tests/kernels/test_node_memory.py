@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import sys
 
@@ -91,3 +92,19 @@ def test_blocks_given_back_are_promised_no_longer(system):
     assert promised_bytes(1) <= held + MIB
     assert (blocks[0].memory == 1).all()
     assert not blocks[5].memory.any()
+
+
+def test_locked_pages_do_not_return_and_stay_promised(system):
+    """The kernel refuses to take back what is locked in memory."""
+    first, second = take_memory([4 * mmap.PAGESIZE] * 2, 1)
+    libc = ctypes.CDLL(None, use_errno=True)
+    where = (ctypes.c_void_p(first.memory.ctypes.data), ctypes.c_size_t(len(first.memory)))
+    first.memory[:], second.memory[:] = 3, 4
+    assert libc.mlock(*where) == 0
+    assert not give_back(first)
+    assert (first.memory == 3).all()
+    assert give_back(second)
+    assert not second.memory.any()
+    libc.munlock(*where)
+    assert give_back(first)
+    assert not first.memory.any()

@@ -6,6 +6,7 @@ import gc
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from moelab import PLANNERS
 from moelab.cli import main
 from moelab.domain.plan import FastTier, Plan
 from moelab.domain.trace import Phase
-from moelab.kernels import RoutedExperts, isa_table
+from moelab.kernels import Pool, RoutedExperts, copy_memory, isa_table, pages
 from moelab.kernels.pages import several_nodes
 from moelab.migration import apply
 from moelab.migration.difference import MARGIN, Difference
@@ -460,3 +461,61 @@ def test_command_states_the_margin_of_tokens_that_differ(capture, tmp_path, caps
     assert result["largest_top2_margin"] == 3.0
     assert result["difference_allowed"] is False
     assert main([*command, "--margin", "4"]) == 0
+
+
+def test_memory_that_is_not_bound_is_refused_by_name(engine, capture, monkeypatch):
+    """As in a container without mbind: both nodes are the real node 0 here."""
+    assert apply(engine, node_plan_of(capture, "round_robin"), progress=False).binding.startswith("none: the node of")
+    assert "binding none" in repr(engine)
+    monkeypatch.setattr(engine.pool, "memory_node_of_node", [0, 0])
+    expected = engine.generate(PROMPTS[0], 4, stop=()).token_ids
+    placements = [layer.placement for layer in engine.routed]
+    monkeypatch.setattr(pages, "_bind", lambda mapping, node: "unavailable: Operation not permitted")
+    with pytest.raises(OSError, match=r"bound to node0, got unavailable: Operation not .*allow-unbound"):
+        apply(engine, random_plan(capture, 8), progress=False)
+    assert [layer.placement for layer in engine.routed] == placements
+    assert engine.generate(PROMPTS[0], 4, stop=()).token_ids == expected
+    applied = apply(engine, random_plan(capture, 8), allow_unbound=True, progress=False)
+    assert "unavailable: Operation not permitted" in applied.binding
+    assert "unavailable" in engine.summary()["expert memory"]
+    assert engine.generate(PROMPTS[0], 4, stop=()).token_ids == expected
+    monkeypatch.setattr(Pool, "__init__", real_nodes(Pool.__init__))
+    with pytest.raises(OSError, match="expected memory bound to node0"):
+        moelab.load(NANO, plan=random_plan(capture, 8), virtual_nodes=2)
+    with moelab.load(NANO, plan=random_plan(capture, 8), virtual_nodes=2, allow_unbound=True) as loaded:
+        assert loaded.binding == "unavailable: Operation not permitted"
+
+
+def real_nodes(init):
+    def as_if_real(self, *arguments, **options):
+        init(self, *arguments, **options)
+        self.memory_node_of_node = [0] * self.num_nodes
+
+    return as_if_real
+
+
+def test_pages_that_the_system_keeps_are_counted(engine, capture, monkeypatch):
+    assert apply(engine, node_plan_of(capture, "mirror"), progress=False).bytes_not_returned == 0
+    give = copy_memory.ctypes.CDLL
+
+    class Locked:
+        def __init__(self, *arguments, **options):
+            self.libc = give(*arguments, **options)
+
+        def __getattr__(self, name):
+            return (lambda *arguments: -1) if name == "madvise" else getattr(self.libc, name)
+
+    monkeypatch.setattr(copy_memory, "ctypes", SimpleNamespace(**{**vars(copy_memory.ctypes), "CDLL": Locked}))
+    kept = apply(engine, node_plan_of(capture, "round_robin"), progress=False)
+    assert kept.bytes_not_returned == kept.bytes_removed > 0
+
+
+def test_command_with_a_text_of_one_token(capture, tmp_path, capsys):
+    random_plan(capture, 6).save(tmp_path / "plan.json")
+    rows = [{"request": n, "domain": "d", "prompt": "one", "max_new_tokens": n + 1} for n in range(3)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ["apply", str(tmp_path / "plan.json"), "--prompts", str(tmp_path / "prompts.jsonl"), "--json"]
+    assert main([*command, "--virtual-nodes", "2"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["texts_equal"] == 3
+    assert result["tokens_compared"] <= 6

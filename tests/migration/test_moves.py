@@ -100,7 +100,7 @@ class Ledger:
 
         def gave(copy):
             self.change(-len(copy.memory))
-            give(copy)
+            return give(copy)
 
         def taken_again(copies, memory_node):
             copies = list(copies)

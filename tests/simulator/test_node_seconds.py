@@ -51,6 +51,20 @@ def test_plan_and_simulate_give_one_answer(planner, num_nodes):
     assert said.of_phase("decode").layer_step_s.sum() > 0
 
 
+@pytest.mark.parametrize("planner", ["mirror", "round_robin", "replicate", "row_split", "split_some"])
+@pytest.mark.parametrize("num_nodes", [2, 3])
+def test_plan_and_simulate_give_one_answer_by_rates_too(planner, num_nodes):
+    """Of experts of another shape than the calibrated one; a layer call costs what the machine says."""
+    trace = trace_of(5)
+    here = machine(num_nodes, hidden=128).model_copy(update={"layer_overhead_s": 3e-5})
+    extra = {"extra_memory": 0.3} if planner in ("replicate", "split_some") else {}
+    plan = PLANNERS[planner](trace, nodes=num_nodes, machine=here, **extra, **QUICK)
+    said = simulate(trace, plan, here, phase="decode", progress=False).predicted
+    assert said["predicted_ms_per_token"] == pytest.approx(plan.prediction["predicted_ms_per_step"], rel=1e-5)
+    assert said["predicted_by"] == plan.prediction["predicted_by"]
+    assert said["read_gb_per_s"] == pytest.approx(here.read_gb_per_s)  # which replay predicts from
+
+
 @pytest.mark.parametrize("efficiency", [1.0, 0.5])
 def test_without_times_of_the_shape_contention_by_hand(efficiency):
     """Each node in turn is done, then the other goes on alone: written out for two nodes."""

@@ -30,6 +30,7 @@ from moelab.planner.node_plan import masks_of_plan
 from moelab.planner.node_problem import node_problem
 from moelab.planner.node_score import node_score
 from moelab.planner.static_plan import of_phase, split
+from moelab.source_stamp import stamp_of_room
 
 NUM_NODES = 2
 HELD_OUT = 0.5
@@ -110,6 +111,14 @@ def halves(trace: Trace, seed: int = 0) -> tuple[Trace, Trace, dict[str, Any]]:
 def steps_name(shared: dict[str, Any]) -> str:
     """What a step is, for tables."""
     return "each token its own step" if shared["steps"] == "token" else "decode"
+
+
+def made_by(seed: int = 0) -> dict[str, Any]:
+    """What decides the plans of ``make_plans`` beside the trace, as JSON has it: options, and sources of the rooms."""
+    return {
+        "sources": "-".join(stamp_of_room(room) for room in ("domain", "cost_model", "dispatch", "planner")),
+        "options": {"nodes": NUM_NODES, "held_out": HELD_OUT, "seed": seed, **_FEWER_VISITS},
+    }
 
 
 def make_plans(trace: Trace, *, machine: Machine | None = None, seed: int = 0, plans: Any = PLANS) -> Planned:

@@ -41,6 +41,15 @@ run one after the other on one core. A tie: the middle half of the rounds holds 
 """
 
 
+def measured_where(found: Sequence[dict[str, Any]]) -> str:
+    """A sentence: when and on which machine, of results from different runs each."""
+    said = dict.fromkeys(
+        f"{one['date']} on {one['machine']}" if "machine" in one else "on a machine and day that nobody noted"
+        for one in found
+    )
+    return f"Measured {'; '.join(said)}.\n\n"
+
+
 def _verdict(good: bool) -> str:
     return "met" if good else "missed"
 
@@ -86,7 +95,7 @@ def core_table(one: dict[str, Any]) -> str:
         f"{one['layers_of_model']} layers, {one['num_steps']} held-out steps, {one['num_rounds']} rounds; "
         "virtual nodes)\n\n"
     )
-    return title + markdown_table(head, rows)
+    return title + measured_where([one]) + markdown_table(head, rows)
 
 
 def memory_summary(found: Sequence[dict[str, Any]]) -> str:
@@ -123,6 +132,7 @@ def memory_table(one: dict[str, Any]) -> str:
     nodes = [abs(cell["error"]) for cell in one["cells"] if not cell["uploads"]]
     kind = "SYNTHETIC" if one["synthetic"] else "recorded"
     told = f"#### {one['trace']} ({one['model']}, {kind}; {one['layers_run']} layers, {one['num_rounds']} rounds)\n\n"
+    told += measured_where([one])
     told += f"Median error on two nodes {np.median(nodes):.1%} ({len(nodes)} cells)"
     told += f", with uploads {np.median(links):.1%} ({len(links)}).\n\n" if links else ".\n\n"
     return told + markdown_table(head, rows)
@@ -153,4 +163,4 @@ def pieces_table(found: Sequence[dict[str, Any]]) -> str:
                 f"{row['bytes_over_whole']:.3f}", row["wins"],
             )
         )  # fmt: skip
-    return _PIECES.format(kernel=found[0]["kernel"]) + markdown_table(head, rows)
+    return _PIECES.format(kernel=found[0]["kernel"]) + measured_where(found) + markdown_table(head, rows)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moelab.bench.placement.page import core_summary, core_table, memory_summary, memory_table, pieces_table
+from moelab.domain.machine import Machine
 from moelab.findings.page import replace_between
 
 if TYPE_CHECKING:
@@ -18,9 +20,17 @@ BEGIN = "<!-- measured: written by `moelab bench placement`, do not edit below -
 END = "<!-- end of measured -->"
 
 
+def measured_on() -> dict[str, str]:
+    """``machine`` and ``date`` of a measurement that ends now: results that are kept outlive both."""
+    here = Machine.detect()
+    machine = f"{here.cpu or here.name}, {here.num_cores} cores"
+    return {"machine": machine, "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+
+
 @dataclass(frozen=True)
 class PlacementResult:
-    """``core`` and ``memory`` by trace, ``pieces`` rows by expert shape and nodes; keys say their units."""
+    """``core`` and ``memory`` by trace, ``pieces`` rows by expert shape and nodes; keys say their units.
+    Each says its ``machine`` and ``date``; what was kept before they were noted has none."""
 
     core: dict[str, dict[str, Any]]
     memory: dict[str, dict[str, Any]]

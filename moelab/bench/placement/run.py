@@ -16,7 +16,7 @@ from moelab.bench.placement import memory_bound as memory
 from moelab.bench.placement.cells import Cell
 from moelab.bench.placement.core_bound import CoreBound, Planned, make_plans
 from moelab.bench.placement.pieces import pieces
-from moelab.bench.placement.result import PlacementResult
+from moelab.bench.placement.result import PlacementResult, measured_on
 from moelab.calibration import calibrate
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.plan import Plan
@@ -51,11 +51,11 @@ def run(
     for path in traces or (str(shipped("nano/capture")),):
         name, trace = _name(Path(path)), open_source(path).load()
         if "core" in parts:
-            result = result.with_core(_core(name, trace, plans, seconds))
+            result = result.with_core(_core(name, trace, plans, seconds) | measured_on())
         if "memory" in parts:
-            result = result.with_memory(_memory(name, trace, plans, seconds))
+            result = result.with_memory(_memory(name, trace, plans, seconds) | measured_on())
     if "pieces" in parts:
-        result = result.with_pieces(pieces(seconds=seconds, tell=_tell))
+        result = result.with_pieces([row | measured_on() for row in pieces(seconds=seconds, tell=_tell)])
     if keep:
         result.save(keep)
     if out:
@@ -84,14 +84,14 @@ def _calibrated(shape: str, isa: str | None, seconds: float) -> ExpertTimes:
 
 
 def _planned(name: str, trace: Trace, folder: str | None, chosen: Any) -> Planned:
-    """Plans from the folder where all are there for this trace, else made (and put there)."""
+    """Plans from the folder where all are there for this trace, made as now, else made (and put there)."""
     if folder is None:
         return make_plans(trace, plans=chosen)
     book = Path(folder) / f"{name.replace('/', '_')}.json"
     wanted = [f"{planner} {share:g}" for planner, share in chosen]
     if book.exists():
         kept = json.loads(book.read_text())
-        if kept["trace"] == trace.fingerprint() and set(wanted) <= set(kept["plans"]) | set(kept["left_out"]):
+        if _is_of(kept, trace) and set(wanted) <= set(kept["plans"]) | set(kept["left_out"]):
             planning, held_out, _ = core.halves(trace)
             keys = {text: (text.split()[0], float(text.split()[1])) for text in wanted if text in kept["plans"]}
             return Planned(
@@ -104,9 +104,10 @@ def _planned(name: str, trace: Trace, folder: str | None, chosen: Any) -> Planne
     made = make_plans(trace, plans=chosen)
     text_of = {key: f"{key[0]} {key[1]:g}" for key in made.plans}
     before = json.loads(book.read_text()) if book.exists() else {}
-    same = before.get("trace") == trace.fingerprint()
+    same = _is_of(before, trace)
     document = {
         "trace": trace.fingerprint(),
+        "made_by": core.made_by(),
         "steps": made.steps,
         "left_out": [text for text in wanted if text not in text_of.values()],
         "plans": (before["plans"] if same else {})
@@ -119,6 +120,11 @@ def _planned(name: str, trace: Trace, folder: str | None, chosen: Any) -> Planne
     partial.write_text(json.dumps(document))
     partial.replace(book)
     return made
+
+
+def _is_of(book: dict[str, Any], trace: Trace) -> bool:
+    """Plans made from this trace by what makes plans now."""
+    return book.get("trace") == trace.fingerprint() and book.get("made_by") == core.made_by()
 
 
 def _shape(trace: Trace) -> str:
