@@ -136,7 +136,7 @@ class LiveRun:
 
     @property
     def glow(self) -> np.ndarray:
-        """float32 [L, E]: 1 for the latest token's experts, less for each since (``FADES_BY``), 0 under ``OUT_BELOW``."""
+        """float32 [L, E]: 1 for the latest token's experts, ``FADES_BY`` for each since, 0 under ``OUT_BELOW``."""
         light = FADES_BY ** (self.num_steps - 1 - self._last_used)
         return np.where((self._last_used == _NEVER) | (light < OUT_BELOW), 0.0, light).astype(np.float32)
 
