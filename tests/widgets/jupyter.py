@@ -179,7 +179,6 @@ class Notebook:
         client = BlockingKernelClient()
         client.load_connection_file(str(file))
         client.start_channels()
-        client.wait_for_ready(timeout=WAIT_MS / 1000)
         return client
 
     def _execute(self, code: str) -> Any:
@@ -205,6 +204,7 @@ class Notebook:
     def keep_busy(self, code: str) -> Callable[[], None]:
         """Run ``print("begun")`` and ``code`` beside the page; returns once it has begun, what waits for its end."""
         client = self._client()
+        client.wait_for_ready(timeout=WAIT_MS / 1000)  # else what it prints may come before we listen
         asked = client.execute(f"print('begun', flush=True)\n{code}", store_history=False)
 
         def is_mine(message: Any, kind: str) -> bool:

@@ -36,9 +36,8 @@ def wait_for_colour(page, canvas, layer, expert, colour):
         page.wait_for_timeout(50)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_live_decode(open_notebook, theme):
-    notebook = open_notebook("live_decode", [LOAD, CELL], theme)
+def test_live_decode(open_notebook):
+    notebook = open_notebook("live_decode", [LOAD, CELL])
     notebook.run_all()
     page = notebook.page
     widget = page.locator(".moelab-live-decode")
@@ -144,6 +143,22 @@ def test_live_decode(open_notebook, theme):
     assert [sum(each) for each in shown] == report
     assert report[0] > 0
     notebook.picture(widget, "live_decode_fast_tier")
+
+    # All of it in the other theme, while it stands on the page; then a prompt there.
+    notebook.change_theme("dark")
+    ground = widget.evaluate("e => getComputedStyle(e).backgroundColor.match(/\\d+/g).map(Number)")
+    assert max(ground[:3]) < 80
+    widget.locator("[name='colour_by']").select_option("light")
+    button["generate"].click()
+    widget.locator("th", has_text="prompt 8").wait_for()
+    widget.get_by_text("Done after 40 tokens").wait_for()
+    glow = np.array(notebook.python("view.run.glow.tolist()"))
+    for layer in range(6):
+        wait_for_colour(page, canvas, layer, int(glow[layer].argmax()), viridis(1.0))
+    notebook.picture(widget, "live_decode_fast_tier")
+    widget.locator("[name='colour_by']").select_option("home")
+    page.wait_for_function("document.querySelector('.moelab-map .moelab-key').textContent.includes('several nodes')")
+    notebook.picture(widget, "live_decode_plans")
 
     # An error says what to do.
     widget.locator("[name='prompt']").fill("")

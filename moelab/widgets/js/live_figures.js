@@ -6,7 +6,7 @@ const PROMPTS_SHOWN = 3;
 // [name, text of it, value whose change is shown, is more better, title]
 const LIVE_ROWS = [
   ["plan", (f) => f.plan, null, undefined, "what was applied here before this prompt"],
-  ["tokens", (f) => `${number(f.new_tokens)} (${f.finished_by || "so far"})`, null, undefined, "new tokens, and what ended them"],
+  ["tokens", (f) => number(f.new_tokens) + ({ length: "", stop: ", ended", cancelled: ", stopped" }[f.finished_by] ?? ""), null, undefined, "new tokens, and what ended them"],
   ["text", (f) => f.text || "", null, undefined, "beside an earlier prompt that was asked the same"],
   ["decode tok/s", (f) => number(f.decode_tok_per_s), (f) => f.decode_tok_per_s, undefined, "of wall time; one prompt, so no verdict"],
   ["node imbalance", (f) => number(f.node_imbalance), (f) => f.node_imbalance, false, "bytes of the fullest node over the mean"],
@@ -50,7 +50,7 @@ function liveFigures(model) {
     const rows = [...live, ...nodeRows(Math.max(...shown.map((f) => f.gb_per_s_of_node.length))), ...(hasTier ? TIER_ROWS : [])];
     const head = element("tr", {}, element("th"),
       ...shown.map((f) => element("th", { scope: "col", title: f.prompt }, `prompt ${f.number}`)), before ? element("th", {}, "change") : null);
-    const body = rows.map(([name, text, value, better, title]) => element("tr", { title },
+    const body = rows.map(([name, text, value, better, title]) => element("tr", { title, "data-row": name },
       element("th", { scope: "row" }, name),
       ...shown.map((f) => element("td", { "data-figure": f === now ? name : null }, text(f))),
       before ? element("td", {}, value ? change(value(now), value(before), better) : "") : null));
