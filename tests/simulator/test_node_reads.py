@@ -13,7 +13,12 @@ from moelab import PLANNERS, simulate
 from moelab.dispatch import assign
 from moelab.domain.plan import Placements, Plan
 from moelab.domain.trace import NO_EXPERT, Phase
-from moelab.kernels import ExpertLayout, isa_table
+from moelab.execution.execute import execute, prepare
+from moelab.execution.folding import Folding
+from moelab.execution.placement import place_on_nodes
+from moelab.execution.steps import take_steps
+from moelab.execution.weights import generated
+from moelab.kernels import ExpertLayout, Pool, isa_table
 from moelab.kernels.piece_bytes import bytes_of_pieces
 from moelab.kernels.pieces import piece_of
 from tests.seeded_traces import seeded_trace
@@ -148,3 +153,37 @@ def test_pieces_of_a_partition_add_up_and_round_to_tiles():
     for other in ({"hidden_size": None}, {"weight_format": "Q4_0"}, {"intermediate_size": None}):
         assert bytes_of_pieces(whole, start, stop, 7, **known | other).tolist() == in_proportion.tolist()
     assert bytes_of_pieces(whole + 1, start, stop, 7, **known).sum() == layout.expert_bytes + 1
+
+
+@pytest.mark.skipif(not NATIVE, reason="native kernels are not built")
+@pytest.mark.skipif(cores < 2, reason="one core only")
+@pytest.mark.parametrize("nodes", [2])
+def test_kernels_of_a_shape_that_tiles_do_not_divide_count_the_same(nodes):
+    """Seven units of 720 rows: no piece is its share of the expert. Whole, halved, replicated by lot; each step."""
+    layout = ExpertLayout(720, 32 * 7, "int4_g32")
+    trace = seeded_trace(8, num_experts=12, top_k=3, num_requests=4, expert_bytes=(layout.expert_bytes,) * 3)
+    changes = {"hidden_size": 720, "moe_intermediate_size": 32 * 7, "quantization": "int4_g32"}
+    trace = type(trace)(trace.header.model_copy(update=changes), trace.experts, trace.gate_weights, trace.tokens)
+    base, rng, rows = PLANNERS["row_split"](trace, nodes=nodes, score=False), np.random.default_rng(1), []
+    for layer in range(3):
+        for expert in range(12):
+            border = int(rng.integers(1, 8))
+            for start, stop in ((0, border), (border, 7)):
+                if start < stop:
+                    rows += [(layer, expert, start, stop, int(n)) for n in rng.permutation(nodes)[: rng.integers(1, 3)]]
+    names = ("layer", "expert", "start", "stop", "tier")
+    columns = dict(zip(names, (tuple(column) for column in zip(*rows, strict=True)), strict=True))
+    folding = Folding(3, 12, "")
+    work = prepare(trace, take_steps(trace, None), folding, 720, layout.expert_bytes)
+    for plan in (base, Plan.model_validate(base.model_dump() | {"placements": columns, "prediction": {}})):
+        copies = place_on_nodes(plan, folding, nodes, 7)[0]
+        with Pool(virtual_nodes=nodes) as pool:
+            weights = generated(layout, 3, 12, isa=NATIVE[0], activation="int8", pool=pool, copies=copies)
+            measured = execute(weights, work, pool)
+            weights.close()
+        counted = np.stack([counts.num_bytes for counts in measured.counts])
+        said = simulate(trace, plan, progress=False)
+        np.testing.assert_array_equal(counted[..., :nodes], said.node_reads)
+        in_proportion = layout.expert_bytes * 3 // 7
+        assert said.node_reads.sum() == layout.expert_bytes * said.misses
+        assert piece_of(layout, 0, 3).num_bytes != in_proportion
