@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +206,12 @@ class Notebook:
     def keep_busy(self, code: str) -> Callable[[], None]:
         """Run ``print("begun")`` and ``code`` beside the page; returns once it has begun, what waits for its end."""
         client = self._client()
-        client.wait_for_ready(timeout=WAIT_MS / 1000)  # else what it prints may come before we listen
+        heard = False
+        while not heard:  # else what it prints may come before we listen; wait_for_ready waits for a silent kernel
+            client.kernel_info()
+            with suppress(queue.Empty):
+                client.get_iopub_msg(timeout=1)
+                heard = True
         asked = client.execute(f"print('begun', flush=True)\n{code}", store_history=False)
 
         def is_mine(message: Any, kind: str) -> bool:
