@@ -7,14 +7,14 @@ streams may take turns. Does not know what the engine does.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class Holder:
-    """``name`` of what is held, for the error."""
+    """``name`` of what is held, for the error: no reference to it, so that what is dropped goes at once."""
 
-    def __init__(self, name: Callable[[], str]) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
         self._lock = threading.Lock()
         self._thread: int | None = None
@@ -43,6 +43,6 @@ class Holder:
     def _refuse(self) -> None:
         by = self._by[0] if self._by else "another thread"
         raise RuntimeError(
-            f"engine of {self._name()} is busy: expected one caller at a time, got a second while {by} has it; stop "
+            f"engine of {self._name} is busy: expected one caller at a time, got a second while {by} has it; stop "
             "that, or wait for its end"
         )

@@ -71,7 +71,7 @@ class Stepper:
         self.tier_choice: dict[str, Any] = {}  # what `use_plan` was told of it
         self.lossy: Lossy | None = None
         self._asked: Counter[str] = Counter()
-        self._holder = Holder(lambda: self.name)
+        self._holder = Holder(self.name)
         self.num_steps = 0
         self._request_ended = False
         self._num_tokens = {Phase.PREFILL: 0, Phase.DECODE: 0}
