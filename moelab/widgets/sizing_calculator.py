@@ -65,6 +65,8 @@ class SizingCalculator(Calculator):
             return headline, call, sizing.summary(), None
         low, high = sizing.predicted.interval_tok_per_s
         headline = f"{sizing.predicted.tok_per_s:.1f} tok/s predicted ({low:.1f} to {high:.1f})"
+        if sizing.batch > 1:  # what was published, and so the picture, is of one stream
+            return f"{headline}, {sizing.batch} streams together", call, sizing.summary(), None
         return headline, call, sizing.summary(), chart_of(plots.speed_curve(sizing))
 
 

@@ -162,3 +162,10 @@ def test_a_saved_notebook_shows_the_picture_without_javascript():
     assert view.headline in page
     assert "&lt;b&gt;list" in page
     assert len(nbformat.writes(notebook)) < 60_000
+
+
+def test_several_streams_have_figures_and_no_curve():
+    view = SizingCalculator(batch=4)
+    assert (view.status, view.picture, view.chart) == ("ready", "", {})
+    assert view.headline.endswith(", 4 streams together")
+    assert view.summary() == {name: str(text) for name, text in view.sizing.summary().items()}
