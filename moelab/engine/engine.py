@@ -27,7 +27,6 @@ from moelab.engine.stepper import Stepper
 from moelab.engine.text import TextCodec, TextStream, stop_token_ids
 from moelab.kernels.isa import choose_isa
 from moelab.kernels.job import Activation
-from moelab.store.lossy_costs import LossyRun, tier_of, with_cost
 
 if TYPE_CHECKING:
     from moelab.engine.fast_tier.fast_tier import FastTier
@@ -186,6 +185,9 @@ class Engine(Stepper):
         """The lossy mode with its cost in NLL, where that was measured; None where results are the model's own."""
         if self.lossy is None:
             return None
+        # Brings the store's Parquet library in, which an engine without a lossy mode does not need.
+        from moelab.store.lossy_costs import LossyRun, tier_of, with_cost
+
         tier = tier_of(None if self.fast_tier is None else self.fast_tier.plan)
         layers, experts = self.spec.num_moe_layers, self.spec.n_routed_experts
         run = LossyRun(

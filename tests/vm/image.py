@@ -20,7 +20,7 @@ PACKAGES = (
     "pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments",
 )  # fmt: skip
 INTERPRETER = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-ENGINE_PACKAGES = ("torch", "torchgen", "tqdm", "psutil")
+ENGINE_PACKAGES = ("torch", "torchgen", "tqdm", "psutil", "xxhash")
 SIZE, ENGINE_SIZE = "1G", "3G"  # sparse
 
 
