@@ -42,7 +42,7 @@ class Calculator(Widget):
 
     def answer(self, inputs: dict[str, Any]) -> tuple[str, str, dict[str, Any], Chart | None]:
         """(headline, call, figures, chart) of complete inputs; raises ``ValueError`` as the plain call does."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} answers nothing: every calculator makes its own plain call")
 
     def set(self, **inputs: Any) -> None:
         """Change some inputs by name; ValueError for one that the form does not have."""

@@ -40,11 +40,11 @@ class Widget(anywidget.AnyWidget):
 
     def summary(self) -> dict[str, Any]:
         """What ``repr`` and the saved notebook show; plain values, units in the names."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no summary: every widget writes its own")
 
     def static_html(self) -> str:
         """The picture in place of the widget, HTML without JavaScript."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no static picture: every widget draws its own")
 
     def say(self, status: Status, message: str = "", progress: float = -1.0) -> None:
         """Set the state; one message to the browser."""
