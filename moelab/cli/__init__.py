@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = (
-    "replay", "simulate", "sweep", "findings", "plan", "apply", "analyse", "synth", "record", "generate", "pack",
-    "verify", "size", "cost", "calibrate", "doctor", "bench",
+    "replay", "simulate", "sweep", "findings", "plan", "export", "apply", "analyse", "synth", "record", "generate",
+    "pack", "verify", "size", "cost", "calibrate", "doctor", "bench",
 )  # fmt: skip
 
 

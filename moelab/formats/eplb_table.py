@@ -3,12 +3,15 @@
 ``{"physical_to_logical_map": int [L, R]}``: physical slot p of a layer holds that logical expert; slots are dealt to
 the nodes in equal runs of R / N. A plan has unequal numbers of copies on its nodes, so shorter runs are filled up by
 repeating experts that the node holds already, which is the node's own copy once more. What a table cannot say is
-refused: pieces and fast tiers. Floor 1: NumPy and the standard library.
+refused: pieces and fast tiers. Rows are the layers with experts, as DeepSeek's EPLB and vLLM count them, or all hidden
+layers, as SGLang does: then a dense layer's row deals all experts in order, and nobody reads it. Floor 1: NumPy and the
+standard library.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,16 +44,42 @@ def table_of(plan: Plan) -> np.ndarray:
     return np.stack([np.concatenate([np.resize(experts, longest) for experts in of_layer]) for of_layer in held])
 
 
-def write(plan: Plan, path: str | Path) -> None:
-    """Write the table as JSON, whole or not at all."""
+def write(
+    plan: Plan,
+    path: str | Path,
+    *,
+    model_layer_of_layer: Sequence[int] | None = None,
+    num_hidden_layers: int | None = None,
+) -> np.ndarray:
+    """Write the table as JSON, whole or not at all; returns it, int64 [rows, R].
+
+    ``model_layer_of_layer`` [L] and ``num_hidden_layers``: rows of all hidden layers, both or neither.
+    Raises ``ValueError`` as ``table_of`` does, and for layers that do not fit.
+    """
+    table = table_of(plan)
+    if (model_layer_of_layer is None) != (num_hidden_layers is None):
+        raise ValueError("got one of model_layer_of_layer and num_hidden_layers, expected both or neither")
+    if model_layer_of_layer is not None and num_hidden_layers is not None:
+        layers = list(model_layer_of_layer)
+        if len(set(layers)) != len(table) or not 0 <= min(layers) <= max(layers) < num_hidden_layers:
+            raise ValueError(
+                f"got model layers {layers[:3]}.. of {num_hidden_layers}; expected {len(table)} different ones below it"
+            )
+        rows = np.tile(np.resize(np.arange(plan.model.num_experts), table.shape[1]), (num_hidden_layers, 1))
+        rows[layers] = table
+        table = rows
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"physical_to_logical_map": table_of(plan).tolist()}) + "\n")
+    partial.write_text(json.dumps({"physical_to_logical_map": table.tolist()}) + "\n")
     partial.replace(path)
+    return table
 
 
-def read(path: str | Path, *, num_nodes: int, num_experts: int) -> np.ndarray:
-    """int64 [L, E]: bit n where node n has a copy. Raises ``ValueError`` for what is no such table."""
+def read(
+    path: str | Path, *, num_nodes: int, num_experts: int, model_layer_of_layer: Sequence[int] | None = None
+) -> np.ndarray:
+    """int64 [L, E]: bit n where node n has a copy, of all rows or of those named. Raises ``ValueError`` for what is no
+    such table."""
     try:
         table = np.asarray(json.loads(Path(path).read_text())["physical_to_logical_map"], np.int64)
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
@@ -60,6 +89,10 @@ def read(path: str | Path, *, num_nodes: int, num_experts: int) -> np.ndarray:
             f"{path}: expected [L, R], R a multiple of {num_nodes}, experts 0..{num_experts - 1}; got "
             f"{list(table.shape)}"
         )
+    if model_layer_of_layer is not None:
+        if max(model_layer_of_layer) >= len(table):
+            raise ValueError(f"{path}: expected a row of layer {max(model_layer_of_layer)}; got {len(table)} rows")
+        table = table[list(model_layer_of_layer)]
     masks = np.zeros((len(table), num_experts), np.int64)
     node = np.arange(table.shape[1]) // (table.shape[1] // num_nodes)
     np.bitwise_or.at(masks, (np.arange(len(table))[:, None], table), np.broadcast_to(1 << node, table.shape))

@@ -22,9 +22,9 @@ PLACED, NOT_PLACED = 2.0, 1.0
 def write(plan: Plan, path: str | Path, *, model_layer_of_layer: Sequence[int], num_hidden_layers: int) -> int:
     """Write the file; returns the number for `--kt-num-gpu-experts` (experts of a layer, on average).
 
-    Raises ``ValueError`` for a plan of more than one node or fast tier, a fast tier that does not come out even over
-    the layers, layers that do not fit, or a name that does not end in .pt (for which KTransformers would silently take
-    equal counts).
+    Raises ``ValueError`` for a plan of more than one node or fast tier, or with a policy, a fast tier that does not
+    come out even over the layers, layers that do not fit, or a name that does not end in .pt (for which KTransformers
+    would silently take equal counts).
     """
     path = Path(path)
     if path.suffix != ".pt":
@@ -34,6 +34,11 @@ def write(plan: Plan, path: str | Path, *, model_layer_of_layer: Sequence[int], 
         raise ValueError(
             f"plan has tiers {', '.join(plan.tiers)}; KTransformers' statistics say one GPU tier beside one memory: "
             "write its EPLB table instead"
+        )
+    if plan.policy.name != "static":
+        raise ValueError(
+            f"plan moves experts by {plan.policy.name}; KTransformers' statistics say where experts stay: plan with "
+            "static slots"
         )
     layers = list(model_layer_of_layer)
     if len(layers) != plan.model.num_layers or max(layers) >= num_hidden_layers:

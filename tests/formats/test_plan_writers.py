@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from moelab import PLANNERS
+from moelab.domain.plan import PolicyChoice
 from moelab.formats import eplb_table, ktransformers_statistics
 from tests.seeded_traces import seeded_trace
 
@@ -43,6 +44,9 @@ def test_what_ktransformers_cannot_say(trace, tmp_path):
         ktransformers_statistics.write(
             PLANNERS["round_robin"](trace, nodes=2, score=False), tmp_path / "a.pt", **layers
         )
+    moving = plan.model_copy(update={"policy": PolicyChoice(name="lru")})
+    with pytest.raises(ValueError, match="plan moves experts by lru"):
+        ktransformers_statistics.write(moving, tmp_path / "a.pt", **layers)
     with pytest.raises(ValueError, match="places 7 experts, which is no multiple of its 4 layers"):
         ktransformers_statistics.write(PLANNERS["frequency"](trace, slots=7, score=False), tmp_path / "a.pt", **layers)
     with pytest.raises(ValueError, match="expected 4 numbers below it"):
@@ -65,6 +69,34 @@ def test_eplb_table_round_trip(trace, tmp_path, planner, extra, nodes):
     table = json.loads((tmp_path / "table.json").read_text())["physical_to_logical_map"]
     assert len({len(row) for row in table}) == 1
     assert len(table[0]) % nodes == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_eplb_table_with_rows_of_dense_layers(tmp_path, seed):
+    """The plan's rows stand where the model's layers are; a dense layer's row still has every expert."""
+    rng = np.random.default_rng(seed)
+    num_layers, num_experts, nodes = int(rng.integers(1, 6)), 2 * int(rng.integers(3, 9)), 2
+    trace = seeded_trace(seed, num_layers=num_layers, num_experts=num_experts, num_requests=5)
+    hidden = num_layers + int(rng.integers(1, 4))
+    layers = sorted(rng.permutation(hidden)[:num_layers].tolist())
+    plan = PLANNERS["replicate"](trace, nodes=nodes, extra_memory=0.3, score=False)
+    written = eplb_table.write(plan, tmp_path / "t.json", model_layer_of_layer=layers, num_hidden_layers=hidden)
+    columns = plan.placements.arrays()
+    expected = np.zeros((num_layers, num_experts), np.int64)
+    np.bitwise_or.at(expected, (columns["layer"], columns["expert"]), 1 << columns["tier"])
+    got = eplb_table.read(tmp_path / "t.json", num_nodes=nodes, num_experts=num_experts, model_layer_of_layer=layers)
+    np.testing.assert_array_equal(got, expected)
+    assert len(written) == hidden
+    for layer in set(range(hidden)) - set(layers):
+        assert set(written[layer].tolist()) == set(range(num_experts))
+    with pytest.raises(ValueError, match="expected a row of layer 99"):
+        eplb_table.read(tmp_path / "t.json", num_nodes=2, num_experts=num_experts, model_layer_of_layer=[99])
+    with pytest.raises(ValueError, match=f"expected {num_layers} different ones below it"):
+        eplb_table.write(
+            plan, tmp_path / "u.json", model_layer_of_layer=[hidden] * num_layers, num_hidden_layers=hidden
+        )
+    with pytest.raises(ValueError, match="expected both or neither"):
+        eplb_table.write(plan, tmp_path / "u.json", num_hidden_layers=hidden)
 
 
 def test_what_a_table_cannot_say(trace, tmp_path):
