@@ -15,7 +15,7 @@ import numpy as np
 from moelab.calibration.rounds import in_rounds, timed
 from moelab.calibration.shelf import Shelf
 from moelab.calibration.uploader import Uploader
-from moelab.cost_model.node_time import slower_of
+from moelab.cost_model.node_time import with_slower_reads
 from moelab.domain.expert_times import ExpertTimes, Uploads
 from moelab.domain.machine import allowed_cores
 from moelab.domain.plan_copies import whole_on
@@ -87,7 +87,7 @@ def beside_uploads(
 
             values = in_rounds(
                 {
-                    "alone": alone, "kernel alone": lambda: timed(kernel),
+                    "alone": alone, "kernel alone": lambda: timed(kernel), "read alone": lambda: timed(read),
                     "kernel": lambda: note("kernel", kernel), "read": lambda: note("read", read),
                 },
                 seconds=seconds, seed=seed, on_round=on_round,
@@ -96,7 +96,8 @@ def beside_uploads(
     read_rates = 4 * layout.expert_bytes / middle["read"] / GB
     alone_s = float(np.median(values["kernel alone"]))
     own_s = max(alone_s - times.layer_s, alone_s / 2) / 4
-    allowed = 4 * slower_of(own_s, layout.expert_bytes / (read_rates * GB), times.sharpness)
+    read_alone_s = float(np.median(values["read alone"])) / 4
+    allowed = 4 * with_slower_reads(own_s, read_alone_s, layout.expert_bytes / (read_rates * GB), times.sharpness)
     experts_s = np.maximum(middle["kernel"] - times.layer_s, middle["kernel"] / 2)  # a busy machine's layer_s is large
     figures = {
         "alone_gb_per_s": layout.expert_bytes / values["alone"] / GB,

@@ -16,7 +16,9 @@ from moelab.calibration.expert_calls import TOKENS, ExpertCalls
 from moelab.cost_model.node_time import entry_s
 from moelab.domain.expert_times import BusyNodes, ExpertTimes
 
-SHARPNESSES = (3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
+SHARPNESSES = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 20.0)
+USUAL_SHARPNESS = 4.0  # what kernels want where rounds tell: docs/log.md
+_AS_GOOD = 1e-3  # errors of rounds that differ by less say nothing
 
 
 def fit(calls: ExpertCalls, kernel: str) -> ExpertTimes:
@@ -84,13 +86,18 @@ def _allowed(calls: ExpertCalls, times: ExpertTimes, busy: int) -> dict[int, np.
 
 
 def _sharpness(calls: ExpertCalls, times: ExpertTimes) -> float:
-    """Of ``SHARPNESSES`` the one under which rounds of fast and of slow memory, few tokens and many, agree best."""
+    """Of ``SHARPNESSES`` the one under which rounds of fast and of slow memory, few tokens and many, agree best.
+
+    Where nodes hardly slow each other's reads all of them agree alike: then the usual one, or what is next to it.
+    """
     errors = {}
     for sharpness in SHARPNESSES if calls.num_nodes > 1 else ():
         tried = times.model_copy(update={"sharpness": sharpness})
         ratios = np.concatenate(list(_allowed(calls, tried, 2).values()))
         errors[sharpness] = float(np.median(np.abs(ratios / np.median(ratios) - 1)))
-    return min(errors, key=lambda each: errors[each]) if errors else times.sharpness
+    least = min(errors.values(), default=0.0)
+    as_good = [each for each, error in errors.items() if error <= least + _AS_GOOD] or [USUAL_SHARPNESS]
+    return min(as_good, key=lambda each: abs(np.log(each / USUAL_SHARPNESS)))
 
 
 def _busy(calls: ExpertCalls, times: ExpertTimes, busy: int) -> BusyNodes:

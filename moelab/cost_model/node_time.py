@@ -3,15 +3,20 @@
     layer-step = layer_s + token_s x tokens + time until the last node is done
 
 A node alone takes ``expert_s`` (by tokens) for each whole expert, and the same part of it, times ``piece_factor``, for
-a piece. While j nodes work each has the j-th part of what memory gives to j readers: a byte then takes
+a piece. That time holds computing and reading, which overlap: the larger decides, near each other both count,
 
-    (kernel alone^p + read^p)^(1/p) / kernel_share,  p = ``sharpness``
+    kernel alone = (computing^p + read alone^p)^(1/p),  p = ``sharpness``
 
-which is the kernel's own time where memory has enough for all, and the time of the read where it has not; between the
-two both count a bit. When a node is done the others go on faster: a fluid. Nodes that share nothing have a read rate of
-j nodes that does not fall with j. Everything is measured (``ExpertTimes``); a read rate of the same run may replace the
-calibrated one, as this house allows. Does not know dispatch, plans or attention, nor meetings of the nodes inside a
-layer-step: whoever has most gate_proj has most down_proj.
+so a read loop's time alone tells how much of it is computing. While j nodes work each has the j-th part of what memory
+gives to j readers, and the same computing with that read takes
+
+    (computing^p + read of j^p)^(1/p) / kernel_share
+
+which is the kernel's time alone where memory has enough for all, and the time of the read where it has not. (Kernel
+alone in the place of computing would count reading twice.) When a node is done the others go on faster: a fluid. Nodes
+that share nothing have a read rate of j nodes that does not fall with j. Everything is measured (``ExpertTimes``); a
+read rate of the same run may replace the calibrated one, as this house allows. Does not know dispatch, plans or
+attention, nor meetings of the nodes inside a layer-step: whoever has most gate_proj has most down_proj.
 """
 
 from __future__ import annotations
@@ -59,8 +64,22 @@ def entry_s(
     if busy == 1 or not times.busy:
         return alone
     known = times.busy[min(busy, max(times.busy))]
+    read_alone = part * times.expert_bytes / (times.read_gb_per_s * GB)
     read = part * times.expert_bytes / ((read_gb_per_s or known.read_gb_per_s) * GB)
-    return slower_of(alone, read, times.sharpness) / known.kernel_share
+    return with_slower_reads(alone, read_alone, read, times.sharpness) / known.kernel_share
+
+
+def with_slower_reads(kernel_s: Any, read_alone_s: Any, read_s: Any, sharpness: float) -> np.ndarray:
+    """What a kernel of ``kernel_s`` takes when its bytes, which a read loop alone has in ``read_alone_s``, need
+    ``read_s``: its computing stays, its read is longer. Never less than alone.
+
+    A kernel that is faster alone than the read loop (caches) reads by as much faster than it under others too.
+    """
+    kernel, alone, read = (np.asarray(each, np.float64) for each in (kernel_s, read_alone_s, read_s))
+    own = np.minimum(kernel, alone)
+    most = np.maximum(kernel, 1e-30)
+    computing = kernel * np.maximum(0.0, 1 - (own / most) ** sharpness) ** (1 / sharpness)
+    return slower_of(computing, own * np.maximum(1.0, read / np.maximum(alone, 1e-30)), sharpness)
 
 
 def slower_of(kernel_s: Any, read_s: Any, sharpness: float) -> np.ndarray:

@@ -17,7 +17,7 @@ class BusyNodes(_Document):
     """While several nodes compute or read at once, each one.
 
     ``read_gb_per_s``: of a pure read of its own bytes. ``kernel_share``: what kernels reach of the rate that this read
-    rate and the kernels alone allow (waiting for one another is in it).
+    rate and the kernels' own computing allow (waiting for one another is in it).
     """
 
     read_gb_per_s: float = Field(gt=0)
@@ -60,7 +60,7 @@ class ExpertTimes(_Document):
     expert_s: dict[int, float]
     piece_factor: dict[int, float] = Field(default_factory=dict)
     read_gb_per_s: float = Field(gt=0)
-    sharpness: float = Field(default=8.0, gt=0)
+    sharpness: float = Field(default=4.0, gt=0)
     busy: dict[int, BusyNodes] = Field(default_factory=dict)
     uploads: Uploads | None = None
     residual: float

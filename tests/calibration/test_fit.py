@@ -1,10 +1,13 @@
 """The fit of expert times: calls made from known times, with noise and memory of two speeds, give them back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from moelab.calibration.expert_calls import APART, ON_ONE_NODE, PIECES, TOKENS, TOKENS_AT_ONCE, ExpertCalls
 from moelab.calibration.fit import fit
+from moelab.cost_model.node_time import entry_s
 from moelab.kernels import ExpertLayout
 
 LAYOUT = ExpertLayout(1024, 512, "int4_g32")
@@ -13,8 +16,9 @@ EXPERT_S = {1: 4e-4, 2: 5e-4, 3: 6.2e-4, 4: 8e-4, 6: 1.1e-3, 8: 1.4e-3}
 FACTORS = {2: 1.02, 4: 1.05, 8: 1.15}
 
 
-def calls(seed, *, noise, share=0.9, sharpness=6.0, rounds=60, disturbed=0.0, token_s=TOKEN_S):
-    """Two memory states by turns of ten rounds; ``disturbed``: part of the calls that take three times as long."""
+def calls(seed, *, noise, share=0.9, sharpness=6.0, rounds=60, disturbed=0.0, token_s=TOKEN_S, alone=2.5):
+    """Two memory states by turns of ten rounds; ``disturbed``: part of the calls that take three times as long;
+    ``alone``: GB/s of a node's read while the other rests."""
     rng = np.random.default_rng(seed)
 
     def taken(seconds):
@@ -24,10 +28,12 @@ def calls(seed, *, noise, share=0.9, sharpness=6.0, rounds=60, disturbed=0.0, to
     fast = (np.arange(rounds) // 10) % 2 == 0
     read = np.where(fast, 2.0, 1.1)  # GB/s of each of two nodes: about what the kernels ask for, and less
     memory_s = LAYOUT.expert_bytes / read / 1e9
+    alone_s = LAYOUT.expert_bytes / alone / 1e9
 
     def at_once(tokens):
-        kernel_s = EXPERT_S[tokens]
-        return (kernel_s**sharpness + memory_s**sharpness) ** (1 / sharpness) / share
+        """Computing is what is left of the time alone without its read; then the read of two nodes takes its place."""
+        computing = EXPERT_S[tokens] ** sharpness - alone_s**sharpness
+        return (computing + memory_s**sharpness) ** (1 / sharpness) / share
 
     return ExpertCalls(
         layout=LAYOUT,
@@ -37,7 +43,7 @@ def calls(seed, *, noise, share=0.9, sharpness=6.0, rounds=60, disturbed=0.0, to
         apart={t: taken(LAYER_S + t * token_s + t * EXPERT_S[1]) for t in APART},
         pieces={p: taken(LAYER_S + token_s + 2 * EXPERT_S[1] * FACTORS[p]) for p in PIECES},
         busy={(2, t): taken(LAYER_S + t * token_s + 2 * at_once(t)) for t in TOKENS_AT_ONCE},
-        reads={1: taken(5.0), 2: read * np.exp(noise / 3 * rng.standard_normal(rounds))},
+        reads={1: taken(alone), 2: read * np.exp(noise / 3 * rng.standard_normal(rounds))},
     )
 
 
@@ -59,8 +65,35 @@ def test_without_noise_exactly():
     assert times.expert_s == pytest.approx(EXPERT_S, rel=1e-6)
     assert (times.layer_s, times.token_s) == pytest.approx((LAYER_S, TOKEN_S), rel=1e-4)
     assert times.sharpness == 6.0
+    sharper = fit(calls(0, noise=0.0, sharpness=3.0), "generic/int4_g32/int8")
+    assert (sharper.sharpness, sharper.busy[2].kernel_share) == (3.0, pytest.approx(0.9, rel=1e-6))
     assert times.busy[2].kernel_share == pytest.approx(0.9, rel=1e-6)
     assert times.residual < 1e-6
+
+
+def test_a_calibration_in_one_state_of_the_memory_holds_in_the_other():
+    """Slow memory throughout the calls; two nodes in fast memory, which has enough for both, take what one takes."""
+    slow = calls(7, noise=0.0, share=1.0, sharpness=4.0)
+    late = (np.arange(60) // 10) % 2 == 1
+    slow = replace(
+        slow,
+        busy={key: seconds[late] for key, seconds in slow.busy.items()},
+        reads={1: slow.reads[1], 2: slow.reads[2][late]},
+    )
+    times = fit(slow, "generic/int4_g32/int8")
+    assert times.sharpness == 4.0
+    for tokens, alone_s in EXPERT_S.items():
+        assert entry_s(times, 1.0, tokens, busy=2, read_gb_per_s=2.5) == pytest.approx(alone_s, rel=1e-6)
+
+
+def test_memory_that_has_enough_for_all_says_nothing_about_sharpness():
+    """No read is slower for two nodes: every order agrees, and the usual one is taken."""
+    even = replace(calls(8, noise=0.003), reads={1: np.full(60, 2.5), 2: np.full(60, 2.5)})
+    for (_, tokens), seconds in even.busy.items():
+        seconds[:] = LAYER_S + tokens * TOKEN_S + 2 * EXPERT_S[tokens]
+    times = fit(even, "generic/int4_g32/int8")
+    assert times.sharpness == 4.0
+    assert times.busy[2].kernel_share == pytest.approx(1.0, rel=0.02)
 
 
 @pytest.mark.parametrize("token_s", [0.0, 1e-4, 5e-4])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moelab.cost_model.node_time import entry_s, fluid, layer_steps_s, piece_factor, whole_expert_s
+from moelab.cost_model.node_time import entry_s, fluid, layer_steps_s, piece_factor, whole_expert_s, with_slower_reads
 from moelab.domain.expert_times import BusyNodes, ExpertTimes
 
 
@@ -72,10 +72,25 @@ def test_between_core_and_memory_the_slower_decides():
     memory = entry_s(times(busy), 1.0, 1, busy=2, read_gb_per_s=0.1)
     assert core == pytest.approx(1e-3, rel=1e-6)
     assert memory == pytest.approx(1e-2, rel=1e-3)
+    assert entry_s(times(busy), 1.0, 1, busy=2, read_gb_per_s=30.0) == pytest.approx(1e-3)  # as alone
     rates = np.linspace(0.05, 50, 60)
     seconds = [float(entry_s(times(busy), 1.0, 1, busy=2, read_gb_per_s=r)) for r in rates]
     assert (np.diff(seconds) <= 0).all()
     assert entry_s(times(busy), 1.0, 1, busy=7) == entry_s(times(busy), 1.0, 1, busy=2)
+
+
+def test_reading_is_counted_once():
+    """What the model is made of, put together again: computing c and reading r, alone and three times as long."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        p, computing, read, slower = rng.uniform(2, 20), rng.uniform(0, 2), rng.uniform(0.1, 2), rng.uniform(1, 5)
+        kernel = (computing**p + read**p) ** (1 / p)
+        expected = (computing**p + (slower * read) ** p) ** (1 / p)
+        assert with_slower_reads(kernel, read, slower * read, p) == pytest.approx(expected, rel=1e-6)
+        assert with_slower_reads(kernel, read, read, p) == pytest.approx(kernel, rel=1e-9)
+        assert with_slower_reads(kernel, read, read / 2, p) == pytest.approx(kernel, rel=1e-9)  # no faster than alone
+        assert with_slower_reads(kernel, 2 * kernel, 2 * slower * kernel, p) == pytest.approx(slower * kernel)
+    assert with_slower_reads(0.0, 1.0, 2.0, 4.0) == 0.0
 
 
 def test_refuses_what_does_not_fit():

@@ -22,7 +22,7 @@ from moelab.calibration.rounds import in_rounds
 from moelab.calibration.shelf import Shelf
 from moelab.calibration.uploader import Uploader
 from moelab.cost_model.hybrid import Rates, hybrid
-from moelab.cost_model.node_time import slower_of, whole_expert_s
+from moelab.cost_model.node_time import whole_expert_s, with_slower_reads
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.machine import allowed_cores
 from moelab.domain.plan_copies import whole_on
@@ -193,8 +193,9 @@ def predict(decided: Decided, times: ExpertTimes, read_gb_per_s: float, copy_gb_
             overhead += times.layer_s + times.token_s * len(ids) if len(counts) else 0.0
     size = times.expert_bytes
     kernel_gb_per_s = size / one_s / GB
-    memory_s = size / (read_gb_per_s * GB)
-    beside_s = float(slower_of(one_s, memory_s, times.sharpness)) / times.uploads.kernel_share
+    alone_s, beside_read_s = (size / (rate * GB) for rate in (times.read_gb_per_s, read_gb_per_s))
+    slower_s = with_slower_reads(one_s, alone_s, beside_read_s, times.sharpness)
+    beside_s = float(slower_s) / times.uploads.kernel_share
     home = max(times.read_gb_per_s, kernel_gb_per_s, times.uploads.alone_gb_per_s)
     rates = Rates(
         read_gb_per_s=home, efficiency=kernel_gb_per_s / home, link_gb_per_s=times.uploads.alone_gb_per_s,
