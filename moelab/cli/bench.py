@@ -17,7 +17,7 @@ BENCHES = (
 # Options that only one bench has.
 BENCHES_OF_OPTION: dict[str, tuple[str, ...]] = {
     "quick": ("kernels",), "expert_shape": ("engine",), "layers": ("engine",), "experts": ("engine",),
-    "traces": ("placement",), "parts": ("placement",), "plans": ("placement",), "keep": ("placement",),
+    "seed": ("placement",), "traces": ("placement",), "parts": ("placement",), "plans": ("placement",), "keep": ("placement",),
     "out": ("nll", "placement"),
 }  # fmt: skip
 
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--experts", type=int, metavar="E", help="engine: routed experts per layer (default: 64)")
     parser.add_argument("--traces", nargs="+", metavar="TRACE", help="placement: routing (default: nano's capture)")
     parser.add_argument("--parts", nargs="+", metavar="PART", help="placement: core, memory, pieces (default: all)")
+    parser.add_argument("--seed", type=int, metavar="N", help="placement: of the steps that run (default: 0)")
     parser.add_argument("--plans", metavar="FOLDER", help="placement: where plans are kept and taken from")
     parser.add_argument("--keep", metavar="FILE", help="placement: results that are added to")
     parser.add_argument(

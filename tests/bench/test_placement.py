@@ -240,7 +240,7 @@ def test_the_hottest_are_of_the_planning_half(name, monkeypatch):
     monkeypatch.setattr(bench_run.memory, "memory_bound", stop)
     monkeypatch.setattr(bench_run.memory, "PLANS", (("round_robin", 0.0),))
     with pytest.raises(StopIteration):
-        bench_run._memory("t", trace, None, 0.1)
+        bench_run._memory("t", trace, None, 0.1, 0)
     problem = node_problem(trace, nodes=2, held_out=0.5, phase="decode")
     ((planned, loads),) = seen
     assert np.array_equal(loads, planned.planning.loads())

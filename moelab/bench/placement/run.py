@@ -38,11 +38,13 @@ def run(
     plans: str | None = None,
     keep: str | None = None,
     out: str | None = None,
+    seed: int = 0,
 ) -> PlacementResult:
     """``seconds`` of measuring for each trace and part. ``traces``: folders or foreign files (default: nano's capture).
 
     ``plans``: a folder where plans are kept and taken from. ``keep``: a JSON file of results, read first and written
-    last, so that parts may be measured at different moments. ``out``: a page whose section is written anew.
+    last, so that parts may be measured at different moments. ``out``: a page whose section is written anew. ``seed``: of
+    the held-out steps that run and of the experts of a calibration, not of the plans.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
@@ -51,9 +53,9 @@ def run(
     for path in traces or (str(shipped("nano/capture")),):
         name, trace = _name(Path(path)), open_source(path).load()
         if "core" in parts:
-            result = result.with_core(_core(name, trace, plans, seconds) | measured_on())
+            result = result.with_core(_core(name, trace, plans, seconds, seed) | measured_on())
         if "memory" in parts:
-            result = result.with_memory(_memory(name, trace, plans, seconds) | measured_on())
+            result = result.with_memory(_memory(name, trace, plans, seconds, seed) | measured_on())
     if "pieces" in parts:
         result = result.with_pieces([row | measured_on() for row in pieces(seconds=seconds, tell=_tell)])
     if keep:
@@ -73,12 +75,12 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _calibrated(shape: str, isa: str | None, seconds: float) -> ExpertTimes:
+def _calibrated(shape: str, isa: str | None, seconds: float, seed: int) -> ExpertTimes:
     """Of two virtual nodes, now: the machine is in the state that the measurement finds it in."""
     with tempfile.TemporaryDirectory() as folder:
         machine = calibrate(
             [shape], virtual_nodes=core.NUM_NODES, isa=isa, seconds=max(1.0, min(40.0, seconds)),
-            out=Path(folder) / "machine.json", progress=False,
+            out=Path(folder) / "machine.json", progress=False, seed=seed,
         )  # fmt: skip
     return machine.expert_times[0]
 
@@ -135,10 +137,10 @@ def _shape(trace: Trace) -> str:
     return _STAND_IN if is_small else f"{header.hidden_size}x{header.moe_intermediate_size}"
 
 
-def _core(name: str, trace: Trace, folder: str | None, seconds: float) -> dict[str, Any]:
+def _core(name: str, trace: Trace, folder: str | None, seconds: float, seed: int) -> dict[str, Any]:
     planned = _planned(name, trace, folder, core.PLANS)
-    times = _calibrated(_shape(trace), "generic", seconds / 2)
-    found = core.core_bound(name, planned, times, seconds=seconds, tell=_tell)
+    times = _calibrated(_shape(trace), "generic", seconds / 2, seed)
+    found = core.core_bound(name, planned, times, seconds=seconds, seed=seed, tell=_tell)
     return _core_document(found, trace, times)
 
 
@@ -172,12 +174,12 @@ def _plan_name(found: CoreBound, number: int) -> str:
     return f"{row.planner} {row.extra_memory:.0%}"
 
 
-def _memory(name: str, trace: Trace, folder: str | None, seconds: float) -> dict[str, Any]:
+def _memory(name: str, trace: Trace, folder: str | None, seconds: float, seed: int) -> dict[str, Any]:
     planned = _planned(name, trace, folder, memory.PLANS)
-    times = _calibrated(_MEMORY_SHAPE, None, seconds)
-    found = memory.memory_bound(name, planned, times, planned.planning.loads(), seconds=seconds, tell=_tell)
+    times = _calibrated(_MEMORY_SHAPE, None, seconds, seed)
+    found = memory.memory_bound(name, planned, times, planned.planning.loads(), seconds=seconds, seed=seed, tell=_tell)
     return {
-        "trace": name, "model": trace.header.model, "synthetic": trace.header.synthetic, "kernel": found.kernel,
+        "trace": name, "seed": seed, "model": trace.header.model, "synthetic": trace.header.synthetic, "kernel": found.kernel,
         "layers_run": found.num_layers, "num_rounds": found.num_rounds, "num_cells": len(found.cells),
         "median_error": found.median_error, "median_error_of_total_bytes": found.median_naive_error, "span": found.span,
         "read_gb_per_s_range": found.read_gb_per_s, "calibration_residual": times.residual,
