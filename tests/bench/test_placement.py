@@ -269,11 +269,15 @@ def test_prediction_with_uploads_by_hand():
     ids = np.array([[0, 1]], np.uint16)
     t = times(layer_s=0.0, token_s=0.0, sharpness=60.0)
     kernel_rate = t.expert_bytes / 1e-5 / 1e9
-    seconds, naive = with_uploads.predict(with_uploads.Decided([[ids]], [[[0]]]), t, kernel_rate / 2, 0.25)
+    seconds, naive = with_uploads.predict(with_uploads.Decided([[ids]], [[[0]]]), t, kernel_rate / 2, 0.25, 0.5)
     copy_s = t.expert_bytes / 0.25e9
     done = min(copy_s, 4e-5)
     assert seconds == pytest.approx(done + max(0, 2 - done / 2e-5) * 1e-5, rel=0.02)
     assert naive == pytest.approx(3 * t.expert_bytes / ((kernel_rate / 2 + 0.25) * 1e9))
+    nothing = np.full((1, 2), NO_EXPERT, np.uint16)  # hits alone: the second step waits for the copy, which is alone
+    waits = with_uploads.Decided([[nothing], [nothing]], [[[0]], [[]]])
+    seconds, _ = with_uploads.predict(waits, t, kernel_rate / 2, 0.25, 0.5)
+    assert seconds == pytest.approx(t.expert_bytes / 0.5e9)
 
 
 @needs_native

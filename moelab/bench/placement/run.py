@@ -43,8 +43,8 @@ def run(
     """``seconds`` of measuring for each trace and part. ``traces``: folders or foreign files (default: nano's capture).
 
     ``plans``: a folder where plans are kept and taken from. ``keep``: a JSON file of results, read first and written
-    last, so that parts may be measured at different moments. ``out``: a page whose section is written anew. ``seed``: of
-    the held-out steps that run and of the experts of a calibration, not of the plans.
+    last, so that parts may be measured at different moments. ``out``: a page whose section is written anew.
+    ``seed``: of the held-out steps that run and of the experts of a calibration, not of the plans.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
@@ -179,7 +179,8 @@ def _memory(name: str, trace: Trace, folder: str | None, seconds: float, seed: i
     times = _calibrated(_MEMORY_SHAPE, None, seconds, seed)
     found = memory.memory_bound(name, planned, times, planned.planning.loads(), seconds=seconds, seed=seed, tell=_tell)
     return {
-        "trace": name, "seed": seed, "model": trace.header.model, "synthetic": trace.header.synthetic, "kernel": found.kernel,
+        "trace": name, "seed": seed,
+        "model": trace.header.model, "synthetic": trace.header.synthetic, "kernel": found.kernel,
         "layers_run": found.num_layers, "num_rounds": found.num_rounds, "num_cells": len(found.cells),
         "median_error": found.median_error, "median_error_of_total_bytes": found.median_naive_error, "span": found.span,
         "read_gb_per_s_range": found.read_gb_per_s, "calibration_residual": times.residual,

@@ -1,8 +1,8 @@
 """Memory-bound cells with a fast tier that a policy fills: a core computes misses, another copies.  Floor 6.
 
 Decisions are the simulator's own log, so residency follows the logical clock: a layer waits until what it admitted one
-step before has arrived, as ``cost_model.hybrid`` says. The copies are an ``Uploader``'s in place of a link. Beside each
-run stands a read while experts are copied: its rates replace the calibrated ones.
+step before has arrived, as ``cost_model.hybrid`` says. The copies are an ``Uploader``'s in place of a link. Before and
+after each run stand copies alone, and a read while experts are copied: their rates replace the calibrated ones.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ CAPACITIES = (0.125, 0.25)
 BATCHES = (1, 4)
 NUM_STEPS = 24
 _WARM_STEPS = 64
+_COPIES_ALONE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,14 +118,21 @@ def upload_cells(
             layer.share_scratch(layers[0])
         x = rng.standard_normal((64, layout.hidden_size)).astype(np.float32)
         slots = [np.ones(layout.expert_bytes, np.uint8) for _ in range(8)]
-        beside: dict[tuple, list[tuple[float, float]]] = {key: [] for key in keys}
+        beside: dict[tuple, list[np.ndarray]] = {key: [] for key in keys}
         with Uploader(slots, cores[-1]) as uploader:
 
             def blocks(layer: int, experts: list[int]) -> list[np.ndarray]:
                 return [arenas[layer].copy(expert, 0) for expert in experts]
 
-            def read_beside() -> tuple[float, float]:
-                """GB/s of a read loop and of the copies while both run."""
+            def copied_alone() -> float:
+                """GB/s of copies while nothing else runs; the first of them waits for the thread to wake."""
+                first = uploader.num_done
+                uploader.put(blocks(0, rng.permutation(num_experts)[: 1 + _COPIES_ALONE].tolist()))
+                uploader.wait()
+                return layout.expert_bytes / float(np.median(np.diff(uploader.ends[first:]))) / GB
+
+            def read_beside() -> np.ndarray:
+                """GB/s of a read loop and of the copies while both run, and of the copies alone."""
                 num_copies = 6
                 calls: list[float] = []
                 while not calls:  # small experts are copied before one call ends: copy more of them
@@ -138,10 +146,11 @@ def upload_cells(
                             calls.append(time.perf_counter() - start)
                     num_copies *= 2
                 copy_s = float(np.median(np.diff([begin, *uploader.ends[first:]])[1:-1]))
-                return 2 * layout.expert_bytes / float(np.median(calls)) / GB, layout.expert_bytes / copy_s / GB
+                read_gb_per_s = 2 * layout.expert_bytes / float(np.median(calls)) / GB
+                return np.array([read_gb_per_s, layout.expert_bytes / copy_s / GB, copied_alone()])
 
             def run(key: tuple[str, float, int]) -> float:
-                beside[key].append(read_beside())
+                before = read_beside()
                 decided, waiting = work[key], [0] * num_layers
                 begin = time.perf_counter()
                 for misses, admitted in zip(decided.misses, decided.admitted, strict=True):
@@ -155,6 +164,7 @@ def upload_cells(
                         layer.forward(x[: len(ids)], ids, gates)
                 seconds_of_steps = time.perf_counter() - begin
                 uploader.wait()
+                beside[key].append((before + read_beside()) / 2)
                 return seconds_of_steps
 
             cases: dict[str, Callable[[], float]] = {str(key): partial(run, key) for key in keys}
@@ -173,11 +183,13 @@ def upload_cells(
     return cells
 
 
-def predict(decided: Decided, times: ExpertTimes, read_gb_per_s: float, copy_gb_per_s: float) -> tuple[float, float]:
+def predict(
+    decided: Decided, times: ExpertTimes, read_gb_per_s: float, copy_gb_per_s: float, alone_gb_per_s: float
+) -> tuple[float, float]:
     """(seconds by the contention model, seconds of total bytes over what read loop and copies reach together).
 
-    The rates are of a read loop and of copies while both run. Experts of several tokens count as the bytes that take as
-    long.
+    The rates are of a read loop and of copies while both run, and of copies alone. Experts of several tokens count as
+    the bytes that take as long.
     """
     assert times.uploads is not None
     shape = (len(decided.misses), len(decided.misses[0]))
@@ -196,9 +208,9 @@ def predict(decided: Decided, times: ExpertTimes, read_gb_per_s: float, copy_gb_
     alone_s, beside_read_s = (size / (rate * GB) for rate in (times.read_gb_per_s, read_gb_per_s))
     slower_s = with_slower_reads(one_s, alone_s, beside_read_s, times.sharpness)
     beside_s = float(slower_s) / times.uploads.kernel_share
-    home = max(times.read_gb_per_s, kernel_gb_per_s, times.uploads.alone_gb_per_s)
+    home = max(times.read_gb_per_s, kernel_gb_per_s, alone_gb_per_s)
     rates = Rates(
-        read_gb_per_s=home, efficiency=kernel_gb_per_s / home, link_gb_per_s=times.uploads.alone_gb_per_s,
+        read_gb_per_s=home, efficiency=kernel_gb_per_s / home, link_gb_per_s=alone_gb_per_s,
         layer_overhead_s=overhead / miss.size,
         measured_shared=(size / beside_s / GB, copy_gb_per_s * times.uploads.upload_share),
     )  # fmt: skip
