@@ -167,3 +167,38 @@ def test_break_even_marks_where_both_meet():
     assert labels["one machine, never idle"] == pytest.approx(np.log10(one.capacity_per_month))  # a logarithmic axis
     api, machine = figure.data
     assert api.y[0] < machine.y[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_placement_map_has_every_expert_at_its_place(seed):
+    """Cell by cell beside a loop over the plan's rows."""
+    trace = seeded_trace(seed)
+    header = trace.header
+    kinds = {
+        "anneal": {"nodes": 2, "extra_memory": 0.3}, "row_split": {"nodes": 2}, "round_robin": {"nodes": 2},
+        "joint": {"nodes": 2, "extra_memory": 0.2, "fast_slots": [5]},
+    }  # fmt: skip
+    for name, budget in kinds.items():
+        plan = moelab.PLANNERS[name](trace, **budget)
+        heat, *keys = plots.placement_map(trace, plan).data
+        loads = trace.loads()
+        rows = list(zip(*(plan.placements.arrays()[c].tolist() for c in ("layer", "expert", "start", "stop", "tier"))))  # noqa: B905
+        seen = {}
+        for layer in range(header.num_layers):
+            for rank in range(header.num_experts):
+                expert, words = heat.customdata[layer][rank]
+                held = [row[2:] for row in rows if row[:2] == (layer, expert)]
+                tiers = {plan.tiers[tier] for _, _, tier in held}
+                nodes = {tier for tier in tiers if tier.startswith("node")}
+                expected = next(iter(nodes), None)
+                if len(nodes) > 1:
+                    whole = all((start, stop) == (0, plan.num_units) for start, stop, _ in held)
+                    expected = "copies on several nodes" if whole else "in pieces over nodes"
+                expected = next((tier for tier in tiers if tier.startswith("fast")), expected)
+                assert words == expected
+                seen[words] = seen.get(words, 0) + 1
+                if rank:
+                    assert loads[layer, expert] <= loads[layer, heat.customdata[layer][rank - 1][0]]
+        assert {key.name for key in keys} == {f"{words} ({count:,})" for words, count in seen.items()}
+    with pytest.raises(ValueError, match=r"plan is for .* the trace is of"):
+        plots.placement_map(moelab.open_trace(moelab.shipped("nano/capture")).load(slice(0, 50)), plan)

@@ -222,8 +222,10 @@ class Trace:
     @classmethod
     def from_arrays(cls, experts: Any, gate_weights: Any = None, **about: Any) -> Trace:
         """A trace of arrays that somebody else recorded: arguments and errors of ``moelab.trace_of_arrays``."""
-        from moelab.domain.trace_of_arrays import trace_of_arrays
+        from moelab.domain.trace_of_arrays import ARGUMENTS, trace_of_arrays
 
+        if unknown := sorted(set(about) - set(ARGUMENTS)):
+            raise TypeError(f"from_arrays knows no {', '.join(unknown)}; expected of {', '.join(ARGUMENTS)}")
         return trace_of_arrays(experts, gate_weights, **about)
 
     @property

@@ -6,10 +6,15 @@ header: it is not guessed. Knows no files. Floor 0.
 
 from __future__ import annotations
 
+import inspect
+import operator
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
+from moelab.domain.array_axes import check_axes, check_different
+from moelab.domain.given_array import given_array, given_integers
 from moelab.domain.trace import NO_EXPERT, GateWeightKind, Phase, SlotOrder, TokenTable, Trace, TraceHeader
 
 
@@ -42,48 +47,49 @@ def trace_of_arrays(
     run. `gate_weights` [T, L, K], of the kind `gate_weight_kind`; without them they are 0, which policies by score
     cannot use. `num_experts` is E; without it the largest id that occurs + 1, and provenance says so.
 
-    `request` [T]: which request a token belongs to, one for all without it. `position` [T] follows from it.
-    `num_prompt_tokens`: how many tokens of each request, or of all alike, are its prompt: phase prefill; the others
-    decode. `step` [T]: the forward pass of a token, never decreasing; without it requests ran one after the other:
-    a prompt is one step, each other token one. Batches that ran together need `step`.
-    `domain` [T]: names or ``None``. `expert_bytes`: of one expert, for all layers or each.
-    ValueError where shapes, ids, steps or positions contradict each other.
+    `request` [T]: which request a token belongs to, a number or a name (names are numbered as they occur), one for all
+    without it. `position` [T] follows from it. `num_prompt_tokens`: how many tokens of each request, or of all alike,
+    are its prompt: phase prefill; the others decode. `step` [T]: the forward pass of a token, never decreasing; without
+    it requests ran one after the other: a prompt is one step, each other token one. Batches that ran together need
+    `step`. `domain` [T]: names or ``None``. `expert_bytes`: of one expert, for all layers or each; 0: unknown.
+    ValueError where shapes, ids, steps or positions contradict each other; a warning where there are more layers than
+    tokens and nothing else says which axis is which.
     """
-    ids = np.asarray(experts)
+    ids = given_array("experts", experts)
+    shape = ids.shape
     if ids.ndim == 2:
         ids = ids[:, None, :]
     if ids.ndim != 3 or ids.dtype.kind not in "iu" or 0 in ids.shape[1:]:
-        raise ValueError(f"experts is {ids.dtype} {ids.shape}, expected integers [T, L, K] (tokens, MoE layers, top-k)")
+        raise ValueError(f"experts is {ids.dtype} {shape}, expected integers [T, L, K] (tokens, MoE layers, top-k)")
+    check_axes(ids, {"request": request, "position": position, "step": step, "domain": domain, "token_id": token_id})
     routed = (ids >= 0) & (ids != NO_EXPERT)
     highest = int(ids[routed].max()) if routed.any() else -1
     said = provenance
     if num_experts is None:
         num_experts, said = max(highest + 1, ids.shape[2], 1), f"{provenance}; E taken as the largest id + 1"
+    num_experts = _whole_number("num_experts", num_experts)
     if (ids < -1).any() or highest >= num_experts:
         raise ValueError(
             f"experts holds ids from {int(ids.min())} to {highest}, expected -1 to {num_experts - 1}: "
             "give num_experts = E, and -1 where a slot was not routed"
         )
-    sorted_ids = np.sort(np.where(routed, ids, -1), axis=2)
-    if ((sorted_ids[:, :, 1:] == sorted_ids[:, :, :-1]) & (sorted_ids[:, :, 1:] >= 0)).any():
-        raise ValueError("experts names an expert twice for one token and layer, expected K different ones")
+    check_different(ids, routed, shape)
     weights = np.zeros(ids.shape, np.float16)
     if gate_weights is not None:
-        given = np.asarray(gate_weights, np.float32)
-        if given.size != ids.size:
-            raise ValueError(f"gate_weights is {given.shape}, expected {ids.shape} like experts")
-        weights = np.where(routed, given.reshape(ids.shape), 0).astype(np.float16)
+        weights = _gate_weights(gate_weights, shape, routed)
     names, domain_of_token = _domains(domain, len(ids))
     tokens = _token_table(len(ids), request, position, step, num_prompt_tokens, domain_of_token, token_id)
     num_layers = ids.shape[1]
-    header = TraceHeader(
+    header = _header(
         model=model,
         model_type=model_type,
         num_layers=num_layers,
         num_experts=num_experts,
         top_k=ids.shape[2],
-        model_layer_of_layer=tuple(range(num_layers)) if model_layer_of_layer is None else tuple(model_layer_of_layer),
-        expert_bytes=tuple(int(each) for each in np.broadcast_to(expert_bytes, num_layers)),
+        model_layer_of_layer=tuple(range(num_layers))
+        if model_layer_of_layer is None
+        else tuple(given_integers("model_layer_of_layer", model_layer_of_layer, low=0).reshape(-1).tolist()),
+        expert_bytes=_expert_bytes(expert_bytes, num_layers),
         gate_weight_kind=gate_weight_kind,
         slot_order=slot_order,
         engine=engine,
@@ -96,29 +102,103 @@ def trace_of_arrays(
     return Trace(header, np.where(routed, ids, NO_EXPERT).astype(np.uint16), weights, tokens)
 
 
+ARGUMENTS = tuple(inspect.signature(trace_of_arrays).parameters)
+"""Names of everything that can be said of arrays."""
+
+
+def _header(**fields: Any) -> TraceHeader:
+    """The header; its errors in our words."""
+    try:
+        return TraceHeader(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "value_error":
+            raise ValueError(first["msg"].removeprefix("Value error, ")) from None
+        name = str(first["loc"][0])
+        expected = first["msg"].removeprefix("Input should be ")
+        raise ValueError(f"{name} is {fields[name]!r}, expected {expected}: leave {name} out or mend it") from None
+
+
+def _whole_number(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}, expected a whole number") from None
+
+
+def _expert_bytes(given: Any, num_layers: int) -> tuple[int, ...]:
+    """Of each layer; 0 where nobody knows."""
+    sizes = given_array("expert_bytes", 0 if given is None else given)
+    if sizes.dtype.kind not in "iuf" or sizes.ndim > 1 or sizes.size not in (1, num_layers):
+        raise ValueError(
+            f"expert_bytes is {sizes.dtype} {sizes.shape}, expected one number or one for each of the {num_layers} "
+            "layers"
+        )
+    if not (np.isfinite(sizes) & (sizes >= 0) & (sizes == np.floor(sizes))).all():
+        raise ValueError(f"expert_bytes is {given!r}, expected whole numbers, 0 where a size is unknown")
+    return tuple(int(each) for each in np.broadcast_to(sizes.reshape(-1), num_layers))
+
+
+def _gate_weights(given: Any, shape: tuple[int, ...], routed: np.ndarray) -> np.ndarray:
+    """float16 [T, L, K], 0 where a slot was not routed."""
+    array = given_array("gate_weights", given)
+    if array.shape != shape or array.dtype.kind not in "iuf":
+        raise ValueError(
+            f"gate_weights is {array.dtype} {array.shape}, expected numbers {shape} like experts, slot by slot: "
+            "bring both into the order [T, L, K]"
+        )
+    with np.errstate(over="ignore"):
+        weights = np.where(routed, array.reshape(routed.shape), 0).astype(np.float16)
+    if not np.isfinite(weights).all():
+        raise ValueError(
+            f"gate_weights holds {int((~np.isfinite(weights)).sum()):,} numbers that are NaN or beyond "
+            f"{np.finfo(np.float16).max:.0f}: give the weights that the experts' outputs were multiplied by"
+        )
+    return weights
+
+
 def _domains(domain: Any, num_tokens: int) -> tuple[tuple[str, ...], np.ndarray]:
     """(names, index of each token) of a name for each token."""
-    given = [domain] * num_tokens if domain is None or isinstance(domain, str) else list(domain)
+    given = [domain] * num_tokens if domain is None or isinstance(domain, str) else _list("domain", domain)
     _check_length("domain", given, num_tokens)
-    names = tuple(dict.fromkeys(str(name) for name in given if name is not None))
-    index = {name: i for i, name in enumerate(names)}
-    return names, np.array([-1 if name is None else index[str(name)] for name in given], np.int16)
+    given = [None if name is None or name != name else str(name) for name in given]  # NaN: pandas' nothing
+    names = tuple(dict.fromkeys(name for name in given if name is not None))
+    index = {name: i for i, name in enumerate(names)} | {None: -1}
+    return names, np.array([index[name] for name in given], np.int16)
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    try:
+        return list(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}, expected one name for all tokens or one for each") from None
+
+
+def _numbers_of_requests(request: Any, num_tokens: int) -> np.ndarray:
+    """int64 [T]; names, and numbers that int32 does not hold, are numbered in the order in which they occur."""
+    given = given_array("request", request)
+    if given.dtype.kind not in "iuUSO" or given.ndim != 1:
+        raise ValueError(f"request is {given.dtype} {given.shape}, expected a number or a name for each token")
+    _check_length("request", given, num_tokens)
+    if given.dtype.kind in "iu" and (not len(given) or (given.min() >= 0 and given.max() < 2**31)):
+        return given.astype(np.int64)
+    number: dict[Any, int] = {}
+    return np.array([number.setdefault(name, len(number)) for name in given.tolist()], np.int64)
 
 
 def _token_table(
     num_tokens: int, request: Any, position: Any, step: Any, num_prompt_tokens: Any, domain: Any, token_id: Any
 ) -> TokenTable:
-    requests = np.zeros(num_tokens, np.int64) if request is None else np.asarray(request)
-    _check_length("request", requests, num_tokens)
+    requests = np.zeros(num_tokens, np.int64) if request is None else _numbers_of_requests(request, num_tokens)
     _, index, lengths = np.unique(requests, return_inverse=True, return_counts=True)
     if position is None:
         order = np.argsort(index, kind="stable")
         starts = np.concatenate([[0], lengths.cumsum()[:-1]]).astype(np.int64)
         position = np.empty(num_tokens, np.int64)
         position[order] = np.arange(num_tokens) - np.repeat(starts, lengths)
-    position = np.asarray(position)
+    position = given_integers("position", position, low=0)
     _check_length("position", position, num_tokens)
-    prompt = np.asarray(0 if num_prompt_tokens is None else num_prompt_tokens)
+    prompt = given_integers("num_prompt_tokens", 0 if num_prompt_tokens is None else num_prompt_tokens, low=0)
     if prompt.ndim > 1 or prompt.size not in (1, len(lengths)):
         raise ValueError(
             f"num_prompt_tokens has {prompt.size} entries, expected one for all or one for each of the {len(lengths)} "
@@ -135,7 +215,11 @@ def _token_table(
         same = np.zeros(num_tokens, bool)
         same[1:] = (index[1:] == index[:-1]) & is_prompt[1:] & is_prompt[:-1]
         step = np.cumsum(~same) - 1
+    step = given_integers("step", step, low=0, high=2**63 - 1)
     _check_length("step", step, num_tokens)
+    if token_id is not None:
+        token_id = given_integers("token_id", token_id)
+        _check_length("token_id", token_id, num_tokens)
     return TokenTable.build(
         step=step,
         request=requests,
@@ -147,5 +231,5 @@ def _token_table(
 
 
 def _check_length(name: str, values: Any, num_tokens: int) -> None:
-    if len(values) != num_tokens:
-        raise ValueError(f"{name} has {len(values)} entries, expected one for each of the {num_tokens} tokens")
+    if np.ndim(values) != 1 or len(values) != num_tokens:
+        raise ValueError(f"{name} has {np.size(values)} entries, expected one for each of the {num_tokens} tokens")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from moelab.formats import (
+    arrays_npz,
     bigmoeonedge_route_trace,
     esft,
     gpt_oss_fingerprint,
@@ -22,5 +23,6 @@ FORMATS: dict[str, ModuleType] = {
     "bigmoeonedge_route_trace": bigmoeonedge_route_trace,
     "esft": esft,
     "gpt_oss_fingerprint": gpt_oss_fingerprint,
+    "arrays_npz": arrays_npz,
 }
 COUNT_FORMATS: dict[str, ModuleType] = {"mbolt_coactivation": mbolt_coactivation}

@@ -13,6 +13,7 @@ from moelab.plots.coactivation_lifts import coactivation_lifts
 from moelab.plots.lag_curve import lag_curve
 from moelab.plots.load_map import load_map
 from moelab.plots.miss_ratio import miss_ratio
+from moelab.plots.placement_map import placement_map
 from moelab.plots.policy_curves import policy_curves
 from moelab.plots.popularity_curve import popularity_curve
 from moelab.plots.regret_bars import regret_bars
@@ -31,6 +32,7 @@ __all__ = [
     "lag_curve",
     "load_map",
     "miss_ratio",
+    "placement_map",
     "policy_curves",
     "popularity_curve",
     "regret_bars",

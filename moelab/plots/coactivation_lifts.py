@@ -18,7 +18,7 @@ def coactivation_lifts(pairs: Coactivation, layer: int | None = None) -> go.Figu
     if layer is None:
         layer = int(pairs.top[0, 0]) if len(pairs.top) else 0
     figure = make_subplots(
-        rows=1, cols=2, column_widths=[0.52, 0.48], horizontal_spacing=0.2,
+        rows=1, cols=2, column_widths=[0.52, 0.48], horizontal_spacing=0.26,
         subplot_titles=(f"layer {layer}: shrunk lift", "pairs with the largest excess"),
     )  # fmt: skip
     lift = pairs.shrunk_lift()[layer]
@@ -30,8 +30,8 @@ def coactivation_lifts(pairs: Coactivation, layer: int | None = None) -> go.Figu
         z=shown, zmid=0, zmin=-4, zmax=4, colorscale="RdBu_r", row=1, col=1, customdata=lift[np.ix_(order, order)],
         x=[str(e) for e in order], y=[str(e) for e in order],
         colorbar={
-            "title": "lift", "tickvals": [-4, -2, 0, 2, 4], "ticktext": ["1/16", "1/4", "1", "4", "16"], "x": 0.44,
-            "len": 0.9,
+            "title": "lift", "tickvals": [-4, -2, 0, 2, 4], "ticktext": ["1/16", "1/4", "1", "4", "16"], "x": 0.4,
+            "len": 0.9, "thickness": 14,
         },
         hovertemplate="experts %{x} and %{y}: %{customdata:.2f} times independence<extra></extra>",
     )  # fmt: skip

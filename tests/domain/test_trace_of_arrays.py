@@ -83,6 +83,35 @@ def test_goes_on_to_a_plan_and_a_simulation():
         ({"num_experts": 5}, "expected -1 to 4"),
         ({"experts": np.zeros((4, 3, 2), int)}, "names an expert twice"),
         ({"gate_weights": np.zeros((4, 3))}, "expected .* like experts"),
+        ({"gate_weights": np.zeros((3, 40, 2))}, r"\(3, 40, 2\), expected numbers \(40, 3, 2\) like experts"),
+        ({"gate_weights": np.full((40, 3, 2), np.nan)}, "240 numbers that are NaN"),
+        ({"gate_weights": np.full((40, 3, 2), 1e9)}, "beyond 65504"),
+        ({"gate_weights": [[1.0], [1.0, 2.0]]}, "gate_weights is a list that is no array"),
+        ({"experts": [[[0, 1]], [[2]]]}, "experts is a list that is no array of numbers"),
+        ({"experts": None}, "experts is None that is no array"),
+        ({"experts": {"a": 1}}, "experts is a dict that is no array"),
+        ({"experts": routing(0)[0].astype(bool)}, "expected integers"),
+        ({"num_experts": "ten"}, "num_experts is 'ten', expected a whole number"),
+        ({"num_experts": 10.5}, "num_experts is 10.5, expected a whole number"),
+        ({"num_experts": 70_000}, "num_experts is 70000, expected less than 65535"),
+        ({"expert_bytes": [1, 2]}, "one number or one for each of the 3 layers"),
+        ({"expert_bytes": -5}, "expected whole numbers, 0 where a size is unknown"),
+        ({"expert_bytes": "5 MB"}, "expert_bytes is <U4"),
+        ({"request": np.zeros((40, 2), int)}, "expected a number or a name for each token"),
+        ({"request": np.linspace(0, 1, 40)}, "request is float64"),
+        ({"request": 3}, "expected a number or a name for each token"),
+        ({"position": np.arange(40) - 1}, "position goes from -1 to 38, expected 0"),
+        ({"position": ["a"] * 40}, "position is <U1"),
+        ({"step": np.linspace(0, 1, 40)}, "step is float64"),
+        ({"step": [0, 1]}, "step has 2 entries"),
+        ({"token_id": [2**40] * 40}, "token_id goes from"),
+        ({"token_id": [1, 2]}, "token_id has 2 entries"),
+        ({"num_prompt_tokens": "all"}, "num_prompt_tokens is <U3"),
+        ({"num_prompt_tokens": -1}, "num_prompt_tokens goes from -1"),
+        ({"domain": 7}, "domain is 7, expected one name"),
+        ({"gate_weight_kind": "guess"}, "gate_weight_kind is 'guess', expected 'softmax_over_all'"),
+        ({"slot_order": None}, "slot_order is None, expected 'rank'"),
+        ({"model": None}, "model is None, expected a valid string"),
         ({"request": [0, 1]}, "request has 2 entries"),
         ({"domain": ["a"]}, "domain has 1 entries"),
         ({"num_prompt_tokens": [1, 2, 3]}, "one for each of the 1 requests"),
@@ -95,3 +124,62 @@ def test_contradictions_are_refused(change, words):
     arguments = {"experts": routing(0)[0], "num_experts": 10} | change
     with pytest.raises(ValueError, match=words):
         Trace.from_arrays(arguments.pop("experts"), arguments.pop("gate_weights", None), **arguments)
+
+
+def test_unknown_names_of_arguments_are_said():
+    with pytest.raises(TypeError, match=r"from_arrays knows no requests; expected of .*request"):
+        Trace.from_arrays(routing(0)[0], requests=[0] * 40)
+
+
+def test_tensors_lists_and_columns_are_arrays():
+    import pandas as pd
+    import torch
+
+    ids, weights = routing(4)
+    plain = Trace.from_arrays(ids, weights, num_experts=10)
+    tensors = Trace.from_arrays(
+        torch.tensor(ids), torch.tensor(weights, requires_grad=True), num_experts=torch.tensor(10)
+    )
+    assert (tensors.experts == plain.experts).all()
+    assert (tensors.gate_weights == plain.gate_weights).all()
+    halves = torch.tensor(weights, dtype=torch.bfloat16)
+    assert (Trace.from_arrays(ids, halves, num_experts=10).gate_weights == halves.float().numpy()).mean() > 0.99
+    named = pd.Series(np.repeat(["kitchen", "attic", "cellar", "attic2"], 10))
+    listed = Trace.from_arrays(ids.tolist(), num_experts=10, request=named, domain=named.where(named != "attic"))
+    assert listed.tokens.request.tolist() == np.repeat(range(4), 10).tolist(), "numbered as they occur"
+    assert listed.header.domains == ("kitchen", "cellar", "attic2")
+    assert (listed.tokens.domain[10:20] == -1).all(), "pandas' nothing is no domain"
+    huge = np.repeat([2**60, 5], 20)
+    assert Trace.from_arrays(ids, request=huge).tokens.request.tolist() == [0] * 20 + [1] * 20
+
+
+@pytest.mark.parametrize("name", ["request", "position", "step", "domain", "token_id"])
+def test_layers_before_tokens_are_refused_where_something_says_so(name):
+    ids, _ = routing(5)
+    column = ["a"] * 40 if name == "domain" else np.zeros(40, int) if name == "request" else np.arange(40)
+    assert Trace.from_arrays(ids, **{name: column}).shape == (40, 3, 2)
+    with pytest.raises(ValueError, match=rf"{name} has 40 entries.*experts.transpose\(1, 0, 2\)"):
+        Trace.from_arrays(ids.transpose(1, 0, 2), **{name: column})
+
+
+def test_layers_before_tokens_are_refused_or_warned_of():
+    with pytest.raises(ValueError, match=r"3 tokens, 600 MoE layers; expected at most 512: if it is \[L, T, K\]"):
+        Trace.from_arrays(routing(6, 600)[0].transpose(1, 0, 2))
+    with pytest.warns(UserWarning, match=r"read as \[T, L, K\]: 3 tokens, 40 MoE layers, more than tokens") as warned:
+        Trace.from_arrays(routing(6)[0].transpose(1, 0, 2))
+    assert warned[0].filename == __file__, "points at the caller"
+
+
+def test_no_warning_where_tokens_are_known(recwarn):
+    ids, _ = routing(7, 3, 12)
+    Trace.from_arrays(ids, request=[0, 0, 0])
+    Trace.from_arrays(routing(7)[0])
+    assert not [each for each in recwarn if "MoE layers" in str(each.message)]
+
+
+def test_other_orders_are_named():
+    ids, _ = routing(8, num_layers=9)
+    with pytest.raises(ValueError, match=r"experts.transpose\(0, 2, 1\) if it is \[T, K, L\]"):
+        Trace.from_arrays(ids.transpose(0, 2, 1), num_experts=10)
+    with pytest.raises(ValueError, match=r"\(40, 9\) was read as \[T, K\].*give experts\[:, :, None\]"):
+        Trace.from_arrays(ids[:, :, 0], num_experts=10)
