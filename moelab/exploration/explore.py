@@ -2,7 +2,8 @@
 
 The plain-Python twin of ``widgets.PlacementExplorer``. One trace is split once, by request; every plan is made on one
 part and scored on the other. ``preview`` takes a quick placement where the planner has not searched yet, and stretches
-of the held-out steps; ``full`` lets the planner search and simulates every step of both parts, and the oracle.
+of the held-out steps; ``full`` lets the planner search and simulates every step of both parts. Both say how far above
+the bound they are.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,14 @@ from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
 from moelab.domain.plan import FastTier, Plan, PlanModel, PolicyChoice, TierFormat
 from moelab.domain.trace import Phase, Trace
-from moelab.exploration.bound import Bound, bound_of
+from moelab.exploration.bound import bound_of
 from moelab.exploration.draft import FAST, Draft
 from moelab.exploration.edit import Edit, edited
 from moelab.exploration.figures import Figures, figures
 from moelab.exploration.machine_of_nodes import machine_of_nodes
 from moelab.exploration.memory import memory_of_tiers, other_bytes
 from moelab.exploration.quick_placement import EXACT, quick_placement
+from moelab.exploration.regret import regret_of_experts
 from moelab.exploration.sample import Part, stretches, whole
 from moelab.exploration.search import search
 from moelab.exploration.settings import Settings
@@ -44,8 +47,7 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A plan and what it is worth. ``reads`` and ``least_reads`` int64 [L, E]: of each expert on the scored steps,
-    under the plan and under its oracle (``None`` in a preview)."""
+    """A plan and what it is worth on ``part``. ``regret`` is found when it is first asked for."""
 
     settings: Settings
     edits: tuple[Edit, ...]
@@ -53,8 +55,13 @@ class Outcome:
     draft: Draft
     figures: Figures
     result: SimResult
-    reads: np.ndarray | None = None
-    least_reads: np.ndarray | None = None
+    part: Part
+    find_regret: Callable[[], np.ndarray] | None = None
+
+    @cached_property
+    def regret(self) -> np.ndarray | None:
+        """float64 [L, E]: reads of each expert beyond the bound (``exploration.regret``); ``None`` without a bound."""
+        return None if self.find_regret is None else self.find_regret()
 
 
 class Exploration:
@@ -199,24 +206,27 @@ class Exploration:
             )  # fmt: skip
 
         result = run(part, "held-out part", 0.0, machine=machine)
-        bound: Bound | None = None
         on_train: float | None = None
+        bound = bound_of(result, plan, draft, machine, lambda oracle: run(part, "oracle", 1 / 3, plan=oracle))
         if on_progress is not None:
-            bound = bound_of(result, plan, draft, machine, lambda oracle: run(part, "oracle", 1 / 3, plan=oracle))
             if "train" in self._full_parts:
                 on_train = run(self._full_parts["train"], "planning part", 2 / 3, by_step=False).reads_per_layer_step
             on_progress("done", 1.0)
         found = figures(
             result, part, machine=machine, efficiency=efficiency, why_no_time=why,
-            bound=None if bound is None else (bound.reached, bound.least, bound.of),
+            bound=bound,
             memory=memory_of_tiers(plan, self._whole_machine(settings), self.other_bytes), placed_by=placed_by,
             scored_on=self.scored_on(part), is_preview=on_progress is None,
         )  # fmt: skip
         found = replace(found, seconds=time.perf_counter() - begin, train_reads_per_layer_step=on_train)
-        return Outcome(
-            settings, edits, plan, draft, found, result,
-            reads=None if bound is None else result.reads, least_reads=None if bound is None else bound.least_reads,
-        )  # fmt: skip
+        if bound is None:
+            return Outcome(settings, edits, plan, draft, found, result, part)
+
+        def find_regret() -> np.ndarray:
+            hidden_size = part.trace.header.hidden_size
+            return regret_of_experts(result, bound, plan, draft, part.requests, machine, hidden_size)
+
+        return Outcome(settings, edits, plan, draft, found, result, part, find_regret)
 
     def scored_on(self, part: Part) -> str:
         """What stands behind a figure, in words."""

@@ -197,7 +197,6 @@ class PlacementExplorer(ExpertMap):
 
     def _take(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        self._layers.take(outcome)
         self.figures = outcome.figures.as_dict()
         self.edits_made = [str(edit) for edit in self.edits]
         self._draw()

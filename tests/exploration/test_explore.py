@@ -120,28 +120,6 @@ def test_few_requests_have_no_interval():
     assert figures.tok_per_s_interval is None
 
 
-def test_bound_is_below_and_regret_adds_up():
-    exploration = Exploration(trace_of(5), machine_with(1))
-    outcome = exploration.full(Settings(4, policy="lru"))
-    assert outcome.figures.bound_of == "misses per layer-step of min_demand"
-    assert outcome.figures.gap > 0
-    assert outcome.reads.shape == outcome.least_reads.shape == (LAYERS, EXPERTS)
-    assert exploration.preview(Settings(4)).figures.bound is None
-    same = Exploration(trace_of(5), replace_rates(machine_with(2), 10.0)).full(Settings(0, 2, 0.5, "replicate"))
-    nodes = same.result.node_reads.astype(float)
-    size = np.array([MIB, 2 * MIB, MIB])
-    decode = same.result.phase_of_step == 1
-    least = [
-        np.ceil(nodes[step, layer].sum() / size[layer] / 2) * size[layer]
-        for step in np.flatnonzero(decode)
-        for layer in range(LAYERS)
-    ]
-    assert same.figures.bound == pytest.approx(np.mean(least))
-    assert same.figures.gap == pytest.approx(nodes[decode].max(-1).mean() / np.mean(least) - 1)
-    split_rows = Exploration(trace_of(5), replace_rates(machine_with(2), 10.0)).full(Settings(0, 2, 0.0, "row_split"))
-    assert split_rows.figures.gap == pytest.approx(0, abs=1e-6)
-
-
 def replace_rates(machine, rate):
     nodes = tuple(node.model_copy(update={"read_gb_per_s": {1: rate}}) for node in machine.nodes)
     return machine.model_copy(update={"nodes": nodes})

@@ -11,7 +11,7 @@ import moelab
 from moelab.domain.model import ModelSpec
 from moelab.exploration import Draft, Edit, Exploration, Settings, select
 from moelab.exploration.edit import edited
-from moelab.exploration.map_layers import REUSE_STEPS, regret_layer, replicas_layer, reuse_layer, tier_layer
+from moelab.exploration.map_layers import REUSE_STEPS, replicas_layer, reuse_layer, tier_layer
 from moelab.exploration.memory import memory_of_tiers, other_bytes
 from moelab.exploration.sample import stretches
 from moelab.policies.requests import Requests
@@ -172,8 +172,6 @@ def test_layers_of_a_placement():
     layer = tier_layer(draft)
     assert [layer.names[int(value)] for value in layer.values[0]] == ["fast0", "node1", "several nodes", "split"]
     assert replicas_layer(draft).values.tolist() == [[2, 1, 2, 1]]
-    assert np.isnan(regret_layer(None, None, (1, 4)).values).all()
-    assert regret_layer(np.array([[3, 1]]), np.array([[1, 1]]), (1, 2)).values.tolist() == [[2, 0]]
 
 
 def test_memory_of_tiers():
