@@ -14,11 +14,14 @@ struct block {
         for (int r = 0; r < R; r++)
             for (int t = 0; t < M; t++) sums[r][t][0] = sums[r][t][1] = _mm256_setzero_ps();
         for (int64_t k = 0; k < num_tiles; k++)
+#pragma GCC unroll 4
             for (int r = 0; r < R; r++) {
                 const uint8_t *tile = rows[r] + k * 576;
                 __m256i isum[M][2][2];
+#pragma GCC unroll 2
                 for (int g = 0; g < 2; g++) {
                     for (int t = 0; t < M; t++) isum[t][g][0] = isum[t][g][1] = _mm256_setzero_si256();
+#pragma GCC unroll 4
                     for (int line = g * 4; line < g * 4 + 4; line++)
                         for (int half = 0; half < 2; half++) {
                             const __m256i bytes = stream_half_line(tile + line * 64 + half * 32);
