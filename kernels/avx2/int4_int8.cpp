@@ -1,6 +1,7 @@
 /* int4_g32 weights x int8 activations. The nibbles are the unsigned operand of vpmaddubsw: a pair is at most 2 *
  * 15 * 127 and the eight pairs of a group at most 30,480, so the sums of a whole group fit int16 and nothing
- * saturates. */
+ * saturates. The activations of a tile are broadcast once for all rows, into memory: there are too few registers, and
+ * operands in memory cost no instruction. */
 #include "vectors.h"
 
 namespace {
@@ -13,23 +14,32 @@ struct block {
         __m256 sums[R][M][2];
         for (int r = 0; r < R; r++)
             for (int t = 0; t < M; t++) sums[r][t][0] = sums[r][t][1] = _mm256_setzero_ps();
-        for (int64_t k = 0; k < num_tiles; k++)
+        for (int64_t k = 0; k < num_tiles; k++) {
+            __m256i quad[M][16];
+            for (int t = 0; t < M; t++) {
+                const int8_t *a = (const int8_t *)x.q + (token[t] * num_tiles + k) * 64;
+                for (int i = 0; i < 16; i++) quad[t][i] = broadcast32(a + 4 * i);
+            }
+            __asm__("" : "+m"(quad));
+#pragma GCC unroll 4
             for (int r = 0; r < R; r++) {
                 const uint8_t *tile = rows[r] + k * 576;
                 __m256i isum[M][2][2];
+#pragma GCC unroll 2
                 for (int g = 0; g < 2; g++) {
                     for (int t = 0; t < M; t++) isum[t][g][0] = isum[t][g][1] = _mm256_setzero_si256();
+#pragma GCC unroll 4
                     for (int line = g * 4; line < g * 4 + 4; line++)
                         for (int half = 0; half < 2; half++) {
                             const __m256i bytes = stream_half_line(tile + line * 64 + half * 32);
                             const __m256i first = _mm256_and_si256(bytes, low);
                             const __m256i second = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
                             for (int t = 0; t < M; t++) {
-                                const int8_t *a = (const int8_t *)x.q + (token[t] * num_tiles + k) * 64 + line * 8;
                                 const __m256i products =
-                                    _mm256_add_epi16(_mm256_maddubs_epi16(first, broadcast32(a)),
-                                                     _mm256_maddubs_epi16(second, broadcast32(a + 4)));
+                                    _mm256_add_epi16(_mm256_maddubs_epi16(first, quad[t][2 * line]),
+                                                     _mm256_maddubs_epi16(second, quad[t][2 * line + 1]));
                                 isum[t][g][half] = _mm256_add_epi16(isum[t][g][half], products);
+                                keep_chain(isum[t][g][half]);
                             }
                         }
                 }
@@ -48,6 +58,7 @@ struct block {
                     }
                 }
             }
+        }
         for (int r = 0; r < R; r++)
             for (int t = 0; t < M; t++)
                 for (int half = 0; half < 2; half++)

@@ -15,6 +15,12 @@ struct block {
         for (int r = 0; r < R; r++)
             for (int t = 0; t < M; t++) sums[r][t][0] = sums[r][t][1] = _mm256_setzero_ps();
         for (int64_t k = 0; k < num_tiles; k++) {
+            __m256i quad[M][16];
+            for (int t = 0; t < M; t++) {
+                const int8_t *a = (const int8_t *)x.q + (token[t] * num_tiles + k) * 64;
+                for (int i = 0; i < 16; i++) quad[t][i] = broadcast32(a + 4 * i);
+            }
+            __asm__("" : "+m"(quad));
             __m256i total[R][M][2][2];
 #pragma GCC unroll 2
             for (int g = 0; g < 2; g++)
@@ -30,10 +36,12 @@ struct block {
                             const __m256i lows = _mm256_and_si256(bytes, nibble);
                             const __m256i highs = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
                             for (int t = 0; t < M; t++) {
-                                const __m256i four =
-                                    broadcast32((const int8_t *)x.q + (token[t] * num_tiles + k) * 64 + line * 4);
-                                low[t][half] = _mm256_add_epi16(low[t][half], _mm256_maddubs_epi16(lows, four));
-                                high[t][half] = _mm256_add_epi16(high[t][half], _mm256_maddubs_epi16(highs, four));
+                                low[t][half] =
+                                    _mm256_add_epi16(low[t][half], _mm256_maddubs_epi16(lows, quad[t][line]));
+                                high[t][half] =
+                                    _mm256_add_epi16(high[t][half], _mm256_maddubs_epi16(highs, quad[t][line]));
+                                keep_chain(low[t][half]);
+                                keep_chain(high[t][half]);
                             }
                         }
                     for (int t = 0; t < M; t++)

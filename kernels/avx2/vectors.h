@@ -20,6 +20,10 @@ static inline __m256 scales_of_rows(__m256i scales, int half) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(eight), 16));
 }
 
+/* The sum stays where it is. GCC would make a tree of a chain of integer additions, for which 16 registers are too few:
+ * a third of its instructions were moves to the stack and back (docs/log.md). */
+static inline void keep_chain(__m256i &sum) { __asm__("" : "+x"(sum)); }
+
 static inline __m256i broadcast32(const void *from) {
     int32_t four;
     std::memcpy(&four, from, 4);

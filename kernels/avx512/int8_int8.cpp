@@ -12,15 +12,18 @@ struct block {
         for (int r = 0; r < R; r++)
             for (int t = 0; t < M; t++) sums[r][t] = _mm512_setzero_ps();
         for (int64_t k = 0; k < num_tiles; k++)
+#pragma GCC unroll 4
             for (int r = 0; r < R; r++) {
                 const uint8_t *tile = rows[r] + k * 1088;
                 __m512i isum[M][2];
+#pragma GCC unroll 2
                 for (int g = 0; g < 2; g++) {
                     __m512i even[M], odd[M];
                     for (int t = 0; t < M; t++) {
                         even[t] = _mm512_set1_epi32(16 * x.offset[(token[t] * num_tiles + k) * 2 + g]);
                         odd[t] = _mm512_setzero_si512();
                     }
+#pragma GCC unroll 4
                     for (int line = g * 8; line < g * 8 + 8; line += 2) {
                         const __m512i first = stream_line(tile + line * 64),
                                       second = stream_line(tile + line * 64 + 64);

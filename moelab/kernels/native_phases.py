@@ -19,7 +19,7 @@ from moelab.kernels.pool import Pool
 from moelab.kernels.scratch import Scratch, aligned
 
 # Workers draw a share of what is left between these two: long runs of memory first, a short tail at the end.
-LARGEST_BYTES, SMALLEST_BYTES = 4_000_000, 500_000
+LARGEST_BYTES, SMALLEST_BYTES = 8_000_000, 500_000
 _BAD_EXPERT = -4
 
 
