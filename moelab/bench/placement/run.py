@@ -183,7 +183,8 @@ def _memory(name: str, trace: Trace, folder: str | None, seconds: float, seed: i
         "model": trace.header.model, "synthetic": trace.header.synthetic, "kernel": found.kernel,
         "layers_run": found.num_layers, "num_rounds": found.num_rounds, "num_cells": len(found.cells),
         "median_error": found.median_error, "median_error_of_total_bytes": found.median_naive_error, "span": found.span,
-        "read_gb_per_s_range": found.read_gb_per_s, "calibration_residual": times.residual, "calibration": times.model_dump(mode="json"),
+        "read_gb_per_s_range": found.read_gb_per_s, "calibration_residual": times.residual,
+        "calibration": times.model_dump(mode="json"),
         "cells": [_cell_document(cell) for cell in found.cells],
     }  # fmt: skip
 
