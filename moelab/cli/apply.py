@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--margin", type=float, metavar="LOGITS",
         help="top-2 margin below which a token may differ by a move to or from a fast tier",
     )  # fmt: skip
+    parser.add_argument(
+        "--extra-bytes", metavar="SIZE",
+        help="the most that experts take on their way beyond before and after (500MB); default: one layer's",
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="the first N prompts only")
     add_engine(parser)
 
@@ -39,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from moelab.calibration import resolve_machine
     from moelab.domain.plan import Plan
+    from moelab.domain.units import parse_bytes
     from moelab.engine.prompts import read_prompts
     from moelab.kernels import choose_isa
     from moelab.kernels.plan_nodes import virtual_nodes_for
@@ -50,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     if not prompts:
         raise ValueError(f"{options.prompts} has no prompt, expected one or more")
     machine = resolve_machine(options.machine) if options.machine else None
+    extra_bytes = parse_bytes(options.extra_bytes) if options.extra_bytes else None
     if choose_isa(options.isa).isa != "numba":  # which `apply` refuses
         plans = [plan] if (first_plan := plan_of(options)) is None else [first_plan, plan]
         options.virtual_nodes = virtual_nodes_for(*plans, asked=options.virtual_nodes)
@@ -61,7 +67,14 @@ def run(options: argparse.Namespace) -> int:
         half = [max(0, each.max_new_tokens // 2 - 1) for each in prompts]
         tokens_before, before = _part(engine, streams, half)
         had_tier = engine.fast_tier is not None
-        applied = apply(engine, plan, machine=machine, allow_unbound=options.allow_unbound, progress=not options.json)
+        applied = apply(
+            engine,
+            plan,
+            machine=machine,
+            allow_unbound=options.allow_unbound,
+            extra_bytes=extra_bytes,
+            progress=not options.json,
+        )
         tokens_after, after = _part(engine, streams, counts)
         result: dict[str, Any] = {**applied.summary(), "before": before, "after": after, "prompts": len(prompts)}
         difference = None

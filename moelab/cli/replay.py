@@ -95,4 +95,7 @@ def run(options: argparse.Namespace) -> None:
 def _say_prediction(name: str, prediction: Prediction) -> None:
     """On standard error, before the row is measured; ``--json`` carries it with its time as well."""
     row = {"own": "(a)", "expert_shape": "(b)"}[name]
-    print(f"predicted at {prediction.made_at}: {row} {prediction.ms_per_token():.3f} ms/token", file=sys.stderr)
+    text = f"predicted at {prediction.made_at}: {row} {prediction.ms_per_token():.3f} ms/token"
+    if prediction.calibrated is not None:
+        text += f", {prediction.calibrated.ms_per_token():.3f} by calibrated times"
+    print(text, file=sys.stderr)

@@ -56,30 +56,37 @@ def entry_s(
 ) -> np.ndarray:
     """Seconds of pieces (``part`` of an expert, 1 for a whole) while ``busy`` nodes work.
 
-    ``read_gb_per_s``: of each node by a read loop then, instead of the calibrated one. Beyond the numbers of nodes that
-    were measured the largest holds.
+    ``read_gb_per_s``: of each node by a read loop then, instead of the calibrated one; that of a node alone may be
+    higher than calibrated, too. Beyond the numbers of nodes that were measured the largest holds.
     """
     part = np.asarray(part, np.float64)
     alone = part * whole_expert_s(times, num_tokens) * piece_factor(times, part)
-    if busy == 1 or not times.busy:
-        return alone
-    known = times.busy[min(busy, max(times.busy))]
     read_alone = part * times.expert_bytes / (times.read_gb_per_s * GB)
+    if busy == 1 or not times.busy:
+        if read_gb_per_s is None or busy > 1:
+            return alone
+        return with_reads(alone, read_alone, part * times.expert_bytes / (read_gb_per_s * GB), times.sharpness)
+    known = times.busy[min(busy, max(times.busy))]
     read = part * times.expert_bytes / ((read_gb_per_s or known.read_gb_per_s) * GB)
     return with_slower_reads(alone, read_alone, read, times.sharpness) / known.kernel_share
 
 
 def with_slower_reads(kernel_s: Any, read_alone_s: Any, read_s: Any, sharpness: float) -> np.ndarray:
-    """What a kernel of ``kernel_s`` takes when its bytes, which a read loop alone has in ``read_alone_s``, need
-    ``read_s``: its computing stays, its read is longer. Never less than alone.
+    """``with_reads``, never less than alone: others do not make memory faster."""
+    return with_reads(kernel_s, read_alone_s, np.maximum(read_alone_s, read_s), sharpness)
 
-    A kernel that is faster alone than the read loop (caches) reads by as much faster than it under others too.
+
+def with_reads(kernel_s: Any, read_alone_s: Any, read_s: Any, sharpness: float) -> np.ndarray:
+    """What a kernel of ``kernel_s`` takes when its bytes, which a read loop alone had in ``read_alone_s``, need
+    ``read_s``: its computing stays, its read changes.
+
+    A kernel that is faster alone than the read loop (caches) reads by as much faster than it then, too.
     """
     kernel, alone, read = (np.asarray(each, np.float64) for each in (kernel_s, read_alone_s, read_s))
     own = np.minimum(kernel, alone)
     most = np.maximum(kernel, 1e-30)
     computing = kernel * np.maximum(0.0, 1 - (own / most) ** sharpness) ** (1 / sharpness)
-    return slower_of(computing, own * np.maximum(1.0, read / np.maximum(alone, 1e-30)), sharpness)
+    return slower_of(computing, own * read / np.maximum(alone, 1e-30), sharpness)
 
 
 def slower_of(kernel_s: Any, read_s: Any, sharpness: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The prediction of a replay row, made from the machine document before anything is measured. Floor 4.
 
-Knows that a layer-step takes its bytes over the rate plus a fixed overhead. Over memory the rate is the
+Knows that a layer-step takes its bytes over the rate plus a fixed overhead, and what calibrated times say beside that
+(``calibrated``) where the machine has them for this kernel, shape and these nodes. Over memory the rate is the
 node's read rate times the kernels' efficiency; for weights that fit the cache it is the read rate over
 those very bytes.
 """
@@ -15,6 +16,7 @@ import numpy as np
 
 from moelab.cost_model.one_node import layer_step_s
 from moelab.domain.machine import Machine
+from moelab.execution.calibrated import CalibratedSteps
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Prediction:
     efficiency: float
     efficiency_measured: bool
     layer_overhead_s: float
+    calibrated: CalibratedSteps | None = None
     made_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
 
     def ms_per_token(self, read_gb_per_s: float | None = None, bytes_share: float = 1.0) -> float:
@@ -58,13 +61,15 @@ class Prediction:
             "efficiency": self.efficiency,
             "efficiency_measured": self.efficiency_measured,
             "layer_overhead_s": self.layer_overhead_s,
+            "predicted_ms_per_token_calibrated": None if self.calibrated is None else self.calibrated.ms_per_token(),
+            "calibrated_times": None if self.calibrated is None else self.calibrated.times.name,
             "steps": len(self.step_bytes),
         }
 
 
 def predict_row(
     machine: Machine, *, step_bytes: np.ndarray, step_tokens: np.ndarray, num_layers: int, kernel: str,
-    cache_read_gb_per_s: float | None = None,
+    cache_read_gb_per_s: float | None = None, calibrated: CalibratedSteps | None = None,
 ) -> Prediction:  # fmt: skip
     """Prediction for one row; ``kernel`` is ``isa/weight format/activation``.
 
@@ -86,4 +91,5 @@ def predict_row(
         efficiency=1.0 if efficiency is None else efficiency,
         efficiency_measured=efficiency is not None,
         layer_overhead_s=machine.layer_overhead_s or 0.0,
+        calibrated=calibrated,
     )

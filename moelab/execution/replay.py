@@ -21,6 +21,7 @@ from moelab.domain.model import ModelSpec
 from moelab.domain.plan import Plan
 from moelab.domain.plan_copies import Copies
 from moelab.domain.trace import Phase, Trace
+from moelab.execution.calibrated import calibrated_steps, times_for
 from moelab.execution.check import check_bytes, max_relative_error
 from moelab.execution.execute import Work, execute, prepare
 from moelab.execution.folding import Folding, fold_to_memory
@@ -73,7 +74,8 @@ def replay(
     ``own`` runs (default: nano for its own traces; without a checkpoint the row is left out and a note
     says so). ``expert_shape`` is a model preset, or ``own`` for row ``own`` alone (default: both rows, at
     K2.6's shape). ``tokens`` bounds the tokens run (default: as many as about 10 seconds take).
-    ``machine`` gives the rates of the prediction; cache and memory sizes are always those of this machine.
+    ``machine`` gives the rates of the prediction, and where it was calibrated for a row's kernel, shape and nodes a
+    second prediction by those times; cache and memory sizes are always those of this machine.
     ``virtual_nodes`` divides cores and memory of this machine into so many nodes; a plan of more nodes than the machine
     has gets as many without being asked, and a note says so. On several nodes, real or virtual,
     every expert has its place (the plan's, else round-robin) and is read by its own node's workers; the outputs are the
@@ -219,6 +221,7 @@ def _row(
     cache_resident = weights.weights_bytes < cache_bytes
     kernel = f"{run.isa}/{layout.weight_format}/{layer.activation}"
     cache_rate = _cache_read_gb_per_s(weights, header.top_k) if cache_resident else None
+    times = None if cache_resident else times_for(run.machine, weights, run.pool, kernel)
     peak = PeakMemory()
 
     def work_of(tokens: int):
@@ -228,6 +231,7 @@ def _row(
             run.machine, step_bytes=_deciding_bytes(weights, work),
             step_tokens=np.array([len(ids) for ids in work.ids]), num_layers=folding.num_layers, kernel=kernel,
             cache_read_gb_per_s=cache_rate,
+            calibrated=None if times is None else calibrated_steps(times, weights, work),
         )  # fmt: skip
 
     work, prediction = work_of(run.tokens or 64)

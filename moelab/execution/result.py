@@ -25,6 +25,9 @@ class ReplayRow:
     belong to the simulated fast tier; every routed expert is really executed from RAM, hits as well,
     and ``predicted_ms_per_token_with_fast_tier`` says what the reads that the tier leaves would take.
 
+    ``predicted_ms_per_token_calibrated*`` are by what the kernel was calibrated to take at this shape on these nodes
+    (``calibrated_times``), contention and overheads in it, stored and rescaled alike; ``None`` where it was not.
+
     ``gb_per_s`` is all bytes over the measured time. What ends in ``per_node`` has one entry for each node, from what
     the kernels counted; ``bandwidth`` has it by layer too. The read limit of a node is what its workers read of its
     own bytes while all other nodes read theirs, ``read_limit_gb_per_s`` the sum over nodes: an even placement could
@@ -37,6 +40,9 @@ class ReplayRow:
     predicted_ms_per_token_stored: float
     predicted_ms_per_token: float
     predicted_tok_per_s: float
+    predicted_ms_per_token_calibrated_stored: float | None
+    predicted_ms_per_token_calibrated: float | None
+    calibrated_times: str | None
     measured_ms_per_token: float
     measured_ms_per_token_range: tuple[float, float]
     measured_tok_per_s: float
@@ -149,6 +155,10 @@ def _percent(row: ReplayRow) -> str:
     return f"{row.percent_of_read_limit:.0f}% (quartiles {low:.0f} to {high:.0f})"
 
 
+def _calibrated(value: float | None) -> str:
+    return _text(value, "{:.3f}", "not calibrated for this")
+
+
 def _per_node(values: tuple[float, ...] | None, form: str = "{:.1f}") -> str:
     return "no percentage" if values is None else ", ".join(form.format(value) for value in values)
 
@@ -169,6 +179,8 @@ _LINES = (
     ("routing", lambda r: "synthetic" if r.synthetic_routing else "recorded"),
     ("predicted ms/token, stored before", lambda r: f"{r.predicted_ms_per_token_stored:.3f}"),
     ("predicted ms/token, this run's limit", lambda r: f"{r.predicted_ms_per_token:.3f}"),
+    ("the same by calibrated times, stored", lambda r: _calibrated(r.predicted_ms_per_token_calibrated_stored)),
+    ("the same by calibrated times, this run's", lambda r: _calibrated(r.predicted_ms_per_token_calibrated)),
     (
         "measured ms/token",
         lambda r: "{:.3f} (quartiles {:.3f} to {:.3f})".format(r.measured_ms_per_token, *r.measured_ms_per_token_range),

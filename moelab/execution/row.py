@@ -17,6 +17,7 @@ def assemble(
 ) -> ReplayRow:  # fmt: skip
     layout, layer = weights.layout, weights.layers[0]
     tier = run.simulated if run.plan.fast_tiers else None
+    calibrated = prediction.calibrated
     rescaled = prediction.ms_per_token(measured.read_gb_per_s)
     executed = float(measured.step_bytes.sum()) / layout.expert_bytes / measured.layer_steps
     left = None if tier is None or tier.reads_per_layer_step is None else tier.reads_per_layer_step / executed
@@ -31,6 +32,11 @@ def assemble(
         predicted_ms_per_token_stored=prediction.ms_per_token(),
         predicted_ms_per_token=rescaled,
         predicted_tok_per_s=1e3 / rescaled,
+        predicted_ms_per_token_calibrated_stored=None if calibrated is None else calibrated.ms_per_token(),
+        predicted_ms_per_token_calibrated=(
+            None if calibrated is None else calibrated.ms_per_token(measured.read_gb_per_s)
+        ),
+        calibrated_times=None if calibrated is None else calibrated.times.name,
         measured_ms_per_token=measured.ms_per_token,
         measured_ms_per_token_range=measured.ms_per_token_quartiles,
         measured_tok_per_s=1e3 / measured.ms_per_token,

@@ -16,11 +16,12 @@ from moelab.kernels import ExpertArena, NodePlacement
 
 @dataclass(frozen=True)
 class Served:
-    """int64 [M] each; ``nodes`` are those of the pool, 0 where nodes are not told apart."""
+    """int64 [M] each; ``nodes`` are those of the pool, 0 where nodes are not told apart; ``experts`` by number."""
 
     addresses: np.ndarray
     num_bytes: np.ndarray
     nodes: np.ndarray
+    experts: np.ndarray
 
     def bytes_of_node(self, num_nodes: int) -> np.ndarray:
         """int64 [N]."""
@@ -38,12 +39,12 @@ def served(arena: ExpertArena | NodePlacement, ids: np.ndarray) -> Served:
     experts = distinct_experts(ids).astype(np.int64)
     if isinstance(arena, ExpertArena):
         sizes = np.full(len(experts), arena.layout.expert_bytes, np.int64)
-        return Served(arena.addresses[experts], sizes, np.zeros(len(experts), np.int64))
+        return Served(arena.addresses[experts], sizes, np.zeros(len(experts), np.int64), experts)
     first, last = arena.piece_of_expert[experts], arena.piece_of_expert[experts + 1]
     pieces = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)] or [np.zeros(0, np.int64)])
     sizes = arena.piece_bytes[pieces]
     if not len(pieces):
-        return Served(pieces, sizes, pieces)
+        return Served(pieces, sizes, pieces, pieces)
     chosen = assign(arena.nodes_of_piece[pieces], num_tiers=arena.num_nodes, sizes=sizes, slowness=arena.slowness)
     nodes = chosen.tier_of.astype(np.int64)
-    return Served(arena.address_of_copy[pieces, nodes], sizes, nodes)
+    return Served(arena.address_of_copy[pieces, nodes], sizes, nodes, np.repeat(experts, last - first))

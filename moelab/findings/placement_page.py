@@ -31,7 +31,10 @@ def update_placement_page(studies: Sequence[PlacementStudy], path: str | Path) -
 
 def placement_tables(studies: Sequence[PlacementStudy]) -> str:
     """All tables, Markdown."""
-    return "\n".join([_leaders(studies), *(_planners(study) for study in studies), _proofs(studies), _joint(studies)])
+    made = f"Planned, proven and scored {'; '.join(dict.fromkeys(study.made for study in studies))}.\n"
+    return "\n".join(
+        [made, _leaders(studies), *(_planners(study) for study in studies), _proofs(studies), _joint(studies)]
+    )
 
 
 def _about(study: PlacementStudy) -> str:

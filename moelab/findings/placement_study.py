@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Phase, Trace
 from moelab.findings.equal_bytes import EqualBytes, equal_bytes
@@ -46,7 +48,8 @@ class Placed:
 class PlacementStudy:
     """``placed`` by (planner, extra memory), of the first seed; ``equal``: beside EPLB, of all seeds.
 
-    ``joint``: prediction of ``joint`` with ``FAST_SHARE`` of the experts.
+    ``joint``: prediction of ``joint`` with ``FAST_SHARE`` of the experts. ``made``: day and machine, whose seconds are
+    in the plans and proofs.
     """
 
     name: str
@@ -60,6 +63,7 @@ class PlacementStudy:
     certificates: dict[float, Certificate]
     joint: dict[str, Any]
     equal: list[EqualBytes]
+    made: str
 
 
 def placement_study(
@@ -118,5 +122,10 @@ def placement_study(
     return PlacementStudy(
         name=name, trace=trace, num_nodes=num_nodes, steps=shared["steps"],
         num_layer_steps=first.test.num_layer_steps, has_intervals=placed["mirror", 0.0].score.has_interval,
-        split=first.how["split"], placed=placed, certificates=certificates, joint=joint, equal=equal,
+        split=first.how["split"], placed=placed, certificates=certificates, joint=joint, equal=equal, made=_made(),
     )  # fmt: skip
+
+
+def _made() -> str:
+    here = Machine.detect()
+    return f"{datetime.now(UTC).strftime('%Y-%m-%d')} on {here.cpu or here.name}, {here.num_cores} cores"

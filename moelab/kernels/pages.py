@@ -27,11 +27,15 @@ _NODES = Path("/sys/devices/system/node")
 _MAP_HUGETLB, _SIZE_SHIFT = 0x40000, 26
 _SYS_MBIND = {"x86_64": 237, "aarch64": 235}
 _MPOL_BIND = 2
+_ADVISED = "2 MB, advised"
 
 
 @dataclass(frozen=True)
 class Pages:
-    """``memory`` uint8 [num_bytes], aligned to 2 MB, physical when first written; the mapping lives as long as it."""
+    """``memory`` uint8 [num_bytes], aligned to 2 MB, physical when first written; the mapping lives as long as it.
+
+    Huge pages are asked for where they are full; the rest, less than 2 MB, has plain ones.
+    """
 
     memory: np.ndarray
     pages: str
@@ -50,6 +54,10 @@ def map_pages(num_bytes: int, node: int | None = None) -> Pages:
     whole = np.frombuffer(mapping, np.uint8)
     first = -whole.ctypes.data % HUGE_PAGE_BYTES
     memory = whole[first : first + num_bytes]
+    if said == _ADVISED and hasattr(mmap, "MADV_NOHUGEPAGE"):
+        # What would not fill its huge page would take all of it: 2 MB for each small mapping.
+        tail = first + num_bytes // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
+        mapping.madvise(mmap.MADV_NOHUGEPAGE, tail, len(mapping) - tail)
     binding = _bind(whole, node)
     if scarce is not None and binding == f"node{scarce}":
         promise(scarce, mapping, whole)
@@ -82,7 +90,7 @@ def _map(num_bytes: int, node: int | None) -> tuple[mmap.mmap, str]:
         mapping.madvise(mmap.MADV_HUGEPAGE)
     except OSError as error:
         return mapping, f"plain: {error}"
-    return mapping, "2 MB, advised"
+    return mapping, _ADVISED
 
 
 def several_nodes() -> bool:

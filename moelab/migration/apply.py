@@ -32,7 +32,13 @@ if TYPE_CHECKING:
 
 
 def apply(
-    engine: Engine, plan: Plan, *, machine: Machine | None = None, allow_unbound: bool = False, progress: bool = True
+    engine: Engine,
+    plan: Plan,
+    *,
+    machine: Machine | None = None,
+    allow_unbound: bool = False,
+    extra_bytes: int | None = None,
+    progress: bool = True,
 ) -> Applied:
     """Carry out ``plan`` in ``engine`` from its next step on: homes on nodes, copies and pieces, and a fast tier.
 
@@ -40,6 +46,8 @@ def apply(
     raises: ``ValueError`` for another model or what the engine cannot do, ``MemoryError`` where a node has no room,
     ``RuntimeError`` while another thread holds the engine, ``OSError`` where the system refuses to bind memory to a
     real node, unless ``allow_unbound``.
+    ``extra_bytes``: the most that experts take on their way beyond before and after (default: one layer's); layers of
+    more go in batches of experts, and ``ValueError`` says where one expert alone is more.
     Room is asked for before the first move; see ``Applied.peak_extra_bytes``.
     """
     engine.check_caller()
@@ -60,6 +68,7 @@ def apply(
         engine.pool,
         engine.pool.memory_node_of_node if target is None else target.memory_nodes,
         allow_unbound,
+        extra_bytes,
     )
     peak = _Peak()
     tier, choice = engine.fast_tier, dict(engine.tier_choice)
@@ -195,13 +204,9 @@ def _go(
             tqdm(total=len(target.copies), desc="moving experts", unit="layer", disable=not progress, delay=1)
         )
 
-        def on_layer() -> None:
-            peak.look()
-            bar.update()
-
         moves.go(
             target.copies, slowness=slowness if len(target.memory_nodes) > 1 else None, dispatch=dispatch_for,
-            fetch=fetch, on_filled=on_layer,
+            fetch=fetch, on_filled=peak.look, on_layer=bar.update,
         )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Moves: the experts of layers go to other homes, layer after layer, with a way back until the end.  Floor 4.
 
 Of each layer the new copies are made, filled and complete before it turns to them; then the pages of copies that are
-left over return to the system, before the next layer begins. So at most one layer is there twice. Until ``commit`` the
+left over return to the system, before the next layer begins. So at most one layer is there twice, or ``extra_bytes`` of
+one: then a layer goes in groups of experts (``batches``), each as a whole layer would. Until ``commit`` the
 old tables and the address space behind them stay: ``undo`` writes what was given back again, where it was, layer after
 layer from the last to the first, and so takes at no point more room than the way there took. Layers that shrink go
 first. Knows no plan, engine or fast tier; takes a ``dispatch`` from whoever calls. NumPy and the kernels only.
@@ -22,6 +23,7 @@ from moelab.kernels.node_memory import check_room
 from moelab.kernels.node_placement import Copy, memory_of_arena
 from moelab.kernels.pages import several_nodes
 from moelab.kernels.pieces import cut, piece_of
+from moelab.migration.batches import batches
 
 Fetch = Callable[[int, int], np.ndarray]
 """(layer, expert) -> its whole block, of an expert that has no home."""
@@ -29,12 +31,14 @@ Fetch = Callable[[int, int], np.ndarray]
 
 @dataclass
 class Difference:
-    """What a layer gains and loses on each node of the pool, int64 [N] bytes; ``nowhere`` lie on no known node."""
+    """What a layer, or a batch of it, gains and loses on each node of the pool, int64 [N] bytes; ``nowhere`` lie on no
+    known node. ``copies``: what the layer has then."""
 
     layer: int
     added: np.ndarray
     removed: np.ndarray
     nowhere: int
+    copies: Copies
 
     @property
     def growth(self) -> int:
@@ -63,12 +67,14 @@ class Moves:
     ``num_added, num_kept, num_removed`` copies, ``added_bytes, removed_bytes``; ``peak_extra_bytes``: the most that
     copies took at once beyond the larger of before and after; ``num_fetched`` experts came from ``fetch``;
     ``unreturned_bytes`` the system kept. ``allow_unbound``: memory that the system does not bind to its node will do.
+    ``extra_bytes``: the most that new copies may take before the old ones go (default: those of a layer).
     """
 
     layers: Sequence[RoutedExperts]
     pool: Pool
     memory_nodes: Sequence[int | None]
     allow_unbound: bool = False
+    extra_bytes: int | None = None
     num_added: int = 0
     num_kept: int = 0
     num_removed: int = 0
@@ -93,8 +99,36 @@ class Moves:
             nowhere = 0
             if not before:
                 nowhere = sum(len(memory.memory) for memory in self._held(layer).values())
-            found.append(Difference(number, added, removed, nowhere))
+            found.append(Difference(number, added, removed, nowhere, of_layer))
         return sorted(found, key=lambda each: each.growth)
+
+    def in_batches(self, differences: Sequence[Difference]) -> list[Difference]:
+        """The same in the same order, layers that add more than ``extra_bytes`` in batches.
+
+        Raises ``ValueError`` where one expert alone adds more, or a layer that lies on no node yet and so moves whole.
+        """
+        found = []
+        for each in differences:
+            most, layer = self.extra_bytes, self.layers[each.layer]
+            if most is None or each.added.sum() <= most:
+                found.append(each)
+                continue
+            if not (held := self._known(layer)):
+                raise ValueError(
+                    f"layer {each.layer} lies on no node yet and moves as a whole, {each.added.sum() / 1e9:.3f} GB; "
+                    f"expected at most the {most / 1e9:.3f} GB that may be there twice: allow more, or load the engine "
+                    "with a plan of nodes"
+                )
+            wanted = {
+                (expert, start, stop, node): piece_of(layer.layout, start, stop).num_bytes
+                for expert, start, stop, node in zip(*(column.tolist() for column in each.copies), strict=True)
+            }
+            sizes = {copy: len(memory.memory) for copy, memory in held.items()}
+            found += [
+                Difference(each.layer, batch.added, batch.removed, 0, batch.copies)
+                for batch in batches(sizes, wanted, len(self.memory_nodes), most, each.layer)
+            ]
+        return found
 
     def _held(self, layer: RoutedExperts) -> dict[Copy, CopyMemory]:
         """All that the layer has."""
@@ -137,24 +171,33 @@ class Moves:
         dispatch: Callable[[int, int], dict[str, Any]] | None = None,
         fetch: Fetch | None = None,
         on_filled: Callable[[], object] = lambda: None,
+        on_layer: Callable[[], object] = lambda: None,
     ) -> None:
         """Every layer to its ``copies`` [L]. ``dispatch`` (copies, nodes): arguments of ``NodePlacement`` for it, asked
-        where a piece has several copies. ``on_filled``: a layer is there twice.
+        where a piece has several copies. ``on_filled``: a layer, or a batch of it, is there twice; ``on_layer``: one is
+        where it shall be.
 
         After an exception ``undo`` leaves everything as it was before.
         """
-        order = self.differences(copies)
+        order = self.in_batches(self.differences(copies))
         self.peak_extra_bytes = self.check_room(order)
-        for number in (each.layer for each in order):
-            self._move(number, copies[number], slowness, dispatch, fetch, on_filled)
+        for each, following in zip(order, [*order[1:], None], strict=True):
+            self._move(each.layer, each.copies, slowness, dispatch, fetch, on_filled)
+            if following is None or following.layer != each.layer:
+                on_layer()
+        self.num_kept = sum(len(layer.placement.memory_of_copy) for layer in self.layers if layer.placement is not None)
+        self.num_kept -= self.num_added
 
     def _move(
         self, number: int, copies: Copies, slowness: Any, dispatch: Any, fetch: Fetch | None, on_filled: Any
     ) -> None:
         layer, pool = self.layers[number], self.pool
         old = layer.placement
+        gone = np.zeros(layer.num_experts, bool) if old is None else old.homeless
+        absent = gone & ~np.isin(np.arange(layer.num_experts), copies[0])  # those of batches to come
         new = NodePlacement(
             layer.layout, layer.num_experts, copies, self.memory_nodes, slowness=slowness, keep=self._known(layer),
+            homeless=absent,
             **({} if dispatch is None or not has_several(copies) else dispatch(len(copies[0]), len(self.memory_nodes))),
         )  # fmt: skip
         if not self.allow_unbound:
@@ -182,7 +225,6 @@ class Moves:
         turned.gave_back = True
         self.unreturned_bytes += sum(len(memory.memory) for memory in left.values() if not give_back(memory))
         self.num_added += len(new.new_copies)
-        self.num_kept += len(new.memory_of_copy) - len(new.new_copies)
         self.num_removed += len(left)
         self.added_bytes += new.num_new_bytes
         self.removed_bytes += sum(len(memory.memory) for memory in left.values())
@@ -193,12 +235,14 @@ class Moves:
 
         That can only be where something else took the memory meanwhile.
         """
-        stuck = []
+        stuck: set[int] = set()
         for turned in reversed(self._turned):
+            if turned.number in stuck:  # what its earlier batches had is not all there without the later ones'
+                continue
             try:
                 self._go_back(turned)
             except MemoryError:
-                stuck.append(turned.number)
+                stuck.add(turned.number)
         self._turned = []
         return sorted(stuck)
 

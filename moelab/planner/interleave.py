@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from moelab.cost_model.remote_slowdown import remote_slowdown
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
 from moelab.planner.node_plan import node_plan
 from moelab.planner.node_problem import node_problem
-from moelab.planner.remote_slowdown import remote_slowdown
 from moelab.planner.step_maximum import CUT
 
 

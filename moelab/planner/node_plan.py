@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from moelab.cost_model.node_time import by_read_rates
+from moelab.cost_model.remote_slowdown import remote_slowdown
 from moelab.domain.plan import FastTier, Plan, TierFormat
 from moelab.planner.eplb_rebalance import packed_masks
 from moelab.planner.node_problem import NodeProblem
 from moelab.planner.node_score import NodeScore, node_score
 from moelab.planner.placements import fingerprints_of, placements_of_masks, plan_model
 from moelab.planner.predicted_time import is_composed, ms_per_step_by_rates, predicted_ms_per_step, times_for
-from moelab.planner.remote_slowdown import remote_slowdown
 from moelab.planner.step_maximum import CUT
 
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from moelab.cost_model.remote_slowdown import remote_slowdown
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.lossy import Lossy
 from moelab.domain.machine import Machine
@@ -60,7 +61,7 @@ def simulate(
 
     ``machine`` adds ``predicted`` (one node: its best read rate times ``efficiency``, kernel rate / read rate;
     where the machine has a fast tier, its link and memory too, with uploads beside the reads; several nodes:
-    ``node_seconds``, with ``predicted_by``). ``log`` keeps every
+    ``node_seconds``, with ``predicted_by``; of interleaved pages times ``remote_slowdown``). ``log`` keeps every
     decision, in order of time; without it layers that a policy keeps apart run one after the other, which changes no
     count and no resident, only touch counters within ``state``. ``by_step`` keeps the counts of every step (32 bytes a
     layer-step); sums are always there. ``requests``: the trace's, where they were built before. ``policy``: a record
@@ -135,9 +136,27 @@ def simulate(
             result = replace(result, layer_step_s=seconds, timed_by=times.name)
     if machine is not None and result.node_reads is not None and result.layer_step_s is None:
         result = replace(result, layer_step_s=seconds_by_rate(result, requests, machine, efficiency))
-    if machine is not None:
-        return replace(result, predicted=predict(result, machine, efficiency, _deferral(lossy, header.top_k)))
-    return result
+    if machine is None:
+        return result
+    slowdown = {}
+    if (factor := _remote_slowdown(plan, machine, len(nodes))) != 1 and result.layer_step_s is not None:
+        result = replace(result, layer_step_s=factor * result.layer_step_s)
+        slowdown = {"remote_slowdown": factor}
+    predicted = predict(result, machine, efficiency, _deferral(lossy, header.top_k))
+    return replace(result, predicted=predicted | slowdown)
+
+
+def _remote_slowdown(plan: Plan, machine: Machine, num_nodes: int) -> float:
+    """1, but for pages that alternate over the nodes: a plan says so by its planner alone, pieces stand for them."""
+    if plan.planner.get("name") != "interleave" or num_nodes < 2:
+        return 1.0
+    factor = remote_slowdown(machine, num_nodes)
+    if factor is None:
+        raise ValueError(
+            f"plan has interleaved pages, which are read from other nodes too; machine {machine.name} has no remote "
+            f"read rates of {num_nodes} nodes: calibrate it on its own nodes, or simulate without a machine"
+        )
+    return factor
 
 
 def _times(machine: Machine | None, header: TraceHeader, plan: Plan) -> ExpertTimes | None:

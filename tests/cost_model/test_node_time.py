@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from moelab.cost_model.node_time import entry_s, fluid, layer_steps_s, piece_factor, whole_expert_s, with_slower_reads
+from moelab.cost_model.node_time import (
+    entry_s,
+    fluid,
+    layer_steps_s,
+    piece_factor,
+    whole_expert_s,
+    with_reads,
+    with_slower_reads,
+)
 from moelab.domain.expert_times import BusyNodes, ExpertTimes
 
 
@@ -87,6 +95,8 @@ def test_reading_is_counted_once():
         kernel = (computing**p + read**p) ** (1 / p)
         expected = (computing**p + (slower * read) ** p) ** (1 / p)
         assert with_slower_reads(kernel, read, slower * read, p) == pytest.approx(expected, rel=1e-6)
+        faster = (computing**p + (read / slower) ** p) ** (1 / p)
+        assert with_reads(kernel, read, read / slower, p) == pytest.approx(faster, rel=1e-6)
         assert with_slower_reads(kernel, read, read, p) == pytest.approx(kernel, rel=1e-9)
         assert with_slower_reads(kernel, read, read / 2, p) == pytest.approx(kernel, rel=1e-9)  # no faster than alone
         assert with_slower_reads(kernel, 2 * kernel, 2 * slower * kernel, p) == pytest.approx(slower * kernel)

@@ -12,10 +12,13 @@ import pytest
 
 import moelab
 from moelab.dispatch.c_face import dispatch_arguments
+from moelab.domain.expert_times import BusyNodes, ExpertTimes
 from moelab.domain.machine import Machine, NumaNode
+from moelab.domain.model import ModelSpec
 from moelab.domain.plan import FastTier, Placements, Plan, PlanModel, TierFormat
 from moelab.domain.plan_copies import whole_on
 from moelab.domain.trace import NO_EXPERT, Phase
+from moelab.execution.calibrated import calibrated_steps, times_for
 from moelab.execution.check import check_bytes, max_relative_error
 from moelab.execution.execute import execute, prepare
 from moelab.execution.folding import Folding
@@ -306,3 +309,84 @@ def test_replicas_and_pieces_execute_with_the_bits_of_one_node(capture, isa):
     assert outputs[0].keys() == outputs[1].keys()
     for at, y in outputs[0].items():
         np.testing.assert_array_equal(outputs[1][at], y)
+
+
+def calibrated_machine(num_nodes, workers, layout, kernel):
+    """Nodes of 20 GB/s alone and 15 each while both read; an expert takes 1 ms, and 1.6 ms for two tokens."""
+    nodes = tuple(
+        NumaNode(name=f"node{n}", cores=(n,), memory_bytes=2**33, read_gb_per_s={1: 20.0}) for n in range(num_nodes)
+    )
+    times = ExpertTimes(
+        kernel=kernel, hidden_size=layout.hidden_size, intermediate_size=layout.intermediate_size,
+        expert_bytes=layout.expert_bytes, workers_of_node=workers, layer_s=2e-5, token_s=1e-5,
+        expert_s={1: 1e-3, 2: 1.6e-3}, read_gb_per_s=20.0, residual=0.0, num_calls=1,
+        busy={2: BusyNodes(read_gb_per_s=15.0, kernel_share=0.8)},
+    )  # fmt: skip
+    return Machine(name="made up", source="calibration", nodes=nodes, expert_times=(times,))
+
+
+@needs_native
+@needs_two_cores
+def test_calibrated_times_are_predicted_by_what_will_run(capture):
+    """Beside a twin that goes through the kernels' own tables: K experts of one token a step, the slowest node decides.
+
+    Both nodes busy: an expert takes 1 ms / 0.8, because reads (small experts) are next to nothing; alone 1 ms.
+    """
+    layout = ExpertLayout(256, 128, "int4_g32")
+    folding = Folding(2, 48, "two layers")
+    rng = np.random.default_rng(0)
+    with Pool(2, virtual_nodes=2) as pool:
+        copies = [whole_on(rng.integers(0, 2, 48), 4) for _ in range(2)]
+        weights = generated(layout, 2, 48, isa=NATIVE[0], activation="int8", pool=pool, copies=copies)
+        kernel = f"{NATIVE[0]}/int4_g32/int8"
+        machine = calibrated_machine(2, 1, layout, kernel)
+        times = times_for(machine, weights, pool, kernel)
+        assert times is not None
+        assert times_for(machine, weights, pool, f"{NATIVE[0]}/int4_g32/bf16") is None
+        assert times_for(calibrated_machine(2, 2, layout, kernel), weights, pool, kernel) is None
+        assert times_for(calibrated_machine(1, 1, layout, kernel), weights, pool, kernel) is None
+        work = prepare(capture, take_steps(capture, 12), folding, layout.hidden_size, layout.expert_bytes)
+        predicted = calibrated_steps(times, weights, work)
+        of_step = []
+        for ids in work.ids:
+            total = 0.0
+            for layer in range(2):
+                on_node = np.bincount(copies[layer][3][np.unique(ids[:, layer])], minlength=2)
+                less, more = sorted(on_node.tolist())
+                total += 2e-5 + len(ids) * 1e-5 + 1e-3 * (less / 0.8 + (more - less))
+            of_step.append(1e3 * total / len(ids))
+        assert predicted.ms_per_token() == pytest.approx(np.median(of_step), rel=1e-3)
+        slow = predicted.ms_per_token(
+            2 * layout.expert_bytes / 5e-3 / 1e9
+        )  # a read of 5 ms decides while both are busy
+        assert slow > predicted.ms_per_token()
+        weights.close()
+
+
+@needs_native
+@needs_two_cores
+@pytest.mark.skipif(several_nodes(), reason="needs a machine of one node")
+def test_replay_says_what_calibrated_times_predict(capture, tmp_path):
+    kernel = f"{NATIVE[0]}/int4_g32/int8"
+    spec = ModelSpec.preset("olmoe-1b-7b")
+    layout = ExpertLayout(spec.hidden_size, spec.moe_intermediate_size, "int4_g32")
+    plan = moelab.PLANNERS["round_robin"](capture, nodes=2, score=False)
+    machine = calibrated_machine(2, 1, layout, kernel)
+    told = []
+    found = moelab.replay(
+        capture, plan, machine=machine, expert_shape="olmoe-1b-7b", tokens=6, isa=NATIVE[0], progress=False,
+        on_prediction=lambda name, prediction: told.append(prediction),
+    )  # fmt: skip
+    own, shape = found.rows
+    assert own.predicted_ms_per_token_calibrated is None  # nobody calibrated nano's own shape
+    assert shape.calibrated_times == machine.expert_times[0].name
+    assert shape.predicted_ms_per_token_calibrated_stored == told[1].calibrated.ms_per_token()
+    assert shape.predicted_ms_per_token_calibrated == told[1].calibrated.ms_per_token(shape.read_limit_gb_per_s)
+    assert found.predictions[1]["predicted_ms_per_token_calibrated"] == shape.predicted_ms_per_token_calibrated_stored
+    # Six layers of 4 experts of a millisecond, 2 to 4 of them on the fuller node.
+    assert 6 * 2 < shape.predicted_ms_per_token_calibrated_stored < 6 * 5.1
+    lines = dict((label, texts) for label, *texts in found.table())
+    assert lines["the same by calibrated times, stored"][0] == "not calibrated for this"
+    assert lines["the same by calibrated times, stored"][1].startswith(
+        f"{shape.predicted_ms_per_token_calibrated_stored:.3f}"
+    )

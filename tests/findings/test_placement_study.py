@@ -3,11 +3,13 @@
 import dataclasses
 import json
 from dataclasses import replace
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pytest
 
 from moelab.cli import main
+from moelab.domain.machine import Machine
 from moelab.findings.equal_bytes import MOST_VISITS, equal_bytes
 from moelab.findings.placement_page import BEGIN, END, placement_tables, update_placement_page, within_target
 from moelab.findings.placement_study import EXTRA_MEMORY, placement_study
@@ -95,6 +97,15 @@ def test_every_certificate_has_its_verdict(small):
     verdicts = [row[head.index("within 2%")] for row in rows]
     assert verdicts == [within_target(found.gap, found.is_optimal), "not shown"]
     assert "5.08%" in rows[1]
+
+
+def test_the_page_names_day_and_machine_of_what_it_shows(small):
+    here = Machine.detect()
+    assert small.made.endswith(f" on {here.cpu or here.name}, {here.num_cores} cores")
+    assert date.fromisoformat(small.made[:10]) <= datetime.now(UTC).date()
+    other = dataclasses.replace(small, made="2020-01-02 on another")
+    first = placement_tables([small, small, other]).splitlines()[0]
+    assert first == f"Planned, proven and scored {small.made}; 2020-01-02 on another."
 
 
 def test_page_and_command(small, tmp_path, capsys):

@@ -82,3 +82,14 @@ def test_binding_is_what_the_kernel_reports():
         assert nowhere.binding.startswith("unavailable: ")
         nowhere[0][:] = 1
         assert np.count_nonzero(nowhere[0]) == layout.expert_bytes
+
+
+def test_less_than_a_huge_page_takes_no_whole_one():
+    """A block just over one huge page: no second one is taken for its rest."""
+    pages = map_pages(HUGE_PAGE_BYTES + 8192)
+    pages.memory[:] = 1
+    granted = huge_bytes(pages.memory)
+    if granted is None:
+        pytest.skip("reads /proc")
+    assert granted <= HUGE_PAGE_BYTES or pages.pages.endswith("reserved")
+    assert pages.memory.sum() == HUGE_PAGE_BYTES + 8192

@@ -137,6 +137,23 @@ def test_memory_of_what_moved_returns(engine, capture):
     assert sizes[2] - sizes[0] < total
 
 
+def test_experts_move_in_batches_where_little_may_be_there_twice(engine, capture):
+    """From nodes to nodes with the room of two experts: the same text, the same bytes on the nodes, less on the way."""
+    apply(engine, node_plan_of(capture, "round_robin"), progress=False)
+    expected = [text.token_ids for text in engine.generate(PROMPTS, 6, stop=())]
+    expert_bytes = engine.routed[0].layout.expert_bytes
+    target = node_plan_of(capture, "replicate", extra_memory=0.2)
+    in_one = apply(engine, target, progress=False)
+    apply(engine, node_plan_of(capture, "round_robin"), progress=False)
+    applied = apply(engine, target, extra_bytes=2 * expert_bytes, progress=False)
+    assert applied.peak_extra_bytes <= 2 * expert_bytes < in_one.peak_extra_bytes
+    for name in ("copies_added", "copies_kept", "copies_removed", "bytes_added", "bytes_removed"):
+        assert getattr(applied, name) == getattr(in_one, name)
+    assert [text.token_ids for text in engine.generate(PROMPTS, 6, stop=())] == expected
+    with pytest.raises(ValueError, match="new copies of expert"):
+        apply(engine, node_plan_of(capture, "round_robin"), extra_bytes=1, progress=False)
+
+
 def test_a_failure_leaves_the_old_plan_whole(engine, capture, monkeypatch):
     expected = [text.token_ids for text in engine.generate(PROMPTS, 4, stop=())]
     apply(engine, random_plan(capture, 4), progress=False)

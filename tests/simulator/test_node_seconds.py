@@ -87,3 +87,29 @@ def test_the_share_of_numbers_of_nodes_that_were_not_calibrated():
     assert [here.read_share_of_nodes(n) for n in (1, 2, 3, 4)] == pytest.approx([1.0, 0.8, 0.5, 0.5])
     sparse = here.model_copy(update={"contention": {"read_share_of_3_nodes": 0.5}})
     assert sparse.read_share_of_nodes(2) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("hidden", [64, 128])
+def test_interleaved_pages_take_what_remote_reads_cost(hidden):
+    """Half of the bytes come from the other node at a quarter of the own rate: (1 + 4) / 2 of the time of the pieces.
+
+    By calibrated times of the shape, and by read rates where another shape was calibrated; as the planner says too.
+    """
+    trace, here = trace_of(6), machine(hidden=hidden)
+    nodes = tuple(
+        node.model_copy(update={"remote_read_gb_per_s": {other.name: 5.0}})
+        for node, other in zip(here.nodes, here.nodes[::-1], strict=True)
+    )
+    far = here.model_copy(update={"nodes": nodes})
+    plan = PLANNERS["interleave"](trace, nodes=2, machine=far, **QUICK)
+    pieces = PLANNERS["row_split"](trace, nodes=2, machine=far, **QUICK)
+    said, local = (simulate(trace, each, far, phase="decode", progress=False) for each in (plan, pieces))
+    assert said.predicted["remote_slowdown"] == pytest.approx(2.5)
+    assert "remote_slowdown" not in local.predicted
+    assert said.layer_step_s == pytest.approx(2.5 * local.layer_step_s)
+    told, plain = said.predicted["predicted_ms_per_token"], local.predicted["predicted_ms_per_token"]
+    assert told == pytest.approx(2.5 * plain)
+    assert told == pytest.approx(plan.prediction["predicted_ms_per_step"], rel=1e-5)
+    with pytest.raises(ValueError, match="machine m has no remote read rates of 2 nodes"):
+        simulate(trace, plan, here, phase="decode", progress=False)
+    assert simulate(trace, plan, phase="decode", progress=False).predicted is None

@@ -165,7 +165,7 @@ def _core_document(found: CoreBound, trace: Trace, times: ExpertTimes) -> dict[s
         "scaling": float(middle), "scaling_range": (float(low), float(high)), "kendall_tau": found.ranking.tau,
         "untied_pairs": found.ranking.num_untied, "pairs": found.ranking.num_pairs, "regret": found.ranking.regret,
         "chosen": _plan_name(found, found.ranking.chosen), "best": _plan_name(found, found.ranking.best),
-        "calibration_residual": times.residual, "rows": rows,
+        "calibration_residual": times.residual, "calibration": times.model_dump(mode="json"), "rows": rows,
     }  # fmt: skip
 
 
@@ -184,6 +184,7 @@ def _memory(name: str, trace: Trace, folder: str | None, seconds: float, seed: i
         "layers_run": found.num_layers, "num_rounds": found.num_rounds, "num_cells": len(found.cells),
         "median_error": found.median_error, "median_error_of_total_bytes": found.median_naive_error, "span": found.span,
         "read_gb_per_s_range": found.read_gb_per_s, "calibration_residual": times.residual,
+        "calibration": times.model_dump(mode="json"),
         "cells": [_cell_document(cell) for cell in found.cells],
     }  # fmt: skip
 

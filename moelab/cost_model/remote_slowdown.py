@@ -1,4 +1,4 @@
-"""remote_slowdown: what reading from the memories of all nodes in turn costs over reading from the own.  Floor 3.
+"""remote_slowdown: what reading from the memories of all nodes in turn costs over reading from the own.  Floor 1.
 
 From measured remote read rates alone. Does not know plans.
 """
