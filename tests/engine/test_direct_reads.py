@@ -16,6 +16,7 @@ from moelab.engine.checkpoint import Checkpoint
 from moelab.engine.disk_queue import open_queue
 from moelab.engine.mapped_file import SMALL_STREAM
 from moelab.kernels.pages import map_pages
+from moelab.kernels.pool import AHEAD
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and the page cache of Linux")
 ROWS, COLUMNS = 700, 1001  # of bf16: rows begin at every remainder of a sector
@@ -166,11 +167,11 @@ def test_tasks_drawn_ahead_find_their_buffers(opened):
     checkpoint, tensors, _ = opened
     view, reads = checkpoint.read("matrix"), checkpoint.reads
     parts = [(first, first + 20) for first in range(0, ROWS, 20)]
-    for number in range(len(parts) + direct_reads.AHEAD):
+    for number in range(len(parts) + AHEAD):
         if number < len(parts):
             checkpoint.ahead(view[slice(*parts[number])])
-        if number >= direct_reads.AHEAD:
-            first, stop = parts[number - direct_reads.AHEAD]
+        if number >= AHEAD:
+            first, stop = parts[number - AHEAD]
             assert torch.equal(checkpoint.fetch(view[first:stop]), tensors["matrix"][first:stop])
     assert reads.num_bytes <= len(parts) * (20 * 2 * COLUMNS + 4 * 4096)
 

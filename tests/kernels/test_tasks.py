@@ -12,7 +12,7 @@ import pytest
 from moelab.kernels import Pool, native
 from moelab.kernels.linear import pack_matrices
 from moelab.kernels.pool import AHEAD
-from moelab.kernels.tasks import Tasks
+from moelab.kernels.tasks import GROUP_BYTES, Tasks, group
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -73,7 +73,7 @@ def test_a_worker_is_told_of_its_tasks_before_it_does_them():
         waiting.remove(number)
 
     for number in range(300):
-        tasks.add(1, partial(do, number), partial(tell, number))
+        tasks.add(GROUP_BYTES, partial(do, number), partial(tell, number))
     with Pool() as pool:
         tasks.run(pool, lambda done: most.append(len(waiting)))
         assert 0 < max(most) <= (AHEAD + 1) * pool.num_workers
