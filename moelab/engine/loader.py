@@ -47,6 +47,7 @@ from moelab.kernels.routed import RoutedExperts
 from moelab.kernels.tasks import Tasks
 
 MakeHomes = Callable[[ModelSpec, ExpertLayout, Pool], Homes]
+FIRST_PART = 1 / 8  # of the experts: what others fill while the model is made
 DTYPE_OF_STORED = {"BF16": torch.bfloat16, "F32": torch.float32, "F16": torch.float32}
 
 
@@ -170,7 +171,7 @@ def load_model(
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No search for cycles of garbage inside: it walks the objects of every module, and disk and workers wait for it."""
+    """No search for cycles of garbage inside: it walks the objects of all modules while disk and workers wait."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -236,7 +237,7 @@ def _load(
     dense_bytes = sum(checkpoint.entries[name].num_bytes for name in opened.expected if name not in expert_names)
     if folder is not None:
         expert_bytes = folder.expert_bytes
-    # The caller makes the model while the other workers fill its experts; the linear layers come behind them.
+    # The caller makes the model while the other workers fill the first experts; the linear layers come among the rest.
     experts, tasks = Tasks(), Tasks()
     with LoadingBar("loading", expert_bytes + dense_bytes) as bar:
         if folder is None:
@@ -288,11 +289,13 @@ def _load(
 
         # Behind the large reads of the others each small one would wait for a while.
         checkpoint.keep(small_names(opened))
-        experts.run(pool, bar.part(expert_bytes), make_model)
+        first, others = experts.split(FIRST_PART)
+        first.run(pool, bar.part(int(FIRST_PART * expert_bytes)), make_model)
         if folder is not None:
             folder.check_content(doubtful, pool)
         model, fingerprint = made
-        tasks.run(pool, bar.part(bar.left))
+        others.mix(tasks)
+        others.run(pool, bar.part(bar.left))
     return Loaded(
         model=model,
         spec=spec,

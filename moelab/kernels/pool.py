@@ -105,7 +105,8 @@ class Pool:
 
         ``after(number)`` is called by the caller's own worker alone, between its tasks, with the number of finished
         ones: for a progress bar. ``ahead(number)`` is called by the worker that drew the task, AHEAD other tasks before
-        it does it. ``meanwhile`` is called by the caller's own worker before its first task. Raises as ``run`` does; after an exception no further task is begun.
+        it does it. ``meanwhile`` is called by the caller's own worker before its first task. Raises as ``run`` does;
+        after an exception no further task is begun.
         """
         numbers = itertools.count()
         num_done = [0] * self.num_workers

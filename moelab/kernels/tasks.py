@@ -6,6 +6,7 @@ and the disk waits with them. Does not know what a task does. Floor 1.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
@@ -36,6 +37,30 @@ class Tasks:
     def extend(self, tasks: Sequence[tuple[int, Task, Task | None]]) -> None:
         for num_bytes, task, ahead in tasks:
             self.add(num_bytes, task, ahead)
+
+    def split(self, part: float) -> tuple[Tasks, Tasks]:
+        """The first tasks, of about this part (0 to 1) of the bytes, and the others; none is left here."""
+        sums = list(accumulate(self._bytes))
+        count = bisect_left(sums, part * sums[-1]) if sums else 0
+        first, others = Tasks(), Tasks()
+        rows = list(zip(self._bytes, self._tasks, self._aheads, strict=True))
+        first.extend(rows[:count])
+        others.extend(rows[count:])
+        self._tasks, self._aheads, self._bytes = [], [], []
+        return first, others
+
+    def mix(self, others: Tasks) -> None:
+        """Take these too, spread evenly: where some wait for the disk, the others have something to compute."""
+        placed = []
+        for tasks in (self, others):
+            total, done = max(sum(tasks._bytes), 1), 0
+            rows = list(zip(tasks._bytes, tasks._tasks, tasks._aheads, strict=True))
+            for first, stop in group(tasks._bytes):
+                placed.append((done / total, rows[first:stop]))
+                done += sum(tasks._bytes[first:stop])
+            tasks._tasks, tasks._aheads, tasks._bytes = [], [], []
+        for _, rows in sorted(placed, key=lambda pair: pair[0]):
+            self.extend(rows)
 
     def run(
         self, pool: Pool | None, advance: Advance = lambda done: None, meanwhile: Task = lambda: None
