@@ -64,7 +64,7 @@ class Checkpoint:
         self.entries = entries
         self._open_files: dict[Path, MappedFile] = {}
         self._opening = threading.Lock()
-        self.reads = DirectReads()
+        self.reads = DirectReads(sum(entry.num_bytes for entry in entries.values()))
 
     @classmethod
     def open(cls, directory: str | Path) -> Checkpoint:

@@ -29,6 +29,7 @@ SLOW_BYTES_PER_S = 200e6  # the page cache is no hindrance below
 SURE_BYTES = 64 << 20  # read before a disk is called slow
 SMALL_BUFFER_BYTES = 256 << 10  # the others are whole huge pages
 RING_BYTES = 64 << 20  # of all threads together, more than the caches hold
+RING_PART = 48  # and at most this part of what is to be read
 RING_STEP_BYTES = 8 << 20
 MOST_WANTED = 96  # reads ahead of one thread that nobody has fetched; then the oldest is given up
 _CACHESTAT = 451  # Linux 6.5, the same number on every architecture
@@ -66,11 +67,12 @@ class Own:
 class DirectReads:
     """Buffers of all threads and the measured rate of the disk, for the files of one checkpoint.
 
-    `num_bytes` were read past the page cache.
+    `num_bytes` were read past the page cache. Of `total_bytes` to be read the buffers are a small part.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, total_bytes: int | None = None) -> None:
         self.num_bytes = 0
+        self._most_bytes = RING_BYTES if total_bytes is None else min(RING_BYTES, total_bytes // RING_PART)
         self._local = threading.local()
         self._counting = threading.Lock()
         self._queues: list[DiskQueue] = []
@@ -124,9 +126,9 @@ class DirectReads:
         free = own.free.setdefault(size, [])
         with self._counting:
             more = 0
-            if not free or self._ring_bytes < RING_BYTES:
-                more = max(RING_STEP_BYTES, pages) if self._ring_bytes < RING_BYTES else pages
-                more = pages if size == SMALL_BUFFER_BYTES else more // size * size
+            left = self._most_bytes - self._ring_bytes
+            if not free or left > 0:
+                more = max(min(RING_STEP_BYTES, left) // size * size, pages) if size >= pages else pages
                 self._ring_bytes += more
         if more:
             whole = map_pages(more).memory

@@ -174,9 +174,7 @@ class ExpertTensors:
         """A whole tensor, on a stream of its own so that nothing else that was fetched is lost."""
         return self.checkpoint.fetch(self.checkpoint.read(name), SMALL_STREAM)
 
-    def _packed(
-        self, strip: Strip, parts: Parts, rows: int, columns: int, weight_format: WeightFormat
-    ) -> Any:
+    def _packed(self, strip: Strip, parts: Parts, rows: int, columns: int, weight_format: WeightFormat) -> Any:
         (name, packed), (scale_name, scale) = parts
         file = self.checkpoint.entries[name].file
         shape_name = name.removesuffix("_packed") + "_shape"

@@ -122,9 +122,7 @@ def weights_fingerprint(opened: Opened) -> str:
 
 
 def router_names(opened: Opened) -> list[str]:
-    return [
-        opened.names.spell(f"model.layers.{layer}.mlp.gate.weight") for layer in opened.spec.model_layer_of_layer
-    ]
+    return [opened.names.spell(f"model.layers.{layer}.mlp.gate.weight") for layer in opened.spec.model_layer_of_layer]
 
 
 def small_names(opened: Opened) -> list[str]:

@@ -20,7 +20,7 @@ from moelab.kernels.native_workers import NativeWorkers
 from moelab.kernels.places import places
 from moelab.kernels.python_workers import PythonWorkers
 
-AHEAD = 4  # tasks that a worker draws before it does them, where it is told of each
+AHEAD = 3  # tasks that a worker draws before it does them, where it is told of each
 
 
 class Pool:

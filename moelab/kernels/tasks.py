@@ -62,9 +62,7 @@ class Tasks:
         for _, rows in sorted(placed, key=lambda pair: pair[0]):
             self.extend(rows)
 
-    def run(
-        self, pool: Pool | None, advance: Advance = lambda done: None, meanwhile: Task = lambda: None
-    ) -> None:
+    def run(self, pool: Pool | None, advance: Advance = lambda done: None, meanwhile: Task = lambda: None) -> None:
         """Do all of it (None: alone) and forget it. Raises what a task raises; no further one is begun then.
 
         ``meanwhile`` is done by the caller's worker before it takes part.
