@@ -18,10 +18,11 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from moelab.kernels.pool import Pool
 BLOCK_BYTES = 2 << 20
 COPY_ROWS, COPY_COLUMNS = 576, 3584  # of bf16: a strip of 4 MB
 MORE_BYTES = 200_000_000
+PARTS = ("cold", "warm", "saved", "memory")
 
 # (disk form of the experts, options of `load`)
 NUM_MOE_LAYERS = {"int4": 12, "bf16": 2, "fused": 2}  # of the generated models: 3.1 and 1.8 GB
@@ -67,39 +69,90 @@ class LoadingRow:
     cold_gb_per_s: float
     cold_ratio_to_slower: float
     cold_ratio_range: tuple[float, float]
+    cold_ratio_quartiles: tuple[float, float]
     warm_gb_per_s: float
     warm_ratio_to_copy: float
     saved_gb_per_s: float
     saved_ratio_to_disk: float
+    saved_ratio_quartiles: tuple[float, float]
     peak_memory_ratio: float
-    peak_memory_within_gate: bool
+    peak_memory_within_gate: bool | None
     num_rounds: int
 
 
-def bench_loading(seconds: float, sizes: dict[str, Any] | None = None) -> list[LoadingRow]:
-    """One row for each case; ``seconds`` for each, three rounds at least. ``sizes``: fields of `Sizes`."""
+def bench_loading(
+    seconds: float,
+    sizes: dict[str, Any] | None = None,
+    cases: Sequence[str] | None = None,
+    parts: Sequence[str] = PARTS,
+    rounds: int = 3,
+    keep: Path | None = None,
+) -> list[LoadingRow]:
+    """One row for each case; ``seconds`` for each, ``rounds`` at least. ``sizes``: fields of `Sizes`.
+
+    ``cases`` are names (`name_of`), ``parts`` some of PARTS: what is not measured is nan. ``keep`` is a folder whose
+    checkpoints and packed forms are made where they are missing, and stay. ValueError for names that do not exist.
+    """
+    chosen = {name_of(*case): case for case in CASES}
+    for given, known in ((cases or (), chosen), (parts, PARTS)):
+        for name in given:
+            if name not in known:
+                raise ValueError(f"bench loading: expected {', '.join(known)}; got {name!r}")
+    asked = [chosen[name] for name in cases or chosen]
+    if keep is not None:
+        return [_row(_made(keep, form, sizes), form, how, parts, seconds, rounds) for form, how in asked]
     rows = []
-    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder, Pool() as pool:
-        for form in dict.fromkeys(form for form, _ in CASES):
-            checkpoint = Path(folder) / form
-            write_checkpoint(
-                checkpoint, Sizes(**{"form": form, "num_moe_layers": NUM_MOE_LAYERS[form], **(sizes or {})})
-            )
-            rows += [_row(checkpoint, form, how, pool, seconds) for kind, how in CASES if kind == form]
-            for file in checkpoint.iterdir():
-                file.unlink()
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
+        for form in dict.fromkeys(form for form, _ in asked):
+            checkpoint = _made(Path(folder), form, sizes)
+            for kind, how in asked:
+                if kind == form:
+                    rows.append(_row(checkpoint, form, how, parts, seconds, rounds))
+                    shutil.rmtree(_packed_folder(checkpoint, how), ignore_errors=True)
+            shutil.rmtree(checkpoint)
     return rows
 
 
-def _row(checkpoint: Path, form: str, options: dict[str, Any], pool: Pool, seconds: float) -> LoadingRow:
-    packed = checkpoint.with_name(f"{checkpoint.name}-{options.get('dense_weights')}-packed")
-    pack_model(checkpoint, packed, dense_weights=options.get("dense_weights"))
+def name_of(form: str, options: dict[str, Any]) -> str:
+    """Of a case, as in int4-int8."""
+    return "-".join((form, *options.values()))
+
+
+def _made(folder: Path, form: str, sizes: dict[str, Any] | None) -> Path:
+    """A generated checkpoint of the form, made where it is not there."""
+    checkpoint = folder / form
+    if not checkpoint.exists():
+        beside = checkpoint.with_name(f"{form}.partial")
+        shutil.rmtree(beside, ignore_errors=True)
+        write_checkpoint(beside, Sizes(**{"form": form, "num_moe_layers": NUM_MOE_LAYERS[form], **(sizes or {})}))
+        beside.rename(checkpoint)
+    return checkpoint
+
+
+def _packed_folder(checkpoint: Path, options: dict[str, Any]) -> Path:
+    return checkpoint.with_name(f"{checkpoint.name}-{options.get('dense_weights')}-packed")
+
+
+def _row(
+    checkpoint: Path, form: str, options: dict[str, Any], parts: Sequence[str], seconds: float, least: int
+) -> LoadingRow:
+    packed = _packed_folder(checkpoint, options)
+    if "saved" in parts and not packed.exists():
+        pack_model(checkpoint, packed, dense_weights=options.get("dense_weights"))
+    with Pool() as pool:
+        return _measured(checkpoint, packed, form, options, parts, pool, seconds, least)
+
+
+def _measured(
+    checkpoint: Path, packed: Path, form: str, options: dict[str, Any], parts: Sequence[str], pool: Pool,
+    seconds: float, least: int,
+) -> LoadingRow:  # fmt: skip
     files = sorted(checkpoint.glob("*.safetensors"))
     saved_files = [*packed.glob("*.bin"), *([] if "dense_weights" in options else files)]
     num_bytes = sum(path.stat().st_size for path in files)
     rounds: list[dict[str, float]] = []
     started = time.perf_counter()
-    while time.perf_counter() - started < seconds or len(rounds) < 3:
+    while time.perf_counter() - started < seconds or len(rounds) < least:
         row = {}
         cases: dict[str, Callable[[], float]] = {
             "disk": lambda: best_of_disk(files, pool),
@@ -110,27 +163,42 @@ def _row(checkpoint: Path, form: str, options: dict[str, Any], pool: Pool, secon
             "saved_s": lambda: _load_s(checkpoint, options | {"packed": packed}, [*saved_files, *files]),
         }
         for name, case in cases.items():
+            if not parts_of(name) & set(parts):
+                row[name] = float("nan")
+                continue
             if name == "copy":  # it and warm find everything cached, which a cold load does not leave behind
                 read_all(files)
             touch_memory(2 * num_bytes)
             row[name] = case()
         rounds.append(row)
-    saved_bytes = _loaded_bytes(checkpoint, options | {"packed": packed})
-    memory = measure_load_memory(checkpoint, **options)
-    for file in packed.iterdir():
-        file.unlink()
+    saved_bytes = _loaded_bytes(checkpoint, options | {"packed": packed}) if "saved" in parts else 0
+    memory = measure_load_memory(checkpoint, **options) if "memory" in parts else None
     of = {name: np.array([row[name] for row in rounds]) for name in rounds[0]}
     cold = of["cold"] / np.minimum(of["disk"], of["copy"])
     saved = saved_bytes / of["saved_s"]
+    saved_ratio = saved / of["saved_disk"]
     return LoadingRow(
         experts=form, linear_layers=" ".join(options.values()), source_gb=num_bytes / 1e9,
         disk_gb_per_s=_median(of["disk"]), copy_gb_per_s=_median(of["copy"]), cold_gb_per_s=_median(of["cold"]),
         cold_ratio_to_slower=float(np.median(cold)), cold_ratio_range=(float(cold.min()), float(cold.max())),
+        cold_ratio_quartiles=_quartiles(cold),
         warm_gb_per_s=_median(of["warm"]), warm_ratio_to_copy=float(np.median(of["warm"] / of["copy"])),
-        saved_gb_per_s=_median(saved), saved_ratio_to_disk=float(np.median(saved / of["saved_disk"])),
-        peak_memory_ratio=memory.peak_ratio, peak_memory_within_gate=memory.within(1.05, MORE_BYTES),
+        saved_gb_per_s=_median(saved), saved_ratio_to_disk=float(np.median(saved_ratio)),
+        saved_ratio_quartiles=_quartiles(saved_ratio),
+        peak_memory_ratio=float("nan") if memory is None else memory.peak_ratio,
+        peak_memory_within_gate=None if memory is None else memory.within(1.05, MORE_BYTES),
         num_rounds=len(rounds),
     )  # fmt: skip
+
+
+def parts_of(case: str) -> set[str]:
+    """Which of PARTS need this case of a round."""
+    return {"disk": {"cold"}, "copy": {"cold", "warm"}, "saved_disk": {"saved"}, "saved_s": {"saved"}}.get(case, {case})
+
+
+def _quartiles(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, [25, 75])
+    return float(low), float(high)
 
 
 def _median(rates: np.ndarray) -> float:
@@ -241,8 +309,15 @@ def _rate(files: list[Path], num_tasks: int, task: Callable[[int], None], pool: 
     return sum(path.stat().st_size for path in files) / (time.perf_counter() - begun)
 
 
-def run(seconds: float = 10.0) -> BenchResult:
+def run(
+    seconds: float = 10.0,
+    cases: Sequence[str] | None = None,
+    parts: Sequence[str] | None = None,
+    rounds: int = 3,
+    keep: str | None = None,
+) -> BenchResult:
     """``moelab bench loading``."""
-    rows = bench_loading(seconds)
+    folder = None if keep is None else Path(keep)
+    rows = bench_loading(seconds, cases=cases, parts=parts or PARTS, rounds=rounds, keep=folder)
     title = "loading generated checkpoints beside the disk and a copy with permutation (gates: 0.8, 1.05 + 200 MB)"
     return BenchResult(title, [asdict(row) for row in rows])

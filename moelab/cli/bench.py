@@ -17,8 +17,8 @@ BENCHES = (
 # Options that only one bench has.
 BENCHES_OF_OPTION: dict[str, tuple[str, ...]] = {
     "quick": ("kernels",), "expert_shape": ("engine",), "layers": ("engine",), "experts": ("engine",),
-    "seed": ("placement",), "traces": ("placement",), "parts": ("placement",), "plans": ("placement",),
-    "keep": ("placement",),
+    "seed": ("placement",), "traces": ("placement",), "parts": ("placement", "loading"), "plans": ("placement",),
+    "keep": ("placement", "loading"), "cases": ("loading",), "rounds": ("loading",),
     "out": ("nll", "placement"),
 }  # fmt: skip
 
@@ -35,10 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, metavar="L", help="engine: MoE layers (default: 2)")
     parser.add_argument("--experts", type=int, metavar="E", help="engine: routed experts per layer (default: 64)")
     parser.add_argument("--traces", nargs="+", metavar="TRACE", help="placement: routing (default: nano's capture)")
-    parser.add_argument("--parts", nargs="+", metavar="PART", help="placement: core, memory, pieces (default: all)")
+    parser.add_argument(
+        "--parts", nargs="+", metavar="PART",
+        help="placement: core, memory, pieces; loading: cold, warm, saved, memory (default: all)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, metavar="N", help="placement: of the steps that run (default: 0)")
     parser.add_argument("--plans", metavar="FOLDER", help="placement: where plans are kept and taken from")
-    parser.add_argument("--keep", metavar="FILE", help="placement: results that are added to")
+    parser.add_argument(
+        "--keep", metavar="PATH",
+        help="placement: file of results that are added to; loading: folder of the generated checkpoints, made once",
+    )  # fmt: skip
+    parser.add_argument("--cases", nargs="+", metavar="CASE", help="loading: such as int4-int8 (default: all)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="loading: at least so many of each (default: 3)")
     parser.add_argument(
         "--out", metavar="FILE",
         help="nll: also write the rows as JSON, the table that ships; placement: page whose section is written anew",

@@ -27,6 +27,7 @@ from moelab.engine.mapped_file import MappedFile
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+KEPT_BYTES = 8 << 20
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 DTYPES = {
@@ -63,7 +64,7 @@ class Checkpoint:
         self.entries = entries
         self._open_files: dict[Path, MappedFile] = {}
         self._opening = threading.Lock()
-        self.reads = DirectReads()
+        self.reads = DirectReads(sum(entry.num_bytes for entry in entries.values()))
 
     @classmethod
     def open(cls, directory: str | Path) -> Checkpoint:
@@ -99,6 +100,18 @@ class Checkpoint:
         file = self._file_of(view)
         if file is not None:
             file.ahead(view, stream)
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Read these small tensors in one go and keep them until `close`, so that `fetch` finds them; KEPT_BYTES."""
+        views: dict[MappedFile, list[torch.Tensor]] = {}
+        left = KEPT_BYTES
+        for name in names:
+            left -= self.entries[name].num_bytes
+            if left < 0:
+                break
+            views.setdefault(self._mapped(name), []).append(self.read(name))
+        for file, of_file in views.items():
+            file.keep(of_file)
 
     def _file_of(self, view: torch.Tensor) -> MappedFile | None:
         address = view.data_ptr()

@@ -23,13 +23,16 @@ import numpy as np
 
 from moelab.engine.disk_queue import DiskQueue, open_queue
 from moelab.kernels.pages import HUGE_PAGE_BYTES, map_pages
-from moelab.kernels.pool import AHEAD
 
 ALIGNMENT = 4096  # of offset, length and memory: enough for any sector and page of x86
 SLOW_BYTES_PER_S = 200e6  # the page cache is no hindrance below
 SURE_BYTES = 64 << 20  # read before a disk is called slow
-RING = AHEAD + 2  # buffers of a stream: of tasks drawn ahead, the one in use, and one that nobody waits for
-GRANULE = 64 << 10
+SMALL_BUFFER_BYTES = 256 << 10  # the others are whole huge pages
+RING_BYTES = 64 << 20  # of all threads together, more than the caches hold
+RING_PART = 48  # and at most this part of what is to be read
+RING_STEP_BYTES = 8 << 20
+MOST_WANTED = 96  # reads ahead of one thread that nobody has fetched; then the oldest is given up
+_CACHESTAT = 451  # Linux 6.5, the same number on every architecture
 
 
 @dataclass(eq=False)
@@ -41,10 +44,9 @@ class Buffer:
     first: int = 0
     stop: int = 0
     read: int | None = None  # that is on its way
-    wanted: bool = False  # read ahead, and not fetched yet
 
     def holds(self, path: Path, first: int, stop: int) -> bool:
-        return self.path == path and self.first <= first and stop <= self.stop
+        return self.first <= first and stop <= self.stop and self.path is path  # one file has one Path
 
     def part(self, first: int, stop: int) -> np.ndarray:
         return self.memory[first - self.first : stop - self.first]
@@ -52,46 +54,86 @@ class Buffer:
 
 @dataclass
 class Own:
-    """What belongs to one thread: buffers by stream, the next to be used first, and its queue."""
+    """What belongs to one thread: buffers read ahead and not fetched, the one in use of each stream, free memory by
+    size, and its queue. The memory that was freed longest ago is used first: what a core has just read is in its
+    caches, and a disk that is a thread of the host writes there at two thirds of its rate (docs/log.md)."""
 
-    rings: dict[int, list[Buffer]] = field(default_factory=dict)
+    wanted: list[Buffer] = field(default_factory=list)
+    in_use: dict[int, Buffer] = field(default_factory=dict)
+    free: dict[int, list[np.ndarray]] = field(default_factory=dict)
     queue: DiskQueue | None = None
 
 
 class DirectReads:
     """Buffers of all threads and the measured rate of the disk, for the files of one checkpoint.
 
-    `num_bytes` were read past the page cache.
+    `num_bytes` were read past the page cache. Of `total_bytes` to be read the buffers are a small part.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, total_bytes: int | None = None) -> None:
         self.num_bytes = 0
+        self._most_bytes = RING_BYTES if total_bytes is None else min(RING_BYTES, total_bytes // RING_PART)
         self._local = threading.local()
         self._counting = threading.Lock()
         self._queues: list[DiskQueue] = []
+        self._ring_bytes = 0
         self._in_flight, self._since, self._busy_s = 0, 0.0, 0.0
 
     def held(self, path: Path, first: int, stop: int) -> Buffer | None:
         """The buffer of this thread that holds these bytes, read or on their way."""
-        buffers = (buffer for ring in self._own().rings.values() for buffer in ring)
-        return next((buffer for buffer in buffers if buffer.holds(path, first, stop)), None)
-
-    def buffer(self, stream: int, num_bytes: int) -> Buffer:
-        """One of at least so many bytes, on huge pages, whose content is gone: the oldest that nobody waits for."""
         own = self._own()
-        ring = own.rings.get(stream, [])
-        if not ring or len(ring[0].memory) < num_bytes:
-            for buffer in ring:
-                self.arrive(buffer)
-            size = -(-num_bytes // GRANULE) * GRANULE
-            whole = map_pages(max(RING * size, HUGE_PAGE_BYTES)).memory
-            ring = own.rings[stream] = [Buffer(whole[start : start + size]) for start in range(0, RING * size, size)]
-        buffer = next((buffer for buffer in ring if not buffer.wanted), ring[0])
-        ring.remove(buffer)
-        ring.append(buffer)
-        self.arrive(buffer)
-        buffer.path, buffer.wanted = None, False
+        for buffer in own.wanted:
+            if buffer.holds(path, first, stop):
+                return buffer
+        return next((buffer for buffer in own.in_use.values() if buffer.holds(path, first, stop)), None)
+
+    def wanted(self, num_bytes: int) -> Buffer:
+        """An empty one of at least so many bytes, on huge pages, for what is fetched later."""
+        own = self._own()
+        if len(own.wanted) >= MOST_WANTED:
+            self.drop(own.wanted[0])
+        buffer = Buffer(self._memory(own, num_bytes))
+        own.wanted.append(buffer)
         return buffer
+
+    def use(self, stream: int, buffer: Buffer | None, num_bytes: int = 0) -> Buffer:
+        """This one (None: an empty one of so many bytes) is in use now; what was, in this stream, is gone."""
+        own = self._own()
+        if buffer is not None and buffer in own.in_use.values():
+            return buffer
+        before = own.in_use.pop(stream, None)
+        if before is not None:
+            _give_back(own, before.memory)
+        if buffer is None:
+            buffer = Buffer(self._memory(own, num_bytes))
+        else:
+            own.wanted.remove(buffer)
+        own.in_use[stream] = buffer
+        return buffer
+
+    def drop(self, buffer: Buffer) -> None:
+        """Nobody fetches what was read ahead into it."""
+        self.arrive(buffer)
+        own = self._own()
+        if buffer in own.wanted:
+            own.wanted.remove(buffer)
+            _give_back(own, buffer.memory)
+
+    def _memory(self, own: Own, num_bytes: int) -> np.ndarray:
+        """Free memory of one of a few sizes, at least so many bytes."""
+        pages = -(-num_bytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+        size = SMALL_BUFFER_BYTES if num_bytes <= SMALL_BUFFER_BYTES else pages
+        free = own.free.setdefault(size, [])
+        with self._counting:
+            more = 0
+            left = self._most_bytes - self._ring_bytes
+            if not free or left > 0:
+                more = max(min(RING_STEP_BYTES, left) // size * size, pages) if size >= pages else pages
+                self._ring_bytes += more
+        if more:
+            whole = map_pages(more).memory
+            free[:0] = [whole[first : first + size] for first in range(0, more, size)]
+        return free.pop(0)
 
     def worth_while(self) -> bool:
         """Is the disk fast, as far as is known?"""
@@ -104,7 +146,7 @@ class DirectReads:
         if own.queue is None:
             if not hasattr(self._local, "asked"):
                 self._local.asked = True
-                own.queue = open_queue(4 * RING)
+                own.queue = open_queue(MOST_WANTED)
             if own.queue is None:
                 return False
             with self._counting:
@@ -125,10 +167,31 @@ class DirectReads:
         try:
             got = queue.wait(number)
         except OSError:  # it will be read again, and fail by name
-            buffer.path = None
+            buffer.path, buffer.stop = None, buffer.first
         finally:
             self._end(got)
         buffer.stop = min(buffer.stop, buffer.first + got)
+
+    def read_apart(self, descriptor: int, parts: list[tuple[int, int]]) -> list[Buffer]:
+        """Many small parts [first, stop) of a file at one time, into memory of their own. Those that failed are empty.
+
+        One after the other each would wait for the disk; and behind large reads for these.
+        """
+        spans = [(first // ALIGNMENT * ALIGNMENT, -(-stop // ALIGNMENT) * ALIGNMENT) for first, stop in parts]
+        memory = map_pages(sum(end - begin for begin, end in spans)).memory
+        buffers, at = [], 0
+        for begin, end in spans:
+            buffer = Buffer(memory[at : at + end - begin], first=begin, stop=end)
+            at += end - begin
+            if not self.start(descriptor, buffer, end - begin, begin):
+                for before in buffers:  # as many as the queue takes
+                    self.arrive(before)
+                if not self.start(descriptor, buffer, end - begin, begin):
+                    buffer.stop = begin
+            buffers.append(buffer)
+        for buffer in buffers:
+            self.arrive(buffer)
+        return buffers
 
     def read(self, descriptor: int, into: np.ndarray, offset: int) -> int:
         """Fill `into` from `offset`, both at multiples of ALIGNMENT; how many bytes there were. OSError."""
@@ -179,16 +242,36 @@ def open_direct(path: Path) -> int | None:
         return None
 
 
+def _give_back(own: Own, memory: np.ndarray) -> None:
+    own.free[len(memory)].append(memory)
+
+
 @cache
-def _mincore() -> Any:
-    return ctypes.CDLL(None, use_errno=True).mincore
+def _libc() -> Any:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    return libc
 
 
-def is_cached(address: int, num_bytes: int) -> bool:
-    """Is at least half of a mapped part of a file in the page cache? True where the system does not say."""
+def is_cached(descriptor: int, address: int, offset: int, num_bytes: int) -> bool:
+    """Is at least half of a part of a file in the page cache? True where the system does not say.
+
+    `address` is where the part is mapped: asked where there is no `cachestat`, which takes 2 us for what is not cached
+    and `mincore` 40.
+    """
+    if num_bytes == 0:
+        return True
+    asked, told = (ctypes.c_uint64 * 2)(offset, num_bytes), (ctypes.c_uint64 * 5)()
+    if _libc().syscall(ctypes.c_long(_CACHESTAT), ctypes.c_int(descriptor), asked, told, ctypes.c_uint(0)) == 0:
+        return bool(2 * told[0] * mmap.PAGESIZE >= num_bytes)
+    return is_resident(address, num_bytes)
+
+
+def is_resident(address: int, num_bytes: int) -> bool:
+    """Is at least half of a mapped part of a file in the page cache, by `mincore`? True where that does not say."""
     first = address // mmap.PAGESIZE * mmap.PAGESIZE
     pages = np.empty(-(-(address + num_bytes - first) // mmap.PAGESIZE), np.uint8)
     length = ctypes.c_size_t(address + num_bytes - first)
-    if _mincore()(ctypes.c_void_p(first), length, ctypes.c_void_p(pages.ctypes.data)) != 0:
+    if _libc().mincore(ctypes.c_void_p(first), length, ctypes.c_void_p(pages.ctypes.data)) != 0:
         return True
     return 2 * int(np.count_nonzero(pages & 1)) >= len(pages)

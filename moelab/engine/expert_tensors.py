@@ -25,6 +25,8 @@ from moelab.kernels.layout import ExpertLayout, pack
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 FORMAT_OF_DTYPE: dict[str, WeightFormat] = {"BF16": "bf16", "F32": "float32", "F16": "float32"}
 DiskForm = Literal["per_expert", "fused", "packed"]
+Parts = list[tuple[str, torch.Tensor]]
+"""The rows of a strip in each of its tensors, the weights first: names, and views of the files."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,7 @@ class ExpertTensors:
 
     def pack(self, strip: Strip, block: np.ndarray, layout: ExpertLayout) -> None:
         """Write a strip into `block` (uint8 [expert_bytes]) of its expert as `layout` says."""
-        place = self.place_of(strip, layout)
-        self.pack_tiles(strip, block[place], layout)
+        self.pack_tiles(strip, self.parts(strip), block[self.place_of(strip, layout)], layout)
 
     def place_of(self, strip: Strip, layout: ExpertLayout) -> slice:
         """The bytes of a strip in the block of its expert."""
@@ -127,14 +128,14 @@ class ExpertTensors:
         start = layout.offsets[strip.projection] + layout.projection_bytes(strip.first, columns)
         return slice(start, start + layout.projection_bytes(strip.stop - strip.first, columns))
 
-    def pack_tiles(self, strip: Strip, tiles: np.ndarray, layout: ExpertLayout) -> None:
+    def pack_tiles(self, strip: Strip, parts: Parts, tiles: np.ndarray, layout: ExpertLayout) -> None:
         """Write a strip into `tiles`, uint8 as long as its place."""
         rows, columns = self._shape(strip.projection)
-        parts = self._parts(strip)
+        read = [(name, self.checkpoint.fetch(view, stream)) for stream, (name, view) in enumerate(parts)]
         if self.form == "packed":
-            source = self._packed(strip, parts, rows, columns, layout.weight_format)
+            source = self._packed(strip, read, rows, columns, layout.weight_format)
         else:
-            source = _plain(parts[0][1], layout.weight_format)
+            source = _plain(read[0][1], layout.weight_format)
         pack(tiles, source, strip.stop - strip.first, columns, layout.weight_format)
 
     def _shape(self, projection: int) -> tuple[int, int]:
@@ -154,31 +155,26 @@ class ExpertTensors:
             return [(name, whole)]
         return [(f"{name}_packed", whole), (f"{name}_scale", whole)]
 
-    def ahead(self, strip: Strip) -> None:
-        """The same thread packs this strip soon."""
-        for stream, (_, view) in enumerate(self._views(strip)):
-            self.checkpoint.ahead(view, stream)
-
-    def _parts(self, strip: Strip) -> list[tuple[str, torch.Tensor]]:
-        """The strip's rows of each of its tensors, read from the file."""
-        return [(name, self.checkpoint.fetch(view, stream)) for stream, (name, view) in enumerate(self._views(strip))]
-
-    def _views(self, strip: Strip) -> list[tuple[str, torch.Tensor]]:
-        """The strip's rows of each of its tensors, the weights first."""
+    def parts(self, strip: Strip) -> Parts:
+        """Where a strip lies."""
         found = []
         for name, rows in self._tensors(strip.expert, strip.projection):
             tensor = self.checkpoint.read(name)
             matrix = tensor[strip.expert] if self.form == "fused" else tensor
-            found.append((name, matrix[rows][strip.first : strip.stop]))
+            whole = rows == slice(None) and strip.first == 0 and strip.stop >= len(matrix)
+            found.append((name, matrix if whole else matrix[rows][strip.first : strip.stop]))
         return found
+
+    def ahead(self, parts: Parts) -> None:
+        """The same thread packs this strip soon."""
+        for stream, (_, view) in enumerate(parts):
+            self.checkpoint.ahead(view, stream)
 
     def _read_small(self, name: str) -> torch.Tensor:
         """A whole tensor, on a stream of its own so that nothing else that was fetched is lost."""
         return self.checkpoint.fetch(self.checkpoint.read(name), SMALL_STREAM)
 
-    def _packed(
-        self, strip: Strip, parts: list[tuple[str, torch.Tensor]], rows: int, columns: int, weight_format: WeightFormat
-    ) -> Any:
+    def _packed(self, strip: Strip, parts: Parts, rows: int, columns: int, weight_format: WeightFormat) -> Any:
         (name, packed), (scale_name, scale) = parts
         file = self.checkpoint.entries[name].file
         shape_name = name.removesuffix("_packed") + "_shape"

@@ -7,9 +7,10 @@ Code in the directory is never run. It does not know generation or requests. Flo
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +47,7 @@ from moelab.kernels.routed import RoutedExperts
 from moelab.kernels.tasks import Tasks
 
 MakeHomes = Callable[[ModelSpec, ExpertLayout, Pool], Homes]
+FIRST_PART = 1 / 8  # of the experts: what others fill while the model is made
 DTYPE_OF_STORED = {"BF16": torch.bfloat16, "F32": torch.float32, "F16": torch.float32}
 
 
@@ -116,10 +118,18 @@ def open_model(directory: str | Path) -> Opened:
 
 def weights_fingerprint(opened: Opened) -> str:
     """Short sha256 of config, all headers and the routers' weights: what a trace keeps of its weights."""
-    spell = opened.names.spell
-    return opened.checkpoint.fingerprint(
-        [spell(f"model.layers.{layer}.mlp.gate.weight") for layer in opened.spec.model_layer_of_layer]
-    )
+    return opened.checkpoint.fingerprint(router_names(opened))
+
+
+def router_names(opened: Opened) -> list[str]:
+    return [opened.names.spell(f"model.layers.{layer}.mlp.gate.weight") for layer in opened.spec.model_layer_of_layer]
+
+
+def small_names(opened: Opened) -> list[str]:
+    """Norms, biases and routers, in the order of the files."""
+    entries, routers = opened.checkpoint.entries, router_names(opened)
+    vectors = [name for name, shape in opened.expected.items() if len(shape) == 1 and not name.endswith("_shape")]
+    return sorted({*vectors, *routers}, key=lambda name: (entries[name].file.name, entries[name].offset))
 
 
 def load_model(
@@ -148,12 +158,25 @@ def load_model(
     weight is read.
     """
     started = time.perf_counter()
-    opened = open_model(directory)
-    with closing(opened.checkpoint):
-        return _load_opened(
-            opened, packed, device, isa, activation, dense_dtype, dense_weights, num_workers, virtual_nodes, make_homes,
-            started,
-        )  # fmt: skip
+    with uncollected():
+        opened = open_model(directory)
+        with closing(opened.checkpoint):
+            return _load_opened(
+                opened, packed, device, isa, activation, dense_dtype, dense_weights, num_workers, virtual_nodes,
+                make_homes, started,
+            )  # fmt: skip
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for cycles of garbage inside: it walks the objects of all modules while disk and workers wait."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _load_opened(
@@ -207,27 +230,25 @@ def _load(
     stored = DTYPE_OF_STORED[sample.dtype]
     dense = choose_dense_dtype(dense_dtype, stored, device)
     linear_format = choose_packed(dense_weights, stored if dense_dtype is None else dense, device, isa)
-    if folder is not None:
-        folder.check_source(pool)
     expert_names = set().union(*(layer.shapes() for layer in opened.experts))
     expert_bytes = sum(checkpoint.entries[name].num_bytes for name in expert_names)
     dense_bytes = sum(checkpoint.entries[name].num_bytes for name in opened.expected if name not in expert_names)
     if folder is not None:
         expert_bytes = folder.expert_bytes
-    # Memory is handed out while the model is made; what fills it is drawn by all workers at the end, in one go.
-    tasks = Tasks()
+    # The caller makes the model while the other workers fill the first experts; the linear layers come among the rest.
+    experts, tasks = Tasks(), Tasks()
     with LoadingBar("loading", expert_bytes + dense_bytes) as bar:
         if folder is None:
             weight_format, chosen = choose_formats(opened.experts, activation)
             layout = expert_layout(spec, weight_format)
             homes = _homes(make_homes, spec, layout, pool)
-            fill_homes(opened.experts, homes, layout, tasks)
+            fill_homes(opened.experts, homes, layout, experts)
         else:
             weight_format = folder.manifest.weight_format
             chosen = choose_activation(weight_format, activation)
             layout = expert_layout(spec, weight_format)
             homes = _homes(make_homes, spec, layout, pool)
-            folder.fill_homes(homes, layout, spec, tasks)
+            folder.fill_homes(homes, layout, spec, experts)
         routed = routed_of(homes, layout, isa, chosen, pool)
         # Linear layers that were packed before: their part of the checkpoint is not even read ahead.
         saved = None
@@ -255,9 +276,24 @@ def _load(
             if linear_format is None
             else KernelLinears(PACKED_FORMATS[linear_format], routed[0].isa.isa, pool, checkpoint, saved, tasks)
         )
-        model = opened.module.Model(spec, opened.text_config, read, routed, device, linears)
-        tasks.run(pool, bar.part(bar.left))
-    fingerprint = weights_fingerprint(opened)
+        made: list[Any] = []
+        doubtful: list[Path] = []
+
+        def make_model() -> None:
+            if folder is not None:
+                doubtful.extend(folder.compare_source())
+            made.append(opened.module.Model(spec, opened.text_config, read, routed, device, linears))
+            made.append(weights_fingerprint(opened))
+
+        # Behind the large reads of the others each small one would wait for a while.
+        checkpoint.keep(small_names(opened))
+        first, others = experts.split(FIRST_PART)
+        first.run(pool, bar.part(int(FIRST_PART * expert_bytes)), make_model)
+        if folder is not None:
+            folder.check_content(doubtful, pool)
+        model, fingerprint = made
+        others.mix(tasks)
+        others.run(pool, bar.part(bar.left))
     return Loaded(
         model=model,
         spec=spec,
@@ -315,7 +351,7 @@ def load_routed(
 ) -> list[RoutedExperts]:
     """Only the routed experts of a checkpoint, one per MoE layer; `owner` of each is its arena."""
     opened = open_model(directory)
-    with closing(opened.checkpoint):
+    with uncollected(), closing(opened.checkpoint):
         weight_format, chosen = choose_formats(opened.experts, activation)
         layout = expert_layout(opened.spec, weight_format)
         names = set().union(*(layer.shapes() for layer in opened.experts))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from moelab.engine.direct_reads import ALIGNMENT, DirectReads, is_cached, open_direct
+from moelab.engine.direct_reads import ALIGNMENT, Buffer, DirectReads, is_cached, open_direct
 
 # Private and writable, so that torch takes the memory; nobody writes, and nothing is reserved for it.
 _NO_RESERVE = 0x4000  # MAP_NORESERVE of Linux, which Python names from 3.13 on
@@ -41,6 +41,7 @@ class MappedFile:
         self._streams = [path.open("rb", buffering=0) for _ in range(STREAMS)]
         self._direct = self._opened_direct = open_direct(path)
         self._reads = DirectReads() if reads is None else reads
+        self._kept: list[Buffer] = []
 
     def tensor(self, dtype: torch.dtype, shape: tuple[int, ...], offset: int) -> torch.Tensor:
         """A view; a copy where the numbers do not lie at multiples of their size."""
@@ -64,14 +65,22 @@ class MappedFile:
         return part.as_strided(view.shape, view.stride())
 
     def ahead(self, view: torch.Tensor, stream: int = 0) -> None:
-        """Begin to read what this thread fetches soon, after at most AHEAD others of the stream. Never raises."""
+        """Begin to read what this thread fetches soon, ahead of at most MOST_WANTED others. Never raises."""
         span = self._span(view)
         if span is None or not self._is_direct(*span) or self._reads.held(self.path, *span) is not None:
             return
         begin, end = aligned(*span)
-        buffer = self._reads.buffer(stream, end - begin)
+        buffer = self._reads.wanted(end - begin)
         if self._direct is not None and self._reads.start(self._direct, buffer, end - begin, begin):
-            buffer.path, buffer.first, buffer.stop, buffer.wanted = self.path, begin, end, True
+            buffer.path, buffer.first, buffer.stop = self.path, begin, end
+        else:
+            self._reads.drop(buffer)
+
+    def keep(self, views: list[torch.Tensor]) -> None:
+        """Read these small ones all at one time and keep them until `close`, where that pays. Never raises."""
+        spans = [span for span in map(self._span, views) if span is not None and self._is_direct(*span)]
+        if spans and self._direct is not None:
+            self._kept += self._reads.read_apart(self._direct, spans)
 
     def _span(self, view: torch.Tensor) -> tuple[int, int] | None:
         """First and last byte of the file that a view covers; None where it is not to be read."""
@@ -87,18 +96,21 @@ class MappedFile:
         """Are these bytes better read past the page cache?"""
         if self._direct is None or not self._reads.worth_while():
             return False
-        return not is_cached(self.base + first, stop - first)
+        return not is_cached(self._direct, self.base + first, first, stop - first)
 
     def _read(self, first: int, stop: int, stream: int) -> np.ndarray:
         """The bytes [first, stop), uint8."""
+        kept = next((buffer for buffer in self._kept if buffer.first <= first and stop <= buffer.stop), None)
+        if kept is not None:
+            return kept.part(first, stop)
         held = self._reads.held(self.path, first, stop)
         if held is not None:
             self._reads.arrive(held)
-            held.wanted = False
-            if held.holds(self.path, first, stop):  # else the read ahead failed, or the file is shorter
-                return held.part(first, stop)
+            if held.holds(self.path, first, stop):
+                return self._reads.use(stream, held).part(first, stop)
+            self._reads.drop(held)  # the read ahead failed, or the file is shorter
         begin, end = aligned(first, stop)
-        buffer = self._reads.buffer(stream, end - begin)
+        buffer = self._reads.use(stream, None, end - begin)
         got = 0
         if self._direct is not None and self._is_direct(first, stop):
             try:
@@ -124,6 +136,7 @@ class MappedFile:
 
     def close(self) -> None:
         """No more fetching; the mapping goes with its last view."""
+        self._kept.clear()
         for stream in self._streams:
             stream.close()
         if self._opened_direct is not None:

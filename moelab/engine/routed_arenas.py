@@ -8,10 +8,9 @@ formats and memory; it does not know names, plans or where the strips come from 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from moelab.domain.model import ModelSpec
-from moelab.engine.expert_tensors import ExpertTensors, Strip
+from moelab.engine.expert_tensors import ExpertTensors, Parts, Strip
 from moelab.engine.strips import STRIP_BYTES
 from moelab.kernels.arena import ExpertArena
 from moelab.kernels.isa import choose_isa
@@ -69,21 +68,38 @@ def fill_homes(experts: list[ExpertTensors], homes: Homes, layout: ExpertLayout,
     strips = [(strip, layer) for layer in range(len(experts)) for strip in experts[layer].strips(strip_bytes)]
     strips.sort(key=lambda pair: pair[0].place)
     for strip, layer in strips:
-        source, home = experts[layer], homes[layer]
+        filling = Filling(experts[layer], strip, homes[layer], layout)
+        tasks.add(strip.num_bytes, filling.pack, filling.ahead)
+
+
+class Filling:
+    """One strip on its way into its home; what is known of its places in the files is found once."""
+
+    __slots__ = ("home", "layout", "parts", "source", "strip")
+
+    def __init__(
+        self, source: ExpertTensors, strip: Strip, home: ExpertArena | NodePlacement, layout: ExpertLayout
+    ) -> None:
+        self.source, self.strip, self.home, self.layout = source, strip, home, layout
+        self.parts: Parts | None = None
+
+    def ahead(self) -> None:
+        """The same thread packs it soon."""
+        self.parts = self.source.parts(self.strip)
+        self.source.ahead(self.parts)
+
+    def pack(self) -> None:
+        source, strip, home = self.source, self.strip, self.home
+        parts, self.parts = self.parts or source.parts(strip), None
+        place = source.place_of(strip, self.layout)
         block = home[strip.expert] if isinstance(home, ExpertArena) else home.only_copy(strip.expert)
         if block is not None:
-            pack = partial(source.pack, strip, block, layout)
-        else:
-            assert isinstance(home, NodePlacement)
-            pack = partial(_pack_beside, source, strip, home, layout)
-        tasks.add(strip.num_bytes, pack, partial(source.ahead, strip))
-
-
-def _pack_beside(source: ExpertTensors, strip: Strip, home: NodePlacement, layout: ExpertLayout) -> None:
-    place = source.place_of(strip, layout)
-    tiles = aligned(place.stop - place.start)
-    source.pack_tiles(strip, tiles, layout)
-    home.write(strip.expert, place.start, tiles)
+            source.pack_tiles(strip, parts, block[place], self.layout)
+            return
+        assert isinstance(home, NodePlacement)
+        tiles = aligned(place.stop - place.start)
+        source.pack_tiles(strip, parts, tiles, self.layout)
+        home.write(strip.expert, place.start, tiles)
 
 
 def num_bytes_of(homes: Homes) -> int:

@@ -20,7 +20,7 @@ from moelab.kernels.native_workers import NativeWorkers
 from moelab.kernels.places import places
 from moelab.kernels.python_workers import PythonWorkers
 
-AHEAD = 2  # tasks that a worker draws before it does them, where it is told of each
+AHEAD = 3  # tasks that a worker draws before it does them, where it is told of each
 
 
 class Pool:
@@ -99,12 +99,14 @@ class Pool:
         task: Callable[[int], object],
         after: Callable[[int], object] | None = None,
         ahead: Callable[[int], object] | None = None,
+        meanwhile: Callable[[], object] | None = None,
     ) -> None:
         """``task(0)`` .. ``task(num_tasks - 1)``, which the workers draw in rising order, so that none waits long.
 
         ``after(number)`` is called by the caller's own worker alone, between its tasks, with the number of finished
         ones: for a progress bar. ``ahead(number)`` is called by the worker that drew the task, AHEAD other tasks before
-        it does it. Raises as ``run`` does; after an exception no further task is begun.
+        it does it. ``meanwhile`` is called by the caller's own worker before its first task. Raises as ``run`` does;
+        after an exception no further task is begun.
         """
         numbers = itertools.count()
         num_done = [0] * self.num_workers
@@ -113,6 +115,8 @@ class Pool:
         def work(worker: int, num_workers: int) -> None:
             drawn: deque[int] = deque()
             try:
+                if worker == 0 and meanwhile is not None:
+                    meanwhile()
                 while not failed:
                     while len(drawn) <= (AHEAD if ahead is not None else 0) and (number := next(numbers)) < num_tasks:
                         drawn.append(number)

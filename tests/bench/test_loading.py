@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,3 +69,21 @@ def test_every_case_is_a_row(monkeypatch):
         assert min(rates) > 0
         assert row.num_rounds >= 3
         assert row.cold_ratio_range[0] <= row.cold_ratio_to_slower <= row.cold_ratio_range[1]
+        assert row.cold_ratio_range[0] <= row.cold_ratio_quartiles[0] <= row.cold_ratio_quartiles[1]
+
+
+def test_parts_of_a_case_in_a_folder_that_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "COPY_ROWS", 16)
+    monkeypatch.setattr(loading, "COPY_COLUMNS", 256)
+    made = []
+    for _ in range(2):
+        (row,) = loading.bench_loading(0, SMALL, ["int4-int8"], ["cold"], rounds=4, keep=tmp_path)
+        assert row.num_rounds == 4
+        assert row.cold_ratio_to_slower > 0
+        assert np.isnan([row.saved_ratio_to_disk, row.warm_gb_per_s, row.peak_memory_ratio]).all()
+        made.append((tmp_path / "int4" / "config.json").stat().st_mtime_ns)
+    assert made[0] == made[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["int4"]
+    for cases, parts in ((["int5-int8"], ["cold"]), (None, ["colder"])):
+        with pytest.raises(ValueError, match="expected"):
+            loading.bench_loading(0, SMALL, cases, parts, keep=tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from moelab.engine.checkpoint import Checkpoint
 from moelab.engine.disk_queue import open_queue
 from moelab.engine.mapped_file import SMALL_STREAM
 from moelab.kernels.pages import map_pages
+from moelab.kernels.pool import AHEAD
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and the page cache of Linux")
 ROWS, COLUMNS = 700, 1001  # of bf16: rows begin at every remainder of a sector
@@ -166,13 +168,64 @@ def test_tasks_drawn_ahead_find_their_buffers(opened):
     checkpoint, tensors, _ = opened
     view, reads = checkpoint.read("matrix"), checkpoint.reads
     parts = [(first, first + 20) for first in range(0, ROWS, 20)]
-    for number in range(len(parts) + direct_reads.AHEAD):
+    for number in range(len(parts) + AHEAD):
         if number < len(parts):
             checkpoint.ahead(view[slice(*parts[number])])
-        if number >= direct_reads.AHEAD:
-            first, stop = parts[number - direct_reads.AHEAD]
+        if number >= AHEAD:
+            first, stop = parts[number - AHEAD]
             assert torch.equal(checkpoint.fetch(view[first:stop]), tensors["matrix"][first:stop])
     assert reads.num_bytes <= len(parts) * (20 * 2 * COLUMNS + 4 * 4096)
+
+
+def test_memory_of_buffers_goes_round(opened, monkeypatch):
+    """What was freed longest ago is written next, until RING_BYTES are there no memory twice, and then no more."""
+    monkeypatch.setattr(direct_reads, "RING_BYTES", 16 << 20)
+    reads = direct_reads.DirectReads()
+    places = [reads.use(0, None, 1 << 20).memory.ctypes.data for _ in range(40)]
+    assert len(set(places)) == 8
+    assert places[8:16] == places[16:24]
+    assert len({reads.use(1, None, 1000).memory.ctypes.data for _ in range(40)}) <= 8  # cut from one huge page
+    assert reads._ring_bytes <= 20 << 20
+
+
+def test_small_tensors_read_in_one_go_are_kept(opened, tmp_path):
+    checkpoint, tensors, path = opened
+    checkpoint.keep(["small", "matrix"])
+    before = checkpoint.reads.num_bytes
+    assert (before > 0) == has_direct(path)
+    for _ in range(3):
+        assert torch.equal(checkpoint.fetch(checkpoint.read("small")), tensors["small"])
+        assert torch.equal(checkpoint.fetch(checkpoint.read("matrix")[5:9]), tensors["matrix"][5:9])
+    if has_direct(path):
+        assert checkpoint.reads.num_bytes == before
+
+
+def test_more_parts_than_the_queue_takes_and_parts_behind_the_end(opened):
+    checkpoint, _, path = opened
+    descriptor = direct_reads.open_direct(path)
+    if descriptor is None:
+        return
+    data, rng = path.read_bytes(), np.random.default_rng(6)
+    starts = [int(start) for start in rng.integers(0, len(data) - 3000, 2 * direct_reads.MOST_WANTED)]
+    buffers = checkpoint.reads.read_apart(descriptor, [(start, start + 3000) for start in starts])
+    for start, buffer in zip(starts, buffers, strict=True):
+        assert buffer.part(start, start + 3000).tobytes() == data[start : start + 3000]
+    (behind,) = checkpoint.reads.read_apart(descriptor, [(len(data) + 9000, len(data) + 9010)])
+    assert behind.stop == behind.first  # nothing is there
+    os.close(descriptor)
+    (closed,) = checkpoint.reads.read_apart(descriptor, [(0, 10)])
+    assert closed.stop == closed.first
+
+
+def test_the_system_says_what_is_cached_one_way_or_the_other(opened):
+    _, _, path = opened
+    size = path.stat().st_size
+    for cached in (True, False, True):
+        path.read_bytes() if cached else drop(path)
+        with path.open("rb") as file:
+            mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            told = direct_reads.is_cached(file.fileno(), mapped.ctypes.data, 0, size)
+            assert told == direct_reads.is_resident(mapped.ctypes.data, size) == cached
 
 
 def test_a_file_that_became_shorter_is_an_error(opened):

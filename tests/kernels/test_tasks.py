@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from moelab.kernels import Pool, native
 from moelab.kernels.linear import pack_matrices
 from moelab.kernels.pool import AHEAD
-from moelab.kernels.tasks import Tasks
+from moelab.kernels.tasks import GROUP_BYTES, Tasks, group
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -73,8 +74,61 @@ def test_a_worker_is_told_of_its_tasks_before_it_does_them():
         waiting.remove(number)
 
     for number in range(300):
-        tasks.add(1, partial(do, number), partial(tell, number))
+        tasks.add(GROUP_BYTES, partial(do, number), partial(tell, number))
     with Pool() as pool:
         tasks.run(pool, lambda done: most.append(len(waiting)))
         assert 0 < max(most) <= (AHEAD + 1) * pool.num_workers
     assert told == {}
+
+
+def test_small_neighbours_are_drawn_together_and_none_is_lost():
+    rng = np.random.default_rng(8)
+    for _ in range(50):
+        sizes = [int(size) for size in rng.integers(0, 2 * GROUP_BYTES, 40) * (rng.random(40) < 0.3) + 1000]
+        groups = group(sizes)
+        assert [number for first, stop in groups for number in range(first, stop)] == list(range(40))
+        for (first, stop), (_, after) in pairwise(groups):
+            assert stop == first + 1 or sum(sizes[first:stop]) <= GROUP_BYTES
+            assert sum(sizes[first : stop + 1]) > GROUP_BYTES, "there was room for one more"
+            assert after > stop
+    assert group([]) == []
+
+
+def test_split_and_mixed_tasks_are_done_once_each_in_their_order():
+    done, tasks, others = [], Tasks(), Tasks()
+    for number in range(100):
+        tasks.add(GROUP_BYTES, partial(done.append, number))
+    for number in range(1000, 1020):
+        others.add(2 * GROUP_BYTES, partial(done.append, number))
+    first, rest = tasks.split(0.25)
+    assert (len(first), len(rest), len(tasks)) == (24, 76, 0)
+    assert list(map(len, Tasks().split(0.5))) == [0, 0]
+    first.run(None, meanwhile=partial(done.append, -1))
+    assert done == [-1, *range(24)]
+    done.clear()
+    rest.mix(others)
+    assert (len(rest), len(others)) == (96, 0)
+    rest.run(None)
+    assert [number for number in done if number < 1000] == list(range(24, 100))
+    assert [number for number in done if number >= 1000] == list(range(1000, 1020))
+    places = [place for place, number in enumerate(done) if number >= 1000]
+    assert max(np.diff(places)) <= 6, "spread evenly"
+
+
+def test_the_caller_does_something_first_while_others_work():
+    """With two workers the others need not wait for it; what it raises ends the run."""
+    with Pool() as pool:
+        here, began = threading.get_ident(), threading.Event()
+        tasks, seen = Tasks(), []
+
+        def meanwhile():
+            seen.append(threading.get_ident())
+            assert pool.num_workers == 1 or began.wait(60)
+
+        for _ in range(20):
+            tasks.add(GROUP_BYTES, began.set)
+        tasks.run(pool, meanwhile=meanwhile)
+        assert seen == [here]
+        tasks.add(1, began.set)
+        with pytest.raises(ZeroDivisionError):
+            tasks.run(pool, meanwhile=lambda: 1 // 0)

@@ -44,7 +44,7 @@ class EarlyReads:
         opened = self._opened(file)
         if opened is None or not self._reads.worth_while():
             return
-        if is_cached(opened.mapped.ctypes.data + offset, len(into)):
+        if is_cached(opened.descriptor, opened.mapped.ctypes.data + offset, offset, len(into)):
             return
         buffer = Buffer(into, first=offset, stop=offset + len(into))
         if self._reads.start(opened.descriptor, buffer, len(into), offset):

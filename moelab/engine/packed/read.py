@@ -28,7 +28,7 @@ from moelab.engine.packed.manifest import (
     next_offset,
     read_manifest,
 )
-from moelab.engine.packed.source import check_source
+from moelab.engine.packed.source import check_content, compare_source
 from moelab.engine.routed_arenas import Homes
 from moelab.kernels.arena import ExpertArena, stride_of
 from moelab.kernels.layout import LAYOUT_VERSION, ExpertLayout
@@ -71,9 +71,14 @@ class PackedFolder:
     def expert_bytes(self) -> int:
         return sum(section.num_bytes for section in self.manifest.sections if section.file != LINEARS)
 
-    def check_source(self, pool: Pool) -> None:
-        """PackedError where the checkpoint is not the one that was packed."""
-        check_source(self.manifest, self.checkpoint, pool)
+    def compare_source(self) -> list[Path]:
+        """PackedError where the checkpoint is not the one that was packed, as far as stamps tell; files for
+        `check_content`."""
+        return compare_source(self.manifest, self.checkpoint)
+
+    def check_content(self, paths: list[Path], pool: Pool) -> None:
+        """PackedError where one of these files of the checkpoint has changed; every byte of it is read."""
+        check_content(self.manifest, paths, pool)
 
     def fill_homes(self, homes: Homes, layout: ExpertLayout, spec: ModelSpec, tasks: Tasks) -> None:
         """The experts of every MoE layer, to be read into their homes by `tasks`."""

@@ -7,7 +7,7 @@ from io import FileIO
 import numpy as np
 import pytest
 
-from moelab.engine.direct_reads import ALIGNMENT, is_cached, open_direct
+from moelab.engine.direct_reads import ALIGNMENT, is_resident, open_direct
 from moelab.engine.packed.early_reads import EarlyReads
 from moelab.kernels.pages import map_pages
 
@@ -17,7 +17,7 @@ SIZE = 6 * (2 << 20) + 1234
 def in_page_cache(path):
     with path.open("rb") as file:
         mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    return is_cached(mapped.ctypes.data, len(mapped))
+    return is_resident(mapped.ctypes.data, len(mapped))
 
 
 @pytest.fixture
