@@ -96,10 +96,8 @@ class CurveExplorer(ExpertMap):
         if sweep is None:
             self.start()
             return
-        ratios = expert_miss_ratio(loaded, phase=phase)
-        result = sweep.of_phase(phase)
-        _check_same_trace(result, loaded, ratios)
-        self._take((result, ratios))
+        _check_same_trace(sweep, loaded)
+        self._take((sweep.of_phase(phase), expert_miss_ratio(loaded, phase=phase)))
 
     # -- the sweep -----------------------------------------------------------------------------------------
 
@@ -277,15 +275,14 @@ class CurveExplorer(ExpertMap):
         return self.picture + map_html(self.values, self.scale, str(self.scale["label"])) + figures_html(self.summary())
 
 
-def _check_same_trace(result: SweepResult, trace: Trace, ratios: ExpertMissRatio) -> None:
-    """ValueError for a sweep of another trace: its shape, or the number of requested experts, is another."""
+def _check_same_trace(result: SweepResult, trace: Trace) -> None:
+    """ValueError for a sweep of another trace. Rows from before they had its fingerprint are told by their shape."""
     row, header = result.rows[0], trace.header
-    counts = row["of_phase"][result.phase or "all"]
-    uses = counts["distinct_hits"] + counts["distinct_misses"]
-    found = (row["model"], row["num_layers"], row["num_experts"], row["top_k"], uses)
-    here = (header.model, header.num_layers, header.num_experts, header.top_k, int(ratios.uses.sum()))
-    if found != here:
-        said = "{} {} x {} top-{} with {} uses".format
+    found = (row["model"], row["num_layers"], row["num_experts"], row["top_k"])
+    here = (header.model, header.num_layers, header.num_experts, header.top_k)
+    if found != here or row.get("trace") not in (None, trace.fingerprint()):
+        said = "{} ({} x {}, top-{}), {}".format
         raise ValueError(
-            f"this sweep is of {said(*found)}, the trace is {said(*here)}: expected a sweep of this very trace"
+            f"this sweep is of {said(*found, row.get('trace'))}; the trace is {said(*here, trace.fingerprint())}: "
+            "expected a sweep of this very trace"
         )
