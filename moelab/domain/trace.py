@@ -279,7 +279,7 @@ class Trace:
 
     def fingerprint(self) -> str:
         """``2-`` and the first 16 digits of ``digest``: what a plan keeps of the trace that it was made on."""
-        return f"2-{self.digest()[:16]}"
+        return fingerprint_of(self.digest())
 
     def has_fingerprint(self, fingerprint: str | None) -> bool:
         """Was this fingerprint made of this trace? Version 1, 16 digits, left out gate weights and extra arrays."""
@@ -318,6 +318,11 @@ class Trace:
 
     def _repr_html_(self) -> str:
         return summary_html("Trace", self.summary())
+
+
+def fingerprint_of(digest: str) -> str:
+    """``Trace.fingerprint`` of the trace with this ``digest``, for those who have it already."""
+    return f"2-{digest[:16]}"
 
 
 def _highest_id(experts: np.ndarray) -> int:

@@ -14,7 +14,7 @@ def report_sweep(result: SweepResult, path: str | Path) -> Path:
     figures = [policy_curves(result, of="misses"), policy_curves(result, of="reads")]
     if not result.missing_oracles() and any(row["oracle"] and not row["is_oracle"] for row in result.rows):
         figures.append(regret_bars(result))
-    rows = result.to_frame().drop(columns=["key", "plan"])
+    rows = result.to_frame().drop(columns=["key", "plan", "trace"])
     table = rows.to_html(index=False, border=0, float_format="{:.4g}".format, na_rep="")
     title = f"moelab sweep: {result.model} ({'synthetic' if result.synthetic else 'recorded'})"
     body = f"{''.join(pictures(figures))}{result._repr_html_()}<h2>Rows</h2><div style='overflow-x:auto'>{table}</div>"

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from moelab.domain.plan import Plan, PolicyChoice
-from moelab.domain.trace import Trace
+from moelab.domain.trace import Trace, fingerprint_of
 from moelab.planner import PLANNERS, empty
 from moelab.policies import POLICIES
 from moelab.policies.requests import PHASES, Requests
@@ -99,6 +99,7 @@ class Cell:
         num_places = header.num_experts * (header.num_layers if self.scope == "global" else 1)
         return {
             "key": self.key(digest),
+            "trace": fingerprint_of(digest),
             "model": header.model,
             "routing": "synthetic" if header.synthetic else "recorded",
             "policy": self.label,

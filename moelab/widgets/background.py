@@ -2,7 +2,8 @@
 
 Work is told to report ``(what, share)``; the report raises ``Ended`` once the work is no longer wanted, so that it ends
 at its next report. A planner does not report within its search: it ends after it, and its result is kept by the
-exploration. Does not know what the work is.
+exploration. Whether work is still wanted and what follows from it are one step under the widget's lock: nothing of old
+work is shown after ``cancel`` or ``start`` has returned. Does not know what the work is.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ class Ended(Exception):
 
 
 class Background:
-    """``show(what, share)`` is called from the thread, some times a second."""
+    """``show(what, share)``, ``done`` and ``failed`` are called from the thread, holding ``lock`` (of the widget)."""
 
-    def __init__(self, show: Report):
+    def __init__(self, show: Report, lock: Any = None):
         self._show = show
         self._turn = 0
         self._one_at_a_time = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._lock = threading.Condition(threading.RLock() if lock is None else lock)
+        self._newest: threading.Thread | None = None
+        self._running: set[threading.Thread] = set()
 
     def start(
         self,
@@ -38,19 +41,26 @@ class Background:
         after_s: float = 0.0,
     ) -> None:
         """Run ``work`` after ``after_s`` unless something newer is started by then."""
-        self._turn += 1
-        self._thread = threading.Thread(target=self._run, args=(self._turn, work, done, failed, after_s), daemon=True)
-        self._thread.start()
+        with self._lock:
+            self._turn += 1
+            arguments = (self._turn, work, done, failed, after_s)
+            self._newest = threading.Thread(target=self._run, args=arguments, daemon=True)
+            self._running.add(self._newest)
+            self._newest.start()
 
     def cancel(self) -> None:
         """What runs ends at its next report; its result is dropped."""
-        self._turn += 1
+        with self._lock:
+            self._turn += 1
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the newest work; ``False`` where it still runs after ``timeout_s``."""
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-        return self._thread is None or not self._thread.is_alive()
+        """Wait for the newest work; ``False`` where it still runs after ``timeout_s``.
+
+        The lock is given away meanwhile, so that who holds the widget can wait too.
+        """
+        with self._lock:
+            newest = self._newest
+            return self._lock.wait_for(lambda: newest not in self._running, timeout_s)
 
     def _run(
         self,
@@ -60,27 +70,44 @@ class Background:
         failed: Callable[[Exception], None],
         after_s: float,
     ) -> None:
-        time.sleep(after_s)
+        try:
+            time.sleep(after_s)
+            with self._one_at_a_time:
+                self._work(turn, work, done, failed)
+        finally:
+            with self._lock:
+                self._running.discard(threading.current_thread())
+                self._lock.notify_all()
+
+    def _work(
+        self,
+        turn: int,
+        work: Callable[[Report], Any],
+        done: Callable[[Any], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
         last = 0.0
 
         def report(what: str, share: float) -> None:
             nonlocal last
             if turn != self._turn:
                 raise Ended
-            if time.monotonic() - last >= _SECONDS_BETWEEN_REPORTS:
+            if time.monotonic() - last < _SECONDS_BETWEEN_REPORTS:
+                return
+            with self._lock:
+                if turn != self._turn:
+                    raise Ended
                 last = time.monotonic()
                 self._show(what, share)
 
-        with self._one_at_a_time:
-            if turn != self._turn:
-                return
-            try:
-                result = work(report)
-            except Ended:
-                return
-            except Exception as error:
-                if turn == self._turn:
-                    failed(error)
-                return
+        if turn != self._turn:
+            return
+        try:
+            result, then = work(report), done
+        except Ended:
+            return
+        except Exception as error:
+            result, then = error, failed
+        with self._lock:
             if turn == self._turn:
-                done(result)
+                then(result)

@@ -59,6 +59,13 @@ class Calculator(Widget):
         """Ask again with the inputs as they are."""
         if not self.inputs:
             return
+        names = {control["name"] for control in self.controls}
+        if names != set(self.inputs):
+            self._clear()
+            odd = ", ".join(sorted(names ^ set(self.inputs)))
+            what = f"inputs: {odd} lacking or unknown, expected all of the form: change some by set(name=value)"
+            self.show_error(ValueError(what))
+            return
         missing = self._missing()
         if missing:
             self._clear()

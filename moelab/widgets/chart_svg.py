@@ -38,6 +38,10 @@ def ticks(axis: dict[str, Any], most: int = 7) -> list[float]:
     low, high = axis["low"], axis["high"]
     if axis["log"]:
         first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+        if last - first < 1:  # not two powers of ten: 1, 2, 5 of the decades, or as on a plain axis
+            some = [n * 10.0**power for power in range(first - 1, last + 2) for n in (1, 2, 5)]
+            inside = [each for each in some if low * (1 - 1e-9) <= each <= high * (1 + 1e-9)]
+            return inside if len(inside) > 1 else ticks({**axis, "log": False}, most)
         every = max(1, math.ceil((last - first + 1) / most))
         return [10.0**power for power in range(first, last + 1, every)]
     raw = (high - low) / most

@@ -77,7 +77,9 @@ class CostCalculator(Calculator):
             can = "reachable" if share <= 1 else "out of reach for one machine"
             headline = f"break-even at {even / 1e6:,.1f} million tokens a month, {share:.0%} of what it makes: {can}"
         said = ", ".join(_say(part) for part in (prices, machine, traffic))
-        call = f"CostComparison({said}, {inputs['tok_per_s']:.6g})"
+        rates = {"prefill_tok_per_s": inputs["prefill_tok_per_s"], "tok_per_s_interval": interval}
+        more = "".join(f", {name}={value!r}" for name, value in rates.items() if value is not None)
+        call = f"CostComparison({said}, {inputs['tok_per_s']!r}{more})"
         rows = {name.replace("_", " "): _text(value) for name, value in one.to_dict(inputs["tokens_per_month"]).items()}
         return headline, call, rows, chart_of(plots.break_even(one))
 

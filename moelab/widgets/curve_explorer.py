@@ -21,16 +21,18 @@ from moelab.palette import PALETTE
 from moelab.store import StoredTrace
 from moelab.sweeps import sweep
 from moelab.sweeps.result import SweepResult
+from moelab.sweeps.sweep import cells_of
 from moelab.widgets.background import Background, Report
 from moelab.widgets.chart import chart_of
 from moelab.widgets.chart_svg import chart_svg, legend_html
 from moelab.widgets.expert_map import ExpertMap
+from moelab.widgets.given_trace import given_trace
 from moelab.widgets.module import module_text
 from moelab.widgets.static_picture import map_html
 from moelab.widgets.widget import figures_html
 
 POLICIES_AT_FIRST = ("lru", "lfu", "admit_ema_lfu", "second_touch")
-CAPACITIES_AT_FIRST = (0.05, 0.1, 0.2, 0.3, 0.5)
+SHARES_AT_FIRST = (0.05, 0.1, 0.2, 0.3, 0.5)
 Of = Literal["misses", "reads"]
 
 
@@ -61,39 +63,51 @@ class CurveExplorer(ExpertMap):
         self,
         trace: Trace | StoredTrace | None = None,
         policies: Sequence[str | PolicyChoice] = POLICIES_AT_FIRST,
-        capacities: Iterable[int | float] = CAPACITIES_AT_FIRST,
+        capacities: Iterable[int | float] | None = None,
         *,
         phase: str | None = None,
         sweep: SweepResult | None = None,
     ):
-        """``phase``: whose figures are shown (default: decode where the trace has any). ``sweep``: of this very trace,
-        with slots per layer."""
+        """``capacities``: slots, or shares of the experts (default: ``SHARES_AT_FIRST``, as far as they differ).
+
+        ``phase``: whose figures are shown (default: decode where the trace has any). ``sweep``: of this very trace,
+        with slots per layer.
+        """
         super().__init__()
         self.sweep: SweepResult | None = None
         self.miss_ratio: ExpertMissRatio | None = None
-        self.background = Background(self._show_progress)
+        self._about_trace = ""
+        self.background = Background(self._show_progress, self.lock)
         self.on_msg(self._on_message)
         if trace is None:
             self.say("empty", "No trace yet: give one, for example moelab.open_trace(path).load().")
             return
-        loaded = trace if isinstance(trace, Trace) else trace.load()
+        loaded = given_trace(trace, type(self).__name__)
         if not loaded.num_tokens:
             self.say("empty", "This trace has no tokens: record some (moelab.record) first.")
             return
         if phase is None and (loaded.tokens.phase == Phase.DECODE).any():
             phase = "decode"
         self._trace, self._phase = loaded, phase
+        if capacities is None:  # of few experts some shares are the same slots
+            capacities = sorted({max(1, round(share * loaded.header.num_experts)) for share in SHARES_AT_FIRST})
         self._policies, self._capacities = list(policies), list(capacities)
         self.layer_names = [str(number) for number in loaded.header.model_layer_of_layer]
         if sweep is None:
             self.start()
-        else:
-            self._take((sweep.of_phase(phase), expert_miss_ratio(loaded, phase=phase)))
+            return
+        _check_same_trace(sweep, loaded)
+        self._take((sweep.of_phase(phase), expert_miss_ratio(loaded, phase=phase)))
 
     # -- the sweep -----------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Sweep in the background, policy by policy; ``wait`` for it."""
+        try:
+            cells_of(self._trace, self._policies, self._capacities, "layer")
+        except ValueError as error:
+            self.show_error(error)
+            return
         with self.hold_sync():
             self.can_cancel = True
             self.say("busy", "Simulating every policy at every size.", 0.0)
@@ -122,6 +136,11 @@ class CurveExplorer(ExpertMap):
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the sweep; ``False`` where it still runs after ``timeout_s``."""
         return self.background.wait(timeout_s)
+
+    def close(self) -> None:
+        """End the sweep, and take the widget from the page."""
+        self.background.cancel()
+        super().close()
 
     def _show_progress(self, what: str, share: float) -> None:
         self.say("busy", f"Simulating: {what}.", share)
@@ -152,7 +171,22 @@ class CurveExplorer(ExpertMap):
                 self.slots = self.sizes[len(self.sizes) // 2]
             self._draw_map()
             self._draw_chart()
-            self.say("ready", f"SYNTHETIC routing of {result.model}." if result.synthetic else "")
+            self._about_trace = f"SYNTHETIC routing of {result.model}." if result.synthetic else ""
+            self.say("ready", self._words())
+
+    def _words(self) -> str:
+        """What the pictures do not say: where the trace is from, and why something is not there."""
+        assert self.sweep is not None
+        assert self.miss_ratio is not None
+        out = [self._about_trace]
+        if self.slots not in self.sizes:
+            sizes = ", ".join(map(str, self.sizes))
+            out.append(f"No policy was simulated at {self.slots} slots, expected one of {sizes}.")
+        if self.names and set(self.names) <= set(self.hidden):
+            out.append("Every policy is left out: tick one to draw it.")
+        if self.chosen.any() and not self.miss_ratio.uses[self.chosen].any():
+            out.append("The chosen experts are never used, so they have no curve: choose others.")
+        return " ".join(filter(None, out))
 
     # -- pictures ------------------------------------------------------------------------------------------
 
@@ -165,6 +199,7 @@ class CurveExplorer(ExpertMap):
     def _on_picture(self, change: Any) -> None:
         if self.sweep is not None:
             self._draw_chart()
+            self.say("ready", self._words())
 
     def _draw_map(self) -> None:
         assert self.miss_ratio is not None
@@ -174,11 +209,10 @@ class CurveExplorer(ExpertMap):
         except ValueError as error:
             self.show_error(error)
             return
-        message = self.message if self.status == "ready" else ""
         with self.hold_sync():
             label = f"missed by an LRU of {self.slots} slots per layer{self._about(self.slots)}"
             self.show(values, label=label, limits=(0.0, 1.0), layer_names=self.layer_names)
-            self.say("ready", message)
+            self.say("ready", self._words())
             frame = self.sweep.to_frame()
             at = frame[frame.slots == self.slots]
             self.rows = [
@@ -239,3 +273,16 @@ class CurveExplorer(ExpertMap):
         if self.sweep is None:
             return figures_html(self.summary())
         return self.picture + map_html(self.values, self.scale, str(self.scale["label"])) + figures_html(self.summary())
+
+
+def _check_same_trace(result: SweepResult, trace: Trace) -> None:
+    """ValueError for a sweep of another trace. Rows from before they had its fingerprint are told by their shape."""
+    row, header = result.rows[0], trace.header
+    found = (row["model"], row["num_layers"], row["num_experts"], row["top_k"])
+    here = (header.model, header.num_layers, header.num_experts, header.top_k)
+    if found != here or row.get("trace") not in (None, trace.fingerprint()):
+        said = "{} ({} x {}, top-{}), {}".format
+        raise ValueError(
+            f"this sweep is of {said(*found, row.get('trace'))}; the trace is {said(*here, trace.fingerprint())}: "
+            "expected a sweep of this very trace"
+        )

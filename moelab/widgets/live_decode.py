@@ -76,8 +76,9 @@ class LiveDecode(ExpertMap):
         self.run: LiveRun | None = None
         self.plans: dict[str, Plan] = {}
         self._texts: dict[tuple[Any, ...], tuple[int, str]] = {}
+        self._asked: tuple[Any, ...] = ()  # of the prompt that runs: what it is, and all that its text follows from
         self._turn = threading.Lock()
-        self._background = Background(lambda what, share: None)
+        self._background = Background(lambda what, share: None, self.lock)
         self._running: list[LiveRun] = []
         self._at_exit = weakref.finalize(self, _end, self._running, self._background)
         self.on_msg(self._on_message)
@@ -105,6 +106,8 @@ class LiveDecode(ExpertMap):
             if isinstance(given, str) and not given.strip():
                 raise ValueError("prompt: expected a text, got none; write one and press Generate")
             run = LiveRun(engine, given, self.max_new_tokens, temperature=self.temperature, seed=self.seed)
+            said = given if isinstance(given, str) else tuple(given)
+            self._asked = (said, self.max_new_tokens, self.temperature, self.seed)
         except BaseException:
             self.doing = ""
             raise
@@ -176,16 +179,17 @@ class LiveDecode(ExpertMap):
     def _take(self, run: LiveRun) -> None:
         """What the run has so far."""
         self.text = run.text
-        row = {"number": len(self.runs) + 1, "prompt": self.prompt[:60], "plan": self.plan_in_use, "text": ""}
+        asked = self._asked[0]
+        prompt = asked[:60] if isinstance(asked, str) else f"{len(asked)} token ids"
+        row = {"number": len(self.runs) + 1, "prompt": prompt, "plan": self.plan_in_use, "text": ""}
         self.figures = row | run.figures()
         self._draw()
 
     def _compare_text(self, run: LiveRun) -> None:
         """Placement on nodes never changes a text; say so where the same was asked before."""
-        asked = (self.prompt, self.max_new_tokens, self.temperature, self.seed)
         if self.figures["finished_by"] == "cancelled":
             return
-        number, text = self._texts.setdefault(asked, (self.figures["number"], run.text))
+        number, text = self._texts.setdefault(self._asked, (self.figures["number"], run.text))
         if number != self.figures["number"]:
             same = "same as" if text == run.text else "differs from"
             self.figures = self.figures | {"text": f"{same} {number}"}

@@ -81,7 +81,7 @@ class PlacementExplorer(ExpertMap):
         **options: Any,
     ):
         super().__init__()
-        self.background = Background(self._show_progress)
+        self.background = Background(self._show_progress, self.lock)
         self.engine, self._replay_options = engine, dict(replay_options or {})
         self.edits: tuple[Edit, ...] = ()
         self.outcome: Outcome | None = None

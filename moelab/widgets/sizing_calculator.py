@@ -59,7 +59,10 @@ class SizingCalculator(Calculator):
         sizing = size(self._models[inputs["model"]], self._machines[inputs["machine"]], **options)
         self.sizing = sizing
         said = ", ".join(f"{name}={value!r}" for name, value in options.items())
-        call = f'moelab.size("{inputs["model"]}", "{inputs["machine"]}", {said})'
+        # A document of one's own is no name that the call could be given.
+        model = f'"{inputs["model"]}"' if isinstance(self._models[inputs["model"]], str) else "model"
+        machine = f'"{inputs["machine"]}"' if isinstance(self._machines[inputs["machine"]], str) else "machine"
+        call = f"moelab.size({model}, {machine}, {said})"
         if sizing.predicted is None:
             headline = "fits; no prediction, a ceiling only" if sizing.places.fits else "does not fit"
             return headline, call, sizing.summary(), None

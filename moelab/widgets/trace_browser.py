@@ -18,6 +18,7 @@ from moelab.analysis.token_routes import WAYS, TokenValues, request_table, rows_
 from moelab.domain.trace import NO_TOKEN_ID, Phase, Trace
 from moelab.engine.text import TextCodec, TextStream
 from moelab.store import StoredTrace
+from moelab.widgets.given_trace import given_trace
 from moelab.widgets.module import module_text
 from moelab.widgets.static_picture import map_colours
 from moelab.widgets.widget import Widget, binary, figures_html
@@ -63,6 +64,7 @@ class TraceBrowser(Widget):
         super().__init__()
         self._trace: Trace | None = None
         self._decode = decode
+        self._note = ""
         self._shown = TokenValues(np.zeros(0, np.float32), "")
         if trace is None:
             self.say("empty", "No trace yet: call show(trace), for example with moelab.open_trace(path).load().")
@@ -71,7 +73,7 @@ class TraceBrowser(Widget):
 
     def show(self, trace: Trace | StoredTrace) -> None:
         """Show a trace, its first request at first."""
-        loaded = trace if isinstance(trace, Trace) else trace.load()
+        loaded = given_trace(trace, type(self).__name__)
         self._trace = loaded if loaded.num_tokens else None
         if not loaded.num_tokens:
             self.say("empty", "This trace has no tokens: record some (moelab.record) and show it again.")
@@ -110,19 +112,27 @@ class TraceBrowser(Widget):
         with self.hold_sync():
             self.pieces = self._text(ids, trace.tokens.position[shown])
             self.num_prompt = int((trace.tokens.phase[shown] == Phase.PREFILL).sum())
-        self._colour()
         if len(rows) > len(shown):
-            self.message = f"The first {len(shown):,} of {len(rows):,} tokens."
-        elif self._decode is None or (ids == NO_TOKEN_ID).all():
-            self.message = "Positions stand for the text: record with keep_text=True and give decode=tokenizer.decode."
+            self._note = f"The first {len(shown):,} of {len(rows):,} tokens. {self._note}".strip()
+        self._colour()
 
     def _text(self, ids: np.ndarray, positions: np.ndarray) -> list[str]:
+        """Text of each token, or its position where there is none: then ``_note`` says why."""
+        self._note = ""
         if self._decode is None or (ids == NO_TOKEN_ID).all():
+            self._note = "Positions stand for the text: record with keep_text=True and give decode=tokenizer.decode."
             return [f"{position} " for position in positions]
         stream = TextStream(cast(TextCodec, SimpleNamespace(decode=self._decode)))
-        pieces = [stream.push(int(token)) for token in ids]
-        if pieces:
-            pieces[-1] += stream.rest()
+        try:
+            pieces = [stream.push(int(token)) for token in ids]
+            if pieces:
+                pieces[-1] += stream.rest()
+        except Exception as error:  # somebody else's tokenizer: whatever it raises, the routing can still be seen
+            self._note = (
+                f"Positions stand for the text: decode raised {type(error).__name__} ({error}); give the decode of "
+                "this model's tokenizer."
+            )
+            return [f"{position} " for position in positions]
         return pieces
 
     @traitlets.observe("by", "layer", "slot", "expert")
@@ -146,18 +156,29 @@ class TraceBrowser(Widget):
                 else {"kind": "continuous", "label": shown.label, "low": low, "high": high}
             )
             self.token_data = shown.values[:MOST_TOKENS].tobytes()
-            self.say("ready", self.message if self.status == "ready" else "")
+            self._say_ready()
+
+    def _say_ready(self) -> None:
+        """Ready, with what there is to know of the request and of its colours."""
+        assert self._trace is not None
+        has_gates = self.by != "gate weight" or bool(self._trace.gate_weights.any())
+        self.say("ready", f"{self._note}{'' if has_gates else ' This trace has no gate weights: all are 0.'}".strip())
 
     @traitlets.observe("token")
     def _route(self, change: Any) -> None:
         if self._trace is None or self.token < 0:
             self.routes = {}
+            if self._trace is not None and self.status == "error":
+                self._say_ready()
             return
         try:
             frame = token_routes(self._trace, self.request, self.token)
         except ValueError as error:
+            self.routes = {}
             self.show_error(error)
             return
+        if self.status == "error":
+            self._say_ready()
         of_layer = [frame[frame.layer == int(name)] for name in self.layer_names]
         self.routes = {
             "token": self.token,

@@ -2,11 +2,15 @@
 
 ``status`` is one of ``STATUSES``; ``message`` then says what to do. Where no kernel runs (nbconvert, a viewer) the
 output's ``text/html`` is shown: ``static_html``, a picture and its figures without JavaScript. Does not know what a
-widget shows.
+widget shows. Work in the background changes traits too: ``lock`` keeps its changes and those of the kernel's thread
+apart, which ipywidgets does not.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
 from typing import Any, Literal
 
@@ -37,6 +41,21 @@ class Widget(anywidget.AnyWidget):
     message = traitlets.Unicode("").tag(sync=True)
     progress = traitlets.Float(-1.0).tag(sync=True)
     can_cancel = traitlets.Bool(False).tag(sync=True)
+
+    def __init__(self, **kwargs: Any):
+        self.lock = threading.RLock()
+        super().__init__(**kwargs)
+
+    @contextmanager
+    def hold_sync(self) -> Iterator[None]:
+        """As of ipywidgets, one thread at a time: two would send each other's states, or lose them."""
+        with self.lock, super().hold_sync():
+            yield
+
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        """What the browser writes; not while another thread changes traits."""
+        with self.lock:
+            super().set_state(sync_data)
 
     def summary(self) -> dict[str, Any]:
         """What ``repr`` and the saved notebook show; plain values, units in the names."""

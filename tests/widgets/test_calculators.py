@@ -59,7 +59,14 @@ def test_documents_of_ones_own_and_wrong_inputs():
     machine = moelab.Machine.preset("desktop-ddr5-6000").model_copy(update={"name": "mine"})
     view = SizingCalculator(spec, machine)
     assert view.sizing.to_dict() == moelab.size(spec, machine).to_dict()
+    said = eval(view.call, {"moelab": moelab, "model": spec, "machine": machine})
+    assert said.to_dict() == view.sizing.to_dict()
     before = view.inputs
+    view.inputs = {"context": 4096}
+    assert view.status == "error"
+    assert "model" in view.message
+    assert "change some by set(name=value)" in view.message
+    view.inputs = before
     with pytest.raises(ValueError, match="colour: expected one of model, machine"):
         view.set(colour=1)
     view.set(format="nope")
@@ -93,7 +100,11 @@ def test_costs_are_those_of_the_plain_call():
     assert {name for name, _ in view.figures} == names
     assert view.chart == chart_of(plots.break_even(plain))
     said = eval(view.call, {k.__name__: k for k in (CostComparison, TokenPrices, MachineCost, Traffic)})
-    assert said.break_even_tokens_per_month == pytest.approx(plain.break_even_tokens_per_month, rel=1e-5)
+    assert said == plain
+    view.set(prefill_tok_per_s=210.0, tok_per_s=1 / 3)
+    said = eval(view.call, {k.__name__: k for k in (CostComparison, TokenPrices, MachineCost, Traffic)})
+    assert said == view.comparison
+    assert said.prefill_tok_per_s == 210.0
     view.set(tok_per_s=100.0)
     assert view.comparison.tok_per_s_interval is None, "the interval was that of another rate"
     view.set(ownership="purchase", purchase=15000.0, power_watts=900.0, idle_watts=300.0, price_per_kwh=0.2)
@@ -150,6 +161,18 @@ def test_ticks_are_round_and_inside(seed):
     assert np.allclose(step, step[0])
     mantissa = step[0] / 10 ** math.floor(math.log10(step[0]) + 1e-9)
     assert min(abs(mantissa - each) for each in (1, 2, 5, 10)) < 1e-6
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ticks_of_a_logarithmic_axis(seed):
+    """Round, inside, and never fewer than two, within one decade too."""
+    draw = np.random.default_rng(seed)
+    low = 10.0 ** draw.uniform(-3, 6)
+    axis = {"low": low, "high": low * 10.0 ** draw.choice([0.05, 0.3, 0.9, 1.5, 4.0]), "log": True, "percent": False}
+    got = ticks(axis)
+    assert 2 <= len(got) <= 9
+    assert got == sorted(got)
+    assert all(axis["low"] * (1 - 1e-6) <= each <= axis["high"] * (1 + 1e-6) for each in got)
 
 
 def test_a_saved_notebook_shows_the_picture_without_javascript():

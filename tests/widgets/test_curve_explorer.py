@@ -89,6 +89,62 @@ def test_states(trace):
     assert CurveExplorer(trace, sweep=given, phase="prefill").sweep.rows == given.rows
 
 
+@pytest.mark.parametrize("num_experts", [1, 2, 4, 8, 12, 16, 60])
+def test_sizes_at_first_of_any_number_of_experts(num_experts):
+    """Shares of few experts fall on the same slots."""
+    top_k = min(2, num_experts)
+    small = seeded_trace(num_experts=num_experts, top_k=top_k, num_layers=2, num_requests=2, decode_tokens=6)
+    view = CurveExplorer(small, ["lru"])
+    assert view.wait(300)
+    assert view.status == "ready", view.message
+    assert view.sizes == sorted({max(1, round(share * num_experts)) for share in (0.05, 0.1, 0.2, 0.3, 0.5)})
+    assert len(view.rows) == 2
+    assert "<svg" in view.picture
+
+
+def test_a_sweep_of_another_trace_is_refused(trace):
+    options = {"num_requests": 6, "decode_tokens": 40}
+    others = [seeded_trace(4, **options), seeded_trace(3, **options, num_layers=2), seeded_trace(3, decode_tokens=40)]
+    for other in others:
+        with pytest.raises(ValueError, match="expected a sweep of this very trace"):
+            CurveExplorer(trace, sweep=moelab.sweep(other, ["lru"], SIZES, progress=False))
+    for wrong in ("folder", np.zeros((3, 2))):
+        with pytest.raises(TypeError, match="CurveExplorer: trace is"):
+            CurveExplorer(wrong)
+
+
+def test_what_is_not_drawn_is_said(view, trace):
+    view.slots = 5
+    assert view.rows == []
+    assert "No policy was simulated at 5 slots, expected one of 4, 6, 9." in view.message
+    view.slots = 6
+    assert "5 slots" not in view.message
+    view.hidden = list(view.names)
+    assert "tick one" in view.message
+    view.hidden = []
+    assert view.message == "SYNTHETIC routing of seeded."
+    for policies, sizes, words in ((["lru"], [0], "capacity is 0"), ([], [4], "no policy"), (["lru"], [4, 4], "twice")):
+        refused = CurveExplorer(trace, policies, sizes)
+        assert refused.status == "error", "at once, without a sweep"
+        assert words in refused.message
+    seldom = trace.experts.copy()
+    seldom[seldom == 11] = moelab.NO_EXPERT
+    rare = CurveExplorer(moelab.Trace(trace.header, seldom, trace.gate_weights, trace.tokens), ["lru"], SIZES)
+    assert rare.wait(300)
+    mask = np.zeros((3, 12), bool)
+    mask[:, 11] = True
+    rare.choose(mask)
+    assert "never used" in rare.message
+    assert "chosen on the map" not in rare.picture
+
+
+def test_a_closed_view_stops(trace):
+    view = CurveExplorer(trace, ["lru", "lfu", "arc", "sieve"], list(range(3, 12)))
+    view.close()
+    assert view.wait(120)
+    assert view.sweep is None
+
+
 def test_cancel_ends_the_sweep(trace):
     view = CurveExplorer(trace, sorted({"lru", "lfu", "arc", "sieve", "s3_fifo", "lfru"}), list(range(3, 12)))
     view._on_message(None, {"do": "cancel"}, None)

@@ -227,3 +227,25 @@ def test_a_saved_notebook_shows_text_map_and_figures(engine):
     assert "gb_per_s_of_node" in page
     assert len(data["text/html"]) < 50_000
     assert "decode_tok_per_s" in repr(view)
+
+
+def test_prompts_of_token_ids_are_compared_by_their_ids(engine):
+    view = LiveDecode(engine)
+    view.max_new_tokens = 8
+    for ids in ([5, 6, 7, 8], [50, 61, 72], [5, 6, 7, 8]):
+        view.generate(ids)
+        finish(view)
+    assert [run["prompt"] for run in view.runs] == ["4 token ids", "3 token ids", "4 token ids"]
+    assert [run["text"] for run in view.runs] == ["", "", "same as 1"]
+
+
+def test_a_setting_changed_meanwhile_is_not_what_was_asked(engine):
+    view = LiveDecode(engine, prompt=PROMPT)
+    view.max_new_tokens = 12
+    view.generate()
+    view.prompt, view.max_new_tokens = "something else", 5
+    finish(view)
+    assert view.figures["prompt"] == PROMPT[:60]
+    view.generate(PROMPT)
+    finish(view)
+    assert view.figures["text"] == "", "another number of tokens was asked for"

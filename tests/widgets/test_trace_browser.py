@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import nbformat
 import numpy as np
+import pytest
 from nbconvert import HTMLExporter
 
 import moelab
 from moelab.analysis.token_routes import WAYS, request_table, token_routes, token_values
+from moelab.domain.trace import TokenTable
 from moelab.widgets import TraceBrowser
 from tests.seeded_traces import seeded_trace
 
@@ -83,7 +87,52 @@ def test_a_long_request_says_what_is_left_out():
     trace = seeded_trace(0, num_requests=1, decode_tokens=3200)
     view = TraceBrowser(trace)
     assert len(view.pieces) == 3000
+    assert view.message.startswith("The first 3,000 of 3,205 tokens. Positions stand for the text")
+    view.by = "step"
+    assert view.message.startswith("The first 3,000 of 3,205 tokens."), "another colour keeps the note"
+
+
+def test_a_note_is_of_the_request_that_is_shown():
+    long, short = (seeded_trace(0, num_requests=1, decode_tokens=num) for num in (3200, 20))
+    first_step = 1 + int(long.tokens.step[-1])
+    after = dataclasses.replace(short.tokens, request=short.tokens.request + 1, step=short.tokens.step + first_step)
+    tokens = TokenTable.concatenate([long.tokens, after])
+    tokens = dataclasses.replace(tokens, token_id=np.zeros_like(tokens.token_id))
+    both = [np.concatenate([getattr(each, name) for each in (long, short)]) for name in ("experts", "gate_weights")]
+    view = TraceBrowser(moelab.Trace(long.header, *both, tokens), decode=decode)
     assert view.message == "The first 3,000 of 3,205 tokens."
+    view.layer = 99
+    assert view.status == "error"
+    view.layer = 0
+    assert (view.status, view.message) == ("ready", "The first 3,000 of 3,205 tokens."), "an error leaves it"
+    view.request = 1
+    assert (view.status, view.message) == ("ready", "")
+    view.token = 777
+    assert (view.status, view.routes) == ("error", {})
+    view.token = 3
+    assert (view.status, view.routes["token"]) == ("ready", 3)
+    view.token = 777
+    view.token = -1
+    assert (view.status, view.routes) == ("ready", {})
+
+
+def test_what_is_not_there_is_said():
+    def broken(ids):
+        raise OverflowError("out of range")
+
+    trace = trace_with_text()
+    view = TraceBrowser(trace, decode=broken)
+    assert view.status == "ready"
+    assert "decode raised OverflowError (out of range)" in view.message
+    assert view.pieces[:2] == ["0 ", "1 "]
+    view = TraceBrowser(moelab.Trace.from_arrays(trace.experts.astype(int), num_experts=12))
+    view.by = "gate weight"
+    assert "no gate weights" in view.message
+    view.by = "expert"
+    assert "no gate weights" not in view.message
+    for wrong in ("folder", 3, trace.experts):
+        with pytest.raises(TypeError, match=f"TraceBrowser: trace is {type(wrong).__name__}, expected a Trace or"):
+            TraceBrowser(wrong)
 
 
 def test_a_saved_notebook_shows_text_and_routes():

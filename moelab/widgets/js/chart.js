@@ -63,9 +63,12 @@ class ChartView {
     this.line.setAttribute("x1", place);
     this.line.setAttribute("x2", place);
     this.line.style.display = "";
-    const text = chart.series.filter((one) => one.name && one.shown).flatMap((one) => {
-      const y = one.y[one.x.indexOf(x)];
-      return isNumber(y) ? [`${one.name}: ${chart.y.percent ? percent(y) : number(y)}`] : [];
+    const show = (y) => (chart.y.percent ? percent(y) : number(y));
+    const text = chart.series.flatMap((one, n) => {
+      const y = one.y[one.x.indexOf(x)], under = chart.series[n - 1];
+      if (!one.name || !one.shown || !isNumber(y)) return [];
+      const low = one.fill === "before" && under ? under.y[under.x.indexOf(x)] : undefined; // a band has two ends
+      return [`${one.name}: ${isNumber(low) ? `${show(low)} to ` : ""}${show(y)}`];
     });
     this.readout.textContent = `${chart.x.label} ${number(x)} \u2014 ${text.join("; ")}`;
   }

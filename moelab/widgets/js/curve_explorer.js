@@ -45,7 +45,7 @@ export default {
       element("div", { class: "moelab-tools" }, element("label", {}, "draw", of), element("label", {}, "size", size, shown)), policies,
       element("div", { class: "moelab-curves" }, chart.element, table), map.element, count);
     model.on("change:sizes change:slots change:of change:status change:message change:num_selected", follow);
-    model.on("change:names", list);
+    model.on("change:names change:hidden", list);
     model.on("change:rows", fill);
     follow();
     list();

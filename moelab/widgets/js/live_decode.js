@@ -33,11 +33,12 @@ function promptBar(model) {
     onchange: () => { model.set("colour_by", colour.value); model.save_changes(); } },
     ...[["light", "latest tokens"], ["uses", "uses"], ["home", "where it lies"]].map(([value, text]) => element("option", { value }, text)));
 
-  const fill = () => {
-    prompt.value = model.get("prompt");
-    for (const [name, { input }] of Object.entries(fields)) input.value = String(model.get(name));
-    colour.value = model.get("colour_by");
+  // Each alone: a change of one must not write over what is typed into another.
+  const fill = {
+    prompt: () => (prompt.value = model.get("prompt")),
+    colour_by: () => (colour.value = model.get("colour_by")),
   };
+  for (const [name, { input }] of Object.entries(fields)) fill[name] = () => (input.value = String(model.get(name)));
   const plans = () => {
     const names = model.get("plan_names");
     plan.replaceChildren(...names.map((name) => element("option", { value: name }, name)));
@@ -52,10 +53,12 @@ function promptBar(model) {
     apply.title = hasPlans ? "Carry the plan out in the engine" : "No plans: LiveDecode(engine, plans={\"name\": plan}), or add_plan(name, plan)";
     inUse.textContent = `in use: ${model.get("plan_in_use")}`;
   };
-  model.on("change:prompt change:max_new_tokens change:temperature change:seed change:colour_by", fill);
+  for (const [name, write] of Object.entries(fill)) {
+    model.on(`change:${name}`, write);
+    write();
+  }
   model.on("change:plan_names change:chosen_plan", () => { plans(); follow(); });
   model.on("change:doing change:plan_in_use change:num_layers", follow);
-  fill();
   plans();
   follow();
   return element("div", { class: "moelab-prompt-bar" }, prompt,
