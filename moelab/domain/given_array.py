@@ -11,8 +11,16 @@ from typing import Any
 import numpy as np
 
 
-def given_array(name: str, value: Any) -> np.ndarray:
-    """``value`` as an array of numbers or names; raises ``ValueError`` where it is none."""
+def given_array(name: str, value: Any, masked: int | None = None) -> np.ndarray:
+    """``value`` as an array of numbers or names; raises ``ValueError`` where it is none.
+
+    ``masked`` stands where a masked array hides an entry; without it such an array is refused.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        if masked is None and np.ma.is_masked(value):
+            raise ValueError(f"{name} hides entries behind a mask, expected all of them: leave those tokens out")
+        # A small type would not hold what stands in their place.
+        value = value.astype(np.int64 if value.dtype.kind in "iu" else value.dtype).filled(masked)
     if hasattr(value, "detach"):  # a tensor, without importing torch
         value = value.detach().cpu()
         value = (value.float() if "bfloat16" in str(value.dtype) else value).numpy()

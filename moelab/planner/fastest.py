@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
@@ -20,6 +23,7 @@ from moelab.planner.node_problem import NodeProblem, node_problem
 from moelab.planner.predicted_time import predicted_ms_per_step, times_for
 from moelab.planner.row_split import row_split
 from moelab.planner.split_some import split_some
+from moelab.planner.step_maximum import CUT
 
 CUT_SHARES = (0.1, 0.25, 0.5)
 
@@ -41,7 +45,10 @@ def fastest(trace: Trace, *, most_visits: int | None = None, score: bool = True,
             "give its file as --machine, or take a planner that counts bytes, such as anneal"
         )
     candidates: dict[str, Callable[..., Plan]] = {"anneal": anneal, "coact": coact}
-    if problem.can_cut:
+    cut_bytes = problem.used(np.full(problem.shape, CUT)) if problem.can_cut else problem.budget
+    # One copy in all, but units may not divide as the rates do. Bytes that were said for a node hold, shares do not.
+    fits = options.get("node_bytes") is None or bool((cut_bytes <= problem.budget).all())
+    if problem.can_cut and fits:
         candidates["row_split"] = row_split
     masks, predicted = {}, {}
     for name, planner in candidates.items():
@@ -55,6 +62,8 @@ def fastest(trace: Trace, *, most_visits: int | None = None, score: bool = True,
     for name, each in masks.items():
         predicted[name] = predicted_ms_per_step(problem, each, problem.train)
     chosen = min(predicted, key=lambda name: predicted[name] or 0.0)
+    if chosen == "row_split":
+        problem = replace(problem, budget=np.maximum(problem.budget, cut_bytes))
     return node_plan(
         problem, masks[chosen], "fastest", seconds=time.perf_counter() - begin, score=score,
         parameters={"chosen": chosen}, notes={"planning_ms_per_step": predicted},

@@ -102,6 +102,10 @@ def test_goes_on_to_a_plan_and_a_simulation():
         ({"request": 3}, "expected a number or a name for each token"),
         ({"position": np.arange(40) - 1}, "position goes from -1 to 38, expected 0"),
         ({"position": ["a"] * 40}, "position is <U1"),
+        ({"position": np.arange(40) // 2}, "position 0 occurs twice in one request"),
+        ({"position": np.ma.masked_equal(np.arange(40), 3)}, "position hides entries behind a mask"),
+        ({"gate_weights": -np.ones((40, 3, 2)), "gate_weight_kind": "normalised"}, "none below 0 for the kind normal"),
+        ({"moe_intermediate_size": "wide"}, "moe_intermediate_size is 'wide', expected a valid integer"),
         ({"step": np.linspace(0, 1, 40)}, "step is float64"),
         ({"step": [0, 1]}, "step has 2 entries"),
         ({"token_id": [2**40] * 40}, "token_id goes from"),
@@ -183,3 +187,42 @@ def test_other_orders_are_named():
         Trace.from_arrays(ids.transpose(0, 2, 1), num_experts=10)
     with pytest.raises(ValueError, match=r"\(40, 9\) was read as \[T, K\].*give experts\[:, :, None\]"):
         Trace.from_arrays(ids[:, :, 0], num_experts=10)
+
+
+def test_requests_of_a_server_stay_apart():
+    """64-bit hashes, which int32 would fold onto each other, and the provenance says what was done."""
+    ids, _ = routing(9, 6)
+    for request in ([2**40 + 1] * 3 + [2**41 + 1] * 3, ["b"] * 3 + ["a"] * 3, [-4] * 3 + [7] * 3):
+        trace = Trace.from_arrays(ids, num_experts=10, request=request, num_prompt_tokens=[1, 2])
+        assert trace.tokens.request.tolist() == [0, 0, 0, 1, 1, 1]
+        assert (trace.tokens.phase == Phase.PREFILL).tolist() == [True, False, False, True, True, False]
+        assert "2 requests numbered as they occur" in trace.header.provenance
+    plain = Trace.from_arrays(ids, num_experts=10, request=[7] * 3 + [9] * 3)
+    assert plain.tokens.request.tolist() == [7, 7, 7, 9, 9, 9]
+    assert "numbered" not in plain.header.provenance
+
+
+def test_masked_slots_were_not_routed():
+    ids, weights = routing(10)
+    hidden = np.random.default_rng(10).random(ids.shape) < 0.2
+    for kind in (np.int8, np.uint8, np.int64):
+        trace = Trace.from_arrays(
+            np.ma.array(ids.astype(kind), mask=hidden), np.ma.array(weights, mask=hidden), num_experts=10
+        )
+        assert (trace.experts == np.where(hidden, NO_EXPERT, ids)).all()
+        assert (trace.gate_weights == np.where(hidden, 0, weights).astype(np.float16)).all()
+
+
+def test_no_tokens_are_a_trace():
+    trace = Trace.from_arrays(np.zeros((0, 3, 2), int), num_experts=10)
+    assert trace.shape == (0, 3, 2)
+    assert len(trace.tokens) == 0
+
+
+def test_with_the_model_s_sizes_experts_can_be_cut():
+    ids, _ = routing(11, 80, num_experts=8)
+    said = {"num_experts": 8, "expert_bytes": 3 * 64 * 128 // 2, "request": np.repeat(range(8), 10)}
+    with pytest.raises(ValueError, match="give moe_intermediate_size"):
+        PLANNERS["row_split"](Trace.from_arrays(ids, **said), nodes=2)
+    trace = Trace.from_arrays(ids, **said, hidden_size=128, moe_intermediate_size=64)
+    assert PLANNERS["row_split"](trace, nodes=2).num_units == 2

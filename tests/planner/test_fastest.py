@@ -88,6 +88,26 @@ def test_chooses_cuts_where_they_are_cheap_and_whole_experts_where_they_are_dear
     assert plan.prediction["predicted_ms_per_step"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("rates", [(10.0, 11.3), (11.9, 10.0)])
+def test_nodes_of_uneven_rates_may_be_cut(rates):
+    """Eight units do not divide as the rates do: more on a node than its share, which no one said in bytes."""
+    trace = trace_of(5, num_experts=16, top_k=3)
+    m = machine(2, hidden=64)
+    nodes = tuple(n.model_copy(update={"read_gb_per_s": {1: rate}}) for n, rate in zip(m.nodes, rates, strict=True))
+    m = m.model_copy(update={"nodes": nodes})
+    shared = {"nodes": 2, "machine": m, "most_visits": 1000, **SHAPE, **QUICK}
+    over = []
+    for extra in (0.0, 0.01, 0.5):
+        plan = PLANNERS["fastest"](trace, extra_memory=extra, **shared)
+        assert plan.planner["chosen"] == "row_split"
+        problem = node_problem(trace, nodes=2, machine=m, extra_memory=extra, **SHAPE, **QUICK)
+        over.append(bool((problem.used(masks_of_plan(plan)) > problem.budget).any()))
+    assert over == [True, True, False]
+    size = 16 * trace.header.num_layers * trace.header.expert_bytes[0]
+    said = PLANNERS["fastest"](trace, node_bytes=[size, size * 2 // 5], **shared)
+    assert "row_split" not in said.prediction["planning_ms_per_step"], "the bytes of a node were said"
+
+
 def test_the_held_out_half_has_no_part_in_the_choice():
     """Other tokens there, all of a batch alike, so that an expert has more of them: predictions to choose by stay."""
     trace = trace_of(9, num_experts=16, batch=4)

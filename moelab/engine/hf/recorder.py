@@ -2,7 +2,7 @@
 
 One forward hook on each router and two on the model: before a pass, to learn whose tokens it holds, and after it, to
 put the routing of all layers into rows. Works inside ``generate`` (prefill, chunks, decode steps, batches with left
-padding). Layers that never route (a vision tower, multi-token prediction) have no place in the trace. It does not know
+padding; drafted tokens: ``requests``). Layers that never route (a vision tower, multi-token prediction) have no place in the trace. It does not know
 how traces are stored, and asks nothing of the model but its configuration. Floor 2.
 """
 
@@ -120,7 +120,8 @@ class HfRecorder:
             if self._rows is None:
                 raise ValueError(
                     f"{router.name} routed outside a call of {type(self.model).__name__}: record the module that you "
-                    "call (record(model.model) for model.model(...))"
+                    "call (record(model.model) for model.model(...)); gradient checkpointing routes once more in the "
+                    "backward pass: turn it off"
                 )
             if index in self._seen:
                 raise ValueError(f"{router.name} routed twice in one pass: turn gradient checkpointing off")

@@ -3,6 +3,8 @@
 A pass without a past begins one request for each row of the batch; a pass with a cache goes on with the requests that
 filled that cache. Left padding has no rows. In a batch `generate` feeds a row that is over with its end token and then
 with padding: those have no rows either, so n new tokens give n - 1 decode rows, as with moelab's own engine.
+Assisted generation: a pass that verifies drafted tokens looks like a further piece of a prompt, so it is prefill, and
+drafts that were rejected keep rows, at positions that the accepted tokens take again.
 It does not know routers. With beam search a request is a row of the batch, whatever text lies in it. Floor 2.
 """
 

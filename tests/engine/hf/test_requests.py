@@ -204,6 +204,33 @@ def test_what_is_refused_says_why(model):
     assert inner.num_tokens == 8
 
 
+def test_drafted_tokens_are_rows_as_the_documents_say():
+    """Verification is prefill; rejected drafts keep their rows, at positions that come again."""
+    model = FAMILIES["qwen3_moe"].build(3)
+    ids = torch.tensor([[5, 6, 7, 5, 6, 7, 5, 6]])
+    with moelab.record(model, keep_text=True) as trace:
+        text = generate(model, ids, prompt_lookup_num_tokens=2, max_new_tokens=16, min_new_tokens=16)[0].tolist()
+    table = trace.tokens
+    after_prompt = table.position >= ids.shape[1]
+    of_step = np.unique(table.step[after_prompt], return_counts=True)[1]
+    assert (of_step > 1).any(), "no pass verified a draft, so this test says nothing"
+    for step, count in zip(np.unique(table.step[after_prompt]), of_step, strict=True):
+        expected = Phase.PREFILL if count > 1 else Phase.DECODE
+        assert (table.phase[table.step == step] == expected).all()
+    places = table.position[after_prompt].tolist()
+    assert len(places) > len(set(places)), "no draft was rejected, so this test says nothing"
+    last = {place: int(token) for place, token in zip(table.position, table.token_id, strict=True)}
+    assert [last[place] for place in range(len(text) - 1)] == text[:-1], "the last row of a place is the text's"
+
+
+def test_gradient_checkpointing_says_what_to_turn_off():
+    model = FAMILIES["qwen3_moe"].build(3).train()
+    model.gradient_checkpointing_enable()
+    ids, _ = padded_prompts(0, (6,))
+    with pytest.raises(ValueError, match=r"gradient checkpointing .* turn it off"), moelab.record(model):
+        model(ids, labels=ids).loss.backward()
+
+
 def test_a_router_of_another_form_is_named(model):
     class OddRouter(torch.nn.Module):
         def forward(self, hidden_states):
