@@ -18,8 +18,9 @@ from moelab.exploration.live_step import LiveStep, LiveTotals
 from moelab.exploration.map_layers import MAP_LAYERS
 from moelab.exploration.select import select
 from moelab.exploration.settings import Settings
+from moelab.exploration.warm import warm
 
 __all__ = [
     "ACTIONS", "MAP_LAYERS", "Draft", "Edit", "Exploration", "Figures", "LiveRun", "LiveStep", "LiveTotals", "Outcome",
-    "Settings", "homes_of_engine", "select",
+    "Settings", "homes_of_engine", "select", "warm",
 ]  # fmt: skip

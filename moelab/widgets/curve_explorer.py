@@ -46,7 +46,7 @@ class CurveExplorer(ExpertMap):
     ``reads``, ``uploads``).
     """
 
-    _esm = module_text("expert_map.js", "chart.js", "curve_explorer.js")
+    _esm = module_text("map_picture.js", "expert_map.js", "chart.js", "curve_explorer.js")
 
     of = traitlets.Enum(("misses", "reads"), default_value="misses").tag(sync=True)
     slots = traitlets.Int(-1).tag(sync=True)
