@@ -122,7 +122,8 @@ def figures(
     return Figures(
         is_preview=is_preview, placed_by=placed_by, stands_in_for=stands_in_for, scored_on=scored_on,
         num_tokens=result.num_tokens, num_steps=int(steps.sum()), unit=part.unit, num_clusters=num_there,
-        tok_per_s=speed, tok_per_s_interval=speed_interval, why_no_time=why_no_time, ms_per_token=1e3 / speed if speed else None,
+        tok_per_s=speed, tok_per_s_interval=speed_interval, why_no_time=why_no_time,
+        ms_per_token=1e3 / speed if speed else None,
         reads_per_layer_step=reads, reads_interval=reads_interval, hit_rate_per_routing=result.hit_rate_per_routing,
         hit_rate_per_request=result.hit_rate_per_request,
         bytes_of_node={name: value * per_token for name, value in result.bytes_of_node.items()},

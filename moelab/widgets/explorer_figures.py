@@ -55,14 +55,16 @@ class ExplorerFigures(ExpertMap):
         """``begin``: when it was asked for, by ``time.perf_counter``."""
         with self.hold_sync():
             self._take(outcome)
-            self.say("busy", "Preview. The full figure follows.", 0.0)
-            self.can_cancel = True
             self.preview_ms = 1e3 * (time.perf_counter() - begin)
         self.full(after_s=PAUSE_S)
 
     def full(self, *, after_s: float = 0.0) -> None:
         """Start the full figure in the background (``wait`` for it)."""
         settings, edits = self.settings, self.edits
+        with self.hold_sync():
+            before = "Preview. " if self.outcome is not None and self.outcome.figures.is_preview else ""
+            self.say("busy", f"{before}The full figure follows.", 0.0)
+            self.can_cancel = True
 
         def work(report: Report) -> Outcome:
             return self.exploration.full(settings, edits, report)

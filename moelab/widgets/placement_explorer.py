@@ -213,7 +213,7 @@ class PlacementExplorer(ExplorerPlans):
     def _on_message(self, _: Any, content: dict[str, Any], buffers: Any) -> None:
         simple: dict[str, Callable[[], None]] = {
             "undo": self.undo, "clear_edits": self.clear_edits, "keep": self.keep, "replay": self.replay,
-            "apply": self.apply, "cancel": self.cancel, "full": self._full_by_hand,
+            "apply": self.apply, "cancel": self.cancel, "full": self.full,
         }  # fmt: skip
         action = content.get("do")
         try:
@@ -228,11 +228,6 @@ class PlacementExplorer(ExplorerPlans):
                 self.edit(action, content.get("tier", ""))
         except Exception as error:  # a button must not fail without a word on the page
             self.show_error(error)
-
-    def _full_by_hand(self) -> None:
-        self.say("busy", "The full figure follows.", 0.0)
-        self.can_cancel = True
-        self.full()
 
     # -- without JavaScript --------------------------------------------------------------------------------
 

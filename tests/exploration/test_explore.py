@@ -12,9 +12,9 @@ from moelab.domain.machine import FastTierDevice, Machine, NumaNode
 from moelab.exploration import Draft, Edit, Exploration, Settings
 from moelab.exploration.machine_of_nodes import machine_of_nodes
 from moelab.exploration.quick_placement import EXACT
+from moelab.exploration.sample import stretches
 from moelab.exploration.settings import fitting, planners, policies
 from moelab.exploration.step_seconds import step_seconds
-from moelab.exploration.sample import stretches
 from moelab.planner.static_plan import split
 from tests.seeded_traces import seeded_trace
 
@@ -151,7 +151,7 @@ def test_water_filled_fills_the_tier_that_static_never_would(policy):
 
 
 def test_a_model_that_was_not_recorded_is_refused():
-    with pytest.raises(ValueError, match="is 3 layers x 16 experts, model kimi-k2.6 is 60 x 384"):
+    with pytest.raises(ValueError, match=r"is 3 layers x 16 experts, model kimi-k2\.6 is 60 x 384"):
         Exploration(trace_of(1), machine_with(1), "kimi-k2.6")
 
 
