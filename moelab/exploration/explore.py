@@ -19,18 +19,18 @@ import numpy as np
 from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
 from moelab.domain.plan import FastTier, Plan, PlanModel, PolicyChoice, TierFormat
-from moelab.domain.trace import Phase, Trace
+from moelab.domain.trace import Phase, Trace, TraceHeader
 from moelab.exploration.bound import bound_of
 from moelab.exploration.draft import FAST, Draft
 from moelab.exploration.edit import Edit, edited
 from moelab.exploration.figures import Figures, figures
 from moelab.exploration.machine_of_nodes import machine_of_nodes
 from moelab.exploration.memory import memory_of_tiers, other_bytes
-from moelab.exploration.quick_placement import EXACT, quick_placement
+from moelab.exploration.quick_placement import EXACT, filled, quick_placement
 from moelab.exploration.regret import regret_of_experts
 from moelab.exploration.sample import Part, stretches, whole
 from moelab.exploration.search import search
-from moelab.exploration.settings import Settings
+from moelab.exploration.settings import Settings, check_units
 from moelab.planner.placements import per_layer
 from moelab.planner.static_plan import of_phase, split
 from moelab.simulator.result import SimResult
@@ -93,6 +93,7 @@ class Exploration:
         self.phase, self.held_out, self.seed = phase, held_out, seed
         self.train, self.test, self.how = split(trace, held_out=held_out, seed=seed)
         self.loads = of_phase(self.train, phase).loads()
+        _check_same_model(header, self.model)
         self.expert_bytes = _expert_bytes(header.num_layers, header.expert_bytes, expert_bytes, self.model)
         self.intermediate = header.moe_intermediate_size or (
             self.model.moe_intermediate_size if self.model is not None else None
@@ -100,6 +101,9 @@ class Exploration:
         if preview_tokens is None:
             preview_tokens = PREVIEW_ROUTINGS // (header.num_layers * header.top_k)
         self.preview_part = stretches(self.test, preview_tokens, seed)
+        self.warmed_part = self.preview_part
+        if phase is not None:  # steps that do not count need a phase that does
+            self.warmed_part = stretches(self.test, preview_tokens, seed, warm_tokens=preview_tokens)
         self.other_bytes = other_bytes(self.model, CONTEXT)
         self._full_parts: dict[str, Part] = {}
         self._searched: dict[Settings, tuple[Plan, Draft]] = {}
@@ -116,12 +120,17 @@ class Exploration:
         key = replace(settings, policy="static")
         plan: Plan | None = None
         if searched and key not in self._searched:
+            check_units(settings, self.num_units)
             found = search(self, settings)
             self._searched[key] = (found, Draft.of_plan(found))
         if key in self._searched:
             plan, draft = self._searched[key]
             placed_by = settings.planner
+            if settings.policy == "static" != plan.policy.name:  # a tier that its own policy was to fill
+                draft = filled(draft, self.loads, self._slots(plan, draft, settings))
+                placed_by += ", filled with the hottest"
         else:
+            check_units(settings, self.num_units)
             draft = quick_placement(settings, self.loads, self.num_units)
             placed_by = settings.planner if settings.planner in EXACT else f"quick stand-in for {settings.planner}"
         original = draft
@@ -176,8 +185,12 @@ class Exploration:
     # -- figures ---------------------------------------------------------------------------------------
 
     def preview(self, settings: Settings, edits: Sequence[Edit] = ()) -> Outcome:
-        """Figures on stretches of held-out steps, under a quick placement where the planner has not searched yet."""
-        return self._outcome(settings, tuple(edits), self.preview_part, searched=False, on_progress=None)
+        """Figures on stretches of held-out steps, under a quick placement where the planner has not searched yet.
+
+        A policy that remembers sees as many steps before each stretch, which do not count.
+        """
+        part = self.preview_part if settings.policy == "static" else self.warmed_part
+        return self._outcome(settings, tuple(edits), part, searched=False, on_progress=None)
 
     def full(self, settings: Settings, edits: Sequence[Edit] = (), on_progress: Progress | None = None) -> Outcome:
         """Figures on every step of the held-out part, and the planning part beside, under the planner's placement."""
@@ -216,7 +229,8 @@ class Exploration:
             result, part, machine=machine, efficiency=efficiency, why_no_time=why,
             bound=bound,
             memory=memory_of_tiers(plan, self._whole_machine(settings), self.other_bytes), placed_by=placed_by,
-            scored_on=self.scored_on(part), is_preview=on_progress is None,
+            stands_in_for=settings.planner if placed_by.startswith("quick") else "", scored_on=self.scored_on(part),
+            is_preview=on_progress is None,
         )  # fmt: skip
         found = replace(found, seconds=time.perf_counter() - begin, train_reads_per_layer_step=on_train)
         if bound is None:
@@ -247,6 +261,17 @@ class Exploration:
         if any(node.best_read_gb_per_s is None for node in machine.nodes):
             return None, 1.0, f"{machine.name} has no read rates: probe it with moelab.this_machine()"
         return machine, next(iter(machine.kernel_efficiency.values()), 1.0), ""
+
+
+def _check_same_model(header: TraceHeader, model: ModelSpec | None) -> None:
+    if model is None:
+        return
+    found, given = (header.num_layers, header.num_experts), (model.num_moe_layers, model.n_routed_experts)
+    if found != given:
+        raise ValueError(
+            f"trace of {header.model} is {found[0]} layers x {found[1]} experts, model {model.name} is {given[0]} x "
+            f"{given[1]}: expected the model that was recorded, or none"
+        )
 
 
 def _silent(what: str, share: float) -> None:

@@ -29,7 +29,9 @@ Interval = tuple[float, float] | None
 @dataclass(frozen=True, eq=False)
 class Figures:
     """``tok_per_s`` of the routed experts (``None``: ``why_no_time``), ``reads_per_layer_step`` and hit rates, each
-    of the phase's steps; ``..._interval``: 95%, by drawing ``num_clusters`` ``unit`` again, ``None`` below ten.
+    of the phase's steps; ``..._interval``: 95%, by drawing ``num_clusters`` ``unit`` again, ``None`` below ten. It is
+    of the steps alone: where a quick placement stands in for that of a planner (``stands_in_for``: its name), what the
+    planner will find may lie outside.
     ``bytes_of_node`` and ``bytes_of_link`` by tier, per token. ``bound``: the least of ``bound_of`` on the same steps,
     ``gap`` above it with its interval (``None``: nothing bounds this policy, or the bound is 0). ``memory`` by tier.
     ``placed_by`` says where the placement comes from, ``is_preview`` that not all steps, or not the planner's
@@ -38,6 +40,7 @@ class Figures:
 
     is_preview: bool
     placed_by: str
+    stands_in_for: str
     scored_on: str
     num_tokens: int
     num_steps: int
@@ -94,6 +97,7 @@ def figures(
     bound: Bound | None,
     memory: tuple[TierMemory, ...],
     placed_by: str,
+    stands_in_for: str,
     scored_on: str,
     is_preview: bool,
 ) -> Figures:
@@ -116,9 +120,10 @@ def figures(
         ratio, ratio_interval = _ratio(bound.reached.sum(1), bound.least.sum(1), cluster, part.num_clusters)
     per_token = 1 / max(1, result.num_tokens)
     return Figures(
-        is_preview=is_preview, placed_by=placed_by, scored_on=scored_on, num_tokens=result.num_tokens,
-        num_steps=int(steps.sum()), unit=part.unit, num_clusters=num_there, tok_per_s=speed,
-        tok_per_s_interval=speed_interval, why_no_time=why_no_time, ms_per_token=1e3 / speed if speed else None,
+        is_preview=is_preview, placed_by=placed_by, stands_in_for=stands_in_for, scored_on=scored_on,
+        num_tokens=result.num_tokens, num_steps=int(steps.sum()), unit=part.unit, num_clusters=num_there,
+        tok_per_s=speed, tok_per_s_interval=speed_interval, why_no_time=why_no_time,
+        ms_per_token=1e3 / speed if speed else None,
         reads_per_layer_step=reads, reads_interval=reads_interval, hit_rate_per_routing=result.hit_rate_per_routing,
         hit_rate_per_request=result.hit_rate_per_request,
         bytes_of_node={name: value * per_token for name, value in result.bytes_of_node.items()},

@@ -22,7 +22,8 @@ REUSE_STEPS = 8
 
 @dataclass(frozen=True, eq=False)
 class MapLayer:
-    """``values`` float32 [L, E]; ``names`` of categories, then values index them; else ``limits`` of the scale."""
+    """``values`` float32 [L, E]; ``names`` of categories, then values index them (empty: none is there); else
+    ``limits`` of the scale."""
 
     values: np.ndarray
     label: str
@@ -44,13 +45,14 @@ def tier_layer(draft: Draft) -> MapLayer:
     nodes = [f"node{n}" for n in range(draft.num_nodes)]
     names = ["fast0", *nodes, *(["several nodes", "split"] if draft.num_nodes > 1 else [])]
     values = np.where(draft.fast, 0, 1 + _home(draft))
-    return MapLayer(values.astype(np.float32), "tier", tuple(names))
+    return MapLayer(values.astype(np.float32), "tier", _that_occur(names, values))
 
 
 def node_layer(draft: Draft) -> MapLayer:
     """The nodes that hold it, whether or not a fast tier serves it."""
     names = [f"node{n}" for n in range(draft.num_nodes)] + (["several nodes", "split"] if draft.num_nodes > 1 else [])
-    return MapLayer(_home(draft).astype(np.float32), "node", tuple(names))
+    values = _home(draft)
+    return MapLayer(values.astype(np.float32), "node", _that_occur(names, values))
 
 
 def replicas_layer(draft: Draft) -> MapLayer:
@@ -80,8 +82,14 @@ def regret_layer(regret: np.ndarray | None, draft: Draft, is_sample: bool) -> Ma
     if regret is None:
         return MapLayer(np.full(draft.masks.shape, np.nan, np.float32), label, limits=(0.0, 1.0))
     values = regret.astype(np.float32)
-    low = float(min(0.0, np.quantile(values, 0.005)))
+    low = min(0.0, float(np.quantile(values, 0.005)))
     return MapLayer(values, label, limits=(low, float(np.quantile(values, 0.995)) or float(values.max()) or 1.0))
+
+
+def _that_occur(names: list[str], values: np.ndarray) -> tuple[str, ...]:
+    """Places of names are colours, which stay: what does not occur has an empty name, and is left out of the key."""
+    there = set(np.unique(values).tolist())
+    return tuple(name if number in there else "" for number, name in enumerate(names))
 
 
 def _home(draft: Draft) -> np.ndarray:

@@ -42,9 +42,10 @@ def _of_nodes(
     assert result.node_reads is not None
     shape, num_nodes = draft.masks.shape, draft.num_nodes
     each = np.maximum(result.node_bytes.sum(0).max(1), 1)
-    above = np.zeros(result.node_reads.shape[:2])
+    above: np.ndarray = np.zeros(result.node_reads.shape[:2])
     above[phase_steps(result)] = (bound.reached - bound.least) / each
-    above = np.where(np.abs(above) > _SMALLEST, above, 0.0).ravel()
+    above[np.abs(above) <= _SMALLEST] = 0
+    above = above.reshape(-1)
     if not above.any():
         return np.zeros(shape)
     rates = read_rates(machine, num_nodes)

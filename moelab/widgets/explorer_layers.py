@@ -44,10 +44,13 @@ class ExplorerLayers:
         return {"tier": tier_layer, "node": node_layer, "replicas": replicas_layer}[name](outcome.draft)
 
     def columns(self, query: str, outcome: Outcome) -> dict[str, np.ndarray]:
-        """[L, E] each by name, for ``exploration.select``; a layer that the query does not name is left unknown."""
+        """[L, E] each by name, for ``exploration.select``; a map layer that the query does not name is left unknown.
+
+        ``layer`` is the model's number, as on the map.
+        """
         shape = self._exploration.loads.shape
         out: dict[str, np.ndarray] = {
-            "layer": np.broadcast_to(np.arange(shape[0])[:, None], shape),
+            "layer": np.broadcast_to(np.array(self._exploration.trace.header.model_layer_of_layer)[:, None], shape),
             "expert": np.broadcast_to(np.arange(shape[1]), shape),
         }
         named = set(re.findall(r"[a-z]+", query))

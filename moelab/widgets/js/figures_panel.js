@@ -48,9 +48,11 @@ function figuresPanel(model) {
     const speed = element("div", { class: "moelab-speed" },
       element("b", { "data-figure": "tok_per_s" }, isNumber(now.tok_per_s) ? speedText.split(" ")[0] : "no time"), " tok/s ", badge,
       element("div", {}, isNumber(now.tok_per_s)
-        ? (now.tok_per_s_interval ? `95% interval ${speedText.slice(speedText.indexOf("(") + 1, -1)}`
+        ? (now.tok_per_s_interval ? `95% interval${now.stands_in_for ? " of the steps" : ""} ${speedText.slice(speedText.indexOf("(") + 1, -1)}`
           : `no interval: only ${now.num_clusters} ${now.unit}`)
-        : now.why_no_time));
+        : now.why_no_time),
+      ...(now.stands_in_for ? [element("div", { class: "moelab-stand-in" },
+        `A quick placement stands in for ${now.stands_in_for}: what it finds may lie outside.`)] : []));
     const cell = (name, text, before, difference, title) => element("tr", { title },
       element("th", { scope: "row" }, name), element("td", { "data-figure": name }, text),
       ...(hasKept ? [element("td", {}, before), element("td", {}, difference)] : []));
