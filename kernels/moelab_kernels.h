@@ -31,10 +31,11 @@
  * order as acc += (float(isum) * activation_scale) * weight_scale, without contraction.
  *
  * int16 (int8_g32 or int4_g32 weights): as int8, with 32639 = 127 * 257 in the place of 127, and each group as 64 B:
- * 32 high bytes (q + 128) >> 8, then 32 low bytes q - 256 * high, both signed. A number is off by at most half a step;
- * bf16 is off by up to 2^-9 of the number itself, which is less below 256 steps. A group in which fewer than four
- * numbers have |q| >= 256 while others are not zero is therefore kept in bf16, and so is one with a NaN or infinity, or
- * whose absmax is below 2^-100: the 64 B are 32 bf16 numbers, offset is INT32_MIN, scale 1, and in the place of isum is
+ * 32 high bytes (q + 128) >> 8, then 32 low bytes q - 256 * high, both signed. A number is off by at most half a step,
+ * where bf16 is off by up to 2^-9 of the number itself: that is less below 256 steps. A group in which fewer than a
+ * quarter of the numbers that are not zero have |q| >= 512 is therefore kept in bf16, so that zero weights at any eighth
+ * of its numbers leave the rest no worse than there; so is a group with a NaN or infinity, or whose absmax is below
+ * 2^-100. Of a kept group the 64 B are 32 bf16 numbers, offset is INT32_MIN, scale 1, and in the place of isum is
  * the float32 sum over columns in rising order of signed weight times number.
  *
  * The hidden vector silu(gate) * up between up_proj and down_proj is treated the same way, by gate_up itself:

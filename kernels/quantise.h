@@ -62,9 +62,9 @@ static inline void quantise_group_int16(const float *x, int8_t *q, float *scale,
     if (largest < 0x7f800000 && absmax >= 7.888609052210118e-31f) { /* 2^-100 */
         const float inverse = 32639.0f / absmax, rounding = 12582912.0f;
         for (int c = 0; c < 32; c++) rounded[c] = (int32_t)((x[c] * inverse + rounding) - rounding);
-        for (int c = 0; c < 32; c++) num_large += rounded[c] >= 256 || rounded[c] <= -256;
+        for (int c = 0; c < 32; c++) num_large += rounded[c] >= 512 || rounded[c] <= -512;
     }
-    if (num_large < 4 && num_large < num_not_zero) {
+    if (4 * num_large < num_not_zero) {
         uint16_t half[32];
         for (int c = 0; c < 32; c++) half[c] = float_to_bf16(x[c]);
         std::memcpy(q, half, sizeof(half));

@@ -1,5 +1,5 @@
 /* int8_g32 weights x int16 activations: bytes of columns 0, 2 and 1, 3 of a quad are widened by a mask and a shift, and
- * vpmaddwd multiplies them with activations that stand in the same order. */
+ * vpmaddwd multiplies them with activations that stand in the same order. Lines stay a loop, as in int4_int16.cpp. */
 #include "int16.h"
 
 namespace {
@@ -24,7 +24,7 @@ struct whole_activations : whole_bytes {
     static inline void sums(const uint8_t *tile, int g, const prepared *ready, __m256i (*isum)[2]) {
         const __m256i even = _mm256_set1_epi16(255);
         for (int t = 0; t < M; t++) isum[t][0] = isum[t][1] = _mm256_setzero_si256();
-#pragma GCC unroll 8
+#pragma GCC unroll 2
         for (int line = g * 8; line < g * 8 + 8; line++)
 #pragma GCC unroll 2
             for (int half = 0; half < 2; half++) {

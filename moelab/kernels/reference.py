@@ -147,8 +147,7 @@ def reference_int16(x: np.ndarray) -> np.ndarray:
             if not 2.0**-100 <= absmax < np.inf:
                 continue
             q = np.rint(group * (np.float32(32639) / absmax)).astype(np.float64)
-            num_large = (np.abs(q) >= 256).sum()
-            if num_large >= 4 or num_large == (group != 0).sum():
+            if 4 * (np.abs(q) >= 512).sum() >= (group != 0).sum():
                 values[row, first : first + 32] = q * float(absmax / np.float32(32639))
     return values
 
