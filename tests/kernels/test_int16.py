@@ -53,7 +53,9 @@ def test_bits_of_a_naive_twin(weight_format):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize(("weight_format", "q"), [("int4_g32", -8), ("int4_g32", 7), ("int8_g32", -128), ("int8_g32", 127)])
+@pytest.mark.parametrize(
+    ("weight_format", "q"), [("int4_g32", -8), ("int4_g32", 7), ("int8_g32", -128), ("int8_g32", 127)]
+)
 def test_largest_sums(isa, weight_format, q):
     """Every weight and every activation at its extreme, high bytes at +-127 and low bytes at their largest too."""
     layout = ExpertLayout(128, 64, weight_format)
@@ -107,7 +109,7 @@ def test_expected_error_is_never_above_that_of_bf16(seed):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("weight_format", FORMATS)
 def test_outliers_that_meet_zero_weights(isa, weight_format):
-    """One number of a group a million times the others, its weights zero: exact to bf16, where int8 mode has nothing."""
+    """One number a million times the others of its group, its weights zero: as bf16, where int8 mode has nothing."""
     rng = np.random.default_rng(2)
     layout = ExpertLayout(64, 32, weight_format)
     arena, experts = twin.random_experts(rng, layout, 1)

@@ -24,7 +24,7 @@ from moelab.kernels.reference import (
     reference_experts,
     relative_error,
 )
-from tests.kernels.random_experts import random_arena, random_step
+from tests.kernels.random_experts import carried_as, random_arena, random_step
 
 ISAS = [row.isa for row in isa_table() if row.supported]
 MODES = [(f, a) for f, activations in ACTIVATIONS_OF_FORMAT.items() for a in activations]
@@ -47,12 +47,6 @@ SHAPES = [
 def rounds_weights(isa: str, activation: str) -> bool:
     """Tiles of bf16 have the scale in the weights; the automatic choice leaves that to AVX-512 (docs/amx.md)."""
     return isa == "amx" and activation == "bf16"
-
-
-def carried_as(isa: str, weight_format: str, activation: str) -> str:
-    """Mode bf16 is int16 beside quantised weights, but for tiles of bf16 and Numba's float32."""
-    quantised = weight_format in ("int4_g32", "int8_g32")
-    return "int16" if activation == "bf16" and quantised and isa not in ("amx", "numba") else activation
 
 
 @pytest.fixture(scope="module")
