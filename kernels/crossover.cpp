@@ -1,6 +1,6 @@
 /* "amx+avx512": each expert by the kernel that suits its number of tokens in the layer-step. In int8 mode both
  * give the same bits; bf16 weights are summed in another order. What AMX cannot compute as exactly is left to the
- * ISA beside it: quantised weights with bf16 activations, which its tiles round (docs/amx.md), and float32.
+ * ISA beside it: quantised weights with activations of 16 bits, which its tiles round (docs/amx.md), and float32.
  *
  * A library without AVX-512 has AVX2 beside AMX. CMake never makes one; the tests do, for a CPU that has neither
  * (tests/kernels/amx). */
@@ -59,7 +59,7 @@ PHASES(int8_int8)
     BESIDE_ONLY(name, down)      \
     BESIDE_ONLY(name, linear)
 
-PHASES_BESIDE_ONLY(int4_bf16)
-PHASES_BESIDE_ONLY(int8_bf16)
+PHASES_BESIDE_ONLY(int4_int16)
+PHASES_BESIDE_ONLY(int8_int16)
 PHASES_BESIDE_ONLY(float32)
 #endif

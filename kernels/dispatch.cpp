@@ -11,9 +11,9 @@
 #define ALL_PHASES(isa)       \
     PHASES(isa, float32)      \
     PHASES(isa, bf16)         \
-    PHASES(isa, int4_bf16)    \
+    PHASES(isa, int4_int16)   \
     PHASES(isa, int4_int8)    \
-    PHASES(isa, int8_bf16)    \
+    PHASES(isa, int8_int16)   \
     PHASES(isa, int8_int8)    \
     extern "C" void moelab_##isa##_attend_float32(const moelab_attention *, int64_t, int64_t, int64_t, int64_t);     \
     extern "C" void moelab_##isa##_attend_bf16(const moelab_attention *, int64_t, int64_t, int64_t, int64_t);
@@ -28,16 +28,20 @@ ALL_PHASES(avx512)
 #ifdef MOELAB_AMX
 #define TILES(name)                               \
     PHASES(amx, name)                             \
-    PHASES(crossover, name)                       \
     extern "C" void moelab_amx_##name##_begin();  \
     extern "C" void moelab_amx_##name##_end();
 extern "C" const char *moelab_beside_amx();
-PHASES(crossover, float32)
 TILES(bf16)
 TILES(int4_bf16)
 TILES(int4_int8)
 TILES(int8_bf16)
 TILES(int8_int8)
+PHASES(crossover, float32)
+PHASES(crossover, bf16)
+PHASES(crossover, int4_int16)
+PHASES(crossover, int4_int8)
+PHASES(crossover, int8_int16)
+PHASES(crossover, int8_int8)
 #endif
 
 struct kernel_row {
@@ -53,19 +57,18 @@ struct kernel_row {
 #define ALL_ROWS(isa)                                           \
     ROW(isa, MOELAB_FLOAT32, MOELAB_ACT_F32, float32),          \
     ROW(isa, MOELAB_BF16, MOELAB_ACT_BF16, bf16),               \
-    ROW(isa, MOELAB_INT4_G32, MOELAB_ACT_BF16, int4_bf16),      \
+    ROW(isa, MOELAB_INT4_G32, MOELAB_ACT_INT16, int4_int16),    \
     ROW(isa, MOELAB_INT4_G32, MOELAB_ACT_INT8, int4_int8),      \
-    ROW(isa, MOELAB_INT8_G32, MOELAB_ACT_BF16, int8_bf16),      \
+    ROW(isa, MOELAB_INT8_G32, MOELAB_ACT_INT16, int8_int16),    \
     ROW(isa, MOELAB_INT8_G32, MOELAB_ACT_INT8, int8_int8)
 
 #define TILE_ROW(isa, prefix, format, mode, name) \
     ROW_OF(isa, format, mode, moelab_##prefix##_##name, moelab_amx_##name##_begin, moelab_amx_##name##_end)
 #define TILE_ROWS(isa, prefix)                                               \
     TILE_ROW(isa, prefix, MOELAB_BF16, MOELAB_ACT_BF16, bf16),               \
-    TILE_ROW(isa, prefix, MOELAB_INT4_G32, MOELAB_ACT_BF16, int4_bf16),      \
     TILE_ROW(isa, prefix, MOELAB_INT4_G32, MOELAB_ACT_INT8, int4_int8),      \
-    TILE_ROW(isa, prefix, MOELAB_INT8_G32, MOELAB_ACT_BF16, int8_bf16),      \
     TILE_ROW(isa, prefix, MOELAB_INT8_G32, MOELAB_ACT_INT8, int8_int8)
+#define BESIDE_ROW(format, mode, name) ROW_OF("amx+avx512", format, mode, moelab_crossover_##name, nullptr, nullptr)
 
 static const kernel_row kernel_rows[] = {
     ALL_ROWS(generic),
@@ -77,8 +80,12 @@ static const kernel_row kernel_rows[] = {
 #endif
 #ifdef MOELAB_AMX
     TILE_ROWS("amx", amx),
+    TILE_ROW("amx", amx, MOELAB_INT4_G32, MOELAB_ACT_BF16, int4_bf16),
+    TILE_ROW("amx", amx, MOELAB_INT8_G32, MOELAB_ACT_BF16, int8_bf16),
     TILE_ROWS("amx+avx512", crossover),
-    ROW_OF("amx+avx512", MOELAB_FLOAT32, MOELAB_ACT_F32, moelab_crossover_float32, nullptr, nullptr),
+    BESIDE_ROW(MOELAB_FLOAT32, MOELAB_ACT_F32, float32),
+    BESIDE_ROW(MOELAB_INT4_G32, MOELAB_ACT_INT16, int4_int16),
+    BESIDE_ROW(MOELAB_INT8_G32, MOELAB_ACT_INT16, int8_int16),
 #endif
 };
 

@@ -1,4 +1,4 @@
-/* C ABI of the native kernels, version 6: everything that Python (ctypes) or Numba may call.
+/* C ABI of the native kernels, version 8: everything that Python (ctypes) or Numba may call.
  *
  * Knows weight layouts, activation modes, and how to run: a slice of one layer's routed experts or of a matrix (a
  * phase), a whole layer-step or matrix on a pool (forward), a list of such steps and of the small operations
@@ -23,13 +23,20 @@
  *   float32 (4096 B): 64 lines of 64 B, line j: [16 rows] of column j.
  * An expert is gate_proj, up_proj, down_proj, one after the other, in one block aligned to 64 B.
  *
- * Activation modes: f32 (float32 weights), bf16 (activations rounded to nearest even, float32
- * accumulation; bf16, int8_g32 or int4_g32 weights; beside each group of 32 columns its sum in rising order, for
- * kernels whose nibbles are unsigned), int8 (int8_g32 or int4_g32 weights): per group of 32 columns scale = absmax
+ * Activation modes: f32 (float32 weights), bf16 (activations rounded to nearest even, float32 accumulation; bf16
+ * weights, and with AMX int8_g32 or int4_g32 weights too), int8 (int8_g32 or int4_g32 weights): per group of 32 columns scale = absmax
  * / 127, q = rint(x * (127 / absmax)), ties to even, offset = -8 * sum(q), which takes back the + 8 of the
  * nibbles, and 16 times it the + 128 of int8 weights; a group whose absmax is below 2^-100 is all zero; one with a
  * NaN or infinity gets q = 0 and scale NaN. Integer sums are exact, and the float32 sum over groups runs in rising
  * order as acc += (float(isum) * activation_scale) * weight_scale, without contraction.
+ *
+ * int16 (int8_g32 or int4_g32 weights): as int8, with 32639 = 127 * 257 in the place of 127, and each group as 64 B:
+ * 32 high bytes (q + 128) >> 8, then 32 low bytes q - 256 * high, both signed. A number is off by at most half a step,
+ * where bf16 is off by up to 2^-9 of the number itself: that is less below 256 steps. A group in which fewer than a
+ * quarter of the numbers that are not zero have |q| >= 512 is therefore kept in bf16, so that zero weights at any eighth
+ * of its numbers leave the rest no worse than there; so is a group with a NaN or infinity, or whose absmax is below
+ * 2^-100. Of a kept group the 64 B are 32 bf16 numbers, offset is INT32_MIN, scale 1, and in the place of isum is
+ * the float32 sum over columns in rising order of signed weight times number.
  *
  * The hidden vector silu(gate) * up between up_proj and down_proj is treated the same way, by gate_up itself:
  * its unit is one group of 32 intermediate rows, so that nobody has to wait for a neighbour. silu(x) is
@@ -50,10 +57,10 @@
 extern "C" {
 #endif
 
-#define MOELAB_ABI_VERSION 7
+#define MOELAB_ABI_VERSION 8
 
 enum moelab_weight_format { MOELAB_FLOAT32 = 0, MOELAB_BF16 = 1, MOELAB_INT4_G32 = 2, MOELAB_INT8_G32 = 3 };
-enum moelab_activation_mode { MOELAB_ACT_F32 = 0, MOELAB_ACT_BF16 = 1, MOELAB_ACT_INT8 = 2 };
+enum moelab_activation_mode { MOELAB_ACT_F32 = 0, MOELAB_ACT_BF16 = 1, MOELAB_ACT_INT8 = 2, MOELAB_ACT_INT16 = 3 };
 enum moelab_activation_function { MOELAB_SILU = 0 };
 
 enum moelab_status {
@@ -121,12 +128,12 @@ typedef struct moelab_moe_job {
     const float *const *expert_biases; /* [num_experts * 3] or NULL */
     const int64_t *pair_start;     /* [num_experts + 1] */
     const int32_t *token_of_pair;  /* [num_pairs] */
-    const void *tokens_q;          /* [T, padded H]: int8, bf16 or float32 by mode */
-    const float *tokens_scale;     /* [T, padded H / 32]: int8 the scale, bf16 the sum of the group */
-    const int32_t *tokens_offset;  /* [T, padded H / 32], int8 mode only */
+    const void *tokens_q;          /* [T, padded H]: int8, int16, bf16 or float32 by mode */
+    const float *tokens_scale;     /* [T, padded H / 32], int8 and int16 modes */
+    const int32_t *tokens_offset;  /* [T, padded H / 32], int8 and int16 modes */
     void *hidden_q;                /* [num_pairs, padded I], as tokens_q: written by gate_up, read by down */
     float *hidden_scale;           /* [num_pairs, padded I / 32], as tokens_scale */
-    int32_t *hidden_offset;        /* [num_pairs, padded I / 32], int8 mode only */
+    int32_t *hidden_offset;        /* [num_pairs, padded I / 32], as tokens_offset */
     float *output;                 /* [num_pairs, padded H (to 16)] float32; linear: [num_pairs, padded I (to 16)] */
     const moelab_placement *placement; /* set by forward; NULL: whole experts at expert_weights */
 } moelab_moe_job;
@@ -159,8 +166,8 @@ MOELAB_API int32_t moelab_isa_built(const char *isa);     /* 1, 0 */
 MOELAB_API int32_t moelab_isa_supported(const char *isa); /* by this CPU and operating system */
 /* Fills the table of one ISA ("generic", "avx2", "avx512", "amx", "amx+avx512") for a format and mode. "amx" is
  * AMX for every number of tokens; "amx+avx512" computes an expert that has fewer than MOELAB_AMX_MIN_TOKENS tokens
- * in the layer-step with AVX-512, and all of what AMX cannot compute as exactly: float32, and quantised weights with
- * bf16 activations. */
+ * in the layer-step with AVX-512, and all of what AMX cannot compute as exactly: float32, and int16 mode, which "amx"
+ * has not: quantised weights in bf16 mode are its own, and round (docs/amx.md). */
 MOELAB_API int32_t moelab_kernels(const char *isa, int32_t weight_format, int32_t activation_mode,
                                   moelab_kernel_table *table);
 

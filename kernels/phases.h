@@ -43,7 +43,7 @@ static inline int32_t check_job(const moelab_moe_job *job, int32_t format, int32
 }
 
 static inline int64_t activation_bytes(int32_t mode) {
-    return mode == MOELAB_ACT_INT8 ? 1 : mode == MOELAB_ACT_BF16 ? 2 : 4;
+    return mode == MOELAB_ACT_INT8 ? 1 : mode == MOELAB_ACT_F32 ? 4 : 2;
 }
 
 /* The hidden numbers [group * 32, + count) of one pair from its sums: silu(gate) * up, quantised. */

@@ -1,4 +1,4 @@
-/* Activations of one group of 32 columns in the three modes (see moelab_kernels.h). */
+/* Activations of one group of 32 columns in the four modes (see moelab_kernels.h). */
 #ifndef MOELAB_QUANTISE_H
 #define MOELAB_QUANTISE_H
 
@@ -46,6 +46,39 @@ static inline void quantise_group_int8(const float *x, int8_t *q, float *scale, 
     *offset = -8 * total;
 }
 
+/* Offset of a group that int16 mode keeps in bf16. */
+static const int32_t KEPT_BF16 = std::numeric_limits<int32_t>::min();
+
+/* 32 numbers of x into 64 B: their high bytes and their low bytes, or bf16. See moelab_kernels.h. */
+static inline void quantise_group_int16(const float *x, int8_t *q, float *scale, int32_t *offset) {
+    int32_t bits[32], largest = 0;
+    std::memcpy(bits, x, sizeof(bits));
+    for (int c = 0; c < 32; c++) bits[c] &= 0x7fffffff;
+    for (int c = 0; c < 32; c++) largest = bits[c] > largest ? bits[c] : largest;
+    float absmax;
+    std::memcpy(&absmax, &largest, 4);
+    int32_t rounded[32] = {0}, total = 0, num_large = 0, num_not_zero = 0;
+    for (int c = 0; c < 32; c++) num_not_zero += bits[c] != 0;
+    if (largest < 0x7f800000 && absmax >= 7.888609052210118e-31f) { /* 2^-100 */
+        const float inverse = 32639.0f / absmax, rounding = 12582912.0f;
+        for (int c = 0; c < 32; c++) rounded[c] = (int32_t)((x[c] * inverse + rounding) - rounding);
+        for (int c = 0; c < 32; c++) num_large += rounded[c] >= 512 || rounded[c] <= -512;
+    }
+    if (4 * num_large < num_not_zero) {
+        uint16_t half[32];
+        for (int c = 0; c < 32; c++) half[c] = float_to_bf16(x[c]);
+        std::memcpy(q, half, sizeof(half));
+        *scale = 1.0f;
+        *offset = KEPT_BF16;
+        return;
+    }
+    for (int c = 0; c < 32; c++) q[c] = (int8_t)((rounded[c] + 128) >> 8);
+    for (int c = 0; c < 32; c++) q[32 + c] = (int8_t)rounded[c];
+    for (int c = 0; c < 32; c++) total += rounded[c];
+    *scale = absmax / 32639.0f;
+    *offset = -8 * total;
+}
+
 /* Group number g of a row of activations, `count` numbers and zeros: q, scale, offset are those of the row. */
 static inline void quantise_group(int32_t mode, const float *x, int64_t count, int64_t g, void *q, float *scale,
                                   int32_t *offset) {
@@ -56,14 +89,10 @@ static inline void quantise_group(int32_t mode, const float *x, int64_t count, i
     }
     if (mode == MOELAB_ACT_INT8) {
         quantise_group_int8(x, (int8_t *)q + g * 32, scale + g, offset + g);
+    } else if (mode == MOELAB_ACT_INT16) {
+        quantise_group_int16(x, (int8_t *)q + g * 64, scale + g, offset + g);
     } else if (mode == MOELAB_ACT_BF16) {
-        float total = 0.0f;
-        for (int64_t c = 0; c < 32; c++) {
-            const uint16_t half = float_to_bf16(x[c]);
-            ((uint16_t *)q)[g * 32 + c] = half;
-            total += bf16_to_float(half);
-        }
-        scale[g] = total;
+        for (int64_t c = 0; c < 32; c++) ((uint16_t *)q)[g * 32 + c] = float_to_bf16(x[c]);
     } else {
         for (int64_t c = 0; c < 32; c++) ((float *)q)[g * 32 + c] = x[c];
     }

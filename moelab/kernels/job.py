@@ -19,6 +19,9 @@ ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 FORMAT_CODE = {name: code for code, name in enumerate(WEIGHT_FORMATS)}
 ACTIVATION_CODE = {name: code for code, name in enumerate(ACTIVATIONS)}
 
+# What mode bf16 is beside quantised weights in every native ISA but amx: see kernels/moelab_kernels.h.
+INT16_CODE = 3
+
 # Which activation modes each weight format has; the first is the default.
 ACTIVATIONS_OF_FORMAT: dict[WeightFormat, tuple[Activation, ...]] = {
     "float32": ("f32",),
@@ -27,11 +30,22 @@ ACTIVATIONS_OF_FORMAT: dict[WeightFormat, tuple[Activation, ...]] = {
     "int8_g32": ("int8", "bf16"),
 }
 
-ABI_VERSION = 7
+ABI_VERSION = 8
 GROUP = 32
 TILE_ROWS = 16
 TILE_COLUMNS = 64
 SILU = 0
+
+def activation_code(activation: Activation, weight_format: WeightFormat, isa: str) -> int:
+    """The number of the mode in ``moelab_activation_mode``.
+
+    Mode bf16 promises 16 bits a number and at most the error of bf16. Quantised weights are multiplied with integers of
+    16 bits where the ISA does so; AMX has tiles for bf16, and Numba float32 vectors.
+    """
+    if activation == "bf16" and weight_format in ("int4_g32", "int8_g32") and isa not in ("amx", "numba"):
+        return INT16_CODE
+    return ACTIVATION_CODE[activation]
+
 
 # Addresses are int64: user-space addresses fit, and Numba computes with them.
 MOE_JOB = np.dtype(

@@ -17,7 +17,6 @@ import numpy as np
 from moelab.kernels.isa import IsaChoice, choose_isa
 from moelab.kernels.job import (
     ABI_VERSION,
-    ACTIVATION_CODE,
     ACTIVATIONS_OF_FORMAT,
     FORMAT_CODE,
     GROUP,
@@ -27,6 +26,7 @@ from moelab.kernels.job import (
     TILE_ROWS,
     Activation,
     WeightFormat,
+    activation_code,
 )
 from moelab.kernels.layout import ExpertLayout, quantise_pack
 from moelab.kernels.native import Counters, Forward, check_status, kernel_table, require_library, sized
@@ -274,7 +274,7 @@ def linear_job(
     record = job[0]
     record["struct_bytes"], record["abi_version"] = MOE_JOB.itemsize, ABI_VERSION
     record["weight_format_of_projection"] = FORMAT_CODE[packed.weight_format]
-    record["activation_mode"] = ACTIVATION_CODE[packed.activation]
+    record["activation_mode"] = activation_code(packed.activation, packed.weight_format, packed.isa.isa)
     record["activation_function"] = SILU
     record["hidden_size"], record["intermediate_size"] = packed.num_columns, packed.num_rows
     for name, buffer in buffers.items():

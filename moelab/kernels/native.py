@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from moelab.kernels.job import ABI_VERSION, ACTIVATION_CODE, FORMAT_CODE, Activation, WeightFormat
+from moelab.kernels.job import ABI_VERSION, FORMAT_CODE, Activation, WeightFormat, activation_code
 
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 LIBRARY_NAME = "libmoelab_kernels" + _SUFFIX
@@ -222,7 +222,7 @@ def kernel_table(isa: str, weight_format: WeightFormat, activation: Activation) 
     """The phase functions of one ISA; raises ``ValueError`` where it has none for this format and mode."""
     table = sized(KernelTable)
     status = require_library().moelab_kernels(
-        isa.encode(), FORMAT_CODE[weight_format], ACTIVATION_CODE[activation], ctypes.byref(table)
+        isa.encode(), FORMAT_CODE[weight_format], activation_code(activation, weight_format, isa), ctypes.byref(table)
     )
     if isa == "amx" and status == _UNSUPPORTED:
         raise ValueError(f"isa amx has no kernel for {weight_format} x {activation}: choose amx+avx512 or avx512")

@@ -29,9 +29,9 @@ class StepBuffers:
     ``version`` rises when addresses change.
     """
 
-    def __init__(self, layout: ExpertLayout, num_experts: int, activation: Activation) -> None:
+    def __init__(self, layout: ExpertLayout, num_experts: int, activation: Activation, isa: str) -> None:
         self.hidden_size = layout.hidden_size
-        self.scratch = Scratch(layout, num_experts, activation, "native")
+        self.scratch = Scratch(layout, num_experts, activation, isa)
         self.shape = (0, 0)
         self.version = 0
         self._block = aligned(0)
@@ -62,6 +62,7 @@ class NativePhases:
         self,
         layout: ExpertLayout,
         activation: Activation,
+        isa: str,
         address_of_expert: np.ndarray,
         node_of_expert: np.ndarray | None,
         table: KernelTable,
@@ -69,7 +70,7 @@ class NativePhases:
     ) -> None:
         self.layout = layout
         self.counters = sized(Counters)
-        self._buffers = StepBuffers(layout, len(address_of_expert), activation)
+        self._buffers = StepBuffers(layout, len(address_of_expert), activation, isa)
         self._version = -1
         self._kept = (table, address_of_expert, node_of_expert, placement)  # the structs hold their addresses
         self._function = require_library().moelab_moe_forward

@@ -184,7 +184,7 @@ class Ops:
         layout, shape = routed.layout, expert_ids.shape
         # By name: the lists of a step are made while the one before may still be read.
         scratch = self.memory.scratch(
-            name, layout, routed.num_experts, routed.activation, shape[0], shape[0] * shape[1]
+            name, layout, routed.num_experts, routed.activation, routed.isa.isa, shape[0], shape[0] * shape[1]
         )
         y = self.array(name, *x.shape)
         pairs = self._bytes(f"{name}.pair_of_slot", 8 * expert_ids.size)

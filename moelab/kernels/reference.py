@@ -8,7 +8,7 @@ Slow on purpose. Floor 1: NumPy only.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from moelab.kernels.job import Activation, WeightFormat
 from moelab.kernels.layout import ExpertLayout
 
 STRIP_ROWS = 64
+# What the kernels of a native ISA make of mode bf16 beside quantised weights (``activation_code`` of job.py).
+Carried = Activation | Literal["int16"]
 
 Weights = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -45,6 +47,7 @@ TOLERANCES: dict[tuple[WeightFormat, Activation], float] = {
 # for the rare hidden value that float32 sums push over a rounding border (one step of one value).
 KERNEL_TOLERANCE_F32 = 2e-6  # nothing is quantised: as TOLERANCE_F32
 KERNEL_TOLERANCE_BF16 = 5e-4  # a step is 2**-8 of one hidden value
+KERNEL_TOLERANCE_INT16 = 5e-5  # a step is 1/32639 of the absmax of one group
 KERNEL_TOLERANCE_INT8 = 3e-3  # a step is 1/127 of the absmax of one group
 KERNEL_TOLERANCES: dict[tuple[WeightFormat, Activation], float] = {
     ("float32", "f32"): KERNEL_TOLERANCE_F32,
@@ -99,7 +102,7 @@ def unpack_expert(block: np.ndarray, layout: ExpertLayout) -> Weights:
     return projections[0], projections[1], projections[2]
 
 
-def reference_activations(x: np.ndarray, activation: Activation | None) -> np.ndarray:
+def reference_activations(x: np.ndarray, activation: Carried | None) -> np.ndarray:
     """x [rows, C] -> the float64 numbers that a kernel of this mode computes with."""
     if activation is None:
         return np.asarray(x, np.float64)
@@ -109,6 +112,8 @@ def reference_activations(x: np.ndarray, activation: Activation | None) -> np.nd
     if activation == "bf16":
         mantissa, exponent = np.frexp(x.astype(np.float64))
         return np.ldexp(np.rint(mantissa * 256) / 256, exponent)
+    if activation == "int16":
+        return reference_int16(x)
     q, scale = reference_quantise_int8(x)
     return (q * np.repeat(scale.astype(np.float64), 32, axis=1))[:, : x.shape[1]]
 
@@ -132,13 +137,28 @@ def reference_quantise_int8(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return q, scale
 
 
+def reference_int16(x: np.ndarray) -> np.ndarray:
+    """x float32 [rows, C] -> float64, each group of 32 in steps of absmax / 32639 or in bf16, as the header says."""
+    values = reference_activations(x, "bf16")
+    for row in range(len(x)):
+        for first in range(0, x.shape[1], 32):
+            group = x[row, first : first + 32]
+            absmax = np.abs(group).max()
+            if not 2.0**-100 <= absmax < np.inf:
+                continue
+            q = np.rint(group * (np.float32(32639) / absmax)).astype(np.float64)
+            if 4 * (np.abs(q) >= 512).sum() >= (group != 0).sum():
+                values[row, first : first + 32] = q * float(absmax / np.float32(32639))
+    return values
+
+
 def reference_experts(
     x: np.ndarray,
     expert_ids: np.ndarray,
     gate_weights: np.ndarray,
     blocks: Blocks,
     layout: ExpertLayout,
-    activation: Activation | None = None,
+    activation: Carried | None = None,
     bf16_weights: bool = False,
 ) -> np.ndarray:
     """y float64 [T, H] = sum over slots of gate weight * down(silu(gate(x)) * up(x)).

@@ -108,7 +108,9 @@ class RoutedExperts:
             self._phases = NumbaPhases(layout, self.activation, address_of_expert)
         else:
             table = native.kernel_table(self.isa.isa, layout.weight_format, self.activation)
-            self._phases = NativePhases(layout, self.activation, address_of_expert, node_of_expert, table, placement)
+            self._phases = NativePhases(
+                layout, self.activation, self.isa.isa, address_of_expert, node_of_expert, table, placement
+            )
 
     def place(self, placement: NodePlacement | None, address_of_expert: np.ndarray | None = None) -> None:
         """Read another placement from the next layer-step on, or whole experts at ``address_of_expert`` [E] again.

@@ -9,12 +9,12 @@ import numpy as np
 
 from moelab.kernels.job import (
     ABI_VERSION,
-    ACTIVATION_CODE,
     FORMAT_CODE,
     GROUP,
     MOE_JOB,
     SILU,
     Activation,
+    activation_code,
 )
 from moelab.kernels.layout import ALIGNMENT, ExpertLayout
 
@@ -47,7 +47,7 @@ class Scratch:
         job["struct_bytes"] = MOE_JOB.itemsize
         job["abi_version"] = ABI_VERSION
         job["weight_format_of_projection"] = FORMAT_CODE[layout.weight_format]
-        job["activation_mode"] = ACTIVATION_CODE[activation]
+        job["activation_mode"] = activation_code(activation, layout.weight_format, isa)
         job["activation_function"] = SILU
         job["hidden_size"] = layout.hidden_size
         job["intermediate_size"] = layout.intermediate_size

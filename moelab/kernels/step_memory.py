@@ -37,13 +37,14 @@ class StepMemory:
         return block[:num_bytes]
 
     def scratch(
-        self, name: str, layout: ExpertLayout, num_experts: int, activation: Activation, num_tokens: int, num_pairs: int
-    ) -> Scratch:
+        self, name: str, layout: ExpertLayout, num_experts: int, activation: Activation, isa: str, num_tokens: int,
+        num_pairs: int,
+    ) -> Scratch:  # fmt: skip
         """Room for a step of routed experts. Its record stays where it is when it grows, so that all lists follow."""
-        key = (name, layout, num_experts, activation)
+        key = (name, layout, num_experts, activation, isa)
         scratch = self._scratch_of_key.get(key)
         if scratch is None:
-            scratch = self._scratch_of_key[key] = Scratch(layout, num_experts, activation, "native")
+            scratch = self._scratch_of_key[key] = Scratch(layout, num_experts, activation, isa)
         scratch.reserve(num_tokens, num_pairs)
         return scratch
 

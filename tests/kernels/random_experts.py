@@ -36,3 +36,9 @@ def random_step(rng: np.random.Generator, num_tokens: int, top_k: int, num_exper
     ids = np.stack([rng.permutation(num_experts)[:top_k] for _ in range(num_tokens)]).astype(np.uint16)
     ids[rng.random(ids.shape) < 0.15] = NO_EXPERT
     return x, ids, rng.random(ids.shape).astype(np.float32)
+
+
+def carried_as(isa: str, weight_format: str, activation: str) -> str:
+    """The numbers of mode bf16 are int16 beside quantised weights, but in tiles of bf16 and in Numba's float32."""
+    quantised = weight_format in ("int4_g32", "int8_g32")
+    return "int16" if activation == "bf16" and quantised and isa not in ("amx", "numba") else activation

@@ -12,6 +12,7 @@ import numpy as np
 from moelab.domain.trace import NO_EXPERT
 from moelab.kernels import ExpertArena, ExpertLayout, bf16_to_float32, float32_to_bf16
 from moelab.kernels.reference import reference_quantise_int8
+from tests.kernels.int16_twin import dot_int16
 
 ZERO = {"int4_g32": 8, "int8_g32": 128}
 F = np.float32
@@ -107,7 +108,7 @@ def silu(x: np.ndarray) -> np.ndarray:
 
 def forward(x, expert_ids, gate_weights, experts, activation: str) -> np.ndarray:
     """y float32 [T, H]; ``experts`` are (gate, up, down) by id."""
-    dot = {"int8": dot_int8, "bf16": dot_bf16}[activation]
+    dot = {"int8": dot_int8, "int16": dot_int16, "bf16": dot_bf16}[activation]
     y = np.zeros_like(x)
     for t in range(len(x)):
         for k in range(expert_ids.shape[1]):

@@ -62,7 +62,7 @@ struct layer {
           top_k(linear ? 1 : 1 + draw() % 3), linear(linear) {
         const int64_t up_bytes = tiles(intermediate, 16) * tiles(hidden, 64) * tile_bytes[format];
         const int64_t bytes = 2 * up_bytes + tiles(hidden, 16) * tiles(intermediate, 64) * tile_bytes[format];
-        const int64_t number = mode == MOELAB_ACT_INT8 ? 1 : mode == MOELAB_ACT_BF16 ? 2 : 4;
+        const int64_t number = mode == MOELAB_ACT_INT8 ? 1 : mode == MOELAB_ACT_F32 ? 4 : 2;
         const int64_t slots = num_tokens * top_k;
         const int64_t padded_h = tiles(hidden, 64) * 64, padded_i = tiles(intermediate, 64) * 64;
         for (int64_t e = 0; e < num_experts; e++) {
@@ -361,8 +361,8 @@ int main(int argc, char **argv) {
     const int rounds = argc > 2 ? std::atoi(argv[2]) : 50;
     if (!moelab_isa_supported(isa)) { std::printf("%s is not supported here\n", isa); return 2; }
     const int modes[][2] = {{MOELAB_FLOAT32, MOELAB_ACT_F32}, {MOELAB_BF16, MOELAB_ACT_BF16},
-                            {MOELAB_INT4_G32, MOELAB_ACT_BF16}, {MOELAB_INT4_G32, MOELAB_ACT_INT8},
-                            {MOELAB_INT8_G32, MOELAB_ACT_BF16}, {MOELAB_INT8_G32, MOELAB_ACT_INT8}};
+                            {MOELAB_INT4_G32, MOELAB_ACT_INT16}, {MOELAB_INT4_G32, MOELAB_ACT_INT8},
+                            {MOELAB_INT8_G32, MOELAB_ACT_INT16}, {MOELAB_INT8_G32, MOELAB_ACT_INT8}};
     const int32_t two_nodes[] = {0, 1, 0, 1};
     for (int i = 0; i < rounds; i++) pack_something(i);
     for (int workers = 1; workers <= 4; workers++) {
