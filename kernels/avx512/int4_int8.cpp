@@ -11,10 +11,87 @@ static inline __m512 scaled(__m512i isum, float activation_scale, __m512 weight_
     return _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(isum), _mm512_set1_ps(activation_scale)), weight_scale);
 }
 
-/* Up to four tokens, bound by memory: weights are streamed once for all of them, sums stay in registers. High
- * nibbles stay in place, 16 times their value: their sum is shifted down once, exactly. One token's activations of a
- * tile are loaded once for all rows; those of more do not fit the registers and are operands in memory. Unrolled over
- * the rows by hand: GCC leaves that loop and keeps its sums in memory, at 5% of the read limit (docs/log.md). */
+/* One token, bound by memory. High nibbles stay in place, 16 times their value: their sum is shifted down once,
+ * exactly. The activations of a tile are broadcast once for all rows, and the loop over the rows is unrolled by hand:
+ * GCC would keep the sums of a rolled one in memory, at 5% of the read limit (docs/log.md). */
+template <int R>
+MOELAB_OWN_REGISTERS static void run_one(const uint8_t *const *rows, int64_t num_tiles, const int8_t *q,
+                                         const float *scale, const int32_t *offset, float *out, int stride) {
+    __m512 sums[R];
+    for (int r = 0; r < R; r++) sums[r] = _mm512_setzero_ps();
+    for (int64_t k = 0; k < num_tiles; k++) {
+        __m512i quad[16];
+        for (int i = 0; i < 16; i++) quad[i] = broadcast32(q + k * 64 + 4 * i);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            const uint8_t *tile = rows[r] + k * 576;
+            __m512i isum[2];
+#pragma GCC unroll 2
+            for (int g = 0; g < 2; g++) {
+                __m512i low = _mm512_set1_epi32(offset[k * 2 + g]), high = _mm512_setzero_si512();
+#pragma GCC unroll 4
+                for (int line = g * 4; line < g * 4 + 4; line++) {
+                    const __m512i bytes = stream_line(tile + line * 64);
+                    low = _mm512_dpbusd_epi32(low, low_nibbles(bytes), quad[2 * line]);
+                    high = _mm512_dpbusd_epi32(high, high_nibbles(bytes), quad[2 * line + 1]);
+                }
+                isum[g] = _mm512_add_epi32(low, _mm512_srai_epi32(high, 4));
+            }
+            const __m512i scales = stream_line(tile + 512);
+            for (int g = 0; g < 2; g++)
+                sums[r] = _mm512_add_ps(sums[r], scaled(isum[g], scale[k * 2 + g], scales_of_group(scales, g)));
+        }
+    }
+    for (int r = 0; r < R; r++) _mm512_storeu_ps(out + r * stride * 16, sums[r]);
+}
+
+/* Two tokens: computing takes nearly as long as reading, so rows take turns after each group, whose activations then
+ * fit the registers. */
+template <int R>
+static inline void run_two(const uint8_t *const *rows, int64_t num_tiles, const int8_t *const *q,
+                           const float *const *scale, const int32_t *const *offset, float *out, int stride) {
+    __m512 sums[R][2];
+    for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
+    for (int64_t k = 0; k < num_tiles; k++) {
+        __m512i isum[R][2][2];
+#pragma GCC unroll 2
+        for (int g = 0; g < 2; g++) {
+            __m512i quad[2][8];
+            for (int t = 0; t < 2; t++)
+                for (int i = 0; i < 8; i++) quad[t][i] = broadcast32(q[t] + k * 64 + g * 32 + 4 * i);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++) {
+                const uint8_t *tile = rows[r] + k * 576;
+                __m512i low[2], high[2];
+                for (int t = 0; t < 2; t++) {
+                    low[t] = _mm512_set1_epi32(offset[t][k * 2 + g]);
+                    high[t] = _mm512_setzero_si512();
+                }
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++) {
+                    const __m512i bytes = stream_line(tile + (g * 4 + i) * 64);
+                    for (int t = 0; t < 2; t++) {
+                        low[t] = _mm512_dpbusd_epi32(low[t], low_nibbles(bytes), quad[t][2 * i]);
+                        high[t] = _mm512_dpbusd_epi32(high[t], high_nibbles(bytes), quad[t][2 * i + 1]);
+                    }
+                }
+                for (int t = 0; t < 2; t++)
+                    isum[r][g][t] = _mm512_add_epi32(low[t], _mm512_srai_epi32(high[t], 4));
+                if (g == 0) continue;
+                const __m512i scales = stream_line(tile + 512); /* the last line of a tile */
+                for (int h = 0; h < 2; h++)
+                    for (int t = 0; t < 2; t++)
+                        sums[r][t] = _mm512_add_ps(
+                            sums[r][t], scaled(isum[r][h][t], scale[t][k * 2 + h], scales_of_group(scales, h)));
+            }
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < 2; t++) _mm512_storeu_ps(out + (r * stride + t) * 16, sums[r][t]);
+}
+
+/* Up to four tokens: weights are streamed once for all of them. Activations of three or four do not fit the registers
+ * and are operands in memory; unrolled over the rows, GCC copies them to the stack, a fifth slower (docs/log.md). */
 struct few {
     template <int R, int M>
     static inline void run(const uint8_t *const *rows, int64_t num_tiles, const activations &x, const int64_t *token,
@@ -29,29 +106,24 @@ struct few {
             offset[t] = x.offset + token[t] * num_tiles * 2;
             for (int r = 0; r < R; r++) sums[r][t] = _mm512_setzero_ps();
         }
+        if constexpr (M == 1) return run_one<R>(rows, num_tiles, q[0], scale[0], offset[0], out, stride);
+        if constexpr (M == 2) return run_two<R>(rows, num_tiles, q, scale, offset, out, stride);
         for (int64_t k = 0; k < num_tiles; k++) {
-            __m512i quad[16];
-            for (int i = 0; M == 1 && i < 16; i++) quad[i] = broadcast32(q[0] + k * 64 + 4 * i);
-#pragma GCC unroll 4
             for (int r = 0; r < R; r++) {
                 const uint8_t *tile = rows[r] + k * 576;
                 __m512i isum[2][M];
-#pragma GCC unroll 2
                 for (int g = 0; g < 2; g++) {
                     __m512i low[M], high[M];
                     for (int t = 0; t < M; t++) {
                         low[t] = _mm512_set1_epi32(offset[t][k * 2 + g]);
                         high[t] = _mm512_setzero_si512();
                     }
-#pragma GCC unroll 4
                     for (int line = g * 4; line < g * 4 + 4; line++) {
                         const __m512i bytes = stream_line(tile + line * 64);
                         for (int t = 0; t < M; t++) {
                             const int8_t *a = q[t] + k * 64 + 8 * line;
-                            low[t] = _mm512_dpbusd_epi32(low[t], low_nibbles(bytes),
-                                                         M == 1 ? quad[2 * line] : broadcast32(a));
-                            high[t] = _mm512_dpbusd_epi32(high[t], high_nibbles(bytes),
-                                                          M == 1 ? quad[2 * line + 1] : broadcast32(a + 4));
+                            low[t] = _mm512_dpbusd_epi32(low[t], low_nibbles(bytes), broadcast32(a));
+                            high[t] = _mm512_dpbusd_epi32(high[t], high_nibbles(bytes), broadcast32(a + 4));
                         }
                     }
                     for (int t = 0; t < M; t++) isum[g][t] = _mm512_add_epi32(low[t], _mm512_srai_epi32(high[t], 4));
