@@ -27,7 +27,7 @@ from moelab.widgets.chart import Chart, chart_of
 from moelab.widgets.chart_svg import chart_svg, legend_html
 from moelab.widgets.curve_axis import AXES, axes_of, on_axis
 from moelab.widgets.expert_map import ExpertMap
-from moelab.widgets.given_trace import given_trace
+from moelab.widgets.given_trace import check_same_trace, given_trace
 from moelab.widgets.module import module_text
 from moelab.widgets.static_picture import map_html
 from moelab.widgets.widget import figures_html
@@ -101,7 +101,7 @@ class CurveExplorer(ExpertMap):
         if sweep is None:
             self.start()
             return
-        _check_same_trace(sweep, loaded)
+        check_same_trace(sweep, loaded)
         self._take((sweep.of_phase(phase), expert_miss_ratio(loaded, phase=phase)))
 
     # -- the sweep -----------------------------------------------------------------------------------------
@@ -293,16 +293,3 @@ class CurveExplorer(ExpertMap):
         if self.sweep is None:
             return figures_html(self.summary())
         return self.picture + map_html(self.values, self.scale, str(self.scale["label"])) + figures_html(self.summary())
-
-
-def _check_same_trace(result: SweepResult, trace: Trace) -> None:
-    """ValueError for a sweep of another trace. Rows from before they had its fingerprint are told by their shape."""
-    row, header = result.rows[0], trace.header
-    found = (row["model"], row["num_layers"], row["num_experts"], row["top_k"])
-    here = (header.model, header.num_layers, header.num_experts, header.top_k)
-    if found != here or row.get("trace") not in (None, trace.fingerprint()):
-        said = "{} ({} x {}, top-{}), {}".format
-        raise ValueError(
-            f"this sweep is of {said(*found, row.get('trace'))}; the trace is {said(*here, trace.fingerprint())}: "
-            "expected a sweep of this very trace"
-        )

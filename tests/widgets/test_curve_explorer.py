@@ -98,7 +98,8 @@ def test_sizes_in_slots_of_all_layers_and_in_gb(trace, axis):
 
 def test_gb_are_not_offered_where_bytes_are_not_known(trace):
     header = trace.header.model_copy(update={"expert_bytes": (0,) * 3})
-    view = CurveExplorer(replace(trace, header=header), sweep=moelab.sweep(trace, POLICIES, SIZES, progress=False))
+    trace = replace(trace, header=header)
+    view = CurveExplorer(trace, sweep=moelab.sweep(trace, POLICIES, SIZES, progress=False))
     assert view.axes == ["slots per layer", "slots"]
     view.axis = "GB"
     assert view.status == "error"
