@@ -126,8 +126,8 @@ class Moves:
             }
             sizes = {copy: len(memory.memory) for copy, memory in held.items()}
             for batch in batches(sizes, wanted, nowhere + 1, most, each.layer):
-                *columns, nodes = batch.copies
-                copies = (*columns, np.where(nodes == nowhere, 0, nodes))
+                experts, starts, stops, nodes = batch.copies
+                copies = (experts, starts, stops, np.where(nodes == nowhere, 0, nodes))
                 added, removed = batch.added[:nowhere], batch.removed[:nowhere]
                 lost = int(batch.removed[nowhere])
                 found.append(Difference(each.layer, added, removed, lost, copies, batch.experts))
