@@ -20,6 +20,7 @@ class Batch:
     """Where a layer stands after a group, and the bytes that the group adds and removes on each node, int64 [N]."""
 
     copies: Copies
+    experts: frozenset[int]
     added: np.ndarray
     removed: np.ndarray
 
@@ -62,5 +63,5 @@ def batches(
         np.add.at(added, [copy[3] for copy in new], [wanted[copy] for copy in new])
         np.add.at(removed, [copy[3] for copy in old], [held[copy] for copy in old])
         rows = np.array(sorted(now), np.int64).reshape(-1, 4)
-        found.append(Batch((rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3]), added, removed))
+        found.append(Batch((rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3]), frozenset(group), added, removed))
     return found

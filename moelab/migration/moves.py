@@ -32,13 +32,14 @@ Fetch = Callable[[int, int], np.ndarray]
 @dataclass
 class Difference:
     """What a layer, or a batch of it, gains and loses on each node of the pool, int64 [N] bytes; ``nowhere`` lie on no
-    known node. ``copies``: what the layer has then."""
+    known node. ``copies``: what the layer has then; ``experts``: those of a batch."""
 
     layer: int
     added: np.ndarray
     removed: np.ndarray
     nowhere: int
     copies: Copies
+    experts: frozenset[int] = frozenset()
 
     @property
     def growth(self) -> int:
@@ -84,6 +85,7 @@ class Moves:
     num_fetched: int = 0
     unreturned_bytes: int = 0
     _turned: list[_Turned] = field(default_factory=list)
+    _unplaced: dict[int, set[int]] = field(default_factory=dict)  # by layer: experts that wait in no node's memory
 
     def differences(self, copies: Sequence[Copies]) -> list[Difference]:
         """What ``go`` would do, in its order. Nothing is taken for it."""
@@ -105,7 +107,8 @@ class Moves:
     def in_batches(self, differences: Sequence[Difference]) -> list[Difference]:
         """The same in the same order, layers that add more than ``extra_bytes`` in batches.
 
-        Raises ``ValueError`` where one expert alone adds more, or a layer that lies on no node yet and so moves whole.
+        Copies that lie nowhere yet (in an arena) are all to go: those of an expert stay until its batch comes.
+        Raises ``ValueError`` where one expert alone adds more.
         """
         found = []
         for each in differences:
@@ -113,21 +116,21 @@ class Moves:
             if most is None or each.added.sum() <= most:
                 found.append(each)
                 continue
-            if not (held := self._known(layer)):
-                raise ValueError(
-                    f"layer {each.layer} lies on no node yet and moves as a whole, {each.added.sum() / 1e9:.3f} GB; "
-                    f"expected at most the {most / 1e9:.3f} GB that may be there twice: allow more, or load the engine "
-                    "with a plan of nodes"
-                )
+            held, nowhere = self._known(layer), len(self.memory_nodes)
+            if not held:  # as on a node beyond all others, so that no copy is one of those that are wanted
+                held = {(*copy[:3], nowhere): memory for copy, memory in self._held(layer).items()}
+                self._unplaced[each.layer] = {copy[0] for copy in held}
             wanted = {
                 (expert, start, stop, node): piece_of(layer.layout, start, stop).num_bytes
                 for expert, start, stop, node in zip(*(column.tolist() for column in each.copies), strict=True)
             }
             sizes = {copy: len(memory.memory) for copy, memory in held.items()}
-            found += [
-                Difference(each.layer, batch.added, batch.removed, 0, batch.copies)
-                for batch in batches(sizes, wanted, len(self.memory_nodes), most, each.layer)
-            ]
+            for batch in batches(sizes, wanted, nowhere + 1, most, each.layer):
+                experts, starts, stops, nodes = batch.copies
+                copies = (experts, starts, stops, np.where(nodes == nowhere, 0, nodes))
+                added, removed = batch.added[:nowhere], batch.removed[:nowhere]
+                lost = int(batch.removed[nowhere])
+                found.append(Difference(each.layer, added, removed, lost, copies, batch.experts))
         return found
 
     def _held(self, layer: RoutedExperts) -> dict[Copy, CopyMemory]:
@@ -182,21 +185,36 @@ class Moves:
         order = self.in_batches(self.differences(copies))
         self.peak_extra_bytes = self.check_room(order)
         for each, following in zip(order, [*order[1:], None], strict=True):
-            self._move(each.layer, each.copies, slowness, dispatch, fetch, on_filled)
+            self._move(each.layer, each.copies, each.experts, slowness, dispatch, fetch, on_filled)
             if following is None or following.layer != each.layer:
                 on_layer()
         self.num_kept = sum(len(layer.placement.memory_of_copy) for layer in self.layers if layer.placement is not None)
         self.num_kept -= self.num_added
 
     def _move(
-        self, number: int, copies: Copies, slowness: Any, dispatch: Any, fetch: Fetch | None, on_filled: Any
+        self,
+        number: int,
+        copies: Copies,
+        batch: frozenset[int],
+        slowness: Any,
+        dispatch: Any,
+        fetch: Fetch | None,
+        on_filled: Any,
     ) -> None:
         layer, pool = self.layers[number], self.pool
         old = layer.placement
+        keep, unplaced = self._known(layer), self._unplaced.get(number, set())
+        if unplaced:
+            keep = {
+                copy: memory
+                for copy, memory in (keep or self._held(layer)).items()
+                if copy[0] not in batch or copy[0] not in unplaced
+            }
+            unplaced -= batch
         gone = np.zeros(layer.num_experts, bool) if old is None else old.homeless
         absent = gone & ~np.isin(np.arange(layer.num_experts), copies[0])  # those of batches to come
         new = NodePlacement(
-            layer.layout, layer.num_experts, copies, self.memory_nodes, slowness=slowness, keep=self._known(layer),
+            layer.layout, layer.num_experts, copies, self.memory_nodes, slowness=slowness, keep=keep,
             homeless=absent,
             **({} if dispatch is None or not has_several(copies) else dispatch(len(copies[0]), len(self.memory_nodes))),
         )  # fmt: skip

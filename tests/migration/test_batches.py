@@ -173,14 +173,43 @@ def test_experts_without_a_home_come_in_batches_too(pool):
     assert_whole(only, blocks[:1], copies)
 
 
+@pytest.mark.parametrize("ends", [Moves.commit, Moves.undo])
+@pytest.mark.parametrize("seed", range(4))
+def test_out_of_the_arenas_in_batches(pool, monkeypatch, seed, ends):
+    """Copies wanted on node 0 move as well: an arena is on no node, though whoever waits in it is said to be there."""
+    rng = np.random.default_rng(seed)
+    layers, blocks = random_layers(pool, seed=seed)
+    arenas = [layer.owner for layer in layers]
+    memory = [arena.memory for arena in arenas]
+    copies = some_copies(rng)
+    total = NUM_LAYERS * NUM_EXPERTS * LAYOUT.expert_bytes
+    ledger = Ledger(monkeypatch, total)
+    allowed = 2 * LAYOUT.expert_bytes
+    moves = Moves(layers, pool, pool.memory_node_of_node, extra_bytes=allowed)
+    filled = []
+    moves.go(copies, dispatch=dispatch_arguments, on_filled=lambda: filled.append(1))
+    assert len(filled) > 2 * NUM_LAYERS
+    assert_whole(layers, blocks, copies)
+    assert ledger.most - max(total, ledger.held) == moves.peak_extra_bytes <= allowed
+    assert ledger.held - total == moves.added_bytes - moves.removed_bytes
+    assert (moves.removed_bytes, moves.num_kept) == (total, 0)
+    assert moves.num_added == sum(len(of_layer[0]) for of_layer in copies)
+    way_there = ledger.most
+    if ends is Moves.undo:
+        assert moves.undo() == []
+        assert [layer.owner for layer in layers] == arenas
+        assert all(layer.placement is None for layer in layers)
+        assert (ledger.held, ledger.most) == (total, way_there)
+        assert_whole(layers, blocks)
+    else:
+        moves.commit()
+        for each in memory:
+            each[:] = 0  # nobody reads there
+        assert_whole(layers, blocks, copies)
+
+
 def test_too_little_is_said_before_anything_moves(pool):
     rng = np.random.default_rng(4)
-    layers, blocks = random_layers(pool, seed=4)
-    with pytest.raises(ValueError, match="lies on no node yet and moves as a whole"):
-        Moves(layers, pool, pool.memory_node_of_node, extra_bytes=LAYOUT.expert_bytes).go(
-            some_copies(rng), dispatch=dispatch_arguments
-        )
-    assert all(layer.placement is None for layer in layers)
     layers, blocks = on_nodes(pool, rng, 4)
     copies = some_copies(rng)
     placements = [layer.placement for layer in layers]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -160,5 +161,63 @@ def test_pieces_lie_on_their_nodes_and_compute_the_same_bits(pool):
             assert set(nodes_of_pages(copy.memory)) == {pool.memory_node_of_node[node]}
         if before is not None:
             assert len(placement.new_copies) == num_experts, "the uncut stay"
+            before.release(placement)
+        before = placement
+
+
+def lighter_node(num_jobs, masks, sizes, num_tiers, slowness, tier_of, loads, scratch):
+    """``moelab_dispatch_fn`` in Python (the guest has no Numba): each job to the node with fewest bytes that has it."""
+    for node in range(num_tiers):
+        loads[node] = 0.0
+    for job in range(num_jobs):
+        have = [node for node in range(num_tiers) if masks[job] >> node & 1]
+        tier_of[job] = min(have, key=lambda node: loads[node])
+        loads[tier_of[job]] += sizes[job] * slowness[tier_of[job]]
+    return 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_replicas_lie_on_all_of_their_nodes_and_compute_the_same_bits(pool, seed):
+    """One copy, several, or one on every node, some cut: pages of each copy, and who read; then one copy of each."""
+    of_integers, of_numbers = ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_double)
+    callback = ctypes.CFUNCTYPE(
+        ctypes.c_int64, ctypes.c_int64, of_integers, of_integers, ctypes.c_int64, of_numbers,
+        ctypes.POINTER(ctypes.c_int32), of_numbers, of_integers,
+    )(lighter_node)  # fmt: skip
+    address = ctypes.cast(callback, ctypes.c_void_p).value
+    layout, num_experts = ExpertLayout(512, 320, "int4_g32"), 12
+    rng = np.random.default_rng(seed)
+    whole = ExpertArena(layout, num_experts)
+    for expert in range(num_experts):
+        layout.pack_expert(whole[expert], *(random_projection(rng, s, "int4_g32") for s in layout.shapes))
+    steps = [random_step(rng, tokens, 4, num_experts, 512) for tokens in (1, 3)]
+    plain = RoutedExperts(layout, whole.addresses, "generic", pool=pool)
+    expected = [plain.forward(*step) for step in steps]
+    before = None
+    for most in (NUM_NODES, 1):
+        rows = []
+        for expert in range(num_experts):
+            ends = [0, 4, 10] if expert % 3 == 0 else [0, 10]
+            nodes = rng.permutation(NUM_NODES)[: int(rng.integers(1, NUM_NODES + 1)) if expert > 1 else NUM_NODES]
+            rows += [(expert, a, b, int(node)) for a, b in pairwise(ends) for node in nodes[:most]]
+        placement = NodePlacement(
+            layout, num_experts, tuple(np.array(rows).T), pool.memory_node_of_node, keep=before, dispatch=address,
+            dispatch_scratch=5 * NUM_NODES + 4 * len(rows) + 1,
+        )  # fmt: skip
+        for expert in range(num_experts):
+            placement.fill(expert, whole[expert])
+        assert set(placement.memory_of_copy) == set(rows)
+        assert placement.binding == ", ".join(f"node{node}" for node in range(NUM_NODES))
+        for (*_, node), copy in placement.memory_of_copy.items():
+            assert set(nodes_of_pages(copy.memory)) == {pool.memory_node_of_node[node]}
+        routed = RoutedExperts(layout, placement.addresses, "generic", pool=pool, placement=placement)
+        for step, output in zip(steps, expected, strict=True):
+            at_start = np.array(routed.bytes_of_node)
+            np.testing.assert_array_equal(routed.forward(*step), output)
+            read = (np.array(routed.bytes_of_node) - at_start)[:NUM_NODES]
+            assert read.tolist() == placement.nodes_of_step().tolist()
+            used = np.unique(step[1][step[1] < num_experts])
+            assert read.sum() == sum(placement.piece_bytes[np.isin(placement.ranges[:, 0], used)])
+        if before is not None:
             before.release(placement)
         before = placement
