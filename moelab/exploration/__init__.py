@@ -11,6 +11,7 @@ from __future__ import annotations
 from moelab.exploration.draft import Draft
 from moelab.exploration.edit import ACTIONS, Edit
 from moelab.exploration.explore import Exploration, Outcome
+from moelab.exploration.fast_tier_size import FastTierSize, fast_tier_size
 from moelab.exploration.figures import Figures
 from moelab.exploration.homes_of_engine import homes_of_engine
 from moelab.exploration.live_run import LiveRun
@@ -18,8 +19,9 @@ from moelab.exploration.live_step import LiveStep, LiveTotals
 from moelab.exploration.map_layers import MAP_LAYERS
 from moelab.exploration.select import select
 from moelab.exploration.settings import Settings
+from moelab.exploration.warm import warm
 
 __all__ = [
-    "ACTIONS", "MAP_LAYERS", "Draft", "Edit", "Exploration", "Figures", "LiveRun", "LiveStep", "LiveTotals", "Outcome",
-    "Settings", "homes_of_engine", "select",
+    "ACTIONS", "MAP_LAYERS", "Draft", "Edit", "Exploration", "FastTierSize", "Figures", "LiveRun", "LiveStep",
+    "LiveTotals", "Outcome", "Settings", "fast_tier_size", "homes_of_engine", "select", "warm",
 ]  # fmt: skip

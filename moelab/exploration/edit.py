@@ -38,6 +38,8 @@ def edited(draft: Draft, edit: Edit, loads: np.ndarray, slots: np.ndarray) -> Dr
     chosen = edit.chosen
     if chosen.shape != draft.fast.shape:
         raise ValueError(f"chosen is {chosen.shape}, expected layers x experts {draft.fast.shape}")
+    if edit.action not in ACTIONS:
+        raise ValueError(f"action is {edit.action!r}, expected one of {', '.join(ACTIONS)}")
     if not chosen.any():
         raise ValueError("no expert is chosen: click on the map, draw a box, or write a query such as `load > 2`")
     if edit.action == "pin":
@@ -47,7 +49,7 @@ def edited(draft: Draft, edit: Edit, loads: np.ndarray, slots: np.ndarray) -> Dr
         return draft.changed(pinned=draft.pinned & ~chosen)
     if edit.action == "move":
         return _moved(draft, edit, loads, slots)
-    if edit.action in ("replicate", "split"):
+    if edit.action in ("replicate", "split"):  # all that is left
         if draft.num_nodes < 2:
             raise ValueError(f"one node, so there is nothing to {edit.action}: set nodes to 2 or more")
         if edit.action == "split" and (draft.piece_units < 1).any():
@@ -57,7 +59,7 @@ def edited(draft: Draft, edit: Edit, loads: np.ndarray, slots: np.ndarray) -> Dr
             )
         everywhere = CUT if edit.action == "split" else (1 << draft.num_nodes) - 1
         return _off_fast(draft, chosen).changed(masks=np.where(chosen, everywhere, draft.masks))
-    raise ValueError(f"action is {edit.action!r}, expected one of {', '.join(ACTIONS)}")
+    raise AssertionError(edit.action)
 
 
 def _moved(draft: Draft, edit: Edit, loads: np.ndarray, slots: np.ndarray) -> Draft:

@@ -2,7 +2,8 @@
 
 The plain-Python twin of ``widgets.PlacementExplorer``. One trace is split once, by request; every plan is made on one
 part and scored on the other. ``preview`` takes a quick placement where the planner has not searched yet, and stretches
-of the held-out steps; ``full`` lets the planner search and simulates every step of both parts, and the oracle.
+of the held-out steps; ``full`` lets the planner search and simulates every step of both parts. Both say how far above
+the bound they are.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,17 +19,18 @@ import numpy as np
 from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
 from moelab.domain.plan import FastTier, Plan, PlanModel, PolicyChoice, TierFormat
-from moelab.domain.trace import Phase, Trace
-from moelab.exploration.bound import Bound, bound_of
+from moelab.domain.trace import Phase, Trace, TraceHeader
+from moelab.exploration.bound import bound_of
 from moelab.exploration.draft import FAST, Draft
 from moelab.exploration.edit import Edit, edited
 from moelab.exploration.figures import Figures, figures
 from moelab.exploration.machine_of_nodes import machine_of_nodes
 from moelab.exploration.memory import memory_of_tiers, other_bytes
-from moelab.exploration.quick_placement import EXACT, quick_placement
+from moelab.exploration.quick_placement import EXACT, filled, quick_placement
+from moelab.exploration.regret import regret_of_experts
 from moelab.exploration.sample import Part, stretches, whole
 from moelab.exploration.search import search
-from moelab.exploration.settings import Settings
+from moelab.exploration.settings import Settings, check_units
 from moelab.planner.placements import per_layer
 from moelab.planner.static_plan import of_phase, split
 from moelab.simulator.result import SimResult
@@ -44,8 +47,7 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A plan and what it is worth. ``reads`` and ``least_reads`` int64 [L, E]: of each expert on the scored steps,
-    under the plan and under its oracle (``None`` in a preview)."""
+    """A plan and what it is worth on ``part``. ``regret`` is found when it is first asked for."""
 
     settings: Settings
     edits: tuple[Edit, ...]
@@ -53,8 +55,13 @@ class Outcome:
     draft: Draft
     figures: Figures
     result: SimResult
-    reads: np.ndarray | None = None
-    least_reads: np.ndarray | None = None
+    part: Part
+    find_regret: Callable[[], np.ndarray] | None = None
+
+    @cached_property
+    def regret(self) -> np.ndarray | None:
+        """float64 [L, E]: reads of each expert beyond the bound (``exploration.regret``); ``None`` without a bound."""
+        return None if self.find_regret is None else self.find_regret()
 
 
 class Exploration:
@@ -86,6 +93,7 @@ class Exploration:
         self.phase, self.held_out, self.seed = phase, held_out, seed
         self.train, self.test, self.how = split(trace, held_out=held_out, seed=seed)
         self.loads = of_phase(self.train, phase).loads()
+        _check_same_model(header, self.model)
         self.expert_bytes = _expert_bytes(header.num_layers, header.expert_bytes, expert_bytes, self.model)
         self.intermediate = header.moe_intermediate_size or (
             self.model.moe_intermediate_size if self.model is not None else None
@@ -93,6 +101,9 @@ class Exploration:
         if preview_tokens is None:
             preview_tokens = PREVIEW_ROUTINGS // (header.num_layers * header.top_k)
         self.preview_part = stretches(self.test, preview_tokens, seed)
+        self.warmed_part = self.preview_part
+        if phase is not None:  # steps that do not count need a phase that does
+            self.warmed_part = stretches(self.test, preview_tokens, seed, warm_tokens=preview_tokens)
         self.other_bytes = other_bytes(self.model, CONTEXT)
         self._full_parts: dict[str, Part] = {}
         self._searched: dict[Settings, tuple[Plan, Draft]] = {}
@@ -109,12 +120,17 @@ class Exploration:
         key = replace(settings, policy="static")
         plan: Plan | None = None
         if searched and key not in self._searched:
+            check_units(settings, self.num_units)
             found = search(self, settings)
             self._searched[key] = (found, Draft.of_plan(found))
         if key in self._searched:
             plan, draft = self._searched[key]
             placed_by = settings.planner
+            if settings.policy == "static" != plan.policy.name:  # a tier that its own policy was to fill
+                draft = filled(draft, self.loads, self._slots(plan, draft, settings))
+                placed_by += ", filled with the hottest"
         else:
+            check_units(settings, self.num_units)
             draft = quick_placement(settings, self.loads, self.num_units)
             placed_by = settings.planner if settings.planner in EXACT else f"quick stand-in for {settings.planner}"
         original = draft
@@ -169,8 +185,12 @@ class Exploration:
     # -- figures ---------------------------------------------------------------------------------------
 
     def preview(self, settings: Settings, edits: Sequence[Edit] = ()) -> Outcome:
-        """Figures on stretches of held-out steps, under a quick placement where the planner has not searched yet."""
-        return self._outcome(settings, tuple(edits), self.preview_part, searched=False, on_progress=None)
+        """Figures on stretches of held-out steps, under a quick placement where the planner has not searched yet.
+
+        A policy that remembers sees as many steps before each stretch, which do not count.
+        """
+        part = self.preview_part if settings.policy == "static" else self.warmed_part
+        return self._outcome(settings, tuple(edits), part, searched=False, on_progress=None)
 
     def full(self, settings: Settings, edits: Sequence[Edit] = (), on_progress: Progress | None = None) -> Outcome:
         """Figures on every step of the held-out part, and the planning part beside, under the planner's placement."""
@@ -199,24 +219,28 @@ class Exploration:
             )  # fmt: skip
 
         result = run(part, "held-out part", 0.0, machine=machine)
-        bound: Bound | None = None
         on_train: float | None = None
+        bound = bound_of(result, plan, draft, machine, lambda oracle: run(part, "oracle", 1 / 3, plan=oracle))
         if on_progress is not None:
-            bound = bound_of(result, plan, draft, machine, lambda oracle: run(part, "oracle", 1 / 3, plan=oracle))
             if "train" in self._full_parts:
                 on_train = run(self._full_parts["train"], "planning part", 2 / 3, by_step=False).reads_per_layer_step
             on_progress("done", 1.0)
         found = figures(
             result, part, machine=machine, efficiency=efficiency, why_no_time=why,
-            bound=None if bound is None else (bound.reached, bound.least, bound.of),
+            bound=bound,
             memory=memory_of_tiers(plan, self._whole_machine(settings), self.other_bytes), placed_by=placed_by,
-            scored_on=self.scored_on(part), is_preview=on_progress is None,
+            stands_in_for=settings.planner if placed_by.startswith("quick") else "", scored_on=self.scored_on(part),
+            is_preview=on_progress is None,
         )  # fmt: skip
         found = replace(found, seconds=time.perf_counter() - begin, train_reads_per_layer_step=on_train)
-        return Outcome(
-            settings, edits, plan, draft, found, result,
-            reads=None if bound is None else result.reads, least_reads=None if bound is None else bound.least_reads,
-        )  # fmt: skip
+        if bound is None:
+            return Outcome(settings, edits, plan, draft, found, result, part)
+
+        def find_regret() -> np.ndarray:
+            hidden_size = part.trace.header.hidden_size
+            return regret_of_experts(result, bound, plan, draft, part.requests, machine, hidden_size)
+
+        return Outcome(settings, edits, plan, draft, found, result, part, find_regret)
 
     def scored_on(self, part: Part) -> str:
         """What stands behind a figure, in words."""
@@ -237,6 +261,17 @@ class Exploration:
         if any(node.best_read_gb_per_s is None for node in machine.nodes):
             return None, 1.0, f"{machine.name} has no read rates: probe it with moelab.this_machine()"
         return machine, next(iter(machine.kernel_efficiency.values()), 1.0), ""
+
+
+def _check_same_model(header: TraceHeader, model: ModelSpec | None) -> None:
+    if model is None:
+        return
+    found, given = (header.num_layers, header.num_experts), (model.num_moe_layers, model.n_routed_experts)
+    if found != given:
+        raise ValueError(
+            f"trace of {header.model} is {found[0]} layers x {found[1]} experts, model {model.name} is {given[0]} x "
+            f"{given[1]}: expected the model that was recorded, or none"
+        )
 
 
 def _silent(what: str, share: float) -> None:

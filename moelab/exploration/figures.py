@@ -13,6 +13,7 @@ import numpy as np
 
 from moelab.analysis.bootstrap import FEWEST_CLUSTERS, NUM_SAMPLES, basic_interval, resamples
 from moelab.domain.machine import Machine
+from moelab.exploration.bound import Bound
 from moelab.exploration.memory import TierMemory
 from moelab.exploration.sample import Part
 from moelab.exploration.step_seconds import phase_steps, step_seconds
@@ -28,14 +29,18 @@ Interval = tuple[float, float] | None
 @dataclass(frozen=True, eq=False)
 class Figures:
     """``tok_per_s`` of the routed experts (``None``: ``why_no_time``), ``reads_per_layer_step`` and hit rates, each
-    of the phase's steps; ``..._interval``: 95%, by drawing ``num_clusters`` ``unit`` again, ``None`` below ten.
+    of the phase's steps; ``..._interval``: 95%, by drawing ``num_clusters`` ``unit`` again, ``None`` below ten. It is
+    of the steps alone: where a quick placement stands in for that of a planner (``stands_in_for``: its name), what the
+    planner will find may lie outside.
     ``bytes_of_node`` and ``bytes_of_link`` by tier, per token. ``bound``: the least of ``bound_of`` on the same steps,
-    ``gap`` above it (``None`` where it was not asked for). ``memory`` by tier. ``placed_by`` says where the placement
-    comes from, ``is_preview`` that not all steps, or not the planner's placement, may stand behind it.
+    ``gap`` above it with its interval (``None``: nothing bounds this policy, or the bound is 0). ``memory`` by tier.
+    ``placed_by`` says where the placement comes from, ``is_preview`` that not all steps, or not the planner's
+    placement, may stand behind it.
     """
 
     is_preview: bool
     placed_by: str
+    stands_in_for: str
     scored_on: str
     num_tokens: int
     num_steps: int
@@ -54,6 +59,7 @@ class Figures:
     bound: float | None
     bound_of: str
     gap: float | None
+    gap_interval: Interval
     memory: tuple[TierMemory, ...]
     train_reads_per_layer_step: float | None = None
     seconds: float = 0.0
@@ -88,15 +94,16 @@ def figures(
     machine: Machine | None,
     efficiency: float,
     why_no_time: str,
-    bound: tuple[float, float, str] | None,
+    bound: Bound | None,
     memory: tuple[TierMemory, ...],
     placed_by: str,
+    stands_in_for: str,
     scored_on: str,
     is_preview: bool,
 ) -> Figures:
     """Figures of ``result``, simulated on ``part`` with the counts of its steps.
 
-    ``bound``: (reached, least, of what), both in one unit. ``machine`` ``None``: no time, for the reason given.
+    ``machine`` ``None``: no time, for the reason given.
     """
     assert result.counts is not None
     steps = phase_steps(result)
@@ -108,18 +115,23 @@ def figures(
     num_there = len(np.unique(cluster))
     speed, speed_interval = _ratio(tokens, seconds, cluster, part.num_clusters)
     reads, reads_interval = _ratio(moved, used, cluster, part.num_clusters)
+    ratio, ratio_interval = None, None
+    if bound is not None:
+        ratio, ratio_interval = _ratio(bound.reached.sum(1), bound.least.sum(1), cluster, part.num_clusters)
     per_token = 1 / max(1, result.num_tokens)
     return Figures(
-        is_preview=is_preview, placed_by=placed_by, scored_on=scored_on, num_tokens=result.num_tokens,
-        num_steps=int(steps.sum()), unit=part.unit, num_clusters=num_there, tok_per_s=speed,
-        tok_per_s_interval=speed_interval, why_no_time=why_no_time, ms_per_token=1e3 / speed if speed else None,
+        is_preview=is_preview, placed_by=placed_by, stands_in_for=stands_in_for, scored_on=scored_on,
+        num_tokens=result.num_tokens, num_steps=int(steps.sum()), unit=part.unit, num_clusters=num_there,
+        tok_per_s=speed, tok_per_s_interval=speed_interval, why_no_time=why_no_time,
+        ms_per_token=1e3 / speed if speed else None,
         reads_per_layer_step=reads, reads_interval=reads_interval, hit_rate_per_routing=result.hit_rate_per_routing,
         hit_rate_per_request=result.hit_rate_per_request,
         bytes_of_node={name: value * per_token for name, value in result.bytes_of_node.items()},
         bytes_of_link={name: value * per_token for name, value in result.bytes_of_link.items()},
-        bound=None if bound is None else bound[1], bound_of="" if bound is None else bound[2],
-        gap=None if bound is None or bound[1] <= 0 else bound[0] / bound[1] - 1, memory=memory,
-        synthetic=result.synthetic,
+        bound=None if bound is None else bound.value, bound_of="" if bound is None else bound.of,
+        gap=None if ratio is None else ratio - 1,
+        gap_interval=None if ratio_interval is None else (ratio_interval[0] - 1, ratio_interval[1] - 1),
+        memory=memory, synthetic=result.synthetic,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """map_layers: what the map can be coloured by: load, tier, node, replicas, reuse, regret.  Floor 4.
 
-Each is one array layer x expert with its label. ``reuse`` and ``regret`` come from routing and oracle, the others from
-the placement; what is not known is NaN.
+Each is one array layer x expert with its label. ``reuse`` comes from the routing, ``regret`` from the bound, the others
+from the placement; what is not known is NaN.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moelab.exploration.draft import Draft
+from moelab.exploration.regret import PER_STEPS
 from moelab.planner.step_maximum import CUT
 from moelab.policies.requests import Requests
 from moelab.policies.signature import NEVER
@@ -21,7 +22,8 @@ REUSE_STEPS = 8
 
 @dataclass(frozen=True, eq=False)
 class MapLayer:
-    """``values`` float32 [L, E]; ``names`` of categories, then values index them; else ``limits`` of the scale."""
+    """``values`` float32 [L, E]; ``names`` of categories, then values index them (empty: none is there); else
+    ``limits`` of the scale."""
 
     values: np.ndarray
     label: str
@@ -43,13 +45,14 @@ def tier_layer(draft: Draft) -> MapLayer:
     nodes = [f"node{n}" for n in range(draft.num_nodes)]
     names = ["fast0", *nodes, *(["several nodes", "split"] if draft.num_nodes > 1 else [])]
     values = np.where(draft.fast, 0, 1 + _home(draft))
-    return MapLayer(values.astype(np.float32), "tier", tuple(names))
+    return MapLayer(values.astype(np.float32), "tier", _that_occur(names, values))
 
 
 def node_layer(draft: Draft) -> MapLayer:
     """The nodes that hold it, whether or not a fast tier serves it."""
     names = [f"node{n}" for n in range(draft.num_nodes)] + (["several nodes", "split"] if draft.num_nodes > 1 else [])
-    return MapLayer(_home(draft).astype(np.float32), "node", tuple(names))
+    values = _home(draft)
+    return MapLayer(values.astype(np.float32), "node", _that_occur(names, values))
 
 
 def replicas_layer(draft: Draft) -> MapLayer:
@@ -72,13 +75,21 @@ def reuse_layer(requests: Requests) -> MapLayer:
     return MapLayer(values.astype(np.float32), f"uses again within {REUSE_STEPS} steps", limits=(0.0, 1.0))
 
 
-def regret_layer(reads: np.ndarray | None, least: np.ndarray | None, shape: tuple[int, int]) -> MapLayer:
-    """Reads of each expert beyond those of the oracle, int [L, E] both; ``None``: not computed (the map is unknown)."""
-    label = "reads beyond the oracle's"
-    if reads is None or least is None:
-        return MapLayer(np.full(shape, np.nan, np.float32), label, limits=(0.0, 1.0))
-    values = (reads - least).astype(np.float32)
-    return MapLayer(values, label, limits=(float(min(0, values.min())), float(max(1, np.quantile(values, 0.995)))))
+def regret_layer(regret: np.ndarray | None, draft: Draft, is_sample: bool) -> MapLayer:
+    """``regret`` float64 [L, E] of ``Outcome``; ``None``: nothing bounds the policy, the map is unknown."""
+    beyond = "reads beyond the oracle's" if draft.num_nodes == 1 else "reads of the fullest node beyond the bound"
+    label = f"{beyond}, per {PER_STEPS:,} steps" + (" of the sample" if is_sample else "")
+    if regret is None:
+        return MapLayer(np.full(draft.masks.shape, np.nan, np.float32), label, limits=(0.0, 1.0))
+    values = regret.astype(np.float32)
+    low = min(0.0, float(np.quantile(values, 0.005)))
+    return MapLayer(values, label, limits=(low, float(np.quantile(values, 0.995)) or float(values.max()) or 1.0))
+
+
+def _that_occur(names: list[str], values: np.ndarray) -> tuple[str, ...]:
+    """Places of names are colours, which stay: what does not occur has an empty name, and is left out of the key."""
+    there = set(np.unique(values).tolist())
+    return tuple(name if number in there else "" for number, name in enumerate(names))
 
 
 def _home(draft: Draft) -> np.ndarray:

@@ -36,6 +36,12 @@ def quick_placement(settings: Settings, loads: np.ndarray, num_units: int) -> Dr
     )  # fmt: skip
 
 
+def filled(draft: Draft, loads: np.ndarray, slots: np.ndarray) -> Draft:
+    """``draft`` with the hottest experts of each layer on the fast tier, ``slots`` int [L] of them."""
+    place = np.argsort(np.argsort(-loads, axis=1, kind="stable"), axis=1)
+    return draft.changed(fast=place < slots[:, None])
+
+
 def _over_nodes(settings: Settings, place: np.ndarray, fast: np.ndarray) -> np.ndarray:
     """int64 [L, E]: node bits; ``place`` of each expert in its layer by load, those of the fast tier dealt last."""
     num_nodes, (num_layers, num_experts) = settings.nodes, place.shape

@@ -32,8 +32,14 @@ def select(query: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         tree = ast.parse(query.strip(), mode="eval")
     except SyntaxError:
         raise ValueError(f"query {query!r} is not an expression, expected such as `load > 2 and layer < 10`") from None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        out = np.asarray(_value(tree.body, columns, query))
+    try:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            out = np.asarray(_value(tree.body, columns, query))
+    except TypeError:  # of NumPy, about types that nobody wrote
+        raise ValueError(
+            f'query {query!r} mixes texts and numbers, expected texts for tier and node (`tier == "fast0"`), numbers '
+            "for the others (`load > 2`)"
+        ) from None
     shape = next(iter(columns.values())).shape
     if out.dtype != bool:
         raise ValueError(f"query {query!r} gives numbers, expected a comparison, such as `load > 2`")

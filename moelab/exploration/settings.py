@@ -12,6 +12,8 @@ from moelab.planner import FAST_TIER_PLANNERS, NODE_PLANNERS
 from moelab.policies import POLICIES
 
 MOST_NODES = 8
+CUTTERS = frozenset({"row_split", "split_some"})
+"""Planners that cut experts into rows, and so must know how many there are."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,23 @@ class Settings:
             )
 
 
-def planners(nodes: int, slots_per_layer: int) -> tuple[str, ...]:
-    """Names of the planners that place on so many nodes, with or without a fast tier."""
+def check_units(settings: Settings, num_units: int) -> None:
+    """``num_units`` of 32 rows of an expert, 1 where its size is not known; raises ``ValueError`` for too few."""
+    if settings.planner in CUTTERS and num_units < settings.nodes:
+        raise ValueError(
+            f"{settings.planner} cuts experts over {settings.nodes} nodes, but their intermediate size is not known, "
+            f"or has fewer units of 32 rows than that ({num_units}): give model=, or take replicate"
+        )
+
+
+def planners(nodes: int, slots_per_layer: int, num_units: int | None = None) -> tuple[str, ...]:
+    """Names of the planners that place on so many nodes, with or without a fast tier, ``num_units`` as above."""
     if nodes == 1:
         return (*FAST_TIER_PLANNERS, "empty")
     if slots_per_layer:
         return ("joint",)
-    return tuple(name for name in NODE_PLANNERS if name != "joint")
+    cannot = {"joint", *(CUTTERS if num_units is not None and num_units < nodes else ())}
+    return tuple(name for name in NODE_PLANNERS if name not in cannot)
 
 
 def policies(nodes: int, extras: Collection[str] = ()) -> tuple[str, ...]:

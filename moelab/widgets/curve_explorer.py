@@ -23,10 +23,11 @@ from moelab.sweeps import sweep
 from moelab.sweeps.result import SweepResult
 from moelab.sweeps.sweep import cells_of
 from moelab.widgets.background import Background, Report
-from moelab.widgets.chart import chart_of
+from moelab.widgets.chart import Chart, chart_of
 from moelab.widgets.chart_svg import chart_svg, legend_html
+from moelab.widgets.curve_axis import AXES, axes_of, on_axis
 from moelab.widgets.expert_map import ExpertMap
-from moelab.widgets.given_trace import given_trace
+from moelab.widgets.explorer_inputs import trace_of
 from moelab.widgets.module import module_text
 from moelab.widgets.static_picture import map_html
 from moelab.widgets.widget import figures_html
@@ -40,17 +41,20 @@ class CurveExplorer(ExpertMap):
     """``CurveExplorer(trace)``; a sweep of your own by ``sweep=``, otherwise it runs in the background (``wait``).
 
     A click on the chart chooses a size: the map then shows what an LRU of that size misses of each expert, and the
-    table every policy at it. Experts chosen on the map get a curve of their own.
+    table every policy at it. Experts chosen on the map get a curve of their own, and so do the layers that they lie in.
 
-    Traits beside those of ``ExpertMap``: ``of`` (``misses`` or ``reads``), ``slots`` (chosen size, -1: none),
-    ``sizes`` (those that were simulated), ``hidden`` (policies that are left out of the picture), ``names`` (all
-    policies), ``chart`` and ``picture``, ``rows`` (one for each policy at ``slots``: ``policy``, ``miss_ratio``,
-    ``reads``, ``uploads``).
+    Traits beside those of ``ExpertMap``: ``of`` (``misses`` or ``reads``), ``axis`` (of ``curve_axis.AXES``: sizes as
+    slots per layer, slots of all layers, GB) and ``axes`` (those that the trace allows), ``slots`` (chosen size per
+    layer, -1: none), ``sizes`` (those that were simulated), ``hidden`` (policies that are left out of the picture),
+    ``names`` (all policies), ``chart`` and ``picture``, ``rows`` (one for each policy at ``slots``: ``policy``,
+    ``miss_ratio``, ``reads``, ``uploads``).
     """
 
-    _esm = module_text("expert_map.js", "chart.js", "curve_explorer.js")
+    _esm = module_text("map_picture.js", "expert_map.js", "chart.js", "curve_explorer.js")
 
     of = traitlets.Enum(("misses", "reads"), default_value="misses").tag(sync=True)
+    axis = traitlets.Enum(AXES, default_value=AXES[0]).tag(sync=True)
+    axes = traitlets.List(traitlets.Unicode()).tag(sync=True)
     slots = traitlets.Int(-1).tag(sync=True)
     sizes = traitlets.List(traitlets.Int()).tag(sync=True)
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
@@ -82,13 +86,14 @@ class CurveExplorer(ExpertMap):
         if trace is None:
             self.say("empty", "No trace yet: give one, for example moelab.open_trace(path).load().")
             return
-        loaded = given_trace(trace, type(self).__name__)
+        loaded = trace_of(trace)
         if not loaded.num_tokens:
             self.say("empty", "This trace has no tokens: record some (moelab.record) first.")
             return
         if phase is None and (loaded.tokens.phase == Phase.DECODE).any():
             phase = "decode"
         self._trace, self._phase = loaded, phase
+        self.axes = axes_of(loaded.header)
         if capacities is None:  # of few experts some shares are the same slots
             capacities = sorted({max(1, round(share * loaded.header.num_experts)) for share in SHARES_AT_FIRST})
         self._policies, self._capacities = list(policies), list(capacities)
@@ -96,7 +101,7 @@ class CurveExplorer(ExpertMap):
         if sweep is None:
             self.start()
             return
-        _check_same_trace(sweep, loaded)
+        sweep.check_is_of(loaded)
         self._take((sweep.of_phase(phase), expert_miss_ratio(loaded, phase=phase)))
 
     # -- the sweep -----------------------------------------------------------------------------------------
@@ -195,10 +200,14 @@ class CurveExplorer(ExpertMap):
         if self.sweep is not None:
             self._draw_map()
 
-    @traitlets.observe("of", "hidden", "selection")
+    @traitlets.observe("of", "axis", "hidden", "selection")
     def _on_picture(self, change: Any) -> None:
         if self.sweep is not None:
-            self._draw_chart()
+            try:
+                self._draw_chart()
+            except ValueError as error:
+                self.show_error(error)
+                return
             self.say("ready", self._words())
 
     def _draw_map(self) -> None:
@@ -246,20 +255,31 @@ class CurveExplorer(ExpertMap):
                 one["colour"], one["dash"] = look_of_name[one["name"]]
         chosen = self.chosen
         if self.of == "misses" and chosen.any():
-            own = self.miss_ratio.curve(chosen)
-            first = max(self._trace.header.top_k, math.ceil(chart["x"]["low"]))
-            last = min(len(own) - 1, math.floor(chart["x"]["high"]))
-            if np.isfinite(own).all():
-                name = f"LRU, the {int(chosen.sum())} experts chosen on the map{self._about(first)}"
-                chart["series"].append(
-                    {
-                        "name": name, "dash": "solid", "width": 3, "colour": PALETTE[5], "marks": False, "fill": "",
-                        "x": list(range(first, last + 1)), "y": own[first : last + 1].tolist(), "shown": True,
-                    }
-                )  # fmt: skip
+            layers = np.asarray(chosen.any(axis=1))
+            if not layers.all():
+                numbers = [name for name, there in zip(self.layer_names, layers, strict=True) if there]
+                told = f"layer {numbers[0]}" if len(numbers) == 1 else f"the {len(numbers)} layers chosen on the map"
+                self._add_curve(chart, np.broadcast_to(layers[:, None], chosen.shape), f"LRU, {told}", "dash")
+            self._add_curve(chart, chosen, f"LRU, the {int(chosen.sum())} experts chosen on the map", "solid")
+        chart = on_axis(chart, self._trace.header, self.axis)
         with self.hold_sync():
             self.chart = chart
             self.picture = chart_svg(chart) + legend_html(chart)
+
+    def _add_curve(self, chart: Chart, experts: np.ndarray, name: str, dash: str) -> None:
+        """What an LRU misses of ``experts`` bool [L, E], over slots per layer; nothing where they are never used."""
+        assert self.miss_ratio is not None
+        own = self.miss_ratio.curve(experts)
+        if not np.isfinite(own).all():
+            return
+        first = max(self._trace.header.top_k, math.ceil(chart["x"]["low"]))
+        last = min(len(own) - 1, math.floor(chart["x"]["high"]))
+        chart["series"].append(
+            {
+                "name": name + self._about(first), "dash": dash, "width": 3, "colour": PALETTE[5], "marks": False,
+                "fill": "", "x": list(range(first, last + 1)), "y": own[first : last + 1].tolist(), "shown": True,
+            }
+        )  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
         """Plain values: every policy at the chosen size."""
@@ -273,16 +293,3 @@ class CurveExplorer(ExpertMap):
         if self.sweep is None:
             return figures_html(self.summary())
         return self.picture + map_html(self.values, self.scale, str(self.scale["label"])) + figures_html(self.summary())
-
-
-def _check_same_trace(result: SweepResult, trace: Trace) -> None:
-    """ValueError for a sweep of another trace. Rows from before they had its fingerprint are told by their shape."""
-    row, header = result.rows[0], trace.header
-    found = (row["model"], row["num_layers"], row["num_experts"], row["top_k"])
-    here = (header.model, header.num_layers, header.num_experts, header.top_k)
-    if found != here or row.get("trace") not in (None, trace.fingerprint()):
-        said = "{} ({} x {}, top-{}), {}".format
-        raise ValueError(
-            f"this sweep is of {said(*found, row.get('trace'))}; the trace is {said(*here, trace.fingerprint())}: "
-            "expected a sweep of this very trace"
-        )

@@ -29,7 +29,7 @@ class ExpertMap(Widget):
     ``selection`` (bytes: uint8 [L, E] by expert, 1: chosen; the browser writes it too); ``num_selected``.
     """
 
-    _esm = module_text("expert_map.js", "expert_map_widget.js")
+    _esm = module_text("map_picture.js", "expert_map.js", "expert_map_widget.js")
 
     num_layers = traitlets.Int(0).tag(sync=True)
     num_experts = traitlets.Int(0).tag(sync=True)

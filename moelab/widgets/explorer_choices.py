@@ -28,7 +28,7 @@ def choices_of(exploration: Exploration, settings: Settings) -> dict[str, Any]:
     all_policies = policies(settings.nodes, exploration.trace.extras)
     fast = machine.fast_tiers[0].memory_bytes if machine is not None and machine.fast_tiers else None
     return {
-        "planners": list(planners(settings.nodes, settings.slots_per_layer)),
+        "planners": list(planners(settings.nodes, settings.slots_per_layer, exploration.num_units)),
         "policies": list(all_policies),
         "oracles": [name for name in all_policies if POLICIES[name].needs_next_use],
         "nodes": nodes,

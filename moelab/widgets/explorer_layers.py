@@ -1,7 +1,7 @@
 """explorer_layers: the map layers of an explorer by name, kept where they take long.  Floor 6.
 
-``reuse`` reads the whole planning part and is asked for rarely; ``regret`` comes with a full figure and belongs to the
-settings and edits that it was computed for. The arrays are those of ``moelab.exploration.map_layers``.
+``reuse`` reads the whole planning part and is asked for rarely; the outcome keeps its own ``regret``. The arrays are
+those of ``moelab.exploration.map_layers``.
 """
 
 from __future__ import annotations
@@ -30,12 +30,6 @@ class ExplorerLayers:
         self._exploration = exploration
         self._load = load_layer(exploration.loads)
         self._reuse: MapLayer | None = None
-        self._full: Outcome | None = None
-
-    def take(self, outcome: Outcome) -> None:
-        """Keep what only a full figure knows."""
-        if outcome.least_reads is not None:
-            self._full = outcome
 
     def layer(self, name: str, outcome: Outcome) -> MapLayer:
         """One of ``MAP_LAYERS``."""
@@ -46,17 +40,17 @@ class ExplorerLayers:
                 self._reuse = reuse_layer(Requests.of_trace(self._exploration.train))
             return self._reuse
         if name == "regret":
-            full = self._full
-            if full is not None and (full.settings, full.edits) == (outcome.settings, outcome.edits):
-                return regret_layer(full.reads, full.least_reads, self._exploration.loads.shape)
-            return regret_layer(None, None, self._exploration.loads.shape)
+            return regret_layer(outcome.regret, outcome.draft, outcome.part.is_sample)
         return {"tier": tier_layer, "node": node_layer, "replicas": replicas_layer}[name](outcome.draft)
 
     def columns(self, query: str, outcome: Outcome) -> dict[str, np.ndarray]:
-        """[L, E] each by name, for ``exploration.select``; a layer that the query does not name is left unknown."""
+        """[L, E] each by name, for ``exploration.select``; a map layer that the query does not name is left unknown.
+
+        ``layer`` is the model's number, as on the map.
+        """
         shape = self._exploration.loads.shape
         out: dict[str, np.ndarray] = {
-            "layer": np.broadcast_to(np.arange(shape[0])[:, None], shape),
+            "layer": np.broadcast_to(np.array(self._exploration.trace.header.model_layer_of_layer)[:, None], shape),
             "expert": np.broadcast_to(np.arange(shape[1]), shape),
         }
         named = set(re.findall(r"[a-z]+", query))

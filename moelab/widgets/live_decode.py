@@ -51,7 +51,7 @@ class LiveDecode(ExpertMap):
     ``plan_names``, ``plan_in_use``, ``num_messages`` (sent while generating, about ten a second at most).
     """
 
-    _esm = module_text("expert_map.js", "figures_panel.js", "live_figures.js", "live_decode.js")
+    _esm = module_text("map_picture.js", "expert_map.js", "figures_panel.js", "live_figures.js", "live_decode.js")
 
     prompt = traitlets.Unicode("").tag(sync=True)
     max_new_tokens = traitlets.Int(64, min=1).tag(sync=True)

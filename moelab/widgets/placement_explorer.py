@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,40 +15,46 @@ import traitlets
 
 from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
-from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
 from moelab.exploration import MAP_LAYERS, Edit, Exploration, Outcome, Settings, select
 from moelab.exploration.map_layers import MapLayer
 from moelab.exploration.settings import fitting
-from moelab.widgets.background import Background, Report
-from moelab.widgets.expert_map import EDITED, PINNED, ExpertMap
+from moelab.widgets.background import Background
+from moelab.widgets.expert_map import EDITED, PINNED
 from moelab.widgets.explorer_choices import choices_of, first_settings, split_of
+from moelab.widgets.explorer_inputs import machine_of, trace_of
 from moelab.widgets.explorer_layers import ExplorerLayers
+from moelab.widgets.explorer_plans import ExplorerPlans
 from moelab.widgets.module import module_text
 from moelab.widgets.static_picture import map_html
 from moelab.widgets.widget import figures_html
 
 if TYPE_CHECKING:
     from moelab.engine.engine import Engine
+    from moelab.store import StoredTrace
 
 _SETTINGS = ("slots_per_layer", "nodes", "extra_memory", "planner", "policy")
-_PAUSE_S = 0.4  # a slider that still moves starts no full figure
 
 
-class PlacementExplorer(ExpertMap):
+class PlacementExplorer(ExplorerPlans):
     """Explore placements of ``trace`` on ``machine``.
 
-    ``model``: a ``ModelSpec`` or a preset's name (bytes that the trace does not say, memory of the rest of the model).
+    ``trace``: also a stored one, read whole; ``machine``, ``model``: also a preset's name (of the model: bytes that the
+    trace does not say, memory of all but the experts).
     ``engine``: a live one, for ``apply``. ``replay_options``: of ``moelab.replay``. Others: those of ``Exploration``.
 
-    Traits beside those of ``ExpertMap``: ``slots_per_layer`` (of fast0, 0 to E), ``nodes``, ``extra_memory`` (bytes of
-    replicas over those of one copy of every expert), ``planner``, ``policy``; ``colour_by`` (``MAP_LAYERS``),
-    ``map_order`` (``id``, ``load``); read-only: ``figures`` (``Figures.as_dict``), ``kept`` (the same of plan A),
-    ``choices`` (what menus and sliders offer), ``split`` (planning and held-out part), ``edits_made`` (texts),
-    ``replay_html``, ``has_engine``, ``asked`` and ``answered`` (counts of the browser's changes), ``preview_ms``.
+    Raises ``TypeError`` and ``ValueError`` for what it cannot explore.
+
+    Traits beside those of ``ExpertMap``, ``ExplorerFigures`` and ``ExplorerPlans``: ``slots_per_layer`` (of fast0, 0 to
+    E), ``nodes``, ``extra_memory`` (bytes of replicas over those of one copy of every expert), ``planner``, ``policy``;
+    ``colour_by`` (``MAP_LAYERS``), ``map_order`` (``id``, ``load``); read-only: ``choices`` (what menus and sliders
+    offer), ``split`` (planning and held-out part), ``edits_made`` (texts), ``asked`` and ``answered`` (counts of the
+    browser's changes).
     """
 
-    _esm = module_text("expert_map.js", "figures_panel.js", "explorer_controls.js", "placement_explorer.js")
+    _esm = module_text(
+        "map_picture.js", "expert_map.js", "figures_panel.js", "explorer_controls.js", "placement_explorer.js"
+    )
 
     slots_per_layer = traitlets.Int(0, min=0).tag(sync=True)
     nodes = traitlets.Int(1, min=1).tag(sync=True)
@@ -58,21 +63,16 @@ class PlacementExplorer(ExpertMap):
     policy = traitlets.Unicode("static").tag(sync=True)
     colour_by = traitlets.Enum(MAP_LAYERS, default_value="load").tag(sync=True)
     map_order = traitlets.Enum(("id", "load"), default_value="load").tag(sync=True)
-    figures = traitlets.Dict().tag(sync=True)
-    kept = traitlets.Dict().tag(sync=True)
     choices = traitlets.Dict().tag(sync=True)
     split = traitlets.Dict().tag(sync=True)
     edits_made = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    replay_html = traitlets.Unicode("").tag(sync=True)
-    has_engine = traitlets.Bool(False).tag(sync=True)
     asked = traitlets.Int(0).tag(sync=True)
     answered = traitlets.Int(0).tag(sync=True)
-    preview_ms = traitlets.Float(0.0).tag(sync=True)
 
     def __init__(
         self,
-        trace: Trace | None = None,
-        machine: Machine | None = None,
+        trace: Trace | StoredTrace | None = None,
+        machine: Machine | str | None = None,
         model: ModelSpec | str | None = None,
         *,
         engine: Engine | None = None,
@@ -85,16 +85,18 @@ class PlacementExplorer(ExpertMap):
         self.engine, self._replay_options = engine, dict(replay_options or {})
         self.edits: tuple[Edit, ...] = ()
         self.outcome: Outcome | None = None
-        self._kept_plan: Plan | None = None
         self._is_setting = False
         self.on_msg(self._on_message)
-        if trace is None or not trace.num_tokens:
+        if trace is None:
             self.say(
-                "empty",
-                "No trace yet: PlacementExplorer(trace, machine), a trace from moelab.open_trace(folder).load().",
+                "empty", "No trace yet: PlacementExplorer(trace, machine), a trace from moelab.open_trace(folder)."
             )
             return
-        self.exploration = Exploration(trace, machine, model, **options)
+        loaded = trace_of(trace)
+        if not loaded.num_tokens:
+            self.say("empty", "This trace has no tokens: record some (moelab.record) first.")
+            return
+        self.exploration = Exploration(loaded, machine_of(machine), model, **options)
         self._layers = ExplorerLayers(self.exploration)
         self._order = np.argsort(-self.exploration.loads, axis=1, kind="stable")
         chosen = settings or first_settings(self.exploration)
@@ -103,6 +105,7 @@ class PlacementExplorer(ExpertMap):
             self.split = split_of(self.exploration)
             self._set(chosen)
             self._preview()
+        self.start_warming()
 
     # -- settings ------------------------------------------------------------------------------------------
 
@@ -146,58 +149,8 @@ class PlacementExplorer(ExpertMap):
 
     # -- figures -------------------------------------------------------------------------------------------
 
-    def _preview(self) -> None:
-        """The preview now, the full figure in the background."""
-        begin = time.perf_counter()
-        self.background.cancel()
-        try:
-            outcome = self.exploration.preview(self.settings, self.edits)
-        except ValueError as error:
-            self.show_error(error)
-            return
-        with self.hold_sync():
-            self._take(outcome)
-            self.say("busy", "Preview. The full figure follows.", 0.0)
-            self.can_cancel = True
-            self.preview_ms = 1e3 * (time.perf_counter() - begin)
-        self.full(after_s=_PAUSE_S)
-
-    def full(self, *, after_s: float = 0.0) -> None:
-        """Start the full figure in the background (``wait`` for it)."""
-        settings, edits = self.settings, self.edits
-
-        def work(report: Report) -> Outcome:
-            return self.exploration.full(settings, edits, report)
-
-        def done(outcome: Outcome) -> None:
-            with self.hold_sync():
-                self._take(outcome)
-                self.can_cancel = False
-                self.say("ready")
-
-        self.background.start(work, done, self._failed, after_s=after_s)
-
-    def cancel(self) -> None:
-        """End what runs in the background; the preview stays."""
-        self.background.cancel()
-        with self.hold_sync():
-            self.can_cancel = False
-            self.say("ready", "Cancelled. The preview stands; press Full figure to compute it.")
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for what runs in the background; ``False`` where it still runs after ``timeout_s``."""
-        return self.background.wait(timeout_s)
-
-    def _failed(self, error: Exception) -> None:
-        self.can_cancel = False
-        self.show_error(error)
-
-    def _show_progress(self, what: str, share: float) -> None:
-        self.say("busy", f"Preview. The full figure follows: {what}.", share)
-
     def _take(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        self._layers.take(outcome)
         self.figures = outcome.figures.as_dict()
         self.edits_made = [str(edit) for edit in self.edits]
         self._draw()
@@ -233,13 +186,11 @@ class PlacementExplorer(ExpertMap):
 
     def edit(self, action: str, tier: str = "") -> None:
         """``action`` of ``exploration.ACTIONS`` on the chosen experts (``tier`` of ``move``); raises ``ValueError``."""
-        before, self.edits = self.edits, (*self.edits, Edit(action, self.chosen, tier))
-        try:
-            self.exploration.preview(self.settings, self.edits)
-        except ValueError:
-            self.edits = before
-            raise
-        self._preview()
+        begin, edits = time.perf_counter(), (*self.edits, Edit(action, self.chosen, tier))
+        outcome = self.exploration.preview(self.settings, edits)
+        self.edits = edits
+        self.background.cancel()
+        self._show_preview(outcome, begin)
 
     def undo(self) -> None:
         """Take the last edit back."""
@@ -250,63 +201,6 @@ class PlacementExplorer(ExpertMap):
         """Back to the planner's placement."""
         self.edits = ()
         self._preview()
-
-    # -- plans ---------------------------------------------------------------------------------------------
-
-    @property
-    def plan(self) -> Plan:
-        """The plan as shown; of a preview, the quick placement (its planner's name says so)."""
-        assert self.outcome is not None, self.message
-        found = self.outcome.figures
-        told = {name: value for name, value in found.as_dict().items() if name not in ("memory", "seconds")}
-        return self.outcome.plan.model_copy(update={"prediction": told})
-
-    def save(self, path: str | Path = "plan.json") -> None:
-        """Write the plan, its figures as the prediction."""
-        self.plan.save(path)
-        what = "the preview's plan" if self.figures["is_preview"] else "the plan"
-        self.message = f"Saved {what} as {Path(path)}. Load it with moelab.Plan.load, run it with moelab.replay."
-
-    def keep(self) -> None:
-        """Keep the plan as A, to compare what follows with it."""
-        assert self.outcome is not None, self.message
-        self._kept_plan = self.plan
-        self.kept = {**self.outcome.figures.as_dict(), "settings": self._settings_text()}
-
-    @property
-    def kept_plan(self) -> Plan | None:
-        """Plan A."""
-        return self._kept_plan
-
-    def replay(self) -> None:
-        """Really execute held-out tokens here under the plan, prediction beside measurement, in the background."""
-        plan, nodes = self.plan, self.nodes
-
-        def work(report: Report) -> str:
-            from moelab.execution.replay import replay
-
-            report("executing the routed experts", -1.0)
-            virtual = {"virtual_nodes": nodes} if nodes > 1 else {}
-            options = {"tokens": 32, "phase": self.exploration.phase, **virtual, **self._replay_options}
-            return replay(self.exploration.trace, plan, progress=False, **options)._repr_html_()
-
-        def done(html: str) -> None:
-            with self.hold_sync():
-                self.replay_html = html
-                self.can_cancel = False
-                self.say("ready")
-
-        self.say("busy", "Replay: executing the routed experts on this machine.")
-        self.background.start(work, done, self._failed)
-
-    def apply(self) -> None:
-        """Carry the plan out in the live engine; raises ``ValueError`` without one."""
-        if self.engine is None:
-            raise ValueError("no live engine: PlacementExplorer(trace, machine, engine=moelab.load(folder))")
-        from moelab.migration import apply
-
-        applied = apply(self.engine, self.plan, progress=False)
-        self.say("ready", "Applied. " + " ".join(str(applied).split()))
 
     def _settings_text(self) -> str:
         fast = (
@@ -319,7 +213,7 @@ class PlacementExplorer(ExpertMap):
     def _on_message(self, _: Any, content: dict[str, Any], buffers: Any) -> None:
         simple: dict[str, Callable[[], None]] = {
             "undo": self.undo, "clear_edits": self.clear_edits, "keep": self.keep, "replay": self.replay,
-            "apply": self.apply, "cancel": self.cancel, "full": self._full_by_hand,
+            "apply": self.apply, "cancel": self.cancel, "full": self.full,
         }  # fmt: skip
         action = content.get("do")
         try:
@@ -329,16 +223,11 @@ class PlacementExplorer(ExpertMap):
                 self.query(content["text"])
                 self.say("ready", f"{self.num_selected} experts chosen.")
             elif action == "save":
-                self.save(content["path"])
+                self.save(content.get("path", ""))
             elif action is not None:
                 self.edit(action, content.get("tier", ""))
-        except (ValueError, OSError, MemoryError) as error:
+        except Exception as error:  # a button must not fail without a word on the page
             self.show_error(error)
-
-    def _full_by_hand(self) -> None:
-        self.say("busy", "The full figure follows.", 0.0)
-        self.can_cancel = True
-        self.full()
 
     # -- without JavaScript --------------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ def map_html(values: np.ndarray, scale: Mapping[str, Any], caption: str) -> str:
         key = ", ".join(
             f"<span style='color:{PALETTE[n % len(PALETTE)]}'>&#9632;</span> {escape(name)}"
             for n, name in enumerate(scale["names"])
+            if name
         )
     else:
         key = f"{escape(scale['label'])}: dark {scale['low']:.4g} to bright {scale['high']:.4g}"

@@ -11,10 +11,11 @@ import moelab
 from moelab.domain.model import ModelSpec
 from moelab.exploration import Draft, Edit, Exploration, Settings, select
 from moelab.exploration.edit import edited
-from moelab.exploration.map_layers import REUSE_STEPS, regret_layer, replicas_layer, reuse_layer, tier_layer
+from moelab.exploration.map_layers import REUSE_STEPS, replicas_layer, reuse_layer, tier_layer
 from moelab.exploration.memory import memory_of_tiers, other_bytes
 from moelab.exploration.sample import stretches
-from moelab.policies.requests import Requests
+from moelab.exploration.settings import planners
+from moelab.policies.requests import PHASES, Requests
 from tests.exploration.test_explore import EXPERTS, LAYERS, MIB, machine_with, trace_of
 
 PLANS = [
@@ -130,6 +131,57 @@ def test_select_refuses(query, message):
         select(query, {"load": np.ones((2, 2))})
 
 
+@pytest.mark.parametrize("planner", ["row_split", "split_some"])
+@pytest.mark.parametrize("call", ["preview", "full"])
+def test_unknown_rows_cannot_be_cut_by_a_planner_either(planner, call):
+    exploration = Exploration(trace_of(2), machine_with(2))
+    exploration.intermediate = None
+    with pytest.raises(
+        ValueError, match=f"{planner} cuts experts over 2 nodes, but their intermediate size is not known"
+    ):
+        getattr(exploration, call)(Settings(0, 2, 0.0, planner))
+    assert planner not in planners(2, 0, exploration.num_units)
+    assert planner in planners(2, 0, 2)
+
+
+def test_an_action_that_nobody_knows():
+    exploration = Exploration(trace_of(2), machine_with(2))
+    with pytest.raises(ValueError, match="action is 'burn', expected one of pin"):
+        exploration.preview(Settings(4), [Edit("burn", np.zeros((LAYERS, EXPERTS), bool))])
+
+
+@pytest.mark.parametrize("query", ["tier > 2", 'load > "a"', "-tier", 'tier + 1 == "x"'])
+def test_texts_and_numbers_do_not_mix(query):
+    columns = {"load": np.ones((2, 2)), "tier": np.full((2, 2), "fast0")}
+    with pytest.raises(ValueError, match="mixes texts and numbers"):
+        select(query, columns)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_steps_before_a_stretch_warm_up_and_do_not_count(seed):
+    trace = trace_of(seed, batch=2 if seed % 2 else 1)
+    part = stretches(trace, 200, seed, warm_tokens=300)
+    bare = stretches(trace, 200, seed)
+    is_warm = (part.requests.flags & PHASES["mixed"]) == PHASES["mixed"]
+    assert part.num_warm == is_warm.sum() > 0
+    np.testing.assert_array_equal(part.requests.step[~is_warm], bare.requests.step)
+    np.testing.assert_array_equal(part.cluster[~is_warm], bare.cluster)
+    steps = np.unique(trace.tokens.step)
+    rank = np.searchsorted(steps, part.requests.step)
+    for at in np.flatnonzero(is_warm):  # the next step of the trace is there too, up to the stretch
+        assert rank[at + 1] == rank[at] + 1
+    counted = {int(step) for step in part.requests.step[~is_warm]}
+    for cluster in range(part.num_clusters):
+        first = rank[~is_warm][part.cluster[~is_warm] == cluster][0]
+        tokens, before = 0, first - 1
+        while before >= 0:
+            tokens += (trace.tokens.step == steps[before]).sum()
+            if tokens > 300 // 24:
+                break
+            assert int(steps[before]) in counted | {int(step) for step in part.requests.step[is_warm]}
+            before -= 1
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_stretches_are_consecutive_whole_steps(seed):
     trace = trace_of(seed, batch=2 if seed % 2 else 1)
@@ -172,8 +224,6 @@ def test_layers_of_a_placement():
     layer = tier_layer(draft)
     assert [layer.names[int(value)] for value in layer.values[0]] == ["fast0", "node1", "several nodes", "split"]
     assert replicas_layer(draft).values.tolist() == [[2, 1, 2, 1]]
-    assert np.isnan(regret_layer(None, None, (1, 4)).values).all()
-    assert regret_layer(np.array([[3, 1]]), np.array([[1, 1]]), (1, 2)).values.tolist() == [[2, 0]]
 
 
 def test_memory_of_tiers():

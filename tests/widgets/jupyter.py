@@ -141,12 +141,16 @@ class Notebook:
 
     def run_all(self) -> None:
         """Run all cells; raises ``AssertionError`` with the traceback where one fails."""
-        self._menu("Run", "Run All Cells")
+        self.begin_all()
         last = self.page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt")
         self.page.wait_for_function("e => /\\[\\d+\\]/.test(e.textContent)", arg=last.element_handle())
         self._idle()
         failed = self.page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']")
         assert failed.count() == 0, failed.first.inner_text()
+
+    def begin_all(self) -> None:
+        """Run all cells and do not wait for them."""
+        self._menu("Run", "Run All Cells")
 
     def restart(self) -> None:
         """Restart the kernel and clear all outputs, as the menu does it."""

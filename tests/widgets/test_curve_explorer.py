@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 
 import nbformat
 import numpy as np
@@ -13,6 +14,7 @@ from nbconvert import HTMLExporter
 import moelab
 from moelab import plots
 from moelab.analysis.expert_miss_ratio import expert_miss_ratio
+from moelab.exploration import fast_tier_size
 from moelab.widgets import CurveExplorer
 from moelab.widgets.chart import chart_of
 from tests.seeded_traces import seeded_trace
@@ -40,7 +42,8 @@ def test_numbers_are_those_of_the_plain_calls(view, trace):
     frame = plain.to_frame()
     for of in ("misses", "reads"):
         view.of = of
-        assert view.chart == chart_of(plots.policy_curves(plain, of))
+        twin = chart_of(plots.policy_curves(plain, of))
+        assert view.chart == {**twin, "x": {**twin["x"], "per_slot": 1.0}}
     ratios = expert_miss_ratio(trace, phase="decode")
     for slots in SIZES:
         view.slots = slots
@@ -65,6 +68,63 @@ def test_experts_chosen_on_the_map_have_a_curve(view, trace):
     np.testing.assert_array_equal(view.chosen, mask), "another size keeps the choice"
     view.choose(np.zeros((3, 12), bool))
     assert "chosen on the map" not in view.picture
+
+
+@pytest.mark.parametrize("axis", ["slots", "GB"])
+def test_sizes_in_slots_of_all_layers_and_in_gb(trace, axis):
+    sized = replace(trace, header=trace.header.model_copy(update={"expert_bytes": (3_000_000, 5_000_000, 4_000_000)}))
+    view = CurveExplorer(sized, sweep=moelab.sweep(sized, POLICIES, SIZES, progress=False))
+    assert view.axes == ["slots per layer", "slots", "GB"]
+    mask = np.zeros((3, 12), bool)
+    mask[1, :5] = True
+    view.choose(mask)
+    before = view.chart
+    view.axis = axis
+    factor = 3 if axis == "slots" else (3 + 5 + 4) / 1000
+    for slots in (1, 9):
+        size = fast_tier_size(sized.header, slots)
+        assert (size.slots if axis == "slots" else size.num_bytes / 1e9) == pytest.approx(slots * factor)
+    assert view.chart["x"]["low"] == pytest.approx(before["x"]["low"] * factor)
+    assert view.chart["x"]["high"] == pytest.approx(before["x"]["high"] * factor)
+    for one, other in zip(view.chart["series"], before["series"], strict=True):
+        assert one["x"] == pytest.approx([x * factor for x in other["x"]])
+        assert one["y"] == other["y"]
+    cliffs = [[line["x"] for line in chart["lines"] if "x" in line] for chart in (view.chart, before)]
+    assert cliffs[0] == pytest.approx([x * factor for x in cliffs[1]])
+    assert len(cliffs[0]) == 1
+    assert axis.split()[0] in view.chart["x"]["label"]
+    assert view.chart["x"]["label"] in view.picture
+
+
+def test_gb_are_not_offered_where_bytes_are_not_known(trace):
+    header = trace.header.model_copy(update={"expert_bytes": (0,) * 3})
+    nameless = replace(trace, header=header)
+    view = CurveExplorer(nameless, sweep=moelab.sweep(nameless, POLICIES, SIZES, progress=False))
+    assert view.axes == ["slots per layer", "slots"]
+    view.axis = "GB"
+    assert view.status == "error"
+    assert "does not say the bytes of an expert" in view.message
+
+
+def test_layers_chosen_on_the_map_have_a_curve(view, trace):
+    mask = np.zeros((3, 12), bool)
+    mask[1, :5] = mask[2, 7] = True
+    view.choose(mask)
+    layers, own = view.chart["series"][-2:]
+    assert layers["name"] == "LRU, the 2 layers chosen on the map, about"
+    assert own["name"].startswith("LRU, the 6 experts chosen")
+    whole = np.zeros((3, 12), bool)
+    whole[1:] = True
+    curve = expert_miss_ratio(trace, phase="decode").curve(whole)
+    assert layers["y"] == curve[layers["x"]].tolist()
+    assert layers["dash"] != own["dash"]
+    mask[0, 0] = True
+    view.choose(mask)
+    assert not any("layers chosen" in one["name"] for one in view.chart["series"]), (
+        "all layers are all policies' curves"
+    )
+    view.choose(np.arange(3)[:, None] == np.full((3, 12), 2))
+    assert view.chart["series"][-2]["name"].startswith(f"LRU, layer {trace.header.model_layer_of_layer[2]}")
 
 
 def test_policies_can_be_left_out(view):
@@ -108,8 +168,12 @@ def test_a_sweep_of_another_trace_is_refused(trace):
     for other in others:
         with pytest.raises(ValueError, match="expected a sweep of this very trace"):
             CurveExplorer(trace, sweep=moelab.sweep(other, ["lru"], SIZES, progress=False))
+    before = moelab.sweep(trace, ["lru"], SIZES, progress=False)
+    for row in before.rows:
+        assert row.pop("trace") == trace.fingerprint()
+    assert CurveExplorer(trace, sweep=before).status == "ready", "rows of before they named their trace"
     for wrong in ("folder", np.zeros((3, 2))):
-        with pytest.raises(TypeError, match="CurveExplorer: trace is"):
+        with pytest.raises(TypeError, match="expected a Trace or"):
             CurveExplorer(wrong)
 
 

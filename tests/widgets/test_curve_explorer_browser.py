@@ -96,6 +96,23 @@ def test_curve_explorer(open_notebook, theme):
     assert has_colour(around(svg, x, y, WIDTH), rgb_of(PALETTE[5]))
     notebook.picture(widget, "curve_explorer")
 
+    # The same in GB: a click there chooses the size of as many bytes.
+    widget.locator("[name='axis']").select_option("GB")
+    widget.get_by_text("GB of the fast tier, all layers together").first.wait_for()
+    chart = notebook.python("view.chart")
+    gb = sum(trace.header.expert_bytes) / 1e9
+    assert chart["series"][-1]["x"][0] == pytest.approx(5 * gb)
+    x, y = place(chart, 15 * gb, own[15])
+    assert has_colour(around(svg, x, y, WIDTH), rgb_of(PALETTE[5]))
+    box = svg.bounding_box()
+    svg.click(position={"x": place(chart, 20 * gb, 0.5)[0] * box["width"] / WIDTH, "y": box["height"] / 2})
+    check(20)
+    assert "GB of the fast tier" in widget.locator(".moelab-chart-readout").inner_text()
+    notebook.picture(widget, "curve_explorer_gb")
+    widget.locator("[name='axis']").select_option("slots")
+    widget.get_by_text("slots of all 6 layers together (of 288 experts)").first.wait_for()
+    widget.locator("[name='axis']").select_option("slots per layer")
+
     widget.locator("[name='of']").select_option("reads")
     widget.get_by_text("What is read").first.wait_for()
     widget.locator("[type='checkbox'][name='lru']").uncheck()

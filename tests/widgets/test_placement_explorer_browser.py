@@ -12,7 +12,7 @@ import pytest
 from nbconvert import HTMLExporter
 
 import moelab
-from moelab.palette import ON_DARK, PALETTE, rgb_of
+from moelab.palette import ON_DARK, PALETTE, rgb_of, viridis
 from tests.widgets.jupyter import SCREENSHOTS
 from tests.widgets.pixels import centre, colour_at, drag_box, drawn
 
@@ -54,10 +54,8 @@ class Panel:
     def check(self, call="full"):
         """What stands in the panel is what the plain call gives."""
         twin = self.notebook.python(TWIN.format(call))
-        for _ in range(60):  # the full figure follows the preview, on a busy machine later than the note that it did
-            if "none" not in self.shown("gap to the bound") or twin["gap"] is None:
-                break
-            self.page.wait_for_timeout(500)
+        gap = "none" if twin["gap"] is None else f"{100 * twin['gap']:.1f}%"
+        self.page.locator("[data-figure='gap to the bound']", has_text=gap).first.wait_for()
         for name, value, scale in (
             ("tok_per_s", twin["tok_per_s"], 1), ("reads per layer-step", twin["reads_per_layer_step"], 1),
             ("hit rate per routing", twin["hit_rate_per_routing"], 100), ("gap to the bound", twin["gap"], 100),
@@ -78,6 +76,9 @@ class Panel:
 
     def says(self, words):
         self.page.locator(".moelab-message", has_text=words).wait_for()
+
+    def notes(self, words):
+        self.page.locator(".moelab-plan-note", has_text=words).wait_for()
 
     def edits(self, text):
         self.page.locator(".moelab-edits", has_text=text).wait_for()
@@ -176,17 +177,33 @@ def test_everything_by_hand(open_notebook, theme):
     panel.check()
     notebook.picture(page.locator(".moelab"), "explorer_two_plans")
 
+    # where the gap comes from, in its colours
+    page.locator("select[data-setting='colour_by']").select_option("regret")
+    page.locator(".moelab-key", has_text="reads of the fullest node beyond the bound, per 1,000 steps").wait_for()
+    panel.canvas.press("Escape")
+    page.get_by_text("0 chosen", exact=True).wait_for()
+    twin = "view.exploration.full(view.settings, view.edits).regret"
+    values = np.array(notebook.python(f"np.take_along_axis({twin}, view._order, 1).tolist()"))
+    low, high = notebook.python("[view.scale['low'], view.scale['high']]")
+    hottest = np.unravel_index(values.argmax(), values.shape)
+    assert values.max() > 0
+    for row, column in [hottest, (0, 3), (rows - 1, columns - 1)]:
+        share = min(1.0, max(0.0, (values[row, column] - low) / (high - low)))
+        got = colour_at(panel.canvas, int(row), int(column), panel.shape)
+        assert np.abs(np.array(got) - viridis(share)).max() <= 4, (row, column, share)
+    notebook.picture(page.locator(".moelab"), "explorer_regret")
+
     if theme == "dark":
         return
 
     # save, apply, replay
     panel.press("save")
-    panel.says("Saved the plan as plan.json")
+    panel.notes("Saved the plan as plan.json")
     saved = moelab.Plan.load(notebook.server.notebooks / "plan.json")
     assert saved.fingerprint() == notebook.python("view.plan.fingerprint()")
     assert saved.prediction["tok_per_s"] == pytest.approx(twin["tok_per_s"], rel=0.2)
     panel.press("apply")
-    panel.says("Applied.")
+    panel.notes("copies added")
     assert notebook.python("engine.routed[0].placement is not None")
     panel.press("replay")
     page.locator(".moelab-replay table").first.wait_for()
@@ -203,6 +220,49 @@ def test_everything_by_hand(open_notebook, theme):
     html, _ = HTMLExporter(sanitize_html=False).from_filename(str(path))
     assert "data:image/png;base64" in html
     assert "reads_per_layer_step" in html
+
+
+SLOWED = """
+import time
+quick = view.exploration.full
+def slow(settings, edits, report):
+    for _ in range(10_000):
+        report("a long search", 0.3)
+        time.sleep(0.05)
+    return quick(settings, edits, report)
+view.exploration.full = slow
+view.nodes, view.slots_per_layer = 2, 0
+view
+"""
+WAITS = "view.wait()\nprint('the cell went on')"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_cancel_while_a_cell_waits(open_notebook, theme):
+    """The kernel is busy with a cell that waits: the page's button, and the notebook's own, end it."""
+    notebook = open_notebook("explorer_waits", [OPEN, SLOWED, WAITS], theme)
+    notebook.begin_all()
+    page = notebook.page
+    page.locator(".moelab-message", has_text="a long search").wait_for()
+    page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt", has_text="[*]").wait_for()
+    notebook.picture(page.locator(".moelab"), "explorer_waits")
+    page.locator(".moelab button.moelab-cancel").click()
+    page.locator(".moelab-message", has_text="Cancelled. The preview stands").wait_for()
+    page.locator(".jp-OutputArea-output", has_text="the cell went on").wait_for()
+    panel = Panel(notebook)
+    assert notebook.python("view.figures['is_preview']")
+    assert notebook.python("view.settings.planner") == "replicate"
+    panel.check("preview")  # with its gap, and the words that its interval is of the steps alone
+    page.locator(".moelab-stand-in", has_text="A quick placement stands in for replicate").wait_for()
+    page.locator(".moelab-speed", has_text="95% interval of the steps").wait_for()
+    notebook.picture(page.locator(".moelab"), "explorer_cancelled")
+
+    panel.press("full")
+    page.locator(".moelab-message", has_text="a long search").wait_for()
+    ended = notebook.keep_busy("view.wait()")
+    notebook.interrupt()
+    ended()
+    page.locator(".moelab-message", has_text="Cancelled. The preview stands").wait_for()
 
 
 SYNTHETIC = """

@@ -5,10 +5,11 @@ export default {
     root(el, "curve-explorer");
     const set = (name, value) => { model.set(name, value); model.save_changes(); };
     const nearest = (x) => model.get("sizes").reduce((a, b) => (Math.abs(b - x) < Math.abs(a - x) ? b : a));
-    const chart = new ChartView(model, (x) => set("slots", nearest(x)));
+    const chart = new ChartView(model, (x) => set("slots", nearest(x / model.get("chart").x.per_slot)));
     const map = new ExpertMapView(model);
     const of = element("select", { name: "of", "aria-label": "what is drawn", onchange: () => set("of", of.value) },
       element("option", { value: "misses" }, "misses"), element("option", { value: "reads" }, "reads"));
+    const axis = element("select", { name: "axis", "aria-label": "sizes in", onchange: () => set("axis", axis.value) });
     const size = element("input", { type: "range", name: "slots", min: "0", step: "1", "aria-label": "slots per layer",
       oninput: () => { tell(); set("slots", model.get("sizes")[Number(size.value)]); } });
     const shown = element("output", {});
@@ -22,6 +23,10 @@ export default {
       size.max = Math.max(0, sizes.length - 1);
       size.value = String(Math.max(0, sizes.indexOf(model.get("slots"))));
       of.value = model.get("of");
+      if (axis.dataset.all !== model.get("axes").join()) axis.replaceChildren(...model.get("axes").map((each) =>
+        element("option", { value: each }, each === "slots" ? "slots of all layers" : each)));
+      axis.dataset.all = model.get("axes").join();
+      axis.value = model.get("axis");
       tell();
       const isThere = sizes.length > 0;
       body.hidden = !isThere;
@@ -42,9 +47,9 @@ export default {
         element("th", { scope: "row" }, row.policy + (row.is_oracle ? " (oracle)" : "")),
         element("td", {}, percent(row.miss_ratio)), element("td", {}, number(row.reads)), element("td", {}, number(row.uploads)))));
     const body = element("div", {},
-      element("div", { class: "moelab-tools" }, element("label", {}, "draw", of), element("label", {}, "size", size, shown)), policies,
+      element("div", { class: "moelab-tools" }, element("label", {}, "draw", of), element("label", {}, "sizes in", axis), element("label", {}, "size", size, shown)), policies,
       element("div", { class: "moelab-curves" }, chart.element, table), map.element, count);
-    model.on("change:sizes change:slots change:of change:status change:message change:num_selected", follow);
+    model.on("change:sizes change:slots change:of change:axis change:axes change:status change:message change:num_selected", follow);
     model.on("change:names change:hidden", list);
     model.on("change:rows", fill);
     follow();

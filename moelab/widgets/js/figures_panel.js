@@ -7,7 +7,7 @@ const FIGURE_ROWS = [
     "distinct misses + uploads + prefetches + late; 95% interval"],
   ["on the planning part", (f) => number(f.train_reads_per_layer_step), (f) => f.train_reads_per_layer_step, false,
     "reads per layer-step where the plan was made: the distance is what the planner learned by heart"],
-  ["gap to the bound", (f) => percent(f.gap), (f) => f.gap, false, "above the least that any placement of the kind reaches"],
+  ["gap to the bound", (f) => percentWithInterval(f.gap, f.gap_interval), (f) => f.gap, false, "above the least that any placement of the kind reaches"],
   ["hit rate per routing", (f) => percent(f.hit_rate_per_routing), (f) => f.hit_rate_per_routing, true, "every use of a token counts"],
   ["hit rate per request", (f) => percent(f.hit_rate_per_request), (f) => f.hit_rate_per_request, true,
     "a distinct expert of a layer-step counts once"],
@@ -48,14 +48,16 @@ function figuresPanel(model) {
     const speed = element("div", { class: "moelab-speed" },
       element("b", { "data-figure": "tok_per_s" }, isNumber(now.tok_per_s) ? speedText.split(" ")[0] : "no time"), " tok/s ", badge,
       element("div", {}, isNumber(now.tok_per_s)
-        ? (now.tok_per_s_interval ? `95% interval ${speedText.slice(speedText.indexOf("(") + 1, -1)}`
+        ? (now.tok_per_s_interval ? `95% interval${now.stands_in_for ? " of the steps" : ""} ${speedText.slice(speedText.indexOf("(") + 1, -1)}`
           : `no interval: only ${now.num_clusters} ${now.unit}`)
-        : now.why_no_time));
+        : now.why_no_time),
+      ...(now.stands_in_for ? [element("div", { class: "moelab-stand-in" },
+        `A quick placement stands in for ${now.stands_in_for}: what it finds may lie outside.`)] : []));
     const cell = (name, text, before, difference, title) => element("tr", { title },
       element("th", { scope: "row" }, name), element("td", { "data-figure": name }, text),
       ...(hasKept ? [element("td", {}, before), element("td", {}, difference)] : []));
     const rows = FIGURE_ROWS.map(([name, text, value, better, title]) =>
-      cell(name, text(now), hasKept ? text({ ...kept, reads_interval: null }) : "", hasKept ? change(value(now), value(kept), better) : "", title));
+      cell(name, text(now), hasKept ? text({ ...kept, reads_interval: null, gap_interval: null }) : "", hasKept ? change(value(now), value(kept), better) : "", title));
     if (hasKept) rows.unshift(cell("tok/s", number(now.tok_per_s), number(kept.tok_per_s), change(now.tok_per_s, kept.tok_per_s, true), ""));
     const before = Object.fromEntries(byTier(kept));
     for (const [name, bytes] of byTier(now))
@@ -63,7 +65,7 @@ function figuresPanel(model) {
     const head = hasKept ? [element("tr", {}, element("th"), element("th", {}, "now"),
       element("th", { title: kept.settings }, "A"), element("th", {}, "change"))] : [];
     const note = `Routed experts only, ${now.scored_on}: ${now.num_tokens.toLocaleString("en-US")} tokens. Placed by ${now.placed_by}.` +
-      (now.synthetic ? " SYNTHETIC routing." : "") + (now.bound_of ? ` Bound: ${now.bound_of}.` : " The bound comes with the full figure.");
+      (now.synthetic ? " SYNTHETIC routing." : "") + (now.bound_of ? ` Bound: ${now.bound_of}.` : " Nothing bounds this policy: it may copy what is not asked for.");
     panel.dataset.kept = String(hasKept);
     panel.replaceChildren(speed, element("table", {}, ...head, ...rows),
       ...(hasKept ? [element("div", { class: "moelab-note" }, `A: ${kept.settings}`)] : []),

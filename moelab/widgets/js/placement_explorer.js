@@ -63,11 +63,15 @@ function planBar(model) {
   };
   model.on("change:has_engine", follow);
   follow();
+  const note = element("span", { class: "moelab-plan-note", role: "status", "aria-live": "polite" });
+  const tell = () => (note.textContent = model.get("note"));
+  model.on("change:note", tell);
+  tell();
   return element("div", { class: "moelab-plan-bar" },
     button("Full figure", "Every held-out step, in the background", () => ({ do: "full" })),
     button("Keep as A", "Compare what follows with this plan", () => ({ do: "keep" })),
     button("Save plan", "Write the plan to the file beside it", () => ({ do: "save", path: path.value })), path,
-    button("Replay here", "Execute the routed experts on this machine, prediction beside measurement", () => ({ do: "replay" })), apply);
+    button("Replay here", "Execute the routed experts on this machine, prediction beside measurement", () => ({ do: "replay" })), apply, note);
 }
 
 function replayed(model) {

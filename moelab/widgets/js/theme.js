@@ -55,6 +55,10 @@ function withInterval(value, interval) {
 
 const percent = (value) => (isNumber(value) ? `${(100 * value).toFixed(1)}%` : "none");
 
+// A share with its interval: "12.3% (11.9 to 12.8)".
+const percentWithInterval = (value, interval) =>
+  percent(value) + (isNumber(value) && interval ? ` (${interval.map((end) => (100 * end).toFixed(1)).join(" to ")})` : "");
+
 // GB = 1e9 bytes; MB and kB where that would be a row of zeros.
 function gigabytes(bytes) {
   if (!isNumber(bytes)) return "none";
