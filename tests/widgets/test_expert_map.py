@@ -69,7 +69,7 @@ def test_states_and_errors():
 
 
 def decoded(data: bytes) -> np.ndarray:
-    """Pixels of an 8-bit RGB file without filters, by the letter of the standard; checksums are checked."""
+    """Pixels of an 8-bit RGB or palette file without filters, by the letter of the standard; checksums are checked."""
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     at, parts = 8, {}
     while at < len(data):
@@ -79,9 +79,13 @@ def decoded(data: bytes) -> np.ndarray:
         parts[kind] = body
         at += 12 + length
     width, height, depth, colour = struct.unpack(">IIBB", parts[b"IHDR"][:10])
-    assert (depth, colour) == (8, 2)
-    rows = np.frombuffer(zlib.decompress(parts[b"IDAT"]), np.uint8).reshape(height, 1 + 3 * width)
+    assert depth == 8
+    assert (b"PLTE" in parts) == (colour == 3)
+    channels = {2: 3, 3: 1}[colour]
+    rows = np.frombuffer(zlib.decompress(parts[b"IDAT"]), np.uint8).reshape(height, 1 + channels * width)
     assert not rows[:, 0].any()
+    if colour == 3:
+        return np.frombuffer(parts[b"PLTE"], np.uint8).reshape(-1, 3)[rows[:, 1:]]
     return rows[:, 1:].reshape(height, width, 3)
 
 
@@ -112,3 +116,22 @@ def test_colours():
     shown = map_colours(np.array([[0.0, 1.0]]), {"kind": "categories", "label": "node", "names": ["a", "b"]})
     assert shown[0].tolist() == [list(rgb_of(PALETTE[0])), list(rgb_of(PALETTE[1]))]
     assert decoded(png(shown)).tolist() == shown.tolist()
+
+
+@pytest.mark.parametrize("num_colours", [1, 2, 256, 257, 4000])
+def test_png_of_few_and_of_many_colours(num_colours):
+    draw = np.random.default_rng(num_colours)
+    colours = draw.integers(0, 256, (num_colours, 3))
+    shown = colours[draw.integers(0, num_colours, (50, 90))].astype(np.uint8)
+    np.testing.assert_array_equal(decoded(png(shown)), shown)
+
+
+def test_the_largest_map_in_a_saved_notebook_is_small():
+    """93 x 896 of noise, which nothing packs: in 64 shades, so that other outputs have room below 200 kB."""
+    values = np.random.default_rng(0).random((93, 896)).astype(np.float32)
+    view = ExpertMap(values)
+    page = view.static_html()
+    assert len(page) < 100_000
+    pixels = decoded(base64.b64decode(re.search(r"base64,([A-Za-z0-9+/=]+)", page).group(1)))
+    away = np.abs(pixels.astype(int) - map_colours(values, view.scale)).max()
+    assert away <= 6, "a shade beside the canvas's colour"
