@@ -28,6 +28,7 @@ from moelab.widgets.chart_svg import chart_svg, legend_html
 from moelab.widgets.curve_axis import AXES, axes_of, on_axis
 from moelab.widgets.expert_map import ExpertMap
 from moelab.widgets.explorer_inputs import trace_of
+from moelab.widgets.heard_beside import heard_beside
 from moelab.widgets.module import module_text
 from moelab.widgets.static_picture import map_html
 from moelab.widgets.widget import figures_html
@@ -139,8 +140,13 @@ class CurveExplorer(ExpertMap):
             self.say("empty", "Cancelled. Press Simulate to begin again.")
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the sweep; ``False`` where it still runs after ``timeout_s``."""
-        return self.background.wait(timeout_s)
+        """Wait for the sweep; ``False`` where it still runs after ``timeout_s``. Ctrl-C cancels it."""
+        try:
+            with heard_beside(self.comm):
+                return self.background.wait(timeout_s)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
 
     def close(self) -> None:
         """End the sweep, and take the widget from the page."""

@@ -234,7 +234,7 @@ view.exploration.full = slow
 view.nodes, view.slots_per_layer = 2, 0
 view
 """
-WAITS = "view.wait()\nprint('the cell went on')"
+WAITS = "print('the cell waits', flush=True)\nview.wait()\nprint('the cell went on')"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -244,7 +244,7 @@ def test_cancel_while_a_cell_waits(open_notebook, theme):
     notebook.begin_all()
     page = notebook.page
     page.locator(".moelab-message", has_text="a long search").wait_for()
-    page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt", has_text="[*]").wait_for()
+    page.locator(".jp-OutputArea-output", has_text="the cell waits").wait_for()
     notebook.picture(page.locator(".moelab"), "explorer_waits")
     page.locator(".moelab button.moelab-cancel").click()
     page.locator(".moelab-message", has_text="Cancelled. The preview stands").wait_for()
