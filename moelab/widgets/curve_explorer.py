@@ -226,7 +226,7 @@ class CurveExplorer(ExpertMap):
                 one["colour"], one["dash"] = look_of_name[one["name"]]
         chosen = self.chosen
         if self.of == "misses" and chosen.any():
-            layers = chosen.any(axis=1)
+            layers = np.asarray(chosen.any(axis=1))
             if not layers.all():
                 numbers = [name for name, there in zip(self.layer_names, layers, strict=True) if there]
                 told = f"layer {numbers[0]}" if len(numbers) == 1 else f"the {len(numbers)} layers chosen on the map"
