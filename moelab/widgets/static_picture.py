@@ -1,7 +1,6 @@
 """static_picture: a map as a PNG inside HTML, for where no JavaScript runs.  Floor 6.
 
-One pixel for each expert, which the browser enlarges; of large maps in fewer shades, so that a notebook with several
-outputs stays small. Colours as on the canvas (``moelab.palette``). Does not know
+One pixel for each expert, which the browser enlarges. Colours as on the canvas (``moelab.palette``). Does not know
 what the values mean.
 """
 
@@ -20,52 +19,57 @@ from moelab.palette import PALETTE, rgb_of, viridis
 
 UNKNOWN = (160, 160, 160)
 """Colour of what has no value."""
+_STEPS = 250
 
 
-MOST_CELLS_IN_FULL = 20_000
-_SHADES = 64
-_MOST_IN_A_PALETTE = 256
-
-
-def map_colours(values: np.ndarray, scale: Mapping[str, Any], shades: int | None = None) -> np.ndarray:
-    """uint8 [L, E, 3]; ``scale`` as in ``ExpertMap.scale``, NaN is ``UNKNOWN``; a continuous one in ``shades``."""
+def map_colours(values: np.ndarray, scale: Mapping[str, Any]) -> np.ndarray:
+    """uint8 [L, E, 3]; ``scale`` as in ``ExpertMap.scale``, NaN is ``UNKNOWN``."""
     known = np.isfinite(values)
     if scale["kind"] == "categories":
         colours = np.array([rgb_of(colour) for colour in PALETTE], np.uint8)
         out = colours[np.where(known, values, 0).astype(int) % len(colours)]
     else:
         span = (scale["high"] - scale["low"]) or 1.0
-        share = (np.where(known, values, scale["low"]) - scale["low"]) / span
-        out = viridis(share if shades is None else np.round(share * (shades - 1)) / (shades - 1))
+        out = viridis((np.where(known, values, scale["low"]) - scale["low"]) / span)
     out[~known] = UNKNOWN
     return out
 
 
 def png(colours: np.ndarray) -> bytes:
-    """A PNG file of uint8 [height, width, 3], 8 bits a channel (W3C Portable Network Graphics, third edition).
+    """A PNG file of uint8 [height, width, 3] (W3C Portable Network Graphics, third edition).
 
-    With a palette where there are no more than 256 colours: a third of the bytes.
+    Up to 256 colours: one byte a pixel and a palette, else 8 bits a channel.
     """
     height, width, _ = colours.shape
-    palette, place = np.unique(colours.reshape(-1, 3), axis=0, return_inverse=True)
-    has_palette = len(palette) <= _MOST_IN_A_PALETTE
-    pixels = (place.astype(np.uint8) if has_palette else colours).reshape(height, -1)
-    rows = np.zeros((height, 1 + pixels.shape[1]), np.uint8)  # each row begins with filter 0: none
-    rows[:, 1:] = pixels
+    packed = colours.reshape(-1, 3).astype(np.int64) @ [1 << 16, 1 << 8, 1]
+    kinds, index = np.unique(packed, return_inverse=True)
+    is_few = len(kinds) <= 256
+    body = index.astype(np.uint8) if is_few else colours
+    body = body.reshape(height, -1)
+    rows = np.zeros((height, 1 + body.shape[1]), np.uint8)  # each row begins with filter 0: none
+    rows[:, 1:] = body
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 3 if has_palette else 2, 0, 0, 0)
-    known = chunk(b"PLTE", palette.astype(np.uint8).tobytes()) if has_palette else b""
-    body = zlib.compress(rows.tobytes(), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + known + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, 8, 3 if is_few else 2, 0, 0, 0)
+    palette = np.stack([kinds >> 16, kinds >> 8 & 255, kinds & 255], axis=1).astype(np.uint8).tobytes()
+    parts = [chunk(b"IHDR", header), *([chunk(b"PLTE", palette)] if is_few else [])]
+    parts += [chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def _coarse(values: np.ndarray, scale: Mapping[str, Any]) -> np.ndarray:
+    """Values in ``_STEPS`` steps of the scale, which nobody can tell apart: the picture stays small."""
+    if scale["kind"] == "categories":
+        return values
+    span = (scale["high"] - scale["low"]) or 1.0
+    return scale["low"] + np.round(np.clip((values - scale["low"]) / span, 0, 1) * _STEPS) / _STEPS * span
 
 
 def map_html(values: np.ndarray, scale: Mapping[str, Any], caption: str) -> str:
     """``<figure>`` with the map of ``values`` [L, E], its scale in words, and ``caption``."""
-    shades = _SHADES if values.size > MOST_CELLS_IN_FULL else None
-    data = base64.b64encode(png(map_colours(values, scale, shades))).decode()
+    data = base64.b64encode(png(map_colours(_coarse(values, scale), scale))).decode()
     if scale["kind"] == "categories":
         key = ", ".join(
             f"<span style='color:{PALETTE[n % len(PALETTE)]}'>&#9632;</span> {escape(name)}"
