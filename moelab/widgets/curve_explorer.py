@@ -73,11 +73,9 @@ class CurveExplorer(ExpertMap):
         phase: str | None = None,
         sweep: SweepResult | None = None,
     ):
-        """``capacities``: slots, or shares of the experts (default: ``SHARES_AT_FIRST``, as far as they differ).
-
-        ``phase``: whose figures are shown (default: decode where the trace has any). ``sweep``: of this very trace,
-        with slots per layer.
-        """
+        """``capacities``: slots, or shares of the experts (default: ``SHARES_AT_FIRST``, as far as they differ);
+        ``phase``: whose figures are shown (default: decode where the trace has any); ``sweep``: of this very trace,
+        with slots per layer."""
         super().__init__()
         self.sweep: SweepResult | None = None
         self.miss_ratio: ExpertMissRatio | None = None
