@@ -194,4 +194,5 @@ def test_without_bytes_there_is_no_gap_of_nodes():
     nameless = replace(trace, header=trace.header.model_copy(update={"expert_bytes": (0,) * LAYERS}))
     outcome = Exploration(nameless, machine_with(2)).preview(Settings(0, 2, 0.0, "round_robin"))
     assert outcome.figures.gap is None
+    assert outcome.figures.bound_of.endswith("which is 0 here: no gap can be told")
     assert (outcome.regret == 0).all()

@@ -250,6 +250,15 @@ def test_cancel_while_a_cell_waits(open_notebook, theme):
     page.locator(".moelab-message", has_text="Cancelled. The preview stands").wait_for()
     page.locator(".jp-OutputArea-output", has_text="the cell went on").wait_for()
     panel = Panel(notebook)
+    top = "[['.moelab canvas', 1], ['.moelab', -1]].reduce((y, [e, s]) => y + s * document.querySelector(e).getBoundingClientRect().y, 0)"  # noqa: E501
+    before = page.evaluate(top)
+    assert notebook.python("view.say('ready')") is None
+    page.locator(".moelab-status").wait_for(state="hidden")
+    assert page.evaluate(top) == before, "the map does not jump when the line above it goes"
+    assert notebook.python("view.say('busy', 'a long search', 0.1)") is None
+    page.locator(".moelab-status progress").wait_for()
+    assert page.evaluate(top) == before, "nor when it comes"
+    assert notebook.python("view.cancel()") is None
     assert notebook.python("view.figures['is_preview']")
     assert notebook.python("view.settings.planner") == "replicate"
     panel.check("preview")  # with its gap, and the words that its interval is of the steps alone
