@@ -53,7 +53,7 @@ def png(colours: np.ndarray) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 3 if is_few else 2, 0, 0, 0)
-    palette = np.stack([kinds >> 16, kinds >> 8 & 255, kinds & 255], axis=1).astype(np.uint8).tobytes()
+    palette = np.stack([kinds // 65536, kinds // 256 % 256, kinds % 256], axis=1).astype(np.uint8).tobytes()
     parts = [chunk(b"IHDR", header), *([chunk(b"PLTE", palette)] if is_few else [])]
     parts += [chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
