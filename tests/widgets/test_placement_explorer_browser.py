@@ -165,7 +165,7 @@ def test_everything_by_hand(open_notebook, theme):
     share = twin["tok_per_s"] / kept["tok_per_s"] - 1
     assert change.startswith("+" if share > 0 else "\u2212")
     assert float(change.split("%")[0].lstrip("+\u2212")) == pytest.approx(abs(100 * share), abs=0.06)
-    page.locator(".moelab-edit-bar input").fill("expert < 2 and layer == 0")
+    page.locator(".moelab-edit-bar input").fill("expert < 2 and layer == 1")
     page.locator(".moelab-edit-bar input").press("Enter")
     page.get_by_text("2 chosen", exact=True).wait_for()
     panel.press("split")
