@@ -128,11 +128,17 @@ def figures(
         hit_rate_per_request=result.hit_rate_per_request,
         bytes_of_node={name: value * per_token for name, value in result.bytes_of_node.items()},
         bytes_of_link={name: value * per_token for name, value in result.bytes_of_link.items()},
-        bound=None if bound is None else bound.value, bound_of="" if bound is None else bound.of,
+        bound=None if bound is None else bound.value, bound_of=_words(bound),
         gap=None if ratio is None else ratio - 1,
         gap_interval=None if ratio_interval is None else (ratio_interval[0] - 1, ratio_interval[1] - 1),
         memory=memory, synthetic=result.synthetic,
     )  # fmt: skip
+
+
+def _words(bound: Bound | None) -> str:
+    if bound is None:
+        return ""
+    return bound.of + ("" if bound.value > 0 else ", which is 0 here: no gap can be told")
 
 
 def _ratio(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from moelab.domain.trace import Trace
 from moelab.policies.requests import PHASES
 from moelab.sweeps.rows import Row
 
@@ -69,6 +70,18 @@ class SweepResult:
     @property
     def synthetic(self) -> bool:
         return self.rows[0]["routing"] == "synthetic"
+
+    def check_is_of(self, trace: Trace) -> None:
+        """ValueError for another trace. Rows from before they had its fingerprint are told by their shape."""
+        row, header = self.rows[0], trace.header
+        found = (row["model"], row["num_layers"], row["num_experts"], row["top_k"])
+        here = (header.model, header.num_layers, header.num_experts, header.top_k)
+        if found != here or row.get("trace") not in (None, trace.fingerprint()):
+            said = "{} ({} x {}, top-{}), {}".format
+            raise ValueError(
+                f"this sweep is of {said(*found, row.get('trace'))}; the trace is {said(*here, trace.fingerprint())}: "
+                "expected a sweep of this very trace"
+            )
 
     def missing_oracles(self) -> list[str]:
         """Oracles that bound a policy of this sweep and are not in it."""

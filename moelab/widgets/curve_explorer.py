@@ -27,7 +27,8 @@ from moelab.widgets.chart import Chart, chart_of
 from moelab.widgets.chart_svg import chart_svg, legend_html
 from moelab.widgets.curve_axis import AXES, axes_of, on_axis
 from moelab.widgets.expert_map import ExpertMap
-from moelab.widgets.given_trace import check_same_trace, given_trace
+from moelab.widgets.explorer_inputs import trace_of
+from moelab.widgets.heard_beside import heard_beside
 from moelab.widgets.module import module_text
 from moelab.widgets.static_picture import map_html
 from moelab.widgets.widget import figures_html
@@ -72,11 +73,9 @@ class CurveExplorer(ExpertMap):
         phase: str | None = None,
         sweep: SweepResult | None = None,
     ):
-        """``capacities``: slots, or shares of the experts (default: ``SHARES_AT_FIRST``, as far as they differ).
-
-        ``phase``: whose figures are shown (default: decode where the trace has any). ``sweep``: of this very trace,
-        with slots per layer.
-        """
+        """``capacities``: slots, or shares of the experts (default: ``SHARES_AT_FIRST``, as far as they differ);
+        ``phase``: whose figures are shown (default: decode where the trace has any); ``sweep``: of this very trace,
+        with slots per layer."""
         super().__init__()
         self.sweep: SweepResult | None = None
         self.miss_ratio: ExpertMissRatio | None = None
@@ -86,7 +85,7 @@ class CurveExplorer(ExpertMap):
         if trace is None:
             self.say("empty", "No trace yet: give one, for example moelab.open_trace(path).load().")
             return
-        loaded = given_trace(trace, type(self).__name__)
+        loaded = trace_of(trace)
         if not loaded.num_tokens:
             self.say("empty", "This trace has no tokens: record some (moelab.record) first.")
             return
@@ -101,7 +100,7 @@ class CurveExplorer(ExpertMap):
         if sweep is None:
             self.start()
             return
-        check_same_trace(sweep, loaded)
+        sweep.check_is_of(loaded)
         self._take((sweep.of_phase(phase), expert_miss_ratio(loaded, phase=phase)))
 
     # -- the sweep -----------------------------------------------------------------------------------------
@@ -139,8 +138,13 @@ class CurveExplorer(ExpertMap):
             self.say("empty", "Cancelled. Press Simulate to begin again.")
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the sweep; ``False`` where it still runs after ``timeout_s``."""
-        return self.background.wait(timeout_s)
+        """Wait for the sweep; ``False`` where it still runs after ``timeout_s``. Ctrl-C cancels it."""
+        try:
+            with heard_beside(self.comm):
+                return self.background.wait(timeout_s)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
 
     def close(self) -> None:
         """End the sweep, and take the widget from the page."""
@@ -207,8 +211,8 @@ class CurveExplorer(ExpertMap):
                 self._draw_chart()
             except ValueError as error:
                 self.show_error(error)
-            else:
-                self.say("ready", self._words())
+                return
+            self.say("ready", self._words())
 
     def _draw_map(self) -> None:
         assert self.miss_ratio is not None
@@ -255,7 +259,7 @@ class CurveExplorer(ExpertMap):
                 one["colour"], one["dash"] = look_of_name[one["name"]]
         chosen = self.chosen
         if self.of == "misses" and chosen.any():
-            layers = chosen.any(axis=1)
+            layers = np.asarray(chosen.any(axis=1))
             if not layers.all():
                 numbers = [name for name, there in zip(self.layer_names, layers, strict=True) if there]
                 told = f"layer {numbers[0]}" if len(numbers) == 1 else f"the {len(numbers)} layers chosen on the map"

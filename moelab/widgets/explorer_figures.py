@@ -15,6 +15,7 @@ import traitlets
 from moelab.exploration import Edit, Exploration, Outcome, Settings, warm
 from moelab.widgets.background import Background, Report
 from moelab.widgets.expert_map import ExpertMap
+from moelab.widgets.heard_beside import heard_beside
 
 PAUSE_S = 0.4  # a slider that still moves starts no full figure
 _LOOK_S = 0.05  # how soon a wait sees that it was cancelled
@@ -87,14 +88,15 @@ class ExplorerFigures(ExpertMap):
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for what runs in the background, or for Cancel; ``False`` where it still runs after ``timeout_s``.
 
-        Where JupyterLab hears widgets beside a running cell (4.4 on, ipykernel 7 on) the page's buttons work meanwhile.
-        Everywhere Ctrl-C, or the notebook's stop button, cancels what is waited for, and the cell ends.
+        The page's buttons work meanwhile where the kernel has subshells (``heard_beside``). Everywhere Ctrl-C, or the
+        notebook's stop button, cancels what is waited for, and the cell ends.
         """
         ends = None if timeout_s is None else time.monotonic() + timeout_s
         try:
-            while not self.background.wait(_LOOK_S) and self.can_cancel:
-                if ends is not None and time.monotonic() >= ends:
-                    return False
+            with heard_beside(self.comm):
+                while not self.background.wait(_LOOK_S) and self.can_cancel:
+                    if ends is not None and time.monotonic() >= ends:
+                        return False
         except KeyboardInterrupt:
             self.cancel()
             raise

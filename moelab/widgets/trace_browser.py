@@ -18,7 +18,7 @@ from moelab.analysis.token_routes import WAYS, TokenValues, request_table, rows_
 from moelab.domain.trace import NO_TOKEN_ID, Phase, Trace
 from moelab.engine.text import TextCodec, TextStream
 from moelab.store import StoredTrace
-from moelab.widgets.given_trace import given_trace
+from moelab.widgets.explorer_inputs import trace_of
 from moelab.widgets.module import module_text
 from moelab.widgets.static_picture import map_colours
 from moelab.widgets.widget import Widget, binary, figures_html
@@ -73,7 +73,7 @@ class TraceBrowser(Widget):
 
     def show(self, trace: Trace | StoredTrace) -> None:
         """Show a trace, its first request at first."""
-        loaded = given_trace(trace, type(self).__name__)
+        loaded = trace_of(trace)
         self._trace = loaded if loaded.num_tokens else None
         if not loaded.num_tokens:
             self.say("empty", "This trace has no tokens: record some (moelab.record) and show it again.")

@@ -98,8 +98,8 @@ def test_sizes_in_slots_of_all_layers_and_in_gb(trace, axis):
 
 def test_gb_are_not_offered_where_bytes_are_not_known(trace):
     header = trace.header.model_copy(update={"expert_bytes": (0,) * 3})
-    trace = replace(trace, header=header)
-    view = CurveExplorer(trace, sweep=moelab.sweep(trace, POLICIES, SIZES, progress=False))
+    nameless = replace(trace, header=header)
+    view = CurveExplorer(nameless, sweep=moelab.sweep(nameless, POLICIES, SIZES, progress=False))
     assert view.axes == ["slots per layer", "slots"]
     view.axis = "GB"
     assert view.status == "error"
@@ -168,8 +168,12 @@ def test_a_sweep_of_another_trace_is_refused(trace):
     for other in others:
         with pytest.raises(ValueError, match="expected a sweep of this very trace"):
             CurveExplorer(trace, sweep=moelab.sweep(other, ["lru"], SIZES, progress=False))
+    before = moelab.sweep(trace, ["lru"], SIZES, progress=False)
+    for row in before.rows:
+        assert row.pop("trace") == trace.fingerprint()
+    assert CurveExplorer(trace, sweep=before).status == "ready", "rows of before they named their trace"
     for wrong in ("folder", np.zeros((3, 2))):
-        with pytest.raises(TypeError, match="CurveExplorer: trace is"):
+        with pytest.raises(TypeError, match="expected a Trace or"):
             CurveExplorer(wrong)
 
 

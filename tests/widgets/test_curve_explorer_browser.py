@@ -106,7 +106,8 @@ def test_curve_explorer(open_notebook, theme):
     assert has_colour(around(svg, x, y, WIDTH), rgb_of(PALETTE[5]))
     box = svg.bounding_box()
     svg.click(position={"x": place(chart, 20 * gb, 0.5)[0] * box["width"] / WIDTH, "y": box["height"] / 2})
-    check(20)
+    widget.get_by_text("missed by an LRU of 20 slots per layer, about", exact=True).wait_for()
+    assert notebook.python("view.slots") == 20
     assert "GB of the fast tier" in widget.locator(".moelab-chart-readout").inner_text()
     notebook.picture(widget, "curve_explorer_gb")
     widget.locator("[name='axis']").select_option("slots")

@@ -73,6 +73,14 @@ def test_live_decode(open_notebook):
     assert colour_at(canvas, 0, lit, SHAPE) != dark_cell
     notebook.picture(widget, "live_decode")
 
+    # What is typed and not yet sent stays, whatever else is changed.
+    widget.locator("[name='prompt']").fill("typed only")
+    for colour, label in (("uses", "uses in this prompt"), ("light", "used by the latest tokens")):
+        widget.locator("[name='colour_by']").select_option(colour)
+        widget.locator(".moelab-key").get_by_text(label).wait_for()
+    assert widget.locator("[name='prompt']").input_value() == "typed only"
+    widget.locator("[name='prompt']").fill(PROMPT)
+
     # A long one: text and map move while it runs, and Escape ends it.
     widget.locator("[name='max_new_tokens']").fill("100000")
     widget.locator("[name='temperature']").fill("0")

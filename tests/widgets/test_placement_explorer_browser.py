@@ -165,7 +165,7 @@ def test_everything_by_hand(open_notebook, theme):
     share = twin["tok_per_s"] / kept["tok_per_s"] - 1
     assert change.startswith("+" if share > 0 else "\u2212")
     assert float(change.split("%")[0].lstrip("+\u2212")) == pytest.approx(abs(100 * share), abs=0.06)
-    page.locator(".moelab-edit-bar input").fill("expert < 2 and layer == 0")
+    page.locator(".moelab-edit-bar input").fill("expert < 2 and layer == 1")
     page.locator(".moelab-edit-bar input").press("Enter")
     page.get_by_text("2 chosen", exact=True).wait_for()
     panel.press("split")
@@ -234,7 +234,7 @@ view.exploration.full = slow
 view.nodes, view.slots_per_layer = 2, 0
 view
 """
-WAITS = "view.wait()\nprint('the cell went on')"
+WAITS = "print('the cell waits', flush=True)\nview.wait()\nprint('the cell went on')"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -244,12 +244,21 @@ def test_cancel_while_a_cell_waits(open_notebook, theme):
     notebook.begin_all()
     page = notebook.page
     page.locator(".moelab-message", has_text="a long search").wait_for()
-    page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt", has_text="[*]").wait_for()
+    page.locator(".jp-OutputArea-output", has_text="the cell waits").wait_for()
     notebook.picture(page.locator(".moelab"), "explorer_waits")
     page.locator(".moelab button.moelab-cancel").click()
     page.locator(".moelab-message", has_text="Cancelled. The preview stands").wait_for()
     page.locator(".jp-OutputArea-output", has_text="the cell went on").wait_for()
     panel = Panel(notebook)
+    top = "[['.moelab canvas', 1], ['.moelab', -1]].reduce((y, [e, s]) => y + s * document.querySelector(e).getBoundingClientRect().y, 0)"  # noqa: E501
+    before = page.evaluate(top)
+    assert notebook.python("view.say('ready')") is None
+    page.locator(".moelab-status").wait_for(state="hidden")
+    assert page.evaluate(top) == before, "the map does not jump when the line above it goes"
+    assert notebook.python("view.say('busy', 'a long search', 0.1)") is None
+    page.locator(".moelab-status progress").wait_for()
+    assert page.evaluate(top) == before, "nor when it comes"
+    assert notebook.python("view.cancel()") is None
     assert notebook.python("view.figures['is_preview']")
     assert notebook.python("view.settings.planner") == "replicate"
     panel.check("preview")  # with its gap, and the words that its interval is of the steps alone

@@ -131,7 +131,7 @@ def test_what_is_not_there_is_said():
     view.by = "expert"
     assert "no gate weights" not in view.message
     for wrong in ("folder", 3, trace.experts):
-        with pytest.raises(TypeError, match=f"TraceBrowser: trace is {type(wrong).__name__}, expected a Trace or"):
+        with pytest.raises(TypeError, match=f"trace is {type(wrong).__name__}, expected a Trace or"):
             TraceBrowser(wrong)
 
 
