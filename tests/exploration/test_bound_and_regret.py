@@ -119,14 +119,16 @@ def test_of_one_node_is_the_oracle_on_the_same_steps(policy, is_preview):
     outcome = exploration.preview(settings) if is_preview else exploration.full(settings)
     oracle = "min_demand" if policy == "lru" else "min_bypass"
     plan = outcome.plan.model_copy(update={"policy": PolicyChoice(name=oracle)})
-    part = exploration.preview_part if is_preview else outcome.part
-    best = moelab.simulate(part.trace, plan, phase="decode", progress=False)
-    mine = moelab.simulate(part.trace, outcome.plan, phase="decode", progress=False)
+    part = outcome.part
+    assert (part.num_warm > 0) == (is_preview and policy != "static")
+    options = {"phase": "decode", "requests": part.requests, "progress": False}
+    best = moelab.simulate(part.trace, plan, **options)
+    mine = moelab.simulate(part.trace, outcome.plan, **options)
     figures = outcome.figures
     assert figures.bound_of == f"misses per layer-step of {oracle}"
     assert figures.bound == pytest.approx(best.misses_per_layer_step)
     assert figures.gap == pytest.approx(mine.misses_per_layer_step / best.misses_per_layer_step - 1)
-    num_steps = sum(layer == 0 for _, layer, _ in layer_steps(part.trace))
+    num_steps = part.requests.steps_of_phase("decode").sum()
     np.testing.assert_allclose(outcome.regret, (mine.reads - best.reads) * 1000 / num_steps)
     low, high = figures.gap_interval
     assert low <= figures.gap <= high
@@ -137,12 +139,13 @@ def test_interval_draws_stretches_again(settings):
     machine = machine_with(settings.nodes)
     exploration = Exploration(trace_of(6), machine, preview_tokens=200)
     outcome = exploration.preview(settings)
-    part, trace = exploration.preview_part, exploration.preview_part.trace
+    part, trace = outcome.part, outcome.part.trace
     if settings.nodes > 1:
         reached, least, _ = (np.array(each) for each in naive(trace, outcome.plan, machine, settings.nodes))
     else:
         oracle = outcome.plan.model_copy(update={"policy": PolicyChoice(name="min_demand")})
-        runs = [moelab.simulate(trace, plan, phase="decode", progress=False) for plan in (outcome.plan, oracle)]
+        options = {"phase": "decode", "requests": part.requests, "progress": False}
+        runs = [moelab.simulate(trace, plan, **options) for plan in (outcome.plan, oracle)]
         decode = runs[0].phase_of_step == 1
         reached, least = (run.counts[decode][:, :, 1].ravel() for run in runs)  # misses
     cluster = np.repeat(part.cluster[part.requests.steps_of_phase("decode")], LAYERS)
