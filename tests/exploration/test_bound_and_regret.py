@@ -98,7 +98,7 @@ def test_of_several_nodes_is_a_loop(settings, rate, is_preview):
     machine = machine if rate is None else replace_rates(machine, rate)
     exploration = Exploration(trace_of(5, num_requests=40, decode_tokens=8), machine, preview_tokens=80)
     outcome = exploration.preview(settings) if is_preview else exploration.full(settings)
-    part = outcome.part
+    part = exploration.preview_part if is_preview else outcome.part
     assert part.is_sample == is_preview
     reached, least, regret = naive(part.trace, outcome.plan, machine, settings.nodes)
     assert outcome.figures.bound == pytest.approx(least.mean())
@@ -120,17 +120,15 @@ def test_of_one_node_is_the_oracle_on_the_same_steps(policy, is_preview):
     oracle = "min_demand" if policy == "lru" else "min_bypass"
     plan = outcome.plan.model_copy(update={"policy": PolicyChoice(name=oracle)})
     part = outcome.part
-    counted = {"phase": "decode", "requests": part.requests, "progress": False}  # these say which steps only warm up
-    best = moelab.simulate(part.trace, plan, **counted)
-    mine = moelab.simulate(part.trace, outcome.plan, **counted)
+    assert (part.num_warm > 0) == (is_preview and policy != "static")
+    options = {"phase": "decode", "requests": part.requests, "progress": False}
+    best = moelab.simulate(part.trace, plan, **options)
+    mine = moelab.simulate(part.trace, outcome.plan, **options)
     figures = outcome.figures
     assert figures.bound_of == f"misses per layer-step of {oracle}"
     assert figures.bound == pytest.approx(best.misses_per_layer_step)
     assert figures.gap == pytest.approx(mine.misses_per_layer_step / best.misses_per_layer_step - 1)
-    num_steps = int(part.requests.steps_of_phase("decode").sum())
-    if not part.num_warm:
-        assert num_steps == sum(layer == 0 for _, layer, _ in layer_steps(part.trace))
-    assert num_steps == figures.num_steps
+    num_steps = part.requests.steps_of_phase("decode").sum()
     np.testing.assert_allclose(outcome.regret, (mine.reads - best.reads) * 1000 / num_steps)
     low, high = figures.gap_interval
     assert low <= figures.gap <= high
@@ -146,9 +144,9 @@ def test_interval_draws_stretches_again(settings):
         reached, least, _ = (np.array(each) for each in naive(trace, outcome.plan, machine, settings.nodes))
     else:
         oracle = outcome.plan.model_copy(update={"policy": PolicyChoice(name="min_demand")})
-        counted = {"phase": "decode", "requests": part.requests, "progress": False}
-        runs = [moelab.simulate(trace, plan, **counted) for plan in (outcome.plan, oracle)]
-        decode = part.requests.steps_of_phase("decode")
+        options = {"phase": "decode", "requests": part.requests, "progress": False}
+        runs = [moelab.simulate(trace, plan, **options) for plan in (outcome.plan, oracle)]
+        decode = runs[0].phase_of_step == 1
         reached, least = (run.counts[decode][:, :, 1].ravel() for run in runs)  # misses
     cluster = np.repeat(part.cluster[part.requests.steps_of_phase("decode")], LAYERS)
     there = np.unique(cluster)
