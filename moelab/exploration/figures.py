@@ -29,9 +29,10 @@ Interval = tuple[float, float] | None
 class Figures:
     """``tok_per_s`` of the routed experts (``None``: ``why_no_time``), ``reads_per_layer_step`` and hit rates, each
     of the phase's steps; ``..._interval``: 95%, by drawing ``num_clusters`` ``unit`` again, ``None`` below ten.
-    ``bytes_of_node`` and ``bytes_of_link`` by tier, per token. ``bound``: the least of ``bound_of`` on the same steps,
-    ``gap`` above it (``None`` where it was not asked for). ``memory`` by tier. ``placed_by`` says where the placement
-    comes from, ``is_preview`` that not all steps, or not the planner's placement, may stand behind it.
+    ``bytes_of_node`` and ``bytes_of_link`` by tier, per token, empty where nobody said the bytes of an expert.
+    ``bound``: the least of ``bound_of`` on the same steps, ``gap`` above it (``None`` where it was not asked for).
+    ``memory`` by tier. ``placed_by`` says where the placement comes from, ``is_preview`` that not all steps, or not the
+    planner's placement, may stand behind it.
     """
 
     is_preview: bool
@@ -115,8 +116,8 @@ def figures(
         tok_per_s_interval=speed_interval, why_no_time=why_no_time, ms_per_token=1e3 / speed if speed else None,
         reads_per_layer_step=reads, reads_interval=reads_interval, hit_rate_per_routing=result.hit_rate_per_routing,
         hit_rate_per_request=result.hit_rate_per_request,
-        bytes_of_node={name: value * per_token for name, value in result.bytes_of_node.items()},
-        bytes_of_link={name: value * per_token for name, value in result.bytes_of_link.items()},
+        bytes_of_node={name: value * per_token for name, value in result.bytes_of_node.items() if result.knows_bytes},
+        bytes_of_link={name: value * per_token for name, value in result.bytes_of_link.items() if result.knows_bytes},
         bound=None if bound is None else bound[1], bound_of="" if bound is None else bound[2],
         gap=None if bound is None or bound[1] <= 0 else bound[0] / bound[1] - 1, memory=memory,
         synthetic=result.synthetic,
