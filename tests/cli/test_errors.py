@@ -42,7 +42,8 @@ def foreign_trace(tmp_path_factory):
 def check(done, *words):
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.strip() and "%|" not in line]  # a busy machine shows bars
+    assert len(said) == 1, done.stderr
     for word in words:
         assert word in done.stderr
 
