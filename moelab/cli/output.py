@@ -75,13 +75,15 @@ def print_table(title: str, frame: pd.DataFrame) -> None:
 
 
 def number(value: Any) -> str:
-    """Four significant digits for floats, everything else as it is."""
+    """Four significant digits for floats, names before their values, everything else as it is."""
     if isinstance(value, bool) or value is None:
         return {None: "none", True: "yes", False: "no"}[value]
     if isinstance(value, float | np.floating):
         return f"{value:.4g}"
     if isinstance(value, int | np.integer):
         return f"{value:,}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {number(item)}" for name, item in value.items()) or "none"
     if isinstance(value, list | tuple):
         return ", ".join(number(item) for item in value)
     return str(value)

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--node-rates", type=float, nargs="+", metavar="GB/S", help="read rate of each node (default: the machine's)"
     )
+    parser.add_argument("--expert-bytes", metavar="SIZE", help="of one expert, where the trace does not say it")
     parser.add_argument("--batch", type=int, metavar="B", help="requests decoded together that were recorded alone")
     parser.add_argument(
         "--steps", choices=("step", "token"), help="steps as recorded (default), or each token its own (prefill traces)"
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from moelab.domain.units import parse_bytes
     from moelab.planner import FAST_TIER_PLANNERS, PLANNERS
 
     name = options.planner or ("anneal" if _of_nodes(options) and not options.slots else "frequency")
@@ -65,13 +67,18 @@ def run(options: argparse.Namespace) -> None:
     _check_budget(options, name, name in FAST_TIER_PLANNERS)
     trace = load_trace(options.trace)
     shared: dict[str, Any] = {"held_out": options.held_out, "seed": options.seed}
+    knows_bytes = 0 not in trace.header.expert_bytes
+    if options.expert_bytes:
+        shared["expert_bytes"], knows_bytes = parse_bytes(options.expert_bytes), True
     proof: dict[str, Any] = {}
     if name in FAST_TIER_PLANNERS:
         from moelab.calibration import resolve_machine
 
+        # A machine that was named is an order; this one, by default, adds a time where there can be one.
+        machine = resolve_machine(options.machine) if knows_bytes or options.machine else None
         plan = PLANNERS[name](
             trace, slots_per_layer=options.slots[0], phase=check_phase(trace, options.phase or "decode"),
-            machine=resolve_machine(options.machine), **shared,
+            machine=machine, **shared,
         )  # fmt: skip
     else:
         shared |= _node_options(options, trace)
@@ -88,6 +95,8 @@ def run(options: argparse.Namespace) -> None:
         print_rows(f"plan written to {options.out}", summary)
         if words := _in_words(plan.prediction):
             print(words)
+        if not knows_bytes:
+            print("bytes and times: unknown, the trace does not say the bytes of an expert: --expert-bytes SIZE")
 
 
 def _of_nodes(options: argparse.Namespace) -> list[str]:

@@ -20,7 +20,7 @@ def given_array(name: str, value: Any, masked: int | None = None) -> np.ndarray:
         if masked is None and np.ma.is_masked(value):
             raise ValueError(f"{name} hides entries behind a mask, expected all of them: leave those tokens out")
         # A small type would not hold what stands in their place.
-        value = value.astype(np.int64 if value.dtype.kind in "iu" else value.dtype).filled(masked)
+        value = np.ma.filled(value.astype(np.int64 if value.dtype.kind in "iu" else value.dtype), masked)
     if hasattr(value, "detach"):  # a tensor, without importing torch
         value = value.detach().cpu()
         value = (value.float() if "bfloat16" in str(value.dtype) else value).numpy()

@@ -125,6 +125,20 @@ class Machine(_Document):
         """A machine from published figures, ``NAME`` or ``NAME+2x-GPU``; raises ``ValueError`` that lists them."""
         return cls.model_validate(machine_presets.read(name))
 
+    @classmethod
+    def given(cls, machine: Machine | str | None) -> Machine | None:
+        """What a caller means by ``machine``: a document, the name of a preset, a file, or none.
+
+        Raises ``ValueError`` that lists the presets, ``TypeError`` for what is no machine.
+        """
+        if machine is None or isinstance(machine, Machine):
+            return machine
+        if not isinstance(machine, str | Path):
+            raise TypeError(
+                f"machine is a {type(machine).__name__}, expected moelab.this_machine(), a preset's name, or None"
+            )
+        return cls.load(machine) if Path(machine).is_file() else cls.preset(str(machine))
+
     @staticmethod
     def presets() -> list[str]:
         """Names of all presets; each may stand with a GPU beside it (``is_preset``)."""

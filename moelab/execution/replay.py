@@ -53,7 +53,7 @@ def replay(
     plan: Plan | None = None,
     *,
     phase: str | None = None,
-    machine: Machine | None = None,
+    machine: Machine | str | None = None,
     model_dir: str | Path | None = None,
     expert_shape: str | None = None,
     tokens: int | None = None,
@@ -85,7 +85,7 @@ def replay(
     ``MemoryError`` where the weights cannot be larger than the cache.
     """
     started = time.perf_counter()
-    header = trace.header
+    header, machine = trace.header, Machine.given(machine)
     if tokens is not None and tokens < 1:
         raise ValueError(f"tokens is {tokens}, expected at least 1")
     shape = ModelSpec.preset(expert_shape or DEFAULT_EXPERT_SHAPE) if expert_shape != "own" else None

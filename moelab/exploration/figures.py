@@ -32,10 +32,10 @@ class Figures:
     of the phase's steps; ``..._interval``: 95%, by drawing ``num_clusters`` ``unit`` again, ``None`` below ten. It is
     of the steps alone: where a quick placement stands in for that of a planner (``stands_in_for``: its name), what the
     planner will find may lie outside.
-    ``bytes_of_node`` and ``bytes_of_link`` by tier, per token. ``bound``: the least of ``bound_of`` on the same steps,
-    ``gap`` above it with its interval (``None``: nothing bounds this policy, or the bound is 0). ``memory`` by tier.
-    ``placed_by`` says where the placement comes from, ``is_preview`` that not all steps, or not the planner's
-    placement, may stand behind it.
+    ``bytes_of_node`` and ``bytes_of_link`` by tier, per token, empty where nobody said the bytes of an expert.
+    ``bound``: the least of ``bound_of`` on the same steps, ``gap`` above it with its interval (``None``: nothing bounds
+    this policy, or the bound is 0). ``memory`` by tier. ``placed_by`` says where the placement comes from,
+    ``is_preview`` that not all steps, or not the planner's placement, may stand behind it.
     """
 
     is_preview: bool
@@ -126,8 +126,8 @@ def figures(
         ms_per_token=1e3 / speed if speed else None,
         reads_per_layer_step=reads, reads_interval=reads_interval, hit_rate_per_routing=result.hit_rate_per_routing,
         hit_rate_per_request=result.hit_rate_per_request,
-        bytes_of_node={name: value * per_token for name, value in result.bytes_of_node.items()},
-        bytes_of_link={name: value * per_token for name, value in result.bytes_of_link.items()},
+        bytes_of_node={name: value * per_token for name, value in result.bytes_of_node.items() if result.knows_bytes},
+        bytes_of_link={name: value * per_token for name, value in result.bytes_of_link.items() if result.knows_bytes},
         bound=None if bound is None else bound.value, bound_of=_words(bound),
         gap=None if ratio is None else ratio - 1,
         gap_interval=None if ratio_interval is None else (ratio_interval[0] - 1, ratio_interval[1] - 1),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
 from moelab.domain.plan_copies import Copies, copies_on_nodes
 from moelab.kernels.job import GROUP
@@ -27,7 +28,6 @@ from moelab.migration.moves import Moves
 from moelab.migration.result import Applied
 
 if TYPE_CHECKING:
-    from moelab.domain.machine import Machine
     from moelab.engine.engine import Engine
 
 
@@ -35,7 +35,7 @@ def apply(
     engine: Engine,
     plan: Plan,
     *,
-    machine: Machine | None = None,
+    machine: Machine | str | None = None,
     allow_unbound: bool = False,
     extra_bytes: int | None = None,
     progress: bool = True,
@@ -59,7 +59,7 @@ def apply(
     from moelab.engine.placement import check_change
 
     started, before = time.perf_counter(), _resident_bytes()
-    slowness = _slowness(machine, engine.pool.num_nodes)
+    slowness = _slowness(Machine.given(machine), engine.pool.num_nodes)
     target = _target(engine, plan)
     num_nodes = engine.routed[0].num_nodes if target is None else len(target.memory_nodes)
     check_change(engine, plan, num_nodes)

@@ -27,7 +27,7 @@ def frequency(
     *,
     slots_per_layer: int | Sequence[int] | None = None,
     slots: int | None = None,
-    machine: Machine | None = None,
+    machine: Machine | str | None = None,
     efficiency: float = 1.0,
     expert_bytes: int | Sequence[int] | None = None,
     moe_intermediate_size: int | None = None,
@@ -46,7 +46,7 @@ def frequency(
     without ``score`` there is no prediction, which takes a simulation.
     Raises ``ValueError`` where the budget or the shape is missing or impossible.
     """
-    header = trace.header
+    header, machine = trace.header, Machine.given(machine)
     num_layers, num_experts = header.num_layers, header.num_experts
     if (slots_per_layer is None) == (slots is None):
         raise ValueError("frequency got both or neither of slots_per_layer and slots, expected exactly one")

@@ -124,7 +124,7 @@ def node_problem(
     extra_memory: float = 0.0,
     steps: StepKind = "step",
     batch: int | None = None,
-    machine: Machine | None = None,
+    machine: Machine | str | None = None,
     node_rates: Sequence[float] | None = None,
     node_bytes: Sequence[int] | None = None,
     fast_slots: Sequence[int] = (),
@@ -149,7 +149,7 @@ def node_problem(
     ``held_out``, ``seed``, ``phase``, ``expert_bytes``, ``moe_intermediate_size``, ``weight_format``: as in
     ``frequency``. Raises ``ValueError`` for what is impossible.
     """
-    header = trace.header
+    header, machine = trace.header, Machine.given(machine)
     num_nodes = nodes if nodes is not None else (len(machine.nodes) if machine and len(machine.nodes) > 1 else 2)
     num_tiers = num_nodes + len(fast_slots)
     if num_nodes < 1 or num_tiers > MOST_TIERS:

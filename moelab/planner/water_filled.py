@@ -32,7 +32,7 @@ def water_filled(
     slots: int | None = None,
     least: int | None = None,
     policy: str = "lru",
-    machine: Machine | None = None,
+    machine: Machine | str | None = None,
     efficiency: float = 1.0,
     expert_bytes: int | Sequence[int] | None = None,
     held_out: float = 0.25,
@@ -46,7 +46,7 @@ def water_filled(
     equal slots (what does not divide goes to the first layers). Raises ``ValueError`` for budgets that are missing,
     impossible, or too small for ``least``.
     """
-    header = trace.header
+    header, machine = trace.header, Machine.given(machine)
     num_layers = header.num_layers
     total = total_slots(trace, slots_per_layer, slots)
     least = min(header.top_k, total // num_layers) if least is None else least

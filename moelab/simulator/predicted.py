@@ -18,7 +18,7 @@ from moelab.cost_model.node_time import by_read_rates
 from moelab.domain.machine import Machine
 from moelab.policies.requests import PHASES
 from moelab.simulator.node_seconds import node_rates
-from moelab.simulator.result import SimResult
+from moelab.simulator.result import NO_BYTES, SEVERAL_FAST_TIERS, SimResult
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,7 @@ def predict(result: SimResult, machine: Machine, efficiency: float, deferral: De
             "simulate without a machine or plan for one node"
         )
     if not all(result.node_bytes.any(-1).ravel()):
-        raise ValueError(
-            "plan gives 0 bytes for the experts at home, so no time can be predicted: plan with expert bytes"
-        )
+        raise ValueError(NO_BYTES)
     node = machine.nodes[0]
     if node.best_read_gb_per_s is None:
         raise ValueError(
@@ -78,7 +76,7 @@ def _predict_on_nodes(
     rates = node_rates(result, machine)
     assert result.node_reads is not None
     if not result.node_bytes.any():
-        raise ValueError("plan gives 0 bytes for the experts, so no time can be predicted: plan with expert bytes")
+        raise ValueError(NO_BYTES)
     if result.tier_names and machine.fast_tiers:
         return _predict_with_fast_tier(result, machine, efficiency, deferral)
     assert result.layer_step_s is not None
@@ -107,10 +105,7 @@ def _predict_with_fast_tier(
 ) -> dict[str, Any]:
     """Means over the tokens of the selected phase. Of several nodes the slowest decides, and carries all uploads."""
     if len(result.tier_names) > 1:
-        raise ValueError(
-            f"plan has fast tiers {', '.join(result.tier_names)}; times are predicted beside one, whose hits and "
-            "uploads are counted: simulate without a machine, or plan for fast0 only"
-        )
+        raise ValueError(SEVERAL_FAST_TIERS.format(tiers=", ".join(result.tier_names)))
     if result.num_tokens < 1:
         raise ValueError("num_tokens is 0, expected at least 1: choose a phase that the trace has")
     time = time_beside_fast_tier(result, machine, efficiency)

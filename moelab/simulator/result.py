@@ -35,6 +35,19 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+NO_BYTES = (
+    "nobody said the bytes of an expert, so no time can be predicted: give expert_bytes to the planner or to "
+    "Trace.from_arrays, or simulate without a machine"
+)
+
+
+SEVERAL_FAST_TIERS = (
+    "plan has fast tiers {tiers}; times are predicted beside one, whose hits and uploads are counted: simulate without "
+    "a machine, or plan for fast0 only"
+)
+UNKNOWN_BYTES = "unknown: nobody said the bytes of an expert"
+
+
 def _ratio(part: float, whole: float) -> float | None:
     return float(part / whole) if whole else None
 
@@ -180,6 +193,16 @@ class SimResult:
         return _ratio(self.uploads, self.num_layer_steps)
 
     @property
+    def prediction(self) -> dict[str, Any] | None:
+        """What ``simulate`` predicted for the machine that it was given, under the name that it has on a plan."""
+        return self.predicted
+
+    @property
+    def knows_bytes(self) -> bool:
+        """Has every layer expert bytes? Without them all bytes are 0, which does not mean that nothing was read."""
+        return bool((self.node_bytes.sum((0, 2)) + self.link_bytes.sum(0) > 0).all())
+
+    @property
     def bytes_of_node(self) -> dict[str, float]:
         """Bytes read from each node's memory: misses, and the source of every copy to a fast tier.
 
@@ -244,8 +267,10 @@ class SimResult:
 
         Of several nodes, whose read rates are ``node_gb_per_s`` and the first of which is that of ``rates``, the
         slowest decides each layer-step; uploads share its memory, whichever they come from, so that none is too cheap.
-        Raises ``ValueError`` where expert bytes are not known, or nodes without their rates.
+        Raises ``ValueError`` where expert bytes are not known, nodes without their rates, or of several fast tiers.
         """
+        if len(self.tier_names) > 1:
+            raise ValueError(SEVERAL_FAST_TIERS.format(tiers=", ".join(self.tier_names)))
         several = self.node_reads is not None and node_gb_per_s is not None
         if several and len(node_gb_per_s or ()) == len(self.node_names):
             parts = self.bytes_of_layer_steps()
@@ -254,14 +279,13 @@ class SimResult:
             parts["miss_bytes"] = (self.node_reads[self._steps] * as_first).max(-1)
             return hybrid(**parts, rates=rates)
         if len(self.node_names) != 1:
+            got = "none" if node_gb_per_s is None else f"{len(node_gb_per_s)}"
             raise ValueError(
-                f"plan uses {', '.join(self.node_names) or 'no node'}; the cost model predicts plans on one node: "
-                "simulate without a machine or plan for one node"
+                f"plan uses {', '.join(self.node_names) or 'no node'}, expected node_gb_per_s with the read rate of "
+                f"each, got {got}: give them, or simulate with a machine that has as many nodes"
             )
         if not all(self.node_bytes.any(-1).ravel()):
-            raise ValueError(
-                "plan gives 0 bytes for the experts at home, so no time can be predicted: plan with expert bytes"
-            )
+            raise ValueError(NO_BYTES)
         return hybrid(**self.bytes_of_layer_steps(), rates=rates)
 
     # -- views -------------------------------------------------------------------------------------
@@ -285,8 +309,8 @@ class SimResult:
             "prefetches": self.prefetches,
             "evictions": self.evictions,
             "late": self.late,
-            "bytes_of_node": self.bytes_of_node,
-            "bytes_of_link": self.bytes_of_link,
+            "bytes_of_node": self.bytes_of_node if self.knows_bytes else UNKNOWN_BYTES,
+            "bytes_of_link": self.bytes_of_link if self.knows_bytes or not self.tier_names else UNKNOWN_BYTES,
             **(self.predicted or {}),
         }
 

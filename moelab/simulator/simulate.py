@@ -45,7 +45,7 @@ _LOG_ROWS = 2**16  # decisions that the log holds beyond the longest single answ
 def simulate(
     trace: Trace,
     plan: Plan,
-    machine: Machine | None = None,
+    machine: Machine | str | None = None,
     *,
     phase: str | None = None,
     efficiency: float = 1.0,
@@ -59,9 +59,9 @@ def simulate(
 ) -> SimResult:
     """Replay the whole trace; rates cover ``phase`` (``prefill``, ``decode``, ``mixed``) or everything.
 
-    ``machine`` adds ``predicted`` (one node: its best read rate times ``efficiency``, kernel rate / read rate;
-    where the machine has a fast tier, its link and memory too, with uploads beside the reads; several nodes:
-    ``node_seconds``, with ``predicted_by``; of interleaved pages times ``remote_slowdown``). ``log`` keeps every
+    ``machine`` (a preset's name will do) adds ``predicted`` (one node: its best read rate times ``efficiency``, kernel
+    rate / read rate; where the machine has a fast tier, its link and memory too, with uploads beside the reads; several
+    nodes: ``node_seconds``, with ``predicted_by``; of interleaved pages times ``remote_slowdown``). ``log`` keeps every
     decision, in order of time; without it layers that a policy keeps apart run one after the other, which changes no
     count and no resident, only touch counters within ``state``. ``by_step`` keeps the counts of every step (32 bytes a
     layer-step); sums are always there. ``requests``: the trace's, where they were built before. ``policy``: a record
@@ -72,7 +72,7 @@ def simulate(
     Raises ``ValueError`` where trace, plan and machine do not fit together, and ``PolicyContractError``
     where the policy does what it may not.
     """
-    header = trace.header
+    header, machine = trace.header, Machine.given(machine)
     plan.check_matches(what="trace", model=header.model, num_layers=header.num_layers, num_experts=header.num_experts)
     chosen = policy or _policy_of(plan)
     if lossy is not None:

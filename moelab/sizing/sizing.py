@@ -40,6 +40,11 @@ class Sizing:
     prefill: Prefill
     caveats: tuple[str, ...]
 
+    @property
+    def prediction(self) -> Prediction | None:
+        """The predicted speed, under the name that a plan's has."""
+        return self.predicted
+
     def other_losses(self) -> dict[str, dict[str, float]]:
         """Loss -> tok/s of one stream here by that loss, its leave-one-out median and mean error; {} if not predicted.
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 import moelab
@@ -146,3 +147,25 @@ def test_planned_by_the_time_of_a_calibrated_machine(tmp_path, capsys):
     machine.model_copy(update={"expert_times": ()}).save(tmp_path / "machine.json")
     assert main([*arguments, "--machine", str(tmp_path / "machine.json")]) == 2
     assert "moelab calibrate --expert-shape 64x128" in capsys.readouterr().err
+
+
+def test_a_trace_without_expert_bytes_gets_a_plan_and_no_time(tmp_path, capsys):
+    """A fast tier too; a machine that is named, or bytes that are given, are another matter."""
+    trace = seeded_trace(1, num_requests=8, num_experts=12)
+    np.savez(tmp_path / "mine.npz", experts=trace.experts, num_experts=12, request=trace.tokens.request)
+    out = tmp_path / "plan.json"
+    start = ["plan", str(tmp_path / "mine.npz"), "--out", str(out)]
+    for budget in (["--slots", "4"], ["--nodes", "2"]):
+        assert main([*start, *budget]) == 0
+        assert "the trace does not say the bytes of an expert: --expert-bytes SIZE" in capsys.readouterr().out
+        plan = Plan.load(out)
+        assert "predicted_ms_per_token" not in plan.prediction
+        assert len(plan.placements) >= 36
+    machine = ["--machine", "1x-epyc-9004-ddr5-4800"]
+    assert main([*start, "--slots", "4", *machine]) == 2
+    assert "nobody said the bytes of an expert" in capsys.readouterr().err
+    assert main([*start, "--slots", "4", *machine, "--expert-bytes", "2 MB"]) == 0
+    assert "unknown" not in capsys.readouterr().out.replace("unknown (3 x 12", "")
+    plan = Plan.load(out)
+    assert plan.format_of_tier["fast0"].expert_bytes == (2_000_000,) * 3
+    assert plan.prediction["predicted_ms_per_token"] > 0

@@ -5,8 +5,10 @@ import os
 import numpy as np
 import pytest
 
+import moelab
 from moelab.domain import machine as module
 from moelab.domain.machine import Machine, NumaNode, parse_core_list
+from tests.seeded_traces import seeded_trace
 
 
 def test_detect_lists_the_cores_that_may_be_used():
@@ -138,3 +140,29 @@ def test_rate_of_all_nodes_is_that_at_once():
     assert machine.read_gb_per_s == pytest.approx(36)
     assert machine.model_copy(update={"contention": {}}).read_gb_per_s == 30
     assert Machine.detect().read_gb_per_s is None
+
+
+def test_a_machine_by_name_is_the_preset_everywhere(tmp_path):
+    """In Python as at the command line; what does not exist lists what does."""
+    preset = Machine.preset("forge-moe-gen4")
+    assert Machine.given("forge-moe-gen4") == Machine.given(preset) == preset
+    assert Machine.given(None) is None
+    preset.save(tmp_path / "mine.json")
+    assert Machine.given(str(tmp_path / "mine.json")) == preset
+    trace = seeded_trace(0)
+    fast = moelab.PLANNERS["frequency"](trace, slots_per_layer=3)
+    one_node = "1x-epyc-9004-ddr5-4800"
+    calls = {
+        "simulate": lambda m: moelab.simulate(trace, fast, m, progress=False).summary(),
+        "frequency": lambda m: moelab.PLANNERS["frequency"](trace, slots_per_layer=3, machine=m).prediction,
+        "water_filled": lambda m: moelab.PLANNERS["water_filled"](trace, slots_per_layer=3, machine=m).prediction,
+        "eplb": lambda m: moelab.PLANNERS["eplb"](trace, nodes=2, machine=m).planner["rates"],
+    }
+    for name, call in calls.items():
+        assert call(one_node) == call(Machine.preset(one_node)), name
+        with pytest.raises(ValueError, match=r"machine preset is foo, expected one of .*forge-moe-gen4.*rtx-4090"):
+            call("foo")
+        with pytest.raises(TypeError, match=r"machine is a int, expected moelab.this_machine\(\)"):
+            call(7)
+    with pytest.raises(ValueError, match="machine preset is foo"):
+        moelab.replay(trace, fast, machine="foo", progress=False)

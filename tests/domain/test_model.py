@@ -521,7 +521,7 @@ def test_files_that_are_no_config_are_refused(tmp_path):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match=r"preset: expected one of .*kimi-k2\.6.*got 'kimi'"):
+    with pytest.raises(ValueError, match=r"model is 'kimi', expected one of .*kimi-k2\.6"):
         ModelSpec.preset("kimi")
     spec = ModelSpec.preset("olmoe-1b-7b")
     with pytest.raises(ValueError, match=r"formats: expected parts among .*got 'experts'"):

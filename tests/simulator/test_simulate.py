@@ -5,6 +5,8 @@ from importlib import import_module
 import numpy as np
 import pytest
 
+import moelab
+from moelab.cost_model.hybrid import Rates
 from moelab.domain.machine import Machine, NumaNode
 from moelab.domain.plan import FastTier, Placements
 from moelab.policies.requests import Requests
@@ -192,7 +194,7 @@ def test_refusals_name_what_does_not_fit():
     with pytest.raises(ValueError, match="has no read rate"):
         simulate(trace, plan, blank)
     unknown = plan_for(trace, expert_bytes=(0, 0, 0))
-    with pytest.raises(ValueError, match="0 bytes for the experts at home"):
+    with pytest.raises(ValueError, match="nobody said the bytes of an expert"):
         simulate(trace, unknown, machine())
 
 
@@ -201,3 +203,45 @@ def test_results_show_themselves():
     result = simulate(trace, plan_for(trace, "lru", slots_per_layer=2))
     assert "hit_rate_per_request" in result._repr_html_()
     assert "synthetic" in repr(result)
+
+
+@pytest.mark.parametrize("sizes", [(0, 0, 0), (1000, 0, 1000)])
+def test_bytes_that_nobody_said_are_unknown_not_zero(sizes):
+    trace = seeded_trace(2)
+    header = trace.header.model_copy(update={"expert_bytes": sizes})
+    trace = type(trace)(header, trace.experts, trace.gate_weights, trace.tokens)
+    for plan in (
+        moelab.PLANNERS["frequency"](trace, slots_per_layer=4), moelab.PLANNERS["round_robin"](trace, nodes=2),
+    ):  # fmt: skip
+        result = simulate(trace, plan, progress=False)
+        assert not result.knows_bytes
+        assert result.summary()["bytes_of_node"].startswith("unknown")
+        assert "bytes_of_node: unknown: nobody said the bytes of an expert" in repr(result)
+        assert (result.summary()["bytes_of_link"] == {}) == (not result.tier_names)
+    known = seeded_trace(2)
+    assert simulate(known, moelab.PLANNERS["frequency"](known, slots_per_layer=4), progress=False).knows_bytes
+
+
+def test_a_prediction_has_one_name_everywhere():
+    trace = seeded_trace(3)
+    plan = moelab.PLANNERS["frequency"](trace, slots_per_layer=4, machine=machine(), held_out=0)
+    result = simulate(trace, plan, machine(), progress=False)
+    assert result.prediction["predicted_ms_per_token"] == plan.prediction["predicted_ms_per_token"]
+    assert simulate(trace, plan, progress=False).prediction is None
+    sized = moelab.size("kimi-k2.6", "forge-moe-gen4")
+    assert sized.prediction.tok_per_s == sized.to_dict()["predicted_tok_per_s"]
+
+
+def test_time_of_several_tiers_is_what_the_machine_gives_or_refused():
+    """By hand through `time` as by `simulate` with a machine; two fast tiers have no time, which was once silent."""
+    trace = seeded_trace(0)
+    rates = Rates(read_gb_per_s=10, efficiency=1, link_gb_per_s=5, fast_read_gb_per_s=100, layer_overhead_s=0)
+    one = simulate(trace, moelab.PLANNERS["joint"](trace, nodes=2, fast_slots=[6]), progress=False)
+    with pytest.raises(ValueError, match=r"node0, node1, expected node_gb_per_s with the read rate of each, got none"):
+        one.time(rates)
+    with pytest.raises(ValueError, match="got 3"):
+        one.time(rates, [10.0] * 3)
+    assert one.time(rates, [10.0, 5.0]).step_s.sum() > one.time(rates, [10.0, 10.0]).step_s.sum() > 0
+    two = simulate(trace, moelab.PLANNERS["joint"](trace, nodes=1, fast_slots=[6, 5]), progress=False)
+    with pytest.raises(ValueError, match="plan has fast tiers fast0, fast1; times are predicted beside one"):
+        two.time(rates)

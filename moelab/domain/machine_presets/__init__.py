@@ -77,7 +77,7 @@ def read(name: str) -> dict[str, Any]:
     if not is_name(name):
         raise ValueError(
             f"machine preset is {name}, expected one of {', '.join(names())}, alone or with a GPU beside it: NAME+GPU "
-            f"or NAME+2x-GPU of {', '.join(GPUS)}"
+            f"or NAME+2x-GPU of {', '.join(GPUS)}; or the file of a calibration"
         )
     base, gpus = _split(name)
     text = resources.files(__package__).joinpath(base + _SUFFIX).read_text(encoding="utf-8")

@@ -24,7 +24,7 @@ def names() -> list[str]:
 def read(name: str) -> dict[str, Any]:
     """The parsed preset; ValueError that lists the names when there is none."""
     if name not in names():
-        raise ValueError(f"preset: expected one of {', '.join(names())}, got {name!r}; or pass the model's config.json")
+        raise ValueError(f"model is {name!r}, expected one of {', '.join(names())}, or a config.json")
     text = resources.files(__package__).joinpath(name + _SUFFIX).read_text(encoding="utf-8")
     config: dict[str, Any] = json.loads(text)
     return config

@@ -2,8 +2,9 @@
 
 One forward hook on each router and two on the model: before a pass, to learn whose tokens it holds, and after it, to
 put the routing of all layers into rows. Works inside ``generate`` (prefill, chunks, decode steps, batches with left
-padding; drafted tokens: ``requests``). Layers that never route (a vision tower, multi-token prediction) have no place in the trace. It does not know
-how traces are stored, and asks nothing of the model but its configuration. Floor 2.
+padding; drafted tokens: see ``requests``). Layers that never route (a vision tower, multi-token prediction) have no
+place in the trace. It does not know how traces are stored, and asks nothing of the model but its configuration.
+Floor 2.
 """
 
 from __future__ import annotations
