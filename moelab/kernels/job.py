@@ -36,6 +36,7 @@ TILE_ROWS = 16
 TILE_COLUMNS = 64
 SILU = 0
 
+
 def activation_code(activation: Activation, weight_format: WeightFormat, isa: str) -> int:
     """The number of the mode in ``moelab_activation_mode``.
 
