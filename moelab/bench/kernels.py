@@ -55,7 +55,7 @@ MORE: tuple[tuple[str, WeightFormat, Activation, int, str], ...] = (
     ("numba", "int4_g32", "int8", 1, "all"), ("generic", "int4_g32", "int8", 1, "all"),
     ("avx2", "int4_g32", "bf16", 1, "all"), ("numba", "int4_g32", "bf16", 1, "all"),
     ("avx512", "int8_g32", "int8", 1, "all"), ("avx512", "int8_g32", "bf16", 1, "all"),
-    ("avx2", "int8_g32", "int8", 1, "all"),
+    ("avx2", "int8_g32", "int8", 1, "all"), ("avx2", "int8_g32", "bf16", 1, "all"),
     ("avx512", "bf16", "bf16", 1, "all"), ("avx2", "bf16", "bf16", 1, "all"),
     ("avx512", "float32", "f32", 1, "all"), ("avx2", "float32", "f32", 1, "all"),
 )  # fmt: skip
