@@ -1,7 +1,7 @@
 /* Quantised weights x int16 activations: every ISA's bits (int16_tile.h).
  *
  * W: as in int16_tile.h, and what it needs of a token's activations of a tile, made once for all rows, and the exact
- * sums of 8 rows x a group: `prepared`, prepare(activations of the tile, prepared), sums(tile, g, prepared, isum[2]). */
+ * sums of 8 rows x a group: `prepared`, prepare(activations of the tile, prepared), sums(tile, g, prepared, isum). */
 #ifndef MOELAB_AVX2_INT16_H
 #define MOELAB_AVX2_INT16_H
 
