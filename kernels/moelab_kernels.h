@@ -24,19 +24,19 @@
  * An expert is gate_proj, up_proj, down_proj, one after the other, in one block aligned to 64 B.
  *
  * Activation modes: f32 (float32 weights), bf16 (activations rounded to nearest even, float32 accumulation; bf16
- * weights, and with AMX int8_g32 or int4_g32 weights too), int8 (int8_g32 or int4_g32 weights): per group of 32 columns scale = absmax
- * / 127, q = rint(x * (127 / absmax)), ties to even, offset = -8 * sum(q), which takes back the + 8 of the
- * nibbles, and 16 times it the + 128 of int8 weights; a group whose absmax is below 2^-100 is all zero; one with a
- * NaN or infinity gets q = 0 and scale NaN. Integer sums are exact, and the float32 sum over groups runs in rising
- * order as acc += (float(isum) * activation_scale) * weight_scale, without contraction.
+ * weights, and with AMX int8_g32 or int4_g32 weights too), int8 (int8_g32 or int4_g32 weights): per group of 32
+ * columns scale = absmax / 127, q = rint(x * (127 / absmax)), ties to even, offset = -8 * sum(q), which takes back
+ * the + 8 of the nibbles, and 16 times it the + 128 of int8 weights; a group whose absmax is below 2^-100 is all
+ * zero; one with a NaN or infinity gets q = 0 and scale NaN. Integer sums are exact, and the float32 sum over
+ * groups runs in rising order as acc += (float(isum) * activation_scale) * weight_scale, without contraction.
  *
- * int16 (int8_g32 or int4_g32 weights): as int8, with 32639 = 127 * 257 in the place of 127, and each group as 64 B:
- * 32 high bytes (q + 128) >> 8, then 32 low bytes q - 256 * high, both signed. A number is off by at most half a step,
- * where bf16 is off by up to 2^-9 of the number itself: that is less below 256 steps. A group in which fewer than a
- * quarter of the numbers that are not zero have |q| >= 512 is therefore kept in bf16, so that zero weights at any eighth
- * of its numbers leave the rest no worse than there; so is a group with a NaN or infinity, or whose absmax is below
- * 2^-100. Of a kept group the 64 B are 32 bf16 numbers, offset is INT32_MIN, scale 1, and in the place of isum is
- * the float32 sum over columns in rising order of signed weight times number.
+ * int16 (int8_g32 or int4_g32 weights): as int8, with 32639 = 127 * 257 in the place of 127, and each group as 64
+ * B: 32 high bytes (q + 128) >> 8, then 32 low bytes q - 256 * high, both signed. A number is off by at most half a
+ * step, where bf16 is off by up to 2^-9 of the number itself: that is less below 256 steps. A group in which fewer
+ * than a quarter of the numbers that are not zero have |q| >= 512 is therefore kept in bf16, so that zero weights
+ * at any eighth of its numbers leave the rest no worse than there; so is a group with a NaN or infinity, or whose
+ * absmax is below 2^-100. Of a kept group the 64 B are 32 bf16 numbers, offset is INT32_MIN, scale 1, and in the
+ * place of isum is the float32 sum over columns in rising order of signed weight times number.
  *
  * The hidden vector silu(gate) * up between up_proj and down_proj is treated the same way, by gate_up itself:
  * its unit is one group of 32 intermediate rows, so that nobody has to wait for a neighbour. silu(x) is
