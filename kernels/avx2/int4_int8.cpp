@@ -18,6 +18,7 @@ struct block {
             __m256i quad[M][16];
             for (int t = 0; t < M; t++) {
                 const int8_t *a = (const int8_t *)x.q + (token[t] * num_tiles + k) * 64;
+#pragma GCC unroll 16
                 for (int i = 0; i < 16; i++) quad[t][i] = broadcast32(a + 4 * i);
             }
             __asm__("" : "+m"(quad));
@@ -72,6 +73,8 @@ struct int4_int8 {
 
     static void dot(const uint8_t *const *rows, int num_rows, int64_t num_tiles, const activations &x,
                     const int64_t *token, int num_tokens, float *out) {
+        /* By itself: compiled among the loops of more tokens, GCC's is 2% slower. */
+        if (num_tokens == 1) return run_block<block, 1>(rows, num_rows, num_tiles, x, token, out, 1);
         run_blocks<block>(rows, num_rows, num_tiles, x, token, num_tokens, out);
     }
 };

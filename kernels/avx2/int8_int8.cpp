@@ -18,6 +18,7 @@ struct block {
             __m256i quad[M][16];
             for (int t = 0; t < M; t++) {
                 const int8_t *a = (const int8_t *)x.q + (token[t] * num_tiles + k) * 64;
+#pragma GCC unroll 16
                 for (int i = 0; i < 16; i++) quad[t][i] = broadcast32(a + 4 * i);
             }
             __asm__("" : "+m"(quad));

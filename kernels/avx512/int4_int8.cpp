@@ -15,8 +15,8 @@ static inline __m512 scaled(__m512i isum, float activation_scale, __m512 weight_
  * exactly. The activations of a tile are broadcast once for all rows, and the loop over the rows is unrolled by hand:
  * GCC would keep the sums of a rolled one in memory, at 5% of the read limit (docs/log.md). */
 template <int R>
-MOELAB_OWN_REGISTERS static void run_one(const uint8_t *const *rows, int64_t num_tiles, const int8_t *q,
-                                         const float *scale, const int32_t *offset, float *out, int stride) {
+static inline void run_one(const uint8_t *const *rows, int64_t num_tiles, const int8_t *q, const float *scale,
+                           const int32_t *offset, float *out, int stride) {
     __m512 sums[R];
     for (int r = 0; r < R; r++) sums[r] = _mm512_setzero_ps();
     for (int64_t k = 0; k < num_tiles; k++) {

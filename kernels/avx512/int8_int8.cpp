@@ -7,8 +7,8 @@ namespace {
 /* One token. Rows take turns after each group: streams that stand still for a whole tile are read more slowly, 87
  * instead of 96% of the read limit (docs/log.md). The activations of a group are broadcast once for all rows. */
 template <int R>
-MOELAB_OWN_REGISTERS static void run_one(const uint8_t *const *rows, int64_t num_tiles, const int8_t *q,
-                                         const float *scale, const int32_t *offset, float *out, int stride) {
+static inline void run_one(const uint8_t *const *rows, int64_t num_tiles, const int8_t *q, const float *scale,
+                           const int32_t *offset, float *out, int stride) {
     __m512 sums[R];
     for (int r = 0; r < R; r++) sums[r] = _mm512_setzero_ps();
     for (int64_t k = 0; k < num_tiles; k++) {

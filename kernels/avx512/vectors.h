@@ -16,9 +16,6 @@ static inline __m512i load_line(const void *from) { return _mm512_load_si512(fro
  * order and once each (docs/log.md), and compilers move ordinary loads. */
 static inline __m512i stream_line(const void *from) { return *(const volatile __m512i *)from; }
 
-/* Of a loop that wants nearly all registers: inlined, it would share them with its caller and spill. */
-#define MOELAB_OWN_REGISTERS __attribute__((noinline))
-
 static inline void prefetch(const void *from) { _mm_prefetch((const char *)from, _MM_HINT_T0); }
 
 /* Of the last line of an int4 or int8 tile: the scales of group g. */
