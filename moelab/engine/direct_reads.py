@@ -182,7 +182,8 @@ class DirectReads:
         """
         spans = [(first // ALIGNMENT * ALIGNMENT, -(-stop // ALIGNMENT) * ALIGNMENT) for first, stop in parts]
         memory = map_pages(sum(end - begin for begin, end in spans)).memory
-        buffers, at = [], 0
+        buffers: list[Buffer] = []
+        at = 0
         for begin, end in spans:
             buffer = Buffer(memory[at : at + end - begin], first=begin, stop=end)
             at += end - begin
