@@ -27,9 +27,9 @@ from moelab.kernels.pages import HUGE_PAGE_BYTES, map_pages
 ALIGNMENT = 4096  # of offset, length and memory: enough for any sector and page of x86
 SLOW_BYTES_PER_S = 200e6  # the page cache is no hindrance below
 SURE_BYTES = 64 << 20  # read before a disk is called slow
-SMALL_BUFFER_BYTES = 256 << 10  # the others are whole huge pages
-RING_BYTES = 64 << 20  # of all threads together, more than the caches hold
-RING_PART = 48  # and at most this part of what is to be read
+SMALL_BUFFER_BYTES = 256 << 10  # the least; others are twice, four times as large, or whole huge pages
+RING_BYTES = 128 << 20  # of all threads together, more than the caches hold
+RING_PART = 24  # and at most this part of what is to be read
 RING_STEP_BYTES = 8 << 20
 MOST_WANTED = 96  # reads ahead of one thread that nobody has fetched; then the oldest is given up
 _CACHESTAT = 451  # Linux 6.5, the same number on every architecture
@@ -122,7 +122,10 @@ class DirectReads:
     def _memory(self, own: Own, num_bytes: int) -> np.ndarray:
         """Free memory of one of a few sizes, at least so many bytes."""
         pages = -(-num_bytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
-        size = SMALL_BUFFER_BYTES if num_bytes <= SMALL_BUFFER_BYTES else pages
+        size = SMALL_BUFFER_BYTES
+        while size < min(num_bytes, HUGE_PAGE_BYTES):
+            size *= 2
+        size = pages if num_bytes > HUGE_PAGE_BYTES else size
         free = own.free.setdefault(size, [])
         with self._counting:
             more = 0
@@ -179,7 +182,8 @@ class DirectReads:
         """
         spans = [(first // ALIGNMENT * ALIGNMENT, -(-stop // ALIGNMENT) * ALIGNMENT) for first, stop in parts]
         memory = map_pages(sum(end - begin for begin, end in spans)).memory
-        buffers, at = [], 0
+        buffers: list[Buffer] = []
+        at = 0
         for begin, end in spans:
             buffer = Buffer(memory[at : at + end - begin], first=begin, stop=end)
             at += end - begin

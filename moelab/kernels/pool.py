@@ -20,7 +20,7 @@ from moelab.kernels.native_workers import NativeWorkers
 from moelab.kernels.places import places
 from moelab.kernels.python_workers import PythonWorkers
 
-AHEAD = 3  # tasks that a worker draws before it does them, where it is told of each
+AHEAD = 2  # tasks that a worker draws before it does them, where it is told of each and no more are asked for
 
 
 class Pool:
@@ -100,13 +100,14 @@ class Pool:
         after: Callable[[int], object] | None = None,
         ahead: Callable[[int], object] | None = None,
         meanwhile: Callable[[], object] | None = None,
+        depth: int = AHEAD,
     ) -> None:
         """``task(0)`` .. ``task(num_tasks - 1)``, which the workers draw in rising order, so that none waits long.
 
         ``after(number)`` is called by the caller's own worker alone, between its tasks, with the number of finished
-        ones: for a progress bar. ``ahead(number)`` is called by the worker that drew the task, AHEAD other tasks before
-        it does it. ``meanwhile`` is called by the caller's own worker before its first task. Raises as ``run`` does;
-        after an exception no further task is begun.
+        ones: for a progress bar. ``ahead(number)`` is called by the worker that drew the task, ``depth`` other tasks
+        before it does it. ``meanwhile`` is called by the caller's own worker before its first task. Raises as ``run``
+        does; after an exception no further task is begun.
         """
         numbers = itertools.count()
         num_done = [0] * self.num_workers
@@ -118,7 +119,7 @@ class Pool:
                 if worker == 0 and meanwhile is not None:
                     meanwhile()
                 while not failed:
-                    while len(drawn) <= (AHEAD if ahead is not None else 0) and (number := next(numbers)) < num_tasks:
+                    while len(drawn) <= (depth if ahead is not None else 0) and (number := next(numbers)) < num_tasks:
                         drawn.append(number)
                         if ahead is not None:
                             ahead(number)

@@ -10,9 +10,11 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-from moelab.kernels.pool import Pool
+from moelab.kernels.pool import AHEAD, Pool
 
 GROUP_BYTES = 1 << 20  # small tasks are drawn together until they are this much
+MOST_AHEAD = 12  # groups that are drawn ahead by all workers together, or AHEAD by each
+AHEAD_PART = 24  # and together at most this part of all bytes
 Task = Callable[[], object]
 Advance = Callable[[float], object]  # told the part (0 to 1) that is done
 
@@ -86,7 +88,10 @@ class Tasks:
                 if begin is not None:
                     begin()
 
-        pool.draw(len(groups), do, lambda done: advance(sums[done] / max(sums[-1], 1)), look_ahead, meanwhile)
+        largest = max([GROUP_BYTES, *sizes])
+        most = min(MOST_AHEAD, sums[-1] // (AHEAD_PART * largest))
+        depth = max(AHEAD, most // pool.num_workers)
+        pool.draw(len(groups), do, lambda done: advance(sums[done] / max(sums[-1], 1)), look_ahead, meanwhile, depth)
 
 
 def group(sizes: Sequence[int]) -> list[tuple[int, int]]:

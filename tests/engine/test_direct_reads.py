@@ -181,7 +181,7 @@ def test_memory_of_buffers_goes_round(opened, monkeypatch):
     """What was freed longest ago is written next, until RING_BYTES are there no memory twice, and then no more."""
     monkeypatch.setattr(direct_reads, "RING_BYTES", 16 << 20)
     reads = direct_reads.DirectReads()
-    places = [reads.use(0, None, 1 << 20).memory.ctypes.data for _ in range(40)]
+    places = [reads.use(0, None, 2 << 20).memory.ctypes.data for _ in range(40)]
     assert len(set(places)) == 8
     assert places[8:16] == places[16:24]
     assert len({reads.use(1, None, 1000).memory.ctypes.data for _ in range(40)}) <= 8  # cut from one huge page
