@@ -92,7 +92,7 @@ class _Tree:
         self.bounds, self.nodes = np.empty(capacity), np.zeros(capacity, np.int64)
         self.free = np.arange(capacity)[::-1].copy()
         self.stored = (self.fixed, self.signs, self.multipliers, self.nu, self.bounds, self.nodes, self.free)
-        of_steps, of_experts = [np.empty(num_steps) for _ in range(3)], [np.empty(num_experts) for _ in range(5)]
+        of_steps, of_experts = [np.zeros(num_steps) for _ in range(3)], [np.zeros(num_experts) for _ in range(5)]
         self.scratch = (
             of_steps[0], of_experts[0], of_experts[1], of_steps[1], of_experts[2], of_experts[3], of_steps[2],
             of_experts[4], np.empty(num_experts, np.int8),
@@ -112,7 +112,7 @@ def _grow(
     num_steps, num_experts, done = len(offsets) - 1, len(fixed), 0
     while num_open > 0 and num_free >= 2 and done < most_nodes:
         row, above = nodes[0], bounds[0]
-        chosen, most = -1, -1.0
+        chosen, most = -1, 0.0  # experts that no step uses fill up what is left, wherever
         for expert in range(num_experts):
             if all_fixed[row, expert] == 0:
                 undecided = 1.02 - abs(all_signs[row, expert]) / SCALE
@@ -137,7 +137,7 @@ def _grow(
             done += 1
             if value >= enough or not settle(fixed, slope, value, enough, most_on_0, most_on_1):
                 continue
-            value = max(value, above, _value_if_whole(offsets, experts, fixed))
+            value = max(value, above, _value_if_whole(offsets, experts, first_use, fixed))
             if value >= enough:
                 continue
             num_free -= 1
@@ -155,10 +155,10 @@ def _grow(
 
 
 @compiled
-def _value_if_whole(offsets, experts, fixed):
-    """What the nodes differ by in all steps, at least 1 in odd ones; ``NEVER`` while an expert is free."""
+def _value_if_whole(offsets, experts, first_use, fixed):
+    """What the nodes differ by in all steps, at least 1 in odd ones; ``NEVER`` while an expert in use is free."""
     for expert in range(len(fixed)):
-        if fixed[expert] == 0:
+        if fixed[expert] == 0 and first_use[expert + 1] > first_use[expert]:
             return NEVER
     total = 0.0
     for step in range(len(offsets) - 1):

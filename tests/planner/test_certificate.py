@@ -133,6 +133,6 @@ def test_within_two_percent_of_the_dual_bound_on_real_routing(path, steps):
     trace = open_source(SHARED_TRACES / path).load()
     problem = node_problem(trace, nodes=2, steps="token", held_out=0)
     layer = trace.header.num_layers // 2
-    seen = certificate(problem, balanced_with_replicas(problem), layer=layer, num_steps=steps, time_limit_s=120)
+    seen = certificate(problem, balanced_with_replicas(problem), layer=layer, num_steps=steps, time_limit_s=60)
     assert (seen.num_steps, seen.solver) == (steps, "tree")
     assert seen.gap <= 0.02

@@ -44,6 +44,18 @@ def test_optimum_against_every_placement(seed):
         assert nodes >= 1
 
 
+def test_experts_that_no_step_uses_make_no_tree():
+    """Forty of them: a placement of the others is whole, and found."""
+    sets = _random_sets(np.random.default_rng(1), 10, 30, (2, 6))
+    few = least_imbalance(sets, 10, np.array([5, 5]), 60)
+    many = least_imbalance(sets, 50, np.array([25, 25]), 60)  # any numbers of the ten on each node
+    best = min(min(_totals(sets, 10, on_0).values()) for on_0 in range(11))
+    assert many[2]
+    assert many[0] == many[1] == pytest.approx(best / 30)
+    assert many[0] <= few[0]
+    assert many[4] < 2**10
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_dual_is_below_every_placement_that_keeps_what_is_fixed(seed):
     """Whatever the multipliers: random ones, and those of the ascent; and it settles no better one away."""
