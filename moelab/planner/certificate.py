@@ -1,11 +1,12 @@
-"""certificate: how far a plan and annealing are from the optimum of one layer, proven by HiGHS on a sample of steps.
+"""certificate: how far a plan and annealing are from the optimum of one layer, proven on a sample of steps.
 
 Floor 3. At most 256 planning layer-steps; the same ones score the plan as it is written, are annealed by themselves,
-and are given to a mixed-integer program (``placement_program``), whose dual bound no placement with these budgets
-beats. Where the program of all steps is too hard, programs of ``PARTS - 1`` in ``PARTS`` of them are not: each part is
-left out once, so every step counts as often, and the mean over the programs bounds the mean over the steps (the minimum
-of a sum is not below the sum of the minima). The better of both bounds stands; where both end at the time limit there
-is a gap, which is reported.
+and are given to branch and bound, whose dual bound no placement with these budgets beats: on two nodes without copies
+our own (``imbalance_tree``), else HiGHS on a mixed-integer program (``placement_program``). Where HiGHS' program of all
+steps is too hard, programs of ``PARTS - 1`` in ``PARTS`` of them are not: each part is left out once, so every step
+counts as often, and the mean over the programs bounds the mean over the steps (the minimum of a sum is not below the
+sum of the minima). The better of both bounds stands; where both end at the time limit there is a gap, which is
+reported.
 
 Does not know the other steps: a plan is made for all of them and owes the sample nothing.
 """
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moelab.planner.annealing import annealed
+from moelab.planner.imbalance_tree import least_imbalance
 from moelab.planner.layer_steps import LayerSteps
 from moelab.planner.node_problem import NodeProblem
 from moelab.planner.placement_program import floors_of, solve
@@ -39,10 +41,10 @@ class Certificate:
 
     ``plan``: of the plan's own placement of the layer; ``annealed``: of the best annealing of these steps alone, from
     it and with as many copies on each node; ``bound``: the dual bound. ``plan_gap``, ``gap``: of both, over the bound,
-    minus 1. ``milp``: of a placement better than ``annealed`` that HiGHS found, ``None`` without one; ``is_optimal``:
-    the bound is the optimum. ``lp``: the relaxation's bound, ``None`` where nothing had to be solved because annealing
-    is at ``floor``, the mean of ceil(K / N). ``num_programs``: 1 where all steps together gave the bound, else
-    ``PARTS``.
+    minus 1. ``milp``: of a placement better than ``annealed`` that the search found, ``None`` without one;
+    ``is_optimal``: the bound is the optimum. ``solver``: ``tree`` or ``HiGHS``. ``lp``: the relaxation's bound,
+    ``None`` where nothing had to be solved because annealing is at ``floor``, the mean of ceil(K / N).
+    ``num_programs``: 1 where all steps together gave the bound, else ``PARTS``.
     """
 
     layer: int
@@ -60,6 +62,7 @@ class Certificate:
     anneal_s: float
     milp_s: float
     time_limit_s: float
+    solver: str
 
 
 def certificate(
@@ -89,19 +92,23 @@ def certificate(
     alone = _annealed_alone(problem, sample, masks, layer, moves_per_expert, seed)
     anneal_s = time.perf_counter() - begin
     of_plan, ours = (float(step_maxima(sample, each, problem.times).mean()) for each in (masks, alone))
+    floor = float(floors_of([np.arange(size) for size in sample.sizes], num_nodes).mean())
     begin = time.perf_counter()
 
     def program(steps: LayerSteps, known: float, seconds: float) -> tuple[float, float | None, bool, float | None]:
         sets = [steps.keys[a:b] % problem.shape[1] for a, b in zip(steps.offsets, steps.offsets[1:], strict=False)]
+        if is_tree:
+            return least_imbalance(sets, problem.shape[1], copies, seconds, beat=known)[:4]
         return solve(sets, problem.shape[1], copies, max(0.1, seconds), beat=known)
 
     def left() -> float:
         return time_limit_s - (time.perf_counter() - begin)
 
-    share = FIRST_SHARE if sample.num_layer_steps <= MOST_TOGETHER else FIRST_SHARE_OF_MORE
+    is_tree = num_nodes == 2 and int(copies.sum()) == problem.shape[1] and ours > floor + 1e-9
+    share = 1.0 if is_tree else FIRST_SHARE if sample.num_layer_steps <= MOST_TOGETHER else FIRST_SHARE_OF_MORE
     bound, found, is_optimal, lp = program(sample, ours, share * time_limit_s)
     num_programs, parts = 1, np.array_split(np.arange(sample.num_layer_steps), PARTS)
-    if not is_optimal and sample.num_layer_steps % PARTS == 0:
+    if not is_tree and not is_optimal and sample.num_layer_steps % PARTS == 0:
         bounds = []
         for index, part in enumerate(parts):
             rest = sample.take(np.setdiff1d(np.arange(sample.num_layer_steps), part))
@@ -111,12 +118,11 @@ def certificate(
         mean = _whole_steps(float(np.mean(bounds)), sample.num_layer_steps)
         if mean > bound:
             bound, num_programs = mean, PARTS
-    floor = float(floors_of([np.arange(size) for size in sample.sizes], num_nodes).mean())
     return Certificate(
         layer=layer, num_steps=sample.num_layer_steps, plan=of_plan, annealed=ours, bound=bound,
         plan_gap=of_plan / bound - 1, gap=ours / bound - 1, milp=found, is_optimal=is_optimal or bound >= ours, lp=lp,
         floor=floor, num_programs=num_programs, anneal_s=anneal_s, milp_s=time.perf_counter() - begin,
-        time_limit_s=time_limit_s,
+        time_limit_s=time_limit_s, solver="tree" if is_tree else "HiGHS",
     )  # fmt: skip
 
 
