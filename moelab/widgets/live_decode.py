@@ -23,6 +23,7 @@ from moelab.exploration import LiveRun, homes_of_engine
 from moelab.exploration.map_layers import MapLayer
 from moelab.widgets.background import Background
 from moelab.widgets.expert_map import ExpertMap
+from moelab.widgets.heard_beside import heard_beside
 from moelab.widgets.module import module_text
 from moelab.widgets.static_picture import map_html
 from moelab.widgets.widget import figures_html
@@ -125,9 +126,10 @@ class LiveDecode(ExpertMap):
             self.run.stop()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for what runs; ``False`` where it still does after ``timeout_s``. Ctrl-C stops it."""
+        """Wait for what runs; ``False`` where it still does after ``timeout_s``. Stop is heard; Ctrl-C stops it."""
         try:
-            return self._background.wait(timeout_s)
+            with heard_beside(self.comm):
+                return self._background.wait(timeout_s)
         except KeyboardInterrupt:
             self.stop()
             self._background.wait(_WAIT_AT_END_S)

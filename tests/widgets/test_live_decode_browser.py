@@ -97,7 +97,7 @@ def test_live_decode(open_notebook):
     assert notebook.python("view.figures['finished_by']") == "cancelled"
     assert text.evaluate("e => e.textContent") == notebook.python("view.run.text")
 
-    # A cell waits for it, so that the kernel hears no button: Ctrl-C ends both.
+    # A cell waits for it: Ctrl-C ends both.
     button["generate"].click()
     widget.get_by_text("of at most 100000").wait_for()
     ended = notebook.keep_busy("view.wait()")
@@ -106,10 +106,12 @@ def test_live_decode(open_notebook):
     widget.get_by_text("Stopped after").wait_for()
     assert notebook.python("view.figures['finished_by']") == "cancelled"
 
-    # By the button, then the same prompt under two plans.
+    # By the button, which is heard while a cell waits; then the same prompt under two plans.
     button["generate"].click()
     widget.get_by_text("of at most 100000").wait_for()
+    ended = notebook.keep_busy("view.wait()")
     button["stop"].click()
+    ended()
     widget.get_by_text("Stopped after").wait_for()
     widget.locator("[name='max_new_tokens']").fill("40")
     for number, plan in ((5, "round_robin"), (6, "coact")):

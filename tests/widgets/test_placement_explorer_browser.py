@@ -182,8 +182,8 @@ def test_everything_by_hand(open_notebook, theme):
     page.locator(".moelab-key", has_text="reads of the fullest node beyond the bound, per 1,000 steps").wait_for()
     panel.canvas.press("Escape")
     page.get_by_text("0 chosen", exact=True).wait_for()
-    twin = "view.exploration.full(view.settings, view.edits).regret"
-    values = np.array(notebook.python(f"np.take_along_axis({twin}, view._order, 1).tolist()"))
+    regret = "view.exploration.full(view.settings, view.edits).regret"
+    values = np.array(notebook.python(f"np.take_along_axis({regret}, view._order, 1).tolist()"))
     low, high = notebook.python("[view.scale['low'], view.scale['high']]")
     hottest = np.unravel_index(values.argmax(), values.shape)
     assert values.max() > 0
