@@ -29,6 +29,7 @@ def bytes_of_pieces(
     if hidden_size is None or intermediate_size is None or is_ours is None or piece_unit != GROUP:
         return out
     layout = ExpertLayout(hidden_size, intermediate_size, is_ours)
-    ranges, number = np.unique(np.stack([start, stop]), axis=1, return_inverse=True)
-    exact = np.array([piece_of(layout, int(a), int(b)).num_bytes for a, b in ranges.T], np.int64)
-    return np.where(whole == layout.expert_bytes, exact[number.ravel()], out)
+    base = num_units + 1  # one number for both ends: rows as such sort ten times slower
+    ranges, number = np.unique(start * base + stop, return_inverse=True)
+    exact = np.array([piece_of(layout, *divmod(int(ends), base)).num_bytes for ends in ranges], np.int64)
+    return np.where(whole == layout.expert_bytes, exact[number], out)
