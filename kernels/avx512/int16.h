@@ -18,7 +18,7 @@ static inline __m512 values(__m512i high, __m512i low, float scale) {
     return _mm512_mul_ps(_mm512_cvtepi32_ps(isum), _mm512_set1_ps(scale));
 }
 
-/* sum += unsigned bytes x four int8 of all rows, which are broadcast as the operand in memory: no register, and no other
+/* sum += unsigned bytes x four int8, which the instruction itself broadcasts to all rows: no register and no other
  * instruction. Of intrinsics GCC makes one broadcast for all rows, kept on the stack where registers are short. */
 static inline void add_four(__m512i &sum, __m512i bytes, const int8_t *four) {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(bytes), "m"(*(const int8_t(*)[4])four));
