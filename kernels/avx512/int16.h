@@ -18,6 +18,12 @@ static inline __m512 values(__m512i high, __m512i low, float scale) {
     return _mm512_mul_ps(_mm512_cvtepi32_ps(isum), _mm512_set1_ps(scale));
 }
 
+/* sum += unsigned bytes x four int8, which the instruction itself broadcasts to all rows: no register and no other
+ * instruction. Of intrinsics GCC makes one broadcast for all rows, kept on the stack where registers are short. */
+static inline void add_four(__m512i &sum, __m512i bytes, const int8_t *four) {
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(bytes), "m"(*(const int8_t(*)[4])four));
+}
+
 template <class W>
 static __attribute__((noinline)) __m512 with_tile(__m512 sums, const uint8_t *tile, const activations &x,
                                                   int64_t group) {
@@ -27,48 +33,44 @@ static __attribute__((noinline)) __m512 with_tile(__m512 sums, const uint8_t *ti
     return _mm512_load_ps(plain);
 }
 
-/* One token, bound by memory: every line is loaded once and in rising order, rows take turns after each group, whose
- * activations stay in registers for all of them. */
+/* One token, bound by memory: every line is loaded once and in rising order, rows take turns after each tile. The
+ * activations of a tile do not fit the registers: they are broadcast by the dot products themselves. Inlined, and the
+ * rare path out of line, for what matters is that loads follow each other evenly (docs/log.md). */
 template <class W, int R>
-static void run_one(const uint8_t *const *rows, int64_t num_tiles, const activations &x, int64_t token, float *out) {
+static inline __attribute__((always_inline)) void run_one(const uint8_t *const *rows, int64_t num_tiles,
+                                                          const activations &x, int64_t token, float *out) {
+    const int64_t first_of_token = token * num_tiles * 2;
+    const int8_t *q = (const int8_t *)x.q + first_of_token * 64;
+    const float *scale = x.scale + first_of_token;
+    const int32_t *offset = x.offset + first_of_token;
     __m512 sums[R];
     for (int r = 0; r < R; r++) sums[r] = _mm512_setzero_ps();
     for (int64_t k = 0; k < num_tiles; k++) {
-        const int64_t first_group = (token * num_tiles + k) * 2;
-        if (is_kept(x, first_group) || is_kept(x, first_group + 1)) {
-            for (int r = 0; r < R; r++) sums[r] = with_tile<W>(sums[r], rows[r] + k * W::tile_bytes, x, first_group);
+        if (__builtin_expect(offset[k * 2] == KEPT_BF16 || offset[k * 2 + 1] == KEPT_BF16, 0)) {
+            for (int r = 0; r < R; r++)
+                sums[r] = with_tile<W>(sums[r], rows[r] + k * W::tile_bytes, x, first_of_token + k * 2);
             continue;
         }
-        __m512 of_group[R];
-#pragma GCC unroll 2
-        for (int g = 0; g < 2; g++) {
-            const int8_t *a = (const int8_t *)x.q + (first_group + g) * 64;
-            __m512i high_bytes[8], low_bytes[8];
-#pragma GCC unroll 8
-            for (int i = 0; i < 8; i++) {
-                high_bytes[i] = broadcast32(a + 4 * i);
-                low_bytes[i] = broadcast32(a + 32 + 4 * i);
-            }
-            const __m512i offset = _mm512_set1_epi32(x.offset[first_group + g] * (W::zero / 8));
 #pragma GCC unroll 4
-            for (int r = 0; r < R; r++) {
-                const uint8_t *tile = rows[r] + k * W::tile_bytes;
-                __m512i quads[8], high = _mm512_setzero_si512(), low = offset;
+        for (int r = 0; r < R; r++) {
+            const uint8_t *tile = rows[r] + k * W::tile_bytes;
+            __m512 of_group[2];
+#pragma GCC unroll 2
+            for (int g = 0; g < 2; g++) {
+                const int8_t *high_bytes = q + (k * 2 + g) * 64, *low_bytes = high_bytes + 32;
+                __m512i quads[8], high = _mm512_setzero_si512();
+                __m512i low = _mm512_set1_epi32(offset[k * 2 + g] * (W::zero / 8));
                 W::unpack(tile, g, stream_line, quads);
 #pragma GCC unroll 8
                 for (int i = 0; i < 8; i++) {
-                    high = _mm512_dpbusd_epi32(high, quads[i], high_bytes[i]);
-                    low = _mm512_dpbusd_epi32(low, quads[i], low_bytes[i]);
+                    add_four(high, quads[i], high_bytes + 4 * i);
+                    add_four(low, quads[i], low_bytes + 4 * i);
                 }
-                const __m512 value = values(high, low, x.scale[first_group + g]);
-                if (g == 0) {
-                    of_group[r] = value;
-                    continue;
-                }
-                const __m512i scales = stream_line(tile + W::scales); /* the last line of a tile */
-                sums[r] = _mm512_add_ps(sums[r], _mm512_mul_ps(of_group[r], scales_of_group(scales, 0)));
-                sums[r] = _mm512_add_ps(sums[r], _mm512_mul_ps(value, scales_of_group(scales, 1)));
+                of_group[g] = values(high, low, scale[k * 2 + g]);
             }
+            const __m512i scales = stream_line(tile + W::scales); /* the last line of a tile */
+            for (int g = 0; g < 2; g++)
+                sums[r] = _mm512_add_ps(sums[r], _mm512_mul_ps(of_group[g], scales_of_group(scales, g)));
         }
     }
     for (int r = 0; r < R; r++) _mm512_storeu_ps(out + r * 16, sums[r]);
