@@ -134,8 +134,15 @@ class PlacementExplorer(ExplorerPlans):
         except ValueError as error:
             self.show_error(error)
             return
+        gave_way = [name for name in ("planner", "policy") if values[name] != getattr(settings, name)]
+        self._set(settings)  # also where nothing else is new: a trait must not name what is not in use
+        if gave_way:
+            self.note = "; ".join(
+                f"{values[name]} does not go with {settings.nodes} node(s) and {settings.slots_per_layer} slots a layer: "
+                f"{getattr(settings, name)} in its place"
+                for name in gave_way
+            )
         if self.outcome is None or settings != self.outcome.settings:
-            self._set(settings)
             self._preview()
 
     @traitlets.observe("colour_by", "map_order")

@@ -73,6 +73,17 @@ def test_traits_as_a_browser_sets_them():
     assert view.slots_per_layer == EXPERTS
 
 
+def test_a_planner_that_does_not_fit_gives_way_and_the_note_says_so():
+    view = explorer(2)
+    view.nodes = 2
+    assert view.wait()
+    view.planner = "anneal"  # whole experts on nodes; beside a fast tier only `joint` places
+    assert view.planner == view.settings.planner == "joint"
+    assert view.note == "anneal does not go with 2 node(s) and 4 slots a layer: joint in its place"
+    assert view.wait()
+    assert view.status == "ready"
+
+
 @pytest.mark.parametrize("name", MAP_LAYERS)
 @pytest.mark.parametrize("order", ["id", "load"])
 def test_map_is_the_layer(name, order):
