@@ -137,10 +137,9 @@ class PlacementExplorer(ExplorerPlans):
         gave_way = [name for name in ("planner", "policy") if values[name] != getattr(settings, name)]
         self._set(settings)  # also where nothing else is new: a trait must not name what is not in use
         if gave_way:
+            here = f"{settings.nodes} node(s) and {settings.slots_per_layer} slots a layer"
             self.note = "; ".join(
-                f"{values[name]} does not go with {settings.nodes} node(s) and {settings.slots_per_layer} slots a layer: "
-                f"{getattr(settings, name)} in its place"
-                for name in gave_way
+                f"{values[name]} does not go with {here}: {getattr(settings, name)} in its place" for name in gave_way
             )
         if self.outcome is None or settings != self.outcome.settings:
             self._preview()
