@@ -116,15 +116,20 @@ def settle(fixed, slope, value, enough, most_on_0, most_on_1):
     """
     num_experts, on_0, on_1 = len(fixed), 0, 0
     for expert in range(num_experts):
-        if fixed[expert] == 0 and value + 2 * abs(slope[expert]) >= enough:
-            fixed[expert] = -1 if slope[expert] > 0 else 1
-        on_0 += fixed[expert] == 1
-        on_1 += fixed[expert] == -1
+        side = fixed[expert]
+        if side == 0 and value + 2 * abs(slope[expert]) >= enough:
+            side = -1 if slope[expert] > 0 else 1
+        fixed[expert] = side
+        on_0 += side == 1
+        on_1 += side == -1
     if on_0 == most_on_0 or on_1 == most_on_1:
-        side = -1 if on_0 == most_on_0 else 1
+        rest = -1 if on_0 == most_on_0 else 1
+        if rest == 1:
+            on_0 = num_experts - on_1
+        else:
+            on_1 = num_experts - on_0
+        # Stored whether free or not: LLVM 20 vectorises a store under a condition on these bytes wrongly where the CPU
+        # has AVX-512, and fixed experts changed sides (docs/log.md).
         for expert in range(num_experts):
-            if fixed[expert] == 0:
-                fixed[expert] = side
-                on_0 += side == 1
-                on_1 += side == -1
+            fixed[expert] = rest if fixed[expert] == 0 else fixed[expert]
     return on_0 <= most_on_0 and on_1 <= most_on_1

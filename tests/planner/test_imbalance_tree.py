@@ -118,3 +118,42 @@ def test_copies_and_more_nodes_are_refused():
     for copies in ([3, 4], [2, 2, 2]):
         with pytest.raises(ValueError, match="expected those of two nodes, 6 in all"):
             least_imbalance([np.arange(3)], 6, np.array(copies), 1)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_fixed_is_what_the_plain_loop_fixes(seed):
+    """Machine code of this CPU beside Python, wide enough for vectors: LLVM once moved experts that were fixed."""
+    rng = np.random.default_rng(seed)
+    for num_experts in (*range(1, 20), *rng.integers(20, 400, 10).tolist()):
+        free = rng.random() ** 3
+        fixed = np.where(rng.random(num_experts) < free, 0, rng.choice([-1, 1], num_experts)).astype(np.int8)
+        room = [int((fixed == side).sum()) + int(rng.integers(3)) for side in (1, -1)]
+        slope, value = rng.normal(size=num_experts), [NEVER, 5.0][seed % 2]
+        got, expected = fixed.copy(), fixed.copy()
+        answer = settle(got, slope, value, 7.0, *room)
+        assert answer == settle.py_func(expected, slope, value, 7.0, *room)
+        np.testing.assert_array_equal(got, expected)
+        assert ((fixed == 0) | (got == fixed)).all(), "what was fixed stays"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_placement_is_below_the_bound_of_many_experts(seed):
+    """At widths of real models, where no brute force goes: descent by swaps finds nothing below the bound."""
+    rng = np.random.default_rng(seed)
+    num_experts, top_k, num_steps = int(rng.choice([64, 96, 128])), 6, 60
+    odds = rng.dirichlet(np.full(num_experts, 0.5)) + 1e-3
+    sets = [rng.choice(num_experts, top_k, replace=False, p=odds / odds.sum()) for _ in range(num_steps)]
+    uses = np.zeros((num_steps, num_experts))
+    for step, inside in enumerate(sets):
+        uses[step, inside] = 1
+    bound, *_ = least_imbalance(sets, num_experts, np.array([num_experts // 2] * 2), 5.0)
+    signs = rng.permutation(np.repeat([1.0, -1.0], num_experts // 2))
+    least = np.abs(uses @ signs).sum()
+    for _ in range(20_000):
+        one, other = rng.choice(num_experts, 2, replace=False)
+        signs[[one, other]] = signs[[other, one]]
+        after = np.abs(uses @ signs).sum()
+        if after > least:
+            signs[[one, other]] = signs[[other, one]]
+        least = min(least, after)
+    assert bound <= (top_k + least / num_steps) / 2 + 1e-9
