@@ -207,7 +207,7 @@ def test_replicas_lie_on_all_of_their_nodes_and_compute_the_same_bits(pool, seed
         for expert in range(num_experts):
             placement.fill(expert, whole[expert])
         assert set(placement.memory_of_copy) == set(rows)
-        assert placement.binding == ", ".join(f"node{node}" for node in range(NUM_NODES))
+        assert placement.binding == ", ".join(f"node{node}" for node in sorted({row[3] for row in rows}))
         for (*_, node), copy in placement.memory_of_copy.items():
             assert set(nodes_of_pages(copy.memory)) == {pool.memory_node_of_node[node]}
         routed = RoutedExperts(layout, placement.addresses, "generic", pool=pool, placement=placement)
