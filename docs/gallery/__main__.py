@@ -3,8 +3,8 @@
     python -m docs.gallery [NAME..]
 
 From the root of the project, with the `[test]` extra and a Chromium (`apt-get install chromium`). Without names all
-notebooks, one after the other because some of them measure: 2 min 36 s beside one other process (2026-11-26). Ends with an error where a page is not fit
-to be published (`check`).
+notebooks, one after the other because some of them measure: 2 min 36 s beside one other process (2026-11-26). Ends
+with an error where a page is not fit to be published (`check`).
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def _cells(study: PlacementStudy, one: Placed) -> list[str]:
 
 def _proofs(studies: Sequence[PlacementStudy]) -> str:
     head = ("trace, nodes", "experts", "extra memory", "steps", "dual bound", "annealed alone", "its gap",
-            "`anneal`'s plan", "its gap", "better by HiGHS", "proven", "within 2%", "s (limit)")  # fmt: skip
+            "`anneal`'s plan", "its gap", "better found", "proven", "within 2%", "s (limit)")  # fmt: skip
     rows = [
         (
             f"{study.name}, {study.num_nodes}", f"{study.trace.header.num_experts}", f"{share:.0%}",
