@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -208,6 +209,11 @@ _SHOW = """data => new Promise(done => {
 @pytest.mark.browser
 def test_pictures_show_what_they_are_given():
     """A red bar and a blue box, found again in the decoded pictures."""
+    with ThreadPoolExecutor(1) as thread:  # where tests of widgets have not left a Playwright open
+        thread.submit(_check_pictures).result()
+
+
+def _check_pictures():
     bar = {"type": "bar", "x": ["a"], "y": [1], "marker": {"color": "#ff0000"}}
     with Browser() as browser:
         red = browser.figure({"data": [bar], "layout": {"height": 300}})
