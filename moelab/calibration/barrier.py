@@ -6,7 +6,7 @@ import numpy as np
 
 from moelab.calibration.rounds import in_rounds, timed
 from moelab.calibration.shelf import Shelf
-from moelab.domain.machine import allowed_cores
+from moelab.domain.allowed_cores import allowed_cores
 from moelab.domain.plan_copies import whole_on
 from moelab.kernels import Activation, ExpertLayout, Pool, RoutedExperts
 

@@ -16,8 +16,8 @@ from moelab.calibration.rounds import in_rounds, timed
 from moelab.calibration.shelf import Shelf
 from moelab.calibration.uploader import Uploader
 from moelab.cost_model.node_time import with_slower_reads
+from moelab.domain.allowed_cores import allowed_cores
 from moelab.domain.expert_times import ExpertTimes, Uploads
-from moelab.domain.machine import allowed_cores
 from moelab.domain.plan_copies import whole_on
 from moelab.domain.units import GB
 from moelab.kernels import Activation, ExpertLayout, Pool, RoutedExperts, read_once

@@ -20,8 +20,9 @@ from moelab.calibration.expert_calls import measure
 from moelab.calibration.fit import fit
 from moelab.calibration.probe import layer_overhead_s
 from moelab.calibration.reads import NodeReads, node_reads
+from moelab.domain.allowed_cores import allowed_cores
 from moelab.domain.expert_times import ExpertTimes
-from moelab.domain.machine import FastTierDevice, Machine, NumaNode, allowed_cores
+from moelab.domain.machine import FastTierDevice, Machine, NumaNode
 from moelab.domain.model import ModelSpec
 from moelab.domain.units import GB
 from moelab.kernels import Activation, ExpertLayout, Pool, WeightFormat, choose_isa

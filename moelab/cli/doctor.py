@@ -38,7 +38,8 @@ def examine(probe: bool = True) -> dict[str, dict[str, Any]]:
 
     from moelab import __version__
     from moelab.calibration import machine_file
-    from moelab.domain.machine import Machine, cgroup_core_quota
+    from moelab.domain.allowed_cores import cgroup_core_quota
+    from moelab.domain.machine import Machine
     from moelab.engine.device import describe_torch
     from moelab.kernels import choose_isa, isa_table
 

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from moelab.domain import machine_presets
+from moelab.domain.allowed_cores import allowed_cores, parse_core_list
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.summary import summary_html, summary_text
 from moelab.domain.units import GIB
@@ -246,38 +247,6 @@ class Machine(_Document):
         return summary_html("Machine", self.summary())
 
 
-def allowed_cores() -> list[int]:
-    """Cores that this process may use: affinity mask, cut to the cgroup quota rounded up."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    quota = cgroup_core_quota()
-    if quota is not None:
-        cores = cores[: max(1, int(-(-quota // 1)))]
-    return cores
-
-
-def cgroup_core_quota() -> float | None:
-    """Cores' worth of CPU time that the cgroup grants (v2, then v1), ``None`` without a limit."""
-    v2 = Path("/sys/fs/cgroup/cpu.max")
-    if v2.is_file():
-        quota, period = v2.read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    v1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
-    if v1.is_file():
-        quota_us = int(v1.read_text())
-        period_us = int(v1.with_name("cpu.cfs_period_us").read_text())
-        return None if quota_us <= 0 else quota_us / period_us
-    return None
-
-
-def parse_core_list(text: str) -> list[int]:
-    """``"0-3,8"`` -> ``[0, 1, 2, 3, 8]``, the notation of Linux sysfs."""
-    cores: list[int] = []
-    for part in filter(None, text.strip().split(",")):
-        first, _, last = part.partition("-")
-        cores.extend(range(int(first), int(last or first) + 1))
-    return cores
-
-
 def _linux_nodes(allowed: list[int]) -> tuple[NumaNode, ...]:
     root = Path("/sys/devices/system/node")
     nodes = []
@@ -328,4 +297,4 @@ def _last_level_cache_bytes() -> int:
     return sum(size for (level, _), size in bytes_of_instance.items() if level == last)
 
 
-__all__ = ["FastTierDevice", "Machine", "NumaNode", "allowed_cores", "cgroup_core_quota", "parse_core_list"]
+__all__ = ["FastTierDevice", "Machine", "NumaNode"]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moelab.domain.machine import parse_core_list
+from moelab.domain.allowed_cores import parse_core_list
 from moelab.kernels.node_memory import check_room, promise
 
 HUGE_PAGE_BYTES = 2 << 20

@@ -1,8 +1,7 @@
 """Where workers sit: one for each physical core that this process may use, grouped by NUMA node.
 
-Knows the affinity mask, the cgroup quota, SMT siblings and nodes of Linux sysfs; elsewhere every logical core is one
-place of node 0. ``virtual_nodes`` divides the cores of one real node, to try placements on a machine that has no
-second one. Floor 1: the standard library and ``domain.machine``.
+Which cores those are: ``domain.allowed_cores``. ``virtual_nodes`` divides the cores of one real node, to try placements
+on a machine that has no second one. Floor 1: the standard library and ``domain.allowed_cores``.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from moelab.domain.machine import allowed_cores, parse_core_list
-
-_SYSTEM = Path("/sys/devices/system")
+from moelab.domain.allowed_cores import SYSTEM, allowed_cores, node_of_core
 
 
 @dataclass(frozen=True)
@@ -28,17 +25,17 @@ class Place:
     memory_node: int = field(default=0, compare=False)
 
 
-def places(num_workers: int | None = None, virtual_nodes: int | None = None, system: Path = _SYSTEM) -> list[Place]:
+def places(num_workers: int | None = None, virtual_nodes: int | None = None, system: Path = SYSTEM) -> list[Place]:
     """One place per worker, worker 0 first; at most ``num_workers``, taken from the nodes in turn.
 
     Raises ``ValueError`` for fewer than 1 worker, or more virtual nodes than cores or workers.
     """
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers: expected 1 or more; got {num_workers}")
-    cores = _physical_cores(allowed_cores(), system)
+    cores = allowed_cores(system)
     by_node: dict[int, list[int]] = {}
     for core in cores:
-        by_node.setdefault(_node_of_core(core, system), []).append(core)
+        by_node.setdefault(node_of_core(core, system), []).append(core)
     groups = [by_node[node] for node in sorted(by_node)]
     if virtual_nodes is not None:
         flat = [core for group in groups for core in group]
@@ -55,23 +52,4 @@ def places(num_workers: int | None = None, virtual_nodes: int | None = None, sys
             if len(taken) < len(group) and sum(map(len, chosen)) < wanted:
                 taken.append(group[len(taken)])
     filled = [taken for taken in chosen if taken]
-    return [Place(core, node, _node_of_core(core, system)) for node, taken in enumerate(filled) for core in taken]
-
-
-def _physical_cores(cores: list[int], system: Path) -> list[int]:
-    """The first allowed SMT sibling of each physical core."""
-    seen: set[int] = set()
-    kept = []
-    for core in cores:
-        file = system / f"cpu/cpu{core}/topology/thread_siblings_list"
-        siblings = parse_core_list(file.read_text()) if file.is_file() else [core]
-        if core not in seen:
-            kept.append(core)
-        seen.update(siblings)
-    return kept
-
-
-def _node_of_core(core: int, system: Path) -> int:
-    for folder in (system / f"cpu/cpu{core}").glob("node[0-9]*"):
-        return int(folder.name[4:])
-    return 0
+    return [Place(core, node, node_of_core(core, system)) for node, taken in enumerate(filled) for core in taken]

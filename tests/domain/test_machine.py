@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import moelab
-from moelab.domain import machine as module
-from moelab.domain.machine import Machine, NumaNode, parse_core_list
+from moelab.domain.machine import Machine, NumaNode
 from tests.seeded_traces import seeded_trace
 
 
@@ -30,18 +29,6 @@ def test_detect_respects_the_affinity_mask():
         assert Machine.detect().num_cores == 1
     finally:
         os.sched_setaffinity(0, before)
-
-
-@pytest.mark.parametrize(("quota", "cores"), [(0.5, 1), (1.0, 1), (1.5, 2), (None, None)])
-def test_quota_bounds_the_cores(monkeypatch, quota, cores):
-    monkeypatch.setattr(module, "cgroup_core_quota", lambda: quota)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert len(module.allowed_cores()) == (cores or 8)
-
-
-def test_core_lists():
-    assert parse_core_list("0-3,8\n") == [0, 1, 2, 3, 8]
-    assert parse_core_list("") == []
 
 
 def test_files_round_trip(tmp_path):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from moelab.kernels import places as module
+from moelab.domain import allowed_cores as cores
 from moelab.kernels import plan_nodes
 from moelab.kernels.places import Place, places
 from moelab.kernels.plan_nodes import virtual_nodes_for
@@ -20,7 +20,8 @@ def system(tmp_path, monkeypatch):
         topology.mkdir(parents=True)
         (topology / "thread_siblings_list").write_text(f"{core % 4},{core % 4 + 4}\n")
         (tmp_path / f"cpu/cpu{core}/node{core % 4 // 2}").mkdir()
-    monkeypatch.setattr(module, "allowed_cores", lambda: list(range(8)))
+    monkeypatch.setattr(cores, "cgroup_core_quota", lambda: None)
+    monkeypatch.setattr(cores, "affinity_mask", lambda: list(range(8)))
     return tmp_path
 
 
@@ -36,7 +37,7 @@ def test_fewer_workers_come_from_the_nodes_in_turn(system):
 
 
 def test_affinity_that_leaves_second_threads_and_one_node(system, monkeypatch):
-    monkeypatch.setattr(module, "allowed_cores", lambda: [6, 7])
+    monkeypatch.setattr(cores, "affinity_mask", lambda: [6, 7])
     assert places(system=system) == [Place(6, 0), Place(7, 0)]
 
 
@@ -51,7 +52,8 @@ def test_virtual_nodes_divide_the_cores(system):
 
 
 def test_without_sysfs_every_core_is_a_place(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "allowed_cores", lambda: [0, 1, 2])
+    monkeypatch.setattr(cores, "cgroup_core_quota", lambda: None)
+    monkeypatch.setattr(cores, "affinity_mask", lambda: [0, 1, 2])
     assert places(system=tmp_path) == [Place(0, 0), Place(1, 0), Place(2, 0)]
 
 

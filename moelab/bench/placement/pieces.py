@@ -17,7 +17,7 @@ import psutil
 from moelab.calibration.calibrate import shape_of
 from moelab.calibration.rounds import in_rounds
 from moelab.calibration.shelf import Shelf, pieces_on
-from moelab.domain.machine import allowed_cores
+from moelab.domain.allowed_cores import allowed_cores
 from moelab.domain.plan_copies import whole_on
 from moelab.kernels import ExpertLayout, Pool, RoutedExperts, choose_isa
 from moelab.kernels.pieces import num_units

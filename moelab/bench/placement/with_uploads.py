@@ -23,8 +23,8 @@ from moelab.calibration.shelf import Shelf
 from moelab.calibration.uploader import Uploader
 from moelab.cost_model.hybrid import Rates, hybrid
 from moelab.cost_model.node_time import whole_expert_s, with_slower_reads
+from moelab.domain.allowed_cores import allowed_cores
 from moelab.domain.expert_times import ExpertTimes
-from moelab.domain.machine import allowed_cores
 from moelab.domain.plan_copies import whole_on
 from moelab.domain.trace import NO_EXPERT, Trace
 from moelab.domain.units import GB
