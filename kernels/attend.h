@@ -9,6 +9,8 @@
 #ifndef MOELAB_ATTEND_H
 #define MOELAB_ATTEND_H
 
+#include <cmath>
+
 #include "moelab_kernels.h"
 #include "quantise.h"
 #include "silu.h"
@@ -115,13 +117,15 @@ static inline void attend_block(const moelab_attention *a, int64_t token, int64_
     score_block<V, N, HEADS>(rotated, key + a->kv_rank, width, num_keys, a->rope_dim, weights);
     for (int h = 0; h < HEADS; h++) {
         float *largest = state + h * state_size, *total = largest + 1, top = *largest;
+        int damaged = 0; /* comparing and clamping lose a NaN, so it is looked for */
         for (int j = 0; j < num_keys; j++) {
             weights[h][j] *= a->softmax_scale;
+            damaged |= !(weights[h][j] < INFINITY);
             top = weights[h][j] > top ? weights[h][j] : top;
         }
         keep[h] = *total == 0.0f ? 0.0f : clamped_exp(*largest - top);
         for (int j = 0; j < ATTEND_BLOCK; j++) weights[h][j] = clamped_exp(weights[h][j] - top);
-        float added = 0.0f;
+        float added = damaged ? NAN : 0.0f; /* total, and with it all that is mixed for this head, stays so */
         for (int j = 0; j < num_keys; j++) added += weights[h][j];
         *largest = top;
         *total = *total * keep[h] + added;

@@ -77,6 +77,9 @@ static const kernel_row kernel_rows[] = {
 #endif
 #ifdef MOELAB_AVX512
     ALL_ROWS(avx512),
+#ifdef MOELAB_AVX2 /* where the CPU has no vdpbf16ps */
+    ROW_OF("avx512", MOELAB_BF16, MOELAB_ACT_BF16, moelab_avx2_bf16, nullptr, nullptr),
+#endif
 #endif
 #ifdef MOELAB_AMX
     TILE_ROWS("amx", amx),
@@ -88,6 +91,15 @@ static const kernel_row kernel_rows[] = {
     BESIDE_ROW(MOELAB_INT8_G32, MOELAB_ACT_INT16, int8_int16),
 #endif
 };
+
+/* VNNI without BF16: Cascade Lake, Ice Lake, Rocket and Tiger Lake. MOELAB_WITHOUT_AVX512_BF16 is for the tests. */
+extern "C" MOELAB_API int32_t moelab_avx512_bf16(void) {
+#if defined(MOELAB_AVX512) && !defined(MOELAB_WITHOUT_AVX512_BF16)
+    return moelab_isa_supported("avx512") && __builtin_cpu_supports("avx512bf16");
+#else
+    return 0;
+#endif
+}
 
 extern "C" MOELAB_API uint32_t moelab_abi_version(void) { return MOELAB_ABI_VERSION; }
 
@@ -107,7 +119,7 @@ extern "C" MOELAB_API int32_t moelab_isa_supported(const char *isa) {
     if (std::strcmp(isa, "avx512") == 0)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+               __builtin_cpu_supports("avx512vnni");
 #endif
 #ifdef MOELAB_AMX
     if (std::strcmp(isa, "amx") == 0 || std::strcmp(isa, "amx+avx512") == 0)
@@ -116,12 +128,21 @@ extern "C" MOELAB_API int32_t moelab_isa_supported(const char *isa) {
     return 0;
 }
 
+static bool row_runs(const kernel_row &row) {
+#ifdef MOELAB_AVX512
+    if (row.gate_up == moelab_avx512_bf16_gate_up) return moelab_avx512_bf16() != 0;
+#endif
+    (void)row;
+    return true;
+}
+
 extern "C" MOELAB_API int32_t moelab_kernels(const char *isa, int32_t weight_format, int32_t activation_mode,
                                              moelab_kernel_table *table) {
     if (!fits(table)) return MOELAB_BAD_STRUCT;
     for (const kernel_row &row : kernel_rows) {
         if (std::strcmp(row.isa, isa) != 0) continue;
         if (row.weight_format != weight_format || row.activation_mode != activation_mode) continue;
+        if (!row_runs(row)) continue;
         table->gate_up = row.gate_up;
         table->down = row.down;
         table->linear = row.linear;

@@ -164,6 +164,8 @@ typedef struct moelab_kernel_table {
 MOELAB_API uint32_t moelab_abi_version(void);
 MOELAB_API int32_t moelab_isa_built(const char *isa);     /* 1, 0 */
 MOELAB_API int32_t moelab_isa_supported(const char *isa); /* by this CPU and operating system */
+/* Has this CPU vdpbf16ps? Without it "avx512" computes bf16 weights with bf16 activations by the kernels of "avx2". */
+MOELAB_API int32_t moelab_avx512_bf16(void);
 /* Fills the table of one ISA ("generic", "avx2", "avx512", "amx", "amx+avx512") for a format and mode. "amx" is
  * AMX for every number of tokens; "amx+avx512" computes an expert that has fewer than MOELAB_AMX_MIN_TOKENS tokens
  * in the layer-step with AVX-512, and all of what AMX cannot compute as exactly: float32, and int16 mode, which "amx"

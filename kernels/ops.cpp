@@ -88,7 +88,12 @@ static int32_t check_attention(const moelab_attention *a, int64_t kind) {
 static int32_t check_route(const moelab_route *r) {
     if (!fits(r)) return MOELAB_BAD_STRUCT;
     const bool groups = r->n_group >= 1 && r->n_group <= MAX_GROUPS && r->num_experts % r->n_group == 0;
-    return groups && r->top_k >= 1 && r->top_k <= r->num_experts ? MOELAB_OK : MOELAB_BAD_SHAPE;
+    if (!groups || r->top_k < 1 || r->top_k > r->num_experts) return MOELAB_BAD_SHAPE;
+    if (r->n_group == 1) return MOELAB_OK;
+    /* A group is worth its two best; fewer experts in the groups that are kept would be chosen twice. */
+    const int64_t size = r->num_experts / r->n_group;
+    const bool kept = r->topk_group >= 1 && r->topk_group <= r->n_group && r->top_k <= size * r->topk_group;
+    return size >= 2 && kept ? MOELAB_OK : MOELAB_BAD_SHAPE;
 }
 
 template <class S>

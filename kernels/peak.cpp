@@ -31,7 +31,7 @@ extern "C" MOELAB_API uint64_t moelab_peak(moelab_pool *pool, const char *isa, i
 #ifdef MOELAB_AVX512
     if (std::strcmp(isa, "avx512") == 0 && moelab_isa_supported(isa)) {
         if (activation_mode == MOELAB_ACT_INT8) run.loop = moelab_avx512_peak_int8;
-        if (activation_mode == MOELAB_ACT_BF16) run.loop = moelab_avx512_peak_bf16;
+        if (activation_mode == MOELAB_ACT_BF16 && moelab_avx512_bf16()) run.loop = moelab_avx512_peak_bf16;
     }
 #endif
 #ifdef MOELAB_AMX

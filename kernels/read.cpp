@@ -117,7 +117,8 @@ extern "C" MOELAB_API uint64_t moelab_read_nodes(moelab_pool *pool, int32_t loop
                                                  const int64_t *count_of_node, int32_t num_nodes, uint64_t bytes,
                                                  uint64_t block, uint64_t *ns_of_node) {
     const read_row *row = supported_row(loop);
-    if (!row || block == 0 || bytes == 0 || num_nodes > MOELAB_MAX_NODES || num_nodes < pool->num_nodes) return 0;
+    if (!pool || !row || block == 0 || bytes == 0) return 0;
+    if (num_nodes > MOELAB_MAX_NODES || num_nodes < pool->num_nodes) return 0;
     int32_t workers_of_node[MOELAB_MAX_NODES] = {0};
     for (const int32_t node : pool->node_of_worker) workers_of_node[node]++;
     read_pass pass;

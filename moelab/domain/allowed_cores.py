@@ -68,7 +68,9 @@ def cgroup_core_quota(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> floa
         roots = [cgroups] if not controllers else [cgroups / controllers, cgroups / "cpu"]
         root = next((root for root in roots if root.is_dir()), None)
         parts = [part for part in path.split("/") if part not in ("", ".", "..")]
-        for depth in range(len(parts) + 1) if root is not None else ():
+        if root is None:
+            continue
+        for depth in range(len(parts) + 1):
             quotas.append(_quota_of(root.joinpath(*parts[:depth])))
     return min((quota for quota in quotas if quota is not None), default=None)
 

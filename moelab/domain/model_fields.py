@@ -118,6 +118,14 @@ class ModelFields(BaseModel):
             _refuse("n_group", f"a divisor of n_routed_experts = {experts}", self.n_group)
         if self.topk_group > self.n_group:
             _refuse("topk_group", f"at most n_group = {self.n_group}", self.topk_group)
+        if self.n_group > 1 and experts == self.n_group:
+            _refuse("n_group", f"at least two experts in each group, at most {experts // 2} groups", self.n_group)
+        if self.num_experts_per_tok > (kept := experts // self.n_group * self.topk_group):
+            _refuse(
+                "num_experts_per_tok",
+                f"at most the {kept} experts of topk_group = {self.topk_group} groups",
+                self.num_experts_per_tok,
+            )
         if self.first_k_dense_replace >= layers:
             _refuse("first_k_dense_replace", f"less than num_hidden_layers = {layers}", self.first_k_dense_replace)
         if any(layer >= layers for layer in self.mlp_only_layers):

@@ -41,7 +41,7 @@ class IsaChoice:
 
 @dataclass(frozen=True)
 class IsaStatus:
-    """One row of ``doctor``: is the ISA in this build, does this machine support it, and if not, why."""
+    """One row of ``doctor``: is the ISA in this build, does this machine support it, and if not (wholly), why."""
 
     isa: str
     built: bool
@@ -59,7 +59,10 @@ def isa_table() -> list[IsaStatus]:
             continue
         built = bool(library.moelab_isa_built(isa.encode()))
         supported = built and bool(library.moelab_isa_supported(isa.encode()))
-        rows.append(IsaStatus(isa, built, supported, "" if supported else _why_not(library, isa, built)))
+        why = "" if supported else _why_not(library, isa, built)
+        if isa == "avx512" and supported and not library.moelab_avx512_bf16():
+            why = "no AVX512_BF16: bf16 weights with bf16 activations by avx2"
+        rows.append(IsaStatus(isa, built, supported, why))
     return rows
 
 

@@ -187,6 +187,7 @@ _i32, _i64, _u64, _pointer, _text = (
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {  # result, arguments
     "moelab_isa_built": (_i32, [_text]),
     "moelab_isa_supported": (_i32, [_text]),
+    "moelab_avx512_bf16": (_i32, []),
     "moelab_kernels": (_i32, [_text, _i32, _i32, ctypes.POINTER(KernelTable)]),
     "moelab_amx": (_i32, [ctypes.POINTER(AmxQuestions)]),
     "moelab_pool_create": (_pointer, [_i32, _pointer, _pointer, _i64]),

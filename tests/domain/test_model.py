@@ -464,6 +464,8 @@ CONTRADICTIONS = [
     (CONFIG | {"num_experts_per_tok": 9}, "num_experts_per_tok"),
     (CONFIG | {"n_group": 3}, "n_group"),
     (CONFIG | {"n_group": 2, "topk_group": 3}, "topk_group"),
+    (CONFIG | {"n_group": 8, "topk_group": 8}, "n_group"),
+    (CONFIG | {"n_group": 4, "topk_group": 1, "num_experts_per_tok": 3}, "num_experts_per_tok"),
     (CONFIG | {"first_k_dense_replace": 5}, "first_k_dense_replace"),
     (CONFIG | {"mlp_layer_types": ["sparse"] * 5}, "mlp_layer_types"),
     (CONFIG | {"moe_layer_freq": 2}, "moe_layer_freq"),

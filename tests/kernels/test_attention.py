@@ -93,3 +93,47 @@ def test_attention_equals_float64(isa, bf16, seed):
             weights = np.exp(scores - scores.max())
             expected = weights / weights.sum() @ memory[:, :rank]
             np.testing.assert_allclose(mixed[at], expected, rtol=1e-4, atol=2e-5)
+
+
+def mixed_of(isa: str, bf16: bool, query: np.ndarray, rope: np.ndarray, cache: np.ndarray) -> np.ndarray:
+    """[heads, rank] of the last of ``cache`` [positions, rank + rope]; query [heads, rank], rope [heads, rope]."""
+    (heads, rank), width = query.shape, cache.shape[1]
+    stored = bf16_bits(cache) if bf16 else cache
+    row, position = np.zeros(1, np.int64), np.array([len(cache) - 1], np.int64)
+    chunks = attention_chunks(len(cache))
+    partial, mixed = np.zeros(chunks * heads * (rank + 2), np.float32), np.zeros((heads, rank), np.float32)
+    attention = sized(
+        Attention, num_tokens=1, num_heads=heads, kv_rank=rank, rope_dim=width - rank, softmax_scale=SCALE,
+        cache_bf16=bf16, cache=stored.ctypes.data, row_numbers=cache.size, row_of_token=row.ctypes.data,
+        position_of_token=position.ctypes.data, query_rope=rope.ctypes.data, query=query.ctypes.data,
+        query_stride=rank, partial=partial.ctypes.data, max_chunks=chunks, mixed=mixed.ctypes.data, mixed_stride=rank,
+        attend=attend_address(isa, bf16),
+    )  # fmt: skip
+    ops = Ops(1, isa)
+    for part in ("attend", "merge"):
+        ops.attention(attention, part=part)
+    ops.run(None)
+    return mixed
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("damage", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["query", "rope", "key", "key rope"])
+def test_what_is_no_number_stays_none(isa, bf16, damage, where):
+    """In one head, or in one position of a late chunk; other heads keep theirs to the bit."""
+    draw = np.random.default_rng(len(where))
+    heads, rank, rope_dim, length = 6, 40, 6, 600
+    query, rope = np.abs(draw.standard_normal((2, heads, rank), np.float32))
+    rope = np.ascontiguousarray(rope[:, :rope_dim])
+    cache = np.abs(draw.standard_normal((length, rank + rope_dim), np.float32))
+    sound = mixed_of(isa, bf16, query, rope, cache)
+    assert np.isfinite(sound).all()
+    damaged = {"query": query, "rope": rope, "key": cache, "key rope": cache}[where]
+    damaged[4 if damaged is not cache else draw.integers(512, length), -1 if where == "key rope" else 3] = damage
+    got = mixed_of(isa, bf16, query, rope, cache)
+    if damaged is cache:
+        assert np.isnan(got).all()
+    else:
+        assert np.isnan(got[4]).all()
+        np.testing.assert_array_equal(np.delete(got, 4, 0), np.delete(sound, 4, 0))

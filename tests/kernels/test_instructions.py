@@ -17,10 +17,11 @@ FORBIDDEN = {  # by folder of kernels/: registers that no object there may use
     "": r"%[yz]mm|%tmm",
     "generic": r"%[yz]mm|%tmm",
     "avx2": r"%zmm|%tmm",
-    "avx512": r"%tmm",
+    "avx512": r"%tmm|dpbf16|2bf16",  # runs on CPUs of VNNI without BF16
+    "avx512_bf16": r"%tmm",
     "amx": r"tdpb(ss|us|uu)d",
 }
-EXPECTED = {"avx2": "%ymm", "avx512": "%zmm", "amx": "%tmm"}
+EXPECTED = {"avx2": "%ymm", "avx512": "%zmm", "avx512_bf16": "vdpbf16ps", "amx": "%tmm"}
 # Of the AMX files: the dot product, and what the vector work is made of where there is some.
 AMX_FILES = {
     "int4_int8": ("tdpbsud", "vpsrl[dw].*%zmm", "vcvtdq2ps.*%zmm", "vmulps.*%zmm"),

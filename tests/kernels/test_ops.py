@@ -67,7 +67,8 @@ def test_attention_that_does_not_fit_is_refused(part, changes, status):
         ops.run(None)
 
 
-@pytest.mark.parametrize(("n_group", "top_k"), [(513, 2), (0, 2), (3, 2), (1, 9), (1, 0)])
+# The last two: one group of four is kept, for five experts; groups of one expert have no second best.
+@pytest.mark.parametrize(("n_group", "top_k"), [(513, 2), (0, 2), (3, 2), (1, 9), (1, 0), (2, 5), (8, 1)])
 def test_route_that_does_not_fit_is_refused(n_group, top_k):
     ops = Ops(2, "generic")
     route_of(ops, np.zeros((2, 513 * 2 if n_group == 513 else 8), np.float32), n_group, top_k)

@@ -20,11 +20,13 @@ AMX = ["-mamx-tile", "-mamx-int8", "-mamx-bf16"]
 FLAGS = {
     "generic": [],
     "avx2": ["-mavx2", "-mfma"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx512bf16", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mfma"],
 }
-HAS_AVX512 = any(row.isa == "avx512" and row.supported for row in isa_table())
-ISAS = ["generic", "avx2", *(["avx512"] if HAS_AVX512 else [])]
-FLAGS["amx"] = [*FLAGS["avx512" if HAS_AVX512 else "avx2"], *AMX]
+FLAGS["avx512_bf16"] = [*FLAGS["avx512"], "-mavx512bf16"]
+# Every CPU with AMX has AVX512_BF16: "avx512" stands beside the tiles only where both are.
+HAS_AVX512 = any(row.isa == "avx512" and row.supported and not row.why for row in isa_table())
+ISAS = ["generic", "avx2", *(["avx512", "avx512_bf16"] if HAS_AVX512 else [])]
+FLAGS["amx"] = [*FLAGS["avx512_bf16" if HAS_AVX512 else "avx2"], *AMX]
 BESIDE_AMX = "avx512" if HAS_AVX512 else "avx2"
 COMMON = ["-fPIC", "-w", "-fvisibility=hidden", f"-I{ROOT}/kernels", "-DMOELAB_AMX_EMULATED"]
 CPP = ["-std=c++17", "-ffp-contract=off", "-fno-trapping-math"]

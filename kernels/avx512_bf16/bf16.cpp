@@ -1,5 +1,5 @@
 /* bf16 weights x bf16 activations with vdpbf16ps: a line is two columns of 16 rows. */
-#include "vectors.h"
+#include "../avx512/vectors.h"
 
 namespace {
 
