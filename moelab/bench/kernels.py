@@ -1,8 +1,9 @@
 """``moelab bench kernels``: expert layers of Kimi K2.6 shape beside a read of as many bytes, and beside peers.
 
-The work (W1): H 7168, I 2048, top-8, random experts per step over far more bytes than the last-level cache. Every step
-runs the kernel and then the best read loop on OTHER random experts, in one process with the same workers; a row is the
-median of the paired ratios of bytes/s, with its quartiles. Large batches are bound by computing and stand beside a
+The work (W1): H 7168, I 2048, top-8, random experts per step over far more bytes than the last-level cache. Steps of the
+kernel and reads of OTHER random experts by the best loop take turns in one process with the same workers; a row is the
+median of the ratios of bytes/s, with its quartiles, of a step and the reads before and after it. Steps between
+unequal reads are left out and counted, the two states of a shared memory are told apart (``memory_states``). Large batches are bound by computing and stand beside a
 register-only loop of the same instruction as well. Absolute figures of a shared machine drift, ratios of neighbours do
 not. Peers: ``peers``. Floor 6, no torch but in peers.
 """
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from moelab.bench.memory_states import PairedSteps, beside_reads, pair_steps
+from moelab.bench.read_reference import Read, ReadReference, experts_beside
 from moelab.bench.result import BenchResult
 from moelab.kernels import (
     Activation,
@@ -32,9 +35,6 @@ from moelab.kernels import (
     WeightFormat,
     isa_table,
     peak_gflops,
-    read_limit,
-    read_nodes,
-    read_once,
     round_robin,
 )
 from moelab.kernels.generated import fill_expert
@@ -69,6 +69,8 @@ _ERROR_EXPERTS = 3
 class KernelRow:
     """One case: times of the layer-step in ms, paired percent of the read limit with quartiles, error to float64.
 
+    Of ``num_steps`` steps ``num_left_out`` are in no percentage of the read limit: the reads around them differ. What
+    ends in ``per_state`` is of the slow and the fast state of the memory, where a row has steps of both.
     ``percent_of_peak`` is of a register-only loop of the same instruction, where the ISA has one (mode bf16: of
     vdpbf16ps, which has as many products in a cycle as two vpdpbusd for 16 bits); ``tail_us`` the time
     between the first and the last worker that was done, mean of a call, ``tail_percent`` its share. What ends in
@@ -96,6 +98,11 @@ class KernelRow:
     tail_percent: float | None
     relative_error: float | None
     num_steps: int | None
+    num_left_out: int | None = None
+    read_limit_gb_per_s_per_state: tuple[float, float] | None = None
+    percent_of_read_limit_per_state: tuple[float, float] | None = None
+    percent_quartiles_per_state: tuple[tuple[float, float], tuple[float, float]] | None = None
+    num_steps_per_state: tuple[int, int] | None = None
     gb_per_s_per_node: tuple[float, ...] | None = None
     percent_of_read_limit_per_node: tuple[float, ...] | None = None
     tail_us: float | None = None
@@ -155,67 +162,60 @@ def bench_case(
     out = np.empty((batch, HIDDEN_SIZE), np.float32)
     x, ids, gates = random_step(rng, batch, len(arena))
     layer.forward(x, ids, gates, out)  # compile before the clock starts
-    best = read_limit(
-        arena.addresses[: 2 * TOP_K], layout.expert_bytes, pool, rounds=3,
-        node_of_address=nodes[: 2 * TOP_K] if placed else None,
-    )  # fmt: skip
+    reference = ReadReference(arena, nodes, pool, placed)
+    reference.choose(np.arange(min(2 * TOP_K, len(arena))))
+    step = random_step(rng, batch, len(arena))
+    reads = [reference.read(experts_beside(rng, len(arena), ids, step[1], TOP_K))]
     forward_s: list[float] = []
-    read_s: list[float] = []
-    limits: list[np.ndarray] = []  # GB/s of each node
     step_bytes: list[int] = []
     peaks: list[float] = []
     started, before = time.perf_counter(), layer.seconds
     counts_before = Counts.of([layer])
-    while time.perf_counter() - started < seconds or len(forward_s) < 4:
-        x, ids, gates = random_step(rng, batch, len(arena))
+    while _goes_on(time.perf_counter() - started, seconds, reads):
+        x, ids, gates = step
         bytes_before = layer.bytes_read
         start = time.perf_counter()
         layer.forward(x, ids, gates, out)
         forward_s.append(time.perf_counter() - start)
         step_bytes.append(layer.bytes_read - bytes_before)
-        others = np.setdiff1d(np.arange(len(arena)), ids)[:TOP_K]
-        if len(others) < TOP_K:
-            others = rng.permutation(len(arena))[:TOP_K]
-        limits.append(_read_gb_per_s(arena, others, nodes, best.loop, pool, placed))
-        read_s.append(layout.expert_bytes / (np.nansum(limits[-1]) * 1e9))
+        step = random_step(rng, batch, len(arena))
+        reads.append(reference.read(experts_beside(rng, len(arena), ids, step[1], TOP_K)))
         if batch > 16:
             peaks.append(peak_gflops(isa, activation, pool) or np.nan)
-    ratios = 100 * np.array(step_bytes) / layout.expert_bytes * np.array(read_s) / np.array(forward_s)
-    low, middle, high = np.percentile(ratios, (25, 50, 75))
+    steps = _paired(reads)
+    rates = np.array(step_bytes) / np.array(forward_s) / 1e9
     flops = batch * TOP_K * FLOPS_PER_PAIR
     median = float(np.median(forward_s))
     of_peak = np.median(flops / np.array(forward_s) / 1e9 / np.array(peaks)) if peaks else np.nan
     counts, calls = Counts.of([layer]) - counts_before, len(forward_s)
     tail_s = None if np.isnan(counts.tail_s[0]) else float(counts.tail_s[0])
-    of_node = Bandwidth.of(
-        "", counts, tuple(np.nanmedian(np.array(limits), axis=0).tolist()), read_loop=best.loop_name
-    ).totals
+    of_loop = np.bincount([read.choice for read in reads])
+    read_loop = reference.choices[int(np.argmax(of_loop))].loop_name
+    limits = np.nanmedian(np.array([read.gb_per_s_of_node for read in reads]), axis=0)
+    of_node = Bandwidth.of("", counts, tuple(limits.tolist()), read_loop=read_loop).totals
     return KernelRow(
         isa=isa, weights=layout.weight_format, activation=activation, batch=batch, threads=pool.num_workers,
         ms_median=1e3 * median, ms_min=1e3 * min(forward_s), ms_max=1e3 * max(forward_s),
-        gb_per_s=float(np.median(np.array(step_bytes) / np.array(forward_s)) / 1e9),
-        read_limit_gb_per_s=layout.expert_bytes / float(np.median(read_s)) / 1e9, read_loop=best.loop_name,
-        percent_of_read_limit=float(middle), percent_quartiles=(float(low), float(high)),
+        gb_per_s=float(np.median(rates)), read_loop=read_loop,
         gflops=flops / median / 1e9, percent_of_peak=None if np.isnan(of_peak) else float(100 * of_peak),
         tail_percent=None if tail_s is None else 100 * tail_s / (layer.seconds - before),
         tail_us=None if tail_s is None else 1e6 * tail_s / calls,
         gb_per_s_per_node=tuple(node.gb_per_s for node in of_node),
         percent_of_read_limit_per_node=tuple(node.percent_of_read_limit or 0.0 for node in of_node),
         relative_error=error_of(layout.weight_format, isa, activation), num_steps=len(forward_s),
+        **beside_reads(steps, rates),
     )  # fmt: skip
 
 
-def _read_gb_per_s(
-    arena: ExpertArena | NodeArenas, experts: np.ndarray, nodes: np.ndarray, loop: int, pool: Pool, placed: bool
-) -> np.ndarray:
-    """GB/s of each node [N] in one read of these experts, all nodes at once; NaN for a node without bytes."""
-    addresses, nodes, expert_bytes = arena.addresses[experts], nodes[experts], arena.layout.expert_bytes
-    if not placed:
-        return np.array([len(addresses) * expert_bytes / read_once(addresses, expert_bytes, loop, pool) / 1e9])
-    seconds = read_nodes(addresses, nodes, expert_bytes, loop, pool)
-    rates = np.full(pool.num_nodes, np.nan)
-    num_bytes = expert_bytes * np.bincount(nodes, minlength=pool.num_nodes)
-    return np.divide(num_bytes, 1e9 * seconds, out=rates, where=seconds > 0)
+def _paired(reads: list[Read]) -> PairedSteps:
+    return pair_steps(np.array([read.gb_per_s for read in reads]), np.array([read.choice for read in reads]))
+
+
+def _goes_on(elapsed_s: float, seconds: float, reads: list[Read]) -> bool:
+    """At least four steps, and four that can be compared unless they do not come in twice the time and a second."""
+    if elapsed_s < seconds or len(reads) < 5:
+        return True
+    return elapsed_s < 2 * seconds + 1 and int(_paired(reads).kept.sum()) < 4
 
 
 def error_of(weight_format: WeightFormat, isa: str, activation: Activation) -> float:

@@ -47,5 +47,7 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, tuple | list):
+        if value and isinstance(value[0], tuple | list):
+            return "; ".join(_text(item) for item in value)
         return " to ".join(_text(item) for item in value)
     return str(value)
