@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """``rows`` have the same keys, with their units in the names."""
+    """``rows`` have the same keys, with their units in the names; ``gate`` are figures of the whole, beside the rows."""
 
     title: str
     rows: Sequence[Mapping[str, Any]]
+    gate: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"title": self.title, "rows": [dict(row) for row in self.rows]}
+        return {"title": self.title, **self.gate, "rows": [dict(row) for row in self.rows]}
 
     def to_frame(self) -> pd.DataFrame:
         import pandas as pd

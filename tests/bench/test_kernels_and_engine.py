@@ -80,7 +80,13 @@ def test_engine_slice(monkeypatch, capsys):
     tiny = ModelSpec.from_hf_config(json.loads((shipped("nano/model") / "config.json").read_text()))
     monkeypatch.setattr(ModelSpec, "preset", classmethod(lambda cls, name: tiny))
     assert main(["bench", "engine", "--layers", "2", "--experts", "8", "--seconds", "0.01", "--json"]) in (0, None)
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    result = json.loads(capsys.readouterr().out)
+    rows = result["rows"]
+    judged = rows[0]  # int8 with the head: the gate's case
+    assert set(result) == {
+        "title", "rows", "ratio_to_limit", "ms_per_token", "bytes_per_token", "read_limit_gb_per_s",
+    }  # fmt: skip
+    assert all(result[key] == judged[key] for key in set(result) - {"title", "rows"})
     assert [(row["dense_weights"], row["head"]) for row in rows] == [
         ("int8", True), ("int8", False), ("bf16", True), ("bf16", False),
     ]  # fmt: skip
