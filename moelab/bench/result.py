@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """``rows`` have the same keys, with their units in the names; ``gate`` are figures of the whole, beside the rows."""
+    """``rows`` have the same keys, with their units in the names; ``gate``: figures of the whole, beside them."""
 
     title: str
     rows: Sequence[Mapping[str, Any]]
