@@ -17,7 +17,8 @@ BENCHES = (
 # Options that only one bench has.
 BENCHES_OF_OPTION: dict[str, tuple[str, ...]] = {
     "quick": ("kernels",), "expert_shape": ("engine",), "layers": ("engine",), "experts": ("engine",),
-    "seed": ("placement",), "traces": ("placement",), "parts": ("placement", "loading", "recording"), "plans": ("placement",),
+    "seed": ("placement",), "traces": ("placement",), "parts": ("placement", "loading", "recording"),
+    "plans": ("placement",),
     "keep": ("placement", "loading"), "cases": ("loading",), "rounds": ("loading",),
     "out": ("nll", "placement"),
 }  # fmt: skip

@@ -75,6 +75,7 @@ def run(options: argparse.Namespace) -> None:
             "expert_bytes_read": engine.counters.expert_bytes - before.expert_bytes,
             "isa": engine.isa,
             "activation": engine.activation,
+            "carried": engine.carried,
             "decode_rates": None if rates is None else asdict(rates),
         }
         rows.append(row)

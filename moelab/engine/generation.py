@@ -29,6 +29,7 @@ class Generation:
     decode_s: float
     isa: str
     activation: str
+    carried: str  # the numbers that the mode's activations are multiplied as
     dense_path: str
     device: str
     fast_tier: str | None = None  # its slots, device (emulated?) and policy
@@ -49,6 +50,7 @@ class Generation:
             decode_s=sequence.decode_s,
             isa=engine.isa,
             activation=engine.activation,
+            carried=engine.carried,
             dense_path=engine.dense_path,
             device=str(engine.device),
             fast_tier=None if engine.fast_tier is None else str(engine.fast_tier),
@@ -76,7 +78,9 @@ class Generation:
             "prefill tok/s": round(self.prefill_tok_per_s, 1),
             "decode tok/s": round(self.decode_tok_per_s, 1),
             **(self.decode_rates.summary() if self.decode_rates else {}),
-            "engine": f"dense {self.dense_path}; experts {self.activation} activations on {self.isa}"
+            "engine": f"dense {self.dense_path}; experts {self.activation} activations"
+            + (f" (carried as {self.carried})" if self.carried != self.activation else "")
+            + f" on {self.isa}"
             + (f"; fast tier of {self.fast_tier}" if self.fast_tier else "")
             + (f"; {self.lossy}" if self.lossy else ""),
             "text": self.text if self.text is not None else "no tokenizer",

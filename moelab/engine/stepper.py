@@ -106,6 +106,11 @@ class Stepper:
         return f"{self.dense_weights} weights, {linears.arithmetic}; attention of prefill {self.dense_dtype}"
 
     @property
+    def carried(self) -> str:
+        """The numbers that the routed experts' activations are multiplied as: those of the mode, or int16."""
+        return self.routed[0].carried
+
+    @property
     def expert_bytes(self) -> int:
         """Bytes of one routed expert in this engine."""
         return self.routed[0].layout.expert_bytes
@@ -161,8 +166,8 @@ class Stepper:
 
     def decode_mark(self) -> DecodeMark:
         """What the kernels have counted in decode until now."""
-        counts = (each.of(Phase.DECODE) for each in (self._phase_counts, self._dense_counts))
-        return DecodeMark(*counts, self._step_s[Phase.DECODE], self._num_steps_of_phase[Phase.DECODE])
+        routed, dense = self._phase_counts.of(Phase.DECODE), self._dense_counts.of(Phase.DECODE)
+        return DecodeMark(routed, dense, self._step_s[Phase.DECODE], self._num_steps_of_phase[Phase.DECODE])
 
     def decode_rates(self, since: DecodeMark, until: DecodeMark | None = None) -> StepRates | None:
         """Counted GB/s of the decode steps between two marks (None: now), beside `read_limit`; None without a step."""
