@@ -1,11 +1,11 @@
 """``moelab bench kernels``: expert layers of Kimi K2.6 shape beside a read of as many bytes, and beside peers.
 
-The work (W1): H 7168, I 2048, top-8, random experts per step over far more bytes than the last-level cache. Steps of the
-kernel and reads of OTHER random experts by the best loop take turns in one process with the same workers; a row is the
-median of the ratios of bytes/s, with its quartiles, of a step and the reads before and after it. Steps between
-unequal reads are left out and counted, the two states of a shared memory are told apart (``memory_states``). Large batches are bound by computing and stand beside a
-register-only loop of the same instruction as well. Absolute figures of a shared machine drift, ratios of neighbours do
-not. Peers: ``peers``. Floor 6, no torch but in peers.
+The work (W1): H 7168, I 2048, top-8, random experts per step over far more bytes than the last-level cache. Steps of
+the kernel and reads of OTHER random experts by the best loop take turns in one process with the same workers; a row is
+the median of the ratios of bytes/s, with its quartiles, of a step and the reads before and after it. Steps between
+unequal reads are left out and counted, the two states of a shared memory are told apart (``memory_states``). Large
+batches are bound by computing and stand beside a register-only loop of the same instruction as well. Absolute figures
+of a shared machine drift, ratios of neighbours do not. Peers: ``peers``. Floor 6, no torch but in peers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from moelab.bench.memory_states import PairedSteps, beside_reads, pair_steps
 from moelab.bench.read_reference import Read, ReadReference, experts_beside
-from moelab.bench.result import BenchResult
+from moelab.bench.result import BenchResult, Column
 from moelab.kernels import (
     Activation,
     Bandwidth,
@@ -59,6 +59,14 @@ MORE: tuple[tuple[str, WeightFormat, Activation, int, str], ...] = (
     ("avx512", "bf16", "bf16", 1, "all"), ("avx2", "bf16", "bf16", 1, "all"),
     ("avx512", "float32", "f32", 1, "all"), ("avx2", "float32", "f32", 1, "all"),
 )  # fmt: skip
+COLUMNS = (
+    Column("case", "isa"), Column("weights", "weights"), Column("mode", "activation"), Column("carried", "carried"),
+    Column("batch", "batch"), Column("workers", "threads"), Column("ms", "ms_median"), Column("GB/s", "gb_per_s"),
+    Column("limit", "read_limit_gb_per_s"),
+    Column("% of limit (quartiles)", "percent_of_read_limit", "percent_quartiles"),
+    Column("% of peak", "percent_of_peak"), Column("GFLOP/s", "gflops"), Column("error", "relative_error"),
+    Column("x ours (quartiles)", "times_ours", "times_ours_quartiles"),
+)  # fmt: skip
 _ERROR_SIZE = (
     256  # intermediate size of the experts whose error is taken: the float64 reference of a whole one takes seconds
 )
@@ -71,18 +79,20 @@ class KernelRow:
 
     Of ``num_steps`` steps ``num_left_out`` are in no percentage of the read limit: the reads around them differ. What
     ends in ``per_state`` is of the slow and the fast state of the memory, where a row has steps of both.
+    ``carried``: the numbers that ``activation`` is multiplied as (``int16`` in most of mode bf16).
     ``percent_of_peak`` is of a register-only loop of the same instruction, where the ISA has one (mode bf16: of
     vdpbf16ps, which has as many products in a cycle as two vpdpbusd for 16 bits); ``tail_us`` the time
     between the first and the last worker that was done, mean of a call, ``tail_percent`` its share. What ends in
-    ``per_node`` is what the kernels counted (``gb_per_s`` is of the whole call). In a row of a peer ``isa`` is its name
-    and ``times_ours`` the median of the paired ratios of its time and ours (``relative_error``: to ours); a missing
-    peer has no numbers. Rows of the crossover say so in ``isa``: ``batch`` is tokens of an expert, ``times_ours``
-    AVX-512's time by AMX's.
+    ``per_node`` is what the kernels counted (``gb_per_s`` is of the whole call), of ``virtual_nodes`` where that is
+    true. In a row of a peer ``isa`` is its name and ``times_ours`` the median of the paired ratios of its time and ours
+    (``relative_error``: to ours); a missing peer or ISA has no numbers. Rows of the crossover say so in ``isa``:
+    ``batch`` is tokens of an expert, ``times_ours`` AVX-512's time by AMX's.
     """
 
     isa: str
     weights: str | None
     activation: str | None
+    carried: str | None
     batch: int | None
     threads: int | None
     ms_median: float | None
@@ -106,12 +116,13 @@ class KernelRow:
     gb_per_s_per_node: tuple[float, ...] | None = None
     percent_of_read_limit_per_node: tuple[float, ...] | None = None
     tail_us: float | None = None
+    virtual_nodes: bool | None = None
     times_ours: float | None = None
     times_ours_quartiles: tuple[float, float] | None = None
 
     @classmethod
     def absent(cls, name: str, reason: str) -> KernelRow:
-        """The row of a peer that cannot run here."""
+        """The row of a peer or an ISA that cannot run here."""
         values: dict[str, Any] = dict.fromkeys(field.name for field in fields(cls))
         return cls(**{**values, "isa": f"{name}: {reason}"})
 
@@ -163,7 +174,7 @@ def bench_case(
     x, ids, gates = random_step(rng, batch, len(arena))
     layer.forward(x, ids, gates, out)  # compile before the clock starts
     reference = ReadReference(arena, nodes, pool, placed)
-    reference.choose(np.arange(min(2 * TOP_K, len(arena))))
+    reference.choose(np.sort(rng.permutation(len(arena))[: 2 * TOP_K]))  # the first ones lie on the largest pages
     step = random_step(rng, batch, len(arena))
     reads = [reference.read(experts_beside(rng, len(arena), ids, step[1], TOP_K))]
     forward_s: list[float] = []
@@ -192,9 +203,12 @@ def bench_case(
     of_loop = np.bincount([read.choice for read in reads])
     read_loop = reference.choices[int(np.argmax(of_loop))].loop_name
     limits = np.nanmedian(np.array([read.gb_per_s_of_node for read in reads]), axis=0)
-    of_node = Bandwidth.of("", counts, tuple(limits.tolist()), read_loop=read_loop).totals
+    of_node = Bandwidth.of(
+        "", counts, tuple(limits.tolist()), read_loop=read_loop, virtual_nodes=pool.virtual
+    ).totals  # fmt: skip
     return KernelRow(
-        isa=isa, weights=layout.weight_format, activation=activation, batch=batch, threads=pool.num_workers,
+        isa=isa, weights=layout.weight_format, activation=activation, carried=layer.carried, batch=batch,
+        threads=pool.num_workers, virtual_nodes=pool.virtual,
         ms_median=1e3 * median, ms_min=1e3 * min(forward_s), ms_max=1e3 * max(forward_s),
         gb_per_s=float(np.median(rates)), read_loop=read_loop,
         gflops=flops / median / 1e9, percent_of_peak=None if np.isnan(of_peak) else float(100 * of_peak),
@@ -250,10 +264,14 @@ def _accuracy_step(arena: ExpertArena) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def bench_kernels(seconds: float, quick: bool = False) -> list[KernelRow]:
-    """All cases that this machine has; ``seconds`` of steps each. Needs up to 3 GB of memory."""
-    supported = {row.isa for row in isa_table() if row.supported}
-    cases = [case for case in (QUICK if quick else QUICK + MORE) if case[0] in supported]
-    rows = []
+    """All cases, ``seconds`` of steps each; an ISA that cannot run here has one row that says why.
+
+    Needs up to 3 GB of memory.
+    """
+    missing = {row.isa: row.why for row in isa_table() if not row.supported}
+    every = QUICK if quick else QUICK + MORE
+    cases = [case for case in every if case[0] not in missing]
+    rows = [KernelRow.absent(isa, missing[isa]) for isa in dict.fromkeys(case[0] for case in every) if isa in missing]
     with tqdm(total=len(cases), desc="kernels", unit="case") as bar:
         for weight_format in dict.fromkeys(case[1] for case in cases):
             with generated_experts(weight_format) as arena:
@@ -279,4 +297,4 @@ def run(seconds: float = 10.0, quick: bool = False) -> BenchResult:
 
         rows += rows_beside_peers(seconds)
     title = f"expert layers of {HIDDEN_SIZE} x {INTERMEDIATE_SIZE}, top-{TOP_K}, beside a read of as many bytes"
-    return BenchResult(title, [asdict(row) for row in rows])
+    return BenchResult(title, [asdict(row) for row in rows], columns=COLUMNS)
