@@ -19,13 +19,18 @@ from tqdm.auto import tqdm
 
 from moelab.bench.decode_peers import Decode, Transformers, Way, fastest_ways
 from moelab.bench.parity import transformers_twin
-from moelab.bench.result import BenchResult
+from moelab.bench.result import BenchResult, Column
 from moelab.engine.engine import Engine, load
 from moelab.engine.step_rates import NodeRate, StepRates
 from moelab.store import shipped
 
 BATCHES = (1, 8)
 PROMPT_TOKENS, NEW_TOKENS, TRIAL_TOKENS = 16, 48, 12
+COLUMNS = (
+    Column("way", "name"), Column("batch", "batch"), Column("tok/s (quartiles)", "tok_per_s", "tok_per_s_quartiles"),
+    Column("x best peer (quartiles)", "times_best_peer", "times_best_peer_quartiles"),
+    Column("GB/s counted", "gb_per_s"), Column("experts, by node", "routed_gb_per_s_per_node"),
+)  # fmt: skip
 # Names of our engine's settings.
 OURS: dict[str, dict[str, Any]] = {
     "moelab": {},
@@ -136,4 +141,4 @@ def run(seconds: float = 10.0) -> BenchResult:
     """``moelab bench decode``."""
     rows = bench_decode(seconds)
     title = f"decode of nano, {NEW_TOKENS} new tokens after {PROMPT_TOKENS}, beside the best of transformers"
-    return BenchResult(title, [asdict(row) for row in rows])
+    return BenchResult(title, [asdict(row) for row in rows], columns=COLUMNS)

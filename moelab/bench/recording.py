@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from moelab.bench.engine import slice_of
-from moelab.bench.result import BenchResult
+from moelab.bench.result import BenchResult, Column
 from moelab.domain.trace import Phase
 from moelab.engine.engine import Engine, load
 from moelab.engine.recorder import FLUSH_TOKENS, PENDING_TOKENS, Recorder, header_of
@@ -30,6 +30,12 @@ from moelab.store import TraceWriter, shipped
 
 GATE_PERCENT = {"nano": 3.0, "slice": 1.0}
 PARTS = ("nano", "slice", "slice-disk")
+COLUMNS = (
+    Column("model", "model"), Column("isa", "isa"), Column("batch", "batch_size"), Column("to disk", "to_disk"),
+    Column("pairs", "num_pairs"), Column("step ms", "step_ms"), Column("cost us", "overhead_us"),
+    Column("% of a step (95%)", "overhead_percent", "interval_percent"), Column("wall %", "wall_overhead_percent"),
+    Column("gate %", "gate_percent"), Column("within", "within_gate"),
+)  # fmt: skip
 RESTART_AT = 400  # cache length at which a sequence starts again
 
 
@@ -148,7 +154,7 @@ def run(seconds: float = 30.0, parts: Sequence[str] = PARTS) -> BenchResult:
                 pairs = _pairs(part.engine, seconds, 1, to_disk)
                 costs.append(recording_cost(part.engine, pairs, 1, to_disk, model="slice"))
     title = f"cost of recording a decode step of nano and of a slice of K2.6, paired steps; gates: {GATE_PERCENT} %"
-    return BenchResult(title, [asdict(cost) for cost in costs])
+    return BenchResult(title, [asdict(cost) for cost in costs], columns=COLUMNS)
 
 
 def _pairs(engine: Engine, seconds: float, batch_size: int = 1, to_disk: bool = False) -> int:
