@@ -9,21 +9,20 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from moelab.bench.kernels import HIDDEN_SIZE, INTERMEDIATE_SIZE, TOP_K
-from moelab.bench.result import BenchResult
+from moelab.bench.result import BenchResult, Column
 from moelab.cost_model.amx_on_paper import Mode, layer_step
 from moelab.domain.machine import Machine
 from moelab.kernels import ExpertLayout
 
 NUM_EXPERTS = 384
 CLOCK_GHZ = {"2x-xeon-gen4-ddr5-4800": 2.0, "2x-xeon-gen6-mrdimm-8800": 2.5}  # all cores under AMX: assumed
+COLUMNS = (
+    Column("machine", "machine"), Column("activations", "activations"), Column("batch", "batch"),
+    Column("tokens of expert", "tokens_per_expert"), Column("read ms", "read_ms"), Column("AMX best ms", "amx_best_ms"),
+    Column("worst", "amx_worst_ms"), Column("expected", "amx_expected_ms"),
+    Column("AVX-512 expected ms", "avx512_expected_ms"), Column("source", "source"),
+)  # fmt: skip
 BATCHES = (1, 4, 16, 64, 256, 512, 1024, 2048, 4096)
-
-
-class Table(BenchResult):
-    """One line for each row: there are many, of few columns."""
-
-    def __repr__(self) -> str:
-        return f"{self.title}\n{self.to_frame().to_string(index=False, float_format='{:.3g}'.format)}"
 
 
 def run(seconds: float = 0.0) -> BenchResult:
@@ -49,4 +48,4 @@ def run(seconds: float = 0.0) -> BenchResult:
     title = (
         f"CALCULATED, not measured: one layer of {HIDDEN_SIZE} x {INTERMEDIATE_SIZE}, {TOP_K} of {NUM_EXPERTS}, int4"
     )
-    return Table(title, rows)
+    return BenchResult(title, rows, columns=COLUMNS)

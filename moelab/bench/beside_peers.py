@@ -24,7 +24,8 @@ from moelab.bench.kernels import (
 )
 from moelab.bench.peers import PEERS
 from moelab.bench.peers.peer import Peer
-from moelab.kernels import ExpertArena, NodeArenas, Pool, RoutedExperts, bf16_to_float32, read_limit, read_once
+from moelab.bench.read_reference import Read, ReadReference, experts_beside
+from moelab.kernels import ExpertArena, NodeArenas, Pool, RoutedExperts, bf16_to_float32
 from moelab.kernels.reference import relative_error
 
 NUM_EXPERTS = 24  # 0.6 GB of int4, 2.1 GB of bf16: many times any last-level cache
@@ -82,17 +83,19 @@ def _row(
 ) -> KernelRow:
     layout, rng = arena.layout, np.random.default_rng(batch)
     ours = RoutedExperts(layout, arena.addresses, activation="int8", pool=pool, owner=arena)
-    best = read_limit(arena.addresses[: 2 * TOP_K], layout.expert_bytes, pool, rounds=3)
+    reference = ReadReference(arena, np.zeros(len(arena), np.int64), pool, placed=False)
+    reference.choose(np.sort(rng.permutation(len(arena))[: 2 * TOP_K]))
     out = np.empty((batch, HIDDEN_SIZE), np.float32)
     x, ids, gates = random_step(rng, batch, len(arena))
     error = relative_error(peer.forward(x, ids, gates), ours.forward(x, ids, gates, out))
     peer_s: list[float] = []
     our_s: list[float] = []
-    read_s: list[float] = []
+    reads: list[Read] = []
     distinct: list[int] = []
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(peer_s) < 4:
         x, ids, gates = random_step(rng, batch, len(arena))
+        distinct.append(len(np.unique(ids)))
         start = time.perf_counter()
         peer.forward(x, ids, gates)
         peer_s.append(time.perf_counter() - start)
@@ -101,20 +104,20 @@ def _row(
         start = time.perf_counter()
         ours.forward(x, ids, gates, out)
         our_s.append(time.perf_counter() - start)
-        others = rng.permutation(len(arena))[:TOP_K]
-        read = read_once(arena.addresses[others], layout.expert_bytes, best.loop, pool)
-        read_s.append(read / (TOP_K * layout.expert_bytes))
-        distinct.append(len(np.unique(ids)))
+        reads.append(reference.read(experts_beside(rng, len(arena), ids, ids, TOP_K)))
     seconds_of_peer = np.array(peer_s)
     ratio = np.percentile(seconds_of_peer / np.array(our_s), (50, 25, 75))
-    percent = 100 * np.array(distinct) * peer.weight_bytes_per_expert * np.array(read_s) / seconds_of_peer
-    low, middle, high = np.percentile(percent, (25, 50, 75))
+    rates = np.array(distinct) * peer.weight_bytes_per_expert / seconds_of_peer / 1e9
+    limits = np.array([read.gb_per_s for read in reads])
+    low, middle, high = np.percentile(100 * rates / limits, (25, 50, 75))
+    of_loop = np.bincount([read.choice for read in reads])
     flops, median = batch * TOP_K * FLOPS_PER_PAIR, float(np.median(seconds_of_peer))
     return KernelRow(
-        isa=f"{peer.name} ({peer.version()})", weights="its own", activation="its own", batch=batch, threads=threads,
+        isa=f"{peer.name} ({peer.version()})", weights="its own", activation="its own", carried="its own",
+        batch=batch, threads=threads,
         ms_median=1e3 * median, ms_min=1e3 * min(peer_s), ms_max=1e3 * max(peer_s),
-        gb_per_s=float(np.median(np.array(distinct) * peer.weight_bytes_per_expert / seconds_of_peer) / 1e9),
-        read_limit_gb_per_s=1 / float(np.median(read_s)) / 1e9, read_loop=best.loop_name,
+        gb_per_s=float(np.median(rates)), read_limit_gb_per_s=float(np.median(limits)),
+        read_loop=reference.choices[int(np.argmax(of_loop))].loop_name,
         percent_of_read_limit=float(middle), percent_quartiles=(float(low), float(high)), gflops=flops / median / 1e9,
         percent_of_peak=None, tail_percent=None, relative_error=error, num_steps=len(peer_s),
         times_ours=float(ratio[0]), times_ours_quartiles=(float(ratio[1]), float(ratio[2])),

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from moelab.bench.result import BenchResult
+from moelab.bench.result import BenchResult, Column
 from moelab.domain.model import ModelSpec
 from moelab.domain.trace import Phase
 from moelab.engine.dense import PACKED_FORMATS, KernelLinear, KernelLinears, KernelMLP
@@ -42,6 +42,15 @@ from moelab.kernels import (
 from moelab.kernels.generated import fill_expert
 
 CONTEXT = 1024
+COLUMNS = (
+    Column("linear layers", "dense_weights"), Column("head", "head"), Column("ms/token", "ms_per_token"),
+    Column("bytes a token", "bytes_per_token"), Column("limit, GB/s", "read_limit_gb_per_s"),
+    Column("ratio (quartiles)", "ratio_to_limit", "ratio_quartiles"), Column("routed ms", "routed_ms"),
+    Column("linear", "linear_ms"), Column("attention", "attention_ms"), Column("other", "other_ms"),
+    Column("steps", "num_steps"),
+)  # fmt: skip
+GATE_CASE = ("int8", True)  # linear layers, head
+GATE_KEYS = ("ratio_to_limit", "ms_per_token", "bytes_per_token", "read_limit_gb_per_s")
 
 
 @dataclass(frozen=True)
@@ -203,7 +212,11 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
 
 
 def run(seconds: float = 10.0, expert_shape: str = "kimi-k2.6", layers: int = 2, experts: int = 64) -> BenchResult:
-    """``moelab bench engine``: int8 dense weights with and without the head, and bf16 through our kernels."""
+    """``moelab bench engine``: int8 dense weights with and without the head, and bf16 through our kernels.
+
+    ``gate`` has the figures of the project's gate: int8 with the head.
+    """
     rows = [row for name in ("int8", "bf16") for row in bench_engine(seconds, expert_shape, layers, experts, name)]
     title = f"decode step, {layers} layers x {experts} experts of {expert_shape}, context {CONTEXT}, beside a read"
-    return BenchResult(title, [asdict(row) for row in rows])
+    (judged,) = [row for row in rows if (row.dense_weights, row.head) == GATE_CASE]
+    return BenchResult(title, [asdict(row) for row in rows], {key: getattr(judged, key) for key in GATE_KEYS}, COLUMNS)

@@ -1,10 +1,11 @@
 """``moelab bench kernels``: expert layers of Kimi K2.6 shape beside a read of as many bytes, and beside peers.
 
-The work (W1): H 7168, I 2048, top-8, random experts per step over far more bytes than the last-level cache. Every step
-runs the kernel and then the best read loop on OTHER random experts, in one process with the same workers; a row is the
-median of the paired ratios of bytes/s, with its quartiles. Large batches are bound by computing and stand beside a
-register-only loop of the same instruction as well. Absolute figures of a shared machine drift, ratios of neighbours do
-not. Peers: ``peers``. Floor 6, no torch but in peers.
+The work (W1): H 7168, I 2048, top-8, random experts per step over far more bytes than the last-level cache. Steps of
+the kernel and reads of OTHER random experts by the best loop take turns in one process with the same workers; a row is
+the median of the ratios of bytes/s, with its quartiles, of a step and the reads before and after it. Steps between
+unequal reads are left out and counted, the two states of a shared memory are told apart (``memory_states``). Large
+batches are bound by computing and stand beside a register-only loop of the same instruction as well. Absolute figures
+of a shared machine drift, ratios of neighbours do not. Peers: ``peers``. Floor 6, no torch but in peers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from moelab.bench.result import BenchResult
+from moelab.bench.memory_states import PairedSteps, beside_reads, pair_steps
+from moelab.bench.read_reference import Read, ReadReference, experts_beside
+from moelab.bench.result import BenchResult, Column
 from moelab.kernels import (
     Activation,
     Bandwidth,
@@ -32,9 +35,6 @@ from moelab.kernels import (
     WeightFormat,
     isa_table,
     peak_gflops,
-    read_limit,
-    read_nodes,
-    read_once,
     round_robin,
 )
 from moelab.kernels.generated import fill_expert
@@ -59,6 +59,14 @@ MORE: tuple[tuple[str, WeightFormat, Activation, int, str], ...] = (
     ("avx512", "bf16", "bf16", 1, "all"), ("avx2", "bf16", "bf16", 1, "all"),
     ("avx512", "float32", "f32", 1, "all"), ("avx2", "float32", "f32", 1, "all"),
 )  # fmt: skip
+COLUMNS = (
+    Column("case", "isa"), Column("weights", "weights"), Column("mode", "activation"), Column("carried", "carried"),
+    Column("batch", "batch"), Column("workers", "threads"), Column("ms", "ms_median"), Column("GB/s", "gb_per_s"),
+    Column("limit", "read_limit_gb_per_s"),
+    Column("% of limit (quartiles)", "percent_of_read_limit", "percent_quartiles"),
+    Column("% of peak", "percent_of_peak"), Column("GFLOP/s", "gflops"), Column("error", "relative_error"),
+    Column("x ours (quartiles)", "times_ours", "times_ours_quartiles"),
+)  # fmt: skip
 _ERROR_SIZE = (
     256  # intermediate size of the experts whose error is taken: the float64 reference of a whole one takes seconds
 )
@@ -69,18 +77,22 @@ _ERROR_EXPERTS = 3
 class KernelRow:
     """One case: times of the layer-step in ms, paired percent of the read limit with quartiles, error to float64.
 
+    Of ``num_steps`` steps ``num_left_out`` are in no percentage of the read limit: the reads around them differ. What
+    ends in ``per_state`` is of the slow and the fast state of the memory, where a row has steps of both.
+    ``carried``: the numbers that ``activation`` is multiplied as (``int16`` in most of mode bf16).
     ``percent_of_peak`` is of a register-only loop of the same instruction, where the ISA has one (mode bf16: of
     vdpbf16ps, which has as many products in a cycle as two vpdpbusd for 16 bits); ``tail_us`` the time
     between the first and the last worker that was done, mean of a call, ``tail_percent`` its share. What ends in
-    ``per_node`` is what the kernels counted (``gb_per_s`` is of the whole call). In a row of a peer ``isa`` is its name
-    and ``times_ours`` the median of the paired ratios of its time and ours (``relative_error``: to ours); a missing
-    peer has no numbers. Rows of the crossover say so in ``isa``: ``batch`` is tokens of an expert, ``times_ours``
-    AVX-512's time by AMX's.
+    ``per_node`` is what the kernels counted (``gb_per_s`` is of the whole call), of ``virtual_nodes`` where that is
+    true. In a row of a peer ``isa`` is its name and ``times_ours`` the median of the paired ratios of its time and ours
+    (``relative_error``: to ours); a missing peer or ISA has no numbers. Rows of the crossover say so in ``isa``:
+    ``batch`` is tokens of an expert, ``times_ours`` AVX-512's time by AMX's.
     """
 
     isa: str
     weights: str | None
     activation: str | None
+    carried: str | None
     batch: int | None
     threads: int | None
     ms_median: float | None
@@ -96,15 +108,21 @@ class KernelRow:
     tail_percent: float | None
     relative_error: float | None
     num_steps: int | None
+    num_left_out: int | None = None
+    read_limit_gb_per_s_per_state: tuple[float, float] | None = None
+    percent_of_read_limit_per_state: tuple[float, float] | None = None
+    percent_quartiles_per_state: tuple[tuple[float, float], tuple[float, float]] | None = None
+    num_steps_per_state: tuple[int, int] | None = None
     gb_per_s_per_node: tuple[float, ...] | None = None
     percent_of_read_limit_per_node: tuple[float, ...] | None = None
     tail_us: float | None = None
+    virtual_nodes: bool | None = None
     times_ours: float | None = None
     times_ours_quartiles: tuple[float, float] | None = None
 
     @classmethod
     def absent(cls, name: str, reason: str) -> KernelRow:
-        """The row of a peer that cannot run here."""
+        """The row of a peer or an ISA that cannot run here."""
         values: dict[str, Any] = dict.fromkeys(field.name for field in fields(cls))
         return cls(**{**values, "isa": f"{name}: {reason}"})
 
@@ -155,67 +173,63 @@ def bench_case(
     out = np.empty((batch, HIDDEN_SIZE), np.float32)
     x, ids, gates = random_step(rng, batch, len(arena))
     layer.forward(x, ids, gates, out)  # compile before the clock starts
-    best = read_limit(
-        arena.addresses[: 2 * TOP_K], layout.expert_bytes, pool, rounds=3,
-        node_of_address=nodes[: 2 * TOP_K] if placed else None,
-    )  # fmt: skip
+    reference = ReadReference(arena, nodes, pool, placed)
+    reference.choose(np.sort(rng.permutation(len(arena))[: 2 * TOP_K]))  # the first ones lie on the largest pages
+    step = random_step(rng, batch, len(arena))
+    reads = [reference.read(experts_beside(rng, len(arena), ids, step[1], TOP_K))]
     forward_s: list[float] = []
-    read_s: list[float] = []
-    limits: list[np.ndarray] = []  # GB/s of each node
     step_bytes: list[int] = []
     peaks: list[float] = []
     started, before = time.perf_counter(), layer.seconds
     counts_before = Counts.of([layer])
-    while time.perf_counter() - started < seconds or len(forward_s) < 4:
-        x, ids, gates = random_step(rng, batch, len(arena))
+    while _goes_on(time.perf_counter() - started, seconds, reads):
+        x, ids, gates = step
         bytes_before = layer.bytes_read
         start = time.perf_counter()
         layer.forward(x, ids, gates, out)
         forward_s.append(time.perf_counter() - start)
         step_bytes.append(layer.bytes_read - bytes_before)
-        others = np.setdiff1d(np.arange(len(arena)), ids)[:TOP_K]
-        if len(others) < TOP_K:
-            others = rng.permutation(len(arena))[:TOP_K]
-        limits.append(_read_gb_per_s(arena, others, nodes, best.loop, pool, placed))
-        read_s.append(layout.expert_bytes / (np.nansum(limits[-1]) * 1e9))
+        step = random_step(rng, batch, len(arena))
+        reads.append(reference.read(experts_beside(rng, len(arena), ids, step[1], TOP_K)))
         if batch > 16:
             peaks.append(peak_gflops(isa, activation, pool) or np.nan)
-    ratios = 100 * np.array(step_bytes) / layout.expert_bytes * np.array(read_s) / np.array(forward_s)
-    low, middle, high = np.percentile(ratios, (25, 50, 75))
+    steps = _paired(reads)
+    rates = np.array(step_bytes) / np.array(forward_s) / 1e9
     flops = batch * TOP_K * FLOPS_PER_PAIR
     median = float(np.median(forward_s))
     of_peak = np.median(flops / np.array(forward_s) / 1e9 / np.array(peaks)) if peaks else np.nan
     counts, calls = Counts.of([layer]) - counts_before, len(forward_s)
     tail_s = None if np.isnan(counts.tail_s[0]) else float(counts.tail_s[0])
+    of_loop = np.bincount([read.choice for read in reads])
+    read_loop = reference.choices[int(np.argmax(of_loop))].loop_name
+    limits = np.nanmedian(np.array([read.gb_per_s_of_node for read in reads]), axis=0)
     of_node = Bandwidth.of(
-        "", counts, tuple(np.nanmedian(np.array(limits), axis=0).tolist()), read_loop=best.loop_name
-    ).totals
+        "", counts, tuple(limits.tolist()), read_loop=read_loop, virtual_nodes=pool.virtual
+    ).totals  # fmt: skip
     return KernelRow(
-        isa=isa, weights=layout.weight_format, activation=activation, batch=batch, threads=pool.num_workers,
+        isa=isa, weights=layout.weight_format, activation=activation, carried=layer.carried, batch=batch,
+        threads=pool.num_workers, virtual_nodes=pool.virtual,
         ms_median=1e3 * median, ms_min=1e3 * min(forward_s), ms_max=1e3 * max(forward_s),
-        gb_per_s=float(np.median(np.array(step_bytes) / np.array(forward_s)) / 1e9),
-        read_limit_gb_per_s=layout.expert_bytes / float(np.median(read_s)) / 1e9, read_loop=best.loop_name,
-        percent_of_read_limit=float(middle), percent_quartiles=(float(low), float(high)),
+        gb_per_s=float(np.median(rates)), read_loop=read_loop,
         gflops=flops / median / 1e9, percent_of_peak=None if np.isnan(of_peak) else float(100 * of_peak),
         tail_percent=None if tail_s is None else 100 * tail_s / (layer.seconds - before),
         tail_us=None if tail_s is None else 1e6 * tail_s / calls,
         gb_per_s_per_node=tuple(node.gb_per_s for node in of_node),
         percent_of_read_limit_per_node=tuple(node.percent_of_read_limit or 0.0 for node in of_node),
         relative_error=error_of(layout.weight_format, isa, activation), num_steps=len(forward_s),
+        **beside_reads(steps, rates),
     )  # fmt: skip
 
 
-def _read_gb_per_s(
-    arena: ExpertArena | NodeArenas, experts: np.ndarray, nodes: np.ndarray, loop: int, pool: Pool, placed: bool
-) -> np.ndarray:
-    """GB/s of each node [N] in one read of these experts, all nodes at once; NaN for a node without bytes."""
-    addresses, nodes, expert_bytes = arena.addresses[experts], nodes[experts], arena.layout.expert_bytes
-    if not placed:
-        return np.array([len(addresses) * expert_bytes / read_once(addresses, expert_bytes, loop, pool) / 1e9])
-    seconds = read_nodes(addresses, nodes, expert_bytes, loop, pool)
-    rates = np.full(pool.num_nodes, np.nan)
-    num_bytes = expert_bytes * np.bincount(nodes, minlength=pool.num_nodes)
-    return np.divide(num_bytes, 1e9 * seconds, out=rates, where=seconds > 0)
+def _paired(reads: list[Read]) -> PairedSteps:
+    return pair_steps(np.array([read.gb_per_s for read in reads]), np.array([read.choice for read in reads]))
+
+
+def _goes_on(elapsed_s: float, seconds: float, reads: list[Read]) -> bool:
+    """At least four steps, and four that can be compared unless they do not come in twice the time and a second."""
+    if elapsed_s < seconds or len(reads) < 5:
+        return True
+    return elapsed_s < 2 * seconds + 1 and int(_paired(reads).kept.sum()) < 4
 
 
 def error_of(weight_format: WeightFormat, isa: str, activation: Activation) -> float:
@@ -250,10 +264,14 @@ def _accuracy_step(arena: ExpertArena) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def bench_kernels(seconds: float, quick: bool = False) -> list[KernelRow]:
-    """All cases that this machine has; ``seconds`` of steps each. Needs up to 3 GB of memory."""
-    supported = {row.isa for row in isa_table() if row.supported}
-    cases = [case for case in (QUICK if quick else QUICK + MORE) if case[0] in supported]
-    rows = []
+    """All cases, ``seconds`` of steps each; an ISA that cannot run here has one row that says why.
+
+    Needs up to 3 GB of memory.
+    """
+    missing = {row.isa: row.why for row in isa_table() if not row.supported}
+    every = QUICK if quick else QUICK + MORE
+    cases = [case for case in every if case[0] not in missing]
+    rows = [KernelRow.absent(isa, missing[isa]) for isa in dict.fromkeys(case[0] for case in every) if isa in missing]
     with tqdm(total=len(cases), desc="kernels", unit="case") as bar:
         for weight_format in dict.fromkeys(case[1] for case in cases):
             with generated_experts(weight_format) as arena:
@@ -279,4 +297,4 @@ def run(seconds: float = 10.0, quick: bool = False) -> BenchResult:
 
         rows += rows_beside_peers(seconds)
     title = f"expert layers of {HIDDEN_SIZE} x {INTERMEDIATE_SIZE}, top-{TOP_K}, beside a read of as many bytes"
-    return BenchResult(title, [asdict(row) for row in rows])
+    return BenchResult(title, [asdict(row) for row in rows], columns=COLUMNS)

@@ -55,13 +55,13 @@ def _rows(arena: ExpertArena, pool: Pool, isa: str, seconds: float) -> list[Kern
         layer.forward(x, ids, gates, out)
         outside.append(time.perf_counter() - start)
         inside.append(layer.seconds - before)
-    return [_row(isa, where, pool, times) for where, times in (("in the library", inside), ("from Python", outside))]
+    return [_row(isa, where, pool, times) for where, times in (("in library", inside), ("from Python", outside))]
 
 
 def _row(isa: str, where: str, pool: Pool, times: list[float]) -> KernelRow:
     values: dict[str, Any] = dict.fromkeys(KernelRow.__dataclass_fields__)
     values |= {
-        "isa": f"{isa}: empty layer call {where} (gate {GATE_US:.0f} us)", "weights": LAYOUT.weight_format,
+        "isa": f"{isa}: empty call {where} (gate {GATE_US:.0f} us)", "weights": LAYOUT.weight_format,
         "activation": "int8", "batch": 1, "threads": pool.num_workers, "ms_median": 1e3 * float(np.median(times)),
         "ms_min": 1e3 * min(times), "ms_max": 1e3 * max(times), "num_steps": len(times),
     }  # fmt: skip

@@ -33,7 +33,7 @@ import torch
 
 from moelab.bench.generated_checkpoint import Sizes, write_checkpoint
 from moelab.bench.load_memory import measure_load_memory
-from moelab.bench.result import BenchResult
+from moelab.bench.result import BenchResult, Column
 from moelab.engine.direct_reads import open_direct
 from moelab.engine.engine import load
 from moelab.engine.mapped_file import MappedFile
@@ -57,6 +57,16 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("bf16", {"dense_weights": "int8"}),
     ("fused", {"dense_weights": "bf16"}),
 )
+
+
+COLUMNS = (
+    Column("experts", "experts"), Column("linear layers", "linear_layers"), Column("GB", "source_gb"),
+    Column("disk GB/s", "disk_gb_per_s"), Column("copy", "copy_gb_per_s"), Column("cold", "cold_gb_per_s"),
+    Column("of the slower (quartiles)", "cold_ratio_to_slower", "cold_ratio_quartiles"),
+    Column("warm", "warm_gb_per_s"), Column("saved", "saved_gb_per_s"),
+    Column("of disk (quartiles)", "saved_ratio_to_disk", "saved_ratio_quartiles"),
+    Column("memory", "peak_memory_ratio"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -338,4 +348,4 @@ def run(
     folder = None if keep is None else Path(keep)
     rows = bench_loading(seconds, cases=cases, parts=parts or PARTS, rounds=rounds, keep=folder)
     title = "loading generated checkpoints beside the disk and a copy with permutation (gates: 0.8, 1.05 + 200 MB)"
-    return BenchResult(title, [asdict(row) for row in rows])
+    return BenchResult(title, [asdict(row) for row in rows], columns=COLUMNS)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from moelab.bench.result import BenchResult
+from moelab.bench.result import BenchResult, Column
 from moelab.domain.lossy import Lossy
 from moelab.domain.trace import Phase
 from moelab.engine.engine import Engine, load
@@ -37,6 +37,12 @@ MODES: tuple[tuple[Activation, str, str], ...] = (
     ("int8", "float32", "float32"), ("int8", "float32", "bf16"), ("int8", "float32", "int8"),
     ("int8", "float32", "int4"),
 )  # fmt: skip
+COLUMNS = (
+    Column("results", "lossy"), Column("experts", "activation"), Column("carried", "carried"),
+    Column("dense path", "dense_dtype"), Column("linear layers", "dense_weights"), Column("NLL", "nll"),
+    Column("cost (95%)", "cost", "cost_interval"), Column("tokens", "num_tokens"),
+    Column("misses", "misses_per_layer_step"),
+)  # fmt: skip
 # The first is what the others stand beside.
 LOSSY_MODES = (
     Lossy(),
@@ -52,6 +58,8 @@ _BOOTSTRAP = 2000
 class NllRow:
     """Nats per token; ``cost`` against float32 throughout with its 95% interval over prompts.
 
+    ``carried``: the numbers that ``activation`` is multiplied as.
+
     ``lossy``: ``exact``, or a mode whose cost is against the same engine without it; then ``misses_per_layer_step`` are
     distinct experts that were read from home, ``None`` without a fast tier.
     """
@@ -60,6 +68,7 @@ class NllRow:
     activation: str
     dense_dtype: str
     dense_weights: str
+    carried: str
     nll: float
     cost: float
     cost_interval: tuple[float, float]
@@ -124,7 +133,7 @@ def _row(
     total = counts.sum()
     return NllRow(
         lossy=lossy, activation=engine.activation, dense_dtype=engine.dense_dtype,
-        dense_weights=engine.dense_weights or "torch",
+        dense_weights=engine.dense_weights or "torch", carried=engine.carried,
         nll=float(sums.sum() / total), cost=float((sums - exact).sum() / total),
         cost_interval=_interval(sums - exact, counts), num_tokens=int(total), misses_per_layer_step=misses,
         num_layers=engine.spec.num_moe_layers, num_experts=engine.spec.n_routed_experts,
@@ -172,7 +181,7 @@ def _interval(differences: np.ndarray, counts: np.ndarray) -> tuple[float, float
 def run(seconds: float = 10.0, out: str | None = None) -> BenchResult:
     """``moelab bench nll``: all prompts, whatever ``seconds``. ``out``: the rows as JSON, the table that ships."""
     rows = [{**asdict(row), "measured_with": _measured_with(row)} for row in bench_nll()]
-    result = BenchResult("held-out NLL of nano in every mode, nats per token", rows)
+    result = BenchResult("held-out NLL of nano in every mode, nats per token", rows, columns=COLUMNS)
     if out is not None:
         partial = Path(f"{out}.partial")
         partial.write_text(json.dumps(result.to_dict() | {"date": date.today().isoformat()}, indent=1) + "\n")

@@ -17,7 +17,8 @@ BENCHES = (
 # Options that only one bench has.
 BENCHES_OF_OPTION: dict[str, tuple[str, ...]] = {
     "quick": ("kernels",), "expert_shape": ("engine",), "layers": ("engine",), "experts": ("engine",),
-    "seed": ("placement",), "traces": ("placement",), "parts": ("placement", "loading"), "plans": ("placement",),
+    "seed": ("placement",), "traces": ("placement",), "parts": ("placement", "loading", "recording"),
+    "plans": ("placement",),
     "keep": ("placement", "loading"), "cases": ("loading",), "rounds": ("loading",),
     "out": ("nll", "placement"),
 }  # fmt: skip
@@ -37,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--traces", nargs="+", metavar="TRACE", help="placement: routing (default: nano's capture)")
     parser.add_argument(
         "--parts", nargs="+", metavar="PART",
-        help="placement: core, memory, pieces; loading: cold, warm, saved, memory (default: all)",
+        help="placement: core, memory, pieces; loading: cold, warm, saved, memory; recording: nano, slice, slice-disk "
+        "(default: all)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, metavar="N", help="placement: of the steps that run (default: 0)")
     parser.add_argument("--plans", metavar="FOLDER", help="placement: where plans are kept and taken from")

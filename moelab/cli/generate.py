@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moelab.cli.fast_tier_arguments import fast_tier_summary, print_fast_tier
 from moelab.cli.lossy_arguments import lossy_text, print_lossy
 from moelab.cli.output import print_json
 from moelab.cli.record import add_engine, load_engine
+
+if TYPE_CHECKING:
+    from moelab.engine.engine import Engine
 
 HELP = "generate text with the engine"
 
@@ -24,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, help="sample from the K likeliest tokens")
     parser.add_argument("--top-p", type=float, help="sample from the likeliest tokens of this total probability")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--read-limit", action="store_true",
+        help="measure the read limit in this run (below a second); default: that of a calibration, where there is one",
+    )  # fmt: skip
     add_engine(parser)
 
 
@@ -39,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     engine = load_engine(options)
     rows = []
     for prompt, max_new_tokens in prompts:
-        before = engine.counters
+        before, mark = engine.counters, engine.decode_mark()
         started = time.perf_counter()
         if not options.json:
             print(prompt, end="", flush=True)
@@ -56,6 +65,8 @@ def run(options: argparse.Namespace) -> None:
             pieces.append(piece)
             if not options.json:
                 print(piece, end="", flush=True)
+        use_read_limit(engine, measure=options.read_limit)
+        rates = engine.decode_rates(mark)
         row = {
             "prompt": prompt,
             "text": "".join(pieces),
@@ -64,6 +75,8 @@ def run(options: argparse.Namespace) -> None:
             "expert_bytes_read": engine.counters.expert_bytes - before.expert_bytes,
             "isa": engine.isa,
             "activation": engine.activation,
+            "carried": engine.carried,
+            "decode_rates": None if rates is None else asdict(rates),
         }
         rows.append(row)
         if not options.json:
@@ -73,9 +86,27 @@ def run(options: argparse.Namespace) -> None:
                 f"experts {row['expert_bytes_read'] / 1e9:.3f} GB, {engine.isa}, {engine.activation}]",
                 file=sys.stderr,
             )
+            for name, text in ({} if rates is None else rates.summary()).items():
+                print(f"  {name}: {text}", file=sys.stderr)
     lossy = lossy_text(engine)
     if options.json:
         print_json({"generations": rows, "fast_tier": fast_tier_summary(engine), "lossy": lossy})
     else:
         print_fast_tier(engine)
         print_lossy(engine)
+
+
+def use_read_limit(engine: Engine, measure: bool) -> None:
+    """Percentages of this run are of a limit that is read now, once, or of this machine's calibration; else none."""
+    from moelab.calibration import machine_file
+    from moelab.domain.machine import Machine
+    from moelab.engine.counters import fit_the_cache
+    from moelab.engine.step_rates import KnownLimit
+
+    if engine.read_limit is not None:
+        return
+    if measure:
+        engine.measure_read_limit()
+    elif machine_file().is_file():
+        cached = fit_the_cache(engine.routed)
+        engine.read_limit = KnownLimit.of_machine(Machine.load(machine_file()), engine.pool, cached)

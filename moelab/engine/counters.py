@@ -10,7 +10,8 @@ import numpy as np
 from moelab.domain.machine import Machine
 from moelab.domain.trace import Phase
 from moelab.engine.dense import KernelLinear, KernelMLP
-from moelab.kernels import Bandwidth, Counts, Pool, RoutedExperts, read_limit
+from moelab.engine.step_rates import KnownLimit, StepRates
+from moelab.kernels import Counts, Pool, ReadLimit, RoutedExperts, read_limit
 from moelab.kernels.counts import Counted
 from moelab.kernels.native import Counters as NativeCounters
 
@@ -79,29 +80,45 @@ class PhaseCounts:
         self._last = now
 
 
-def bandwidth_beside_limit(
-    title: str, counts: Counts, dense: Counts, routed: Sequence[RoutedExperts], top_k: int, workers: Pool | None
-) -> Bandwidth:
-    """What was counted, beside the read limit of the experts' own bytes, which is measured now (below a second).
+@dataclass(frozen=True)
+class DecodeMark:
+    """What had been counted in decode at one moment; rates are of the difference of two."""
+
+    routed: Counts
+    dense: Counts
+    step_s: float
+    num_steps: int
+
+    def rates_until(self, later: DecodeMark, limit: KnownLimit | None, virtual: bool) -> StepRates | None:
+        """None where there was no step."""
+        seconds, steps = later.step_s - self.step_s, later.num_steps - self.num_steps
+        return StepRates.of(later.routed - self.routed, later.dense - self.dense, seconds, steps, limit, virtual)
+
+
+def fit_the_cache(routed: Sequence[RoutedExperts]) -> bool:
+    """Whether all routed experts fit the last-level cache: then no limit of memory is theirs."""
+    addresses, _, block_bytes = _blocks(routed)
+    return len(addresses) * block_bytes < Machine.detect().last_level_cache_bytes
+
+
+def limit_of_experts(routed: Sequence[RoutedExperts], top_k: int, workers: Pool | None) -> ReadLimit:
+    """The read limit of the experts' own bytes, measured now (below a second).
 
     Read are seeded random experts, eight times the last-level cache of them, by ``workers``: those that the steps had.
-    ``RuntimeError`` where nothing was counted.
     """
-    if not counts.num_calls.any():
-        raise RuntimeError(f"{title}: expected steps of this phase, got none since loading; generate something first")
     cache_bytes = Machine.detect().last_level_cache_bytes
     addresses, nodes, block_bytes = _blocks(routed)
-    cache_resident = len(addresses) * block_bytes < cache_bytes
     num_read = min(len(addresses), max(2 * top_k, -(-8 * cache_bytes // block_bytes)))
     sample = np.random.default_rng(0).permutation(len(addresses))[:num_read]
-    limit = read_limit(
+    return read_limit(
         addresses[sample], block_bytes, workers, rounds=3, node_of_address=None if nodes is None else nodes[sample]
     )
-    pool = routed[0].pool
-    return Bandwidth.of(
-        title, counts, limit.gb_per_s_of_node, read_loop=limit.loop_name, cache_resident=cache_resident,
-        virtual_nodes=pool is not None and pool.virtual, dense=dense,
-    )  # fmt: skip
+
+
+def known_limit(limit: ReadLimit, routed: Sequence[RoutedExperts]) -> KnownLimit:
+    """That limit with the words for results."""
+    source = f"measured in this run by {limit.num_workers} workers, {limit.loop_name}"
+    return KnownLimit(limit.gb_per_s_of_node, source, fit_the_cache(routed))
 
 
 def _blocks(routed: Sequence[RoutedExperts]) -> tuple[np.ndarray, np.ndarray | None, int]:

@@ -237,7 +237,7 @@ class Engine(Stepper):
         return {
             "model": f"{self.name} ({self.spec.label})",
             "dense path": self.dense_path,
-            "routed experts": f"{self.weight_format} weights, {self.activation} activations, {self.isa} kernels, "
+            "routed experts": f"{self.weight_format} weights, {self._mode} activations, {self.isa} kernels, "
             f"{self.pool.num_workers} workers",
             "kernels": self.routed[0].isa.why,
             "expert memory": self._expert_memory(),
@@ -250,6 +250,11 @@ class Engine(Stepper):
             "tokenizer": "tokenizer.json" if self.codec.tokenizer is not None else "none: give token ids",
             "skipped tensors": ", ".join(f"{n} {kind}" for kind, n in self.num_skipped_tensors.items()) or "none",
         }
+
+    @property
+    def _mode(self) -> str:
+        carried = self.carried
+        return self.activation if carried == self.activation else f"{self.activation} (carried as {carried})"
 
     def _expert_memory(self) -> str:
         placements = [layer.placement for layer in self.routed if layer.placement is not None]

@@ -20,6 +20,7 @@ from moelab.domain.trace import Phase
 from moelab.engine.sampling import Sampling, pick
 
 if TYPE_CHECKING:
+    from moelab.engine.counters import DecodeMark
     from moelab.engine.engine import Engine
 
 FinishReason = Literal["length", "stop"]
@@ -41,6 +42,8 @@ class Sequence:
     finish_reason: FinishReason | None = None
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    decode_from: DecodeMark | None = None  # what had been counted before its first decode step, after its last
+    decode_until: DecodeMark | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt_token_ids:
@@ -88,6 +91,7 @@ def run(
                 sequence.take(engine.prefill(sequence, cache, row, prefill_chunk))
                 sequence.prefill_s = time.perf_counter() - started
                 if sequence.finish_reason is None:
+                    sequence.decode_from = engine.decode_mark()
                     active.append(sequence)
                 else:
                     engine.end_request()
@@ -105,11 +109,14 @@ def run(
             for row in reversed(range(len(stepped))):
                 stepped[row].decode_s += spent
                 if stepped[row].finish_reason is not None:
+                    stepped[row].decode_until = engine.decode_mark()
                     cache.move(len(active) - 1, row)
                     active[row] = active[-1]
                     active.pop()
                     engine.end_request()
             yield from stepped
     finally:
+        for sequence in active:
+            sequence.decode_until = engine.decode_mark()
         if active:  # the caller lost interest, or a step failed
             engine.end_request()

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from moelab.engine.step_rates import StepRates
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Generation:
-    """`text` is None without a tokenizer. `decode_s` counts the steps that the sequence was part of."""
+    """`text` is None without a tokenizer. `decode_s`, `decode_rates`: of the steps that the sequence was part of."""
 
     request: int
     domain: str | None
@@ -27,13 +29,16 @@ class Generation:
     decode_s: float
     isa: str
     activation: str
+    carried: str  # the numbers that the mode's activations are multiplied as
     dense_path: str
     device: str
     fast_tier: str | None = None  # its slots, device (emulated?) and policy
+    decode_rates: StepRates | None = None  # counted; None without a decode step
     lossy: str | None = None  # what changed the results on purpose, and its cost in NLL where it is known
 
     @classmethod
     def of(cls, sequence: Sequence, engine: Engine) -> Generation:
+        start = sequence.decode_from
         return cls(
             request=sequence.request,
             domain=sequence.domain,
@@ -45,9 +50,11 @@ class Generation:
             decode_s=sequence.decode_s,
             isa=engine.isa,
             activation=engine.activation,
+            carried=engine.carried,
             dense_path=engine.dense_path,
             device=str(engine.device),
             fast_tier=None if engine.fast_tier is None else str(engine.fast_tier),
+            decode_rates=None if start is None else engine.decode_rates(start, sequence.decode_until),
             lossy=engine.lossy_with_cost,
         )
 
@@ -70,7 +77,10 @@ class Generation:
             "finished by": self.finish_reason,
             "prefill tok/s": round(self.prefill_tok_per_s, 1),
             "decode tok/s": round(self.decode_tok_per_s, 1),
-            "engine": f"dense {self.dense_path}; experts {self.activation} activations on {self.isa}"
+            **(self.decode_rates.summary() if self.decode_rates else {}),
+            "engine": f"dense {self.dense_path}; experts {self.activation} activations"
+            + (f" (carried as {self.carried})" if self.carried != self.activation else "")
+            + f" on {self.isa}"
             + (f"; fast tier of {self.fast_tier}" if self.fast_tier else "")
             + (f"; {self.lossy}" if self.lossy else ""),
             "text": self.text if self.text is not None else "no tokenizer",

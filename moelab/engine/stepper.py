@@ -24,14 +24,17 @@ from moelab.domain.lossy import Lossy
 from moelab.domain.trace import Phase
 from moelab.engine.between import Between
 from moelab.engine.cache import LatentCache
-from moelab.engine.counters import Counters, DenseLayers, PhaseCounts, bandwidth_beside_limit
+from moelab.engine.counters import Counters, DecodeMark, DenseLayers, PhaseCounts, known_limit, limit_of_experts
 from moelab.engine.dense import KernelLinears
 from moelab.engine.generate import PREFILL_CHUNK, Sequence
 from moelab.engine.holder import Holder
 from moelab.engine.loader import Loaded
+from moelab.engine.step_rates import KnownLimit, StepRates
 from moelab.engine.step_routing import StepRouting
 from moelab.engine.token_rows import TokenRows
 from moelab.kernels.bandwidth import Bandwidth
+from moelab.kernels.counts import Counts
+from moelab.kernels.read_limit import ReadLimit
 
 if TYPE_CHECKING:
     from moelab.engine.fast_tier.fast_tier import FastTier
@@ -75,7 +78,9 @@ class Stepper:
         self.num_steps = 0
         self._request_ended = False
         self._num_tokens = {Phase.PREFILL: 0, Phase.DECODE: 0}
-        self._step_s = 0.0
+        self._step_s = dict.fromkeys(Phase, 0.0)
+        self._num_steps_of_phase = dict.fromkeys(Phase, 0)
+        self.read_limit: KnownLimit | None = None
         self._phase_counts = PhaseCounts(self.routed)
         linears = self.model.linears
         self._dense_counts = PhaseCounts([DenseLayers(linears.made if isinstance(linears, KernelLinears) else [])])
@@ -101,6 +106,11 @@ class Stepper:
         return f"{self.dense_weights} weights, {linears.arithmetic}; attention of prefill {self.dense_dtype}"
 
     @property
+    def carried(self) -> str:
+        """The numbers that the routed experts' activations are multiplied as: those of the mode, or int16."""
+        return self.routed[0].carried
+
+    @property
     def expert_bytes(self) -> int:
         """Bytes of one routed expert in this engine."""
         return self.routed[0].layout.expert_bytes
@@ -111,7 +121,7 @@ class Stepper:
             self.num_steps,
             self._num_tokens[Phase.PREFILL],
             self._num_tokens[Phase.DECODE],
-            self._step_s,
+            sum(self._step_s.values()),
             sum(layer.seconds for layer in self.routed),
             sum(layer.bytes_read for layer in self.routed),
         )
@@ -124,12 +134,44 @@ class Stepper:
         """
         title = f"{self.name}, {phase.name.lower()}: bandwidth by layer and node"
         counts, dense = self._phase_counts.of(phase), self._dense_counts.of(phase)
+        if not counts.num_calls.any():
+            raise RuntimeError(
+                f"{title}: expected steps of this phase, got none since loading; generate something first"
+            )
+        limit = self._measure(phase, counts)
+        known = self.read_limit = known_limit(limit, self.routed)
+        return Bandwidth.of(
+            title, counts, limit.gb_per_s_of_node, read_loop=limit.loop_name, cache_resident=known.cache_resident,
+            virtual_nodes=self.pool.virtual, dense=dense,
+        )  # fmt: skip
+
+    def measure_read_limit(self) -> KnownLimit:
+        """Reads the routed experts now (below a second) by the workers of the latest decode step, kept as `read_limit`.
+
+        Later results have their percentages of it.
+        """
+        self.check_caller()
+        limit = self._measure(Phase.DECODE, self._phase_counts.of(Phase.DECODE))
+        self.read_limit = known_limit(limit, self.routed)
+        return self.read_limit
+
+    def _measure(self, phase: Phase, counts: Counts) -> ReadLimit:
         top_k, program = self.spec.num_experts_per_tok, self.model.last_program
         if phase is Phase.DECODE and program is not None:
             workers = program.pool
         else:
-            workers = self.routed[0].workers(self._num_tokens[phase] * top_k // max(1, int(counts.num_calls[0])))
-        return bandwidth_beside_limit(title, counts, dense, self.routed, top_k, workers)
+            num_tokens = max(1, self._num_tokens[phase] // max(1, int(counts.num_calls[0])))
+            workers = self.routed[0].workers(num_tokens * top_k)
+        return limit_of_experts(self.routed, top_k, workers)
+
+    def decode_mark(self) -> DecodeMark:
+        """What the kernels have counted in decode until now."""
+        routed, dense = self._phase_counts.of(Phase.DECODE), self._dense_counts.of(Phase.DECODE)
+        return DecodeMark(routed, dense, self._step_s[Phase.DECODE], self._num_steps_of_phase[Phase.DECODE])
+
+    def decode_rates(self, since: DecodeMark, until: DecodeMark | None = None) -> StepRates | None:
+        """Counted GB/s of the decode steps between two marks (None: now), beside `read_limit`; None without a step."""
+        return since.rates_until(until or self.decode_mark(), self.read_limit, self.pool.virtual)
 
     def new_cache(self, num_rows: int) -> LatentCache:
         """An empty cache for `num_rows` sequences."""
@@ -207,13 +249,14 @@ class Stepper:
             cache.lengths[index] += num_queries
         self.num_steps += 1
         self._num_tokens[phase] += batch * num_queries
+        self._num_steps_of_phase[phase] += 1
         self._request_ended = False
         # After the step is counted: an observer that raises must not leave the others with a step that never was.
         if routing is not None and rows is not None:
             rows.candidate_scores, rows.stale_gate_experts = routing.candidate_scores, routing.stale_gate_experts
             for observer in list(self.observers):
                 observer(step, rows, routing.expert_ids, routing.gate_weights)
-        self._step_s += time.perf_counter() - started
+        self._step_s[phase] += time.perf_counter() - started
         return logits
 
     @contextmanager

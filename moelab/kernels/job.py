@@ -48,6 +48,14 @@ def activation_code(activation: Activation, weight_format: WeightFormat, isa: st
     return ACTIVATION_CODE[activation]
 
 
+def carried(activation: Activation, weight_format: WeightFormat, isa: str) -> str:
+    """The numbers that a mode multiplies with: its own, or ``int16`` where mode bf16 has those.
+
+    Groups that bf16 suits better stay in it there: see ``activation_code``.
+    """
+    return "int16" if activation_code(activation, weight_format, isa) == INT16_CODE else activation
+
+
 # Addresses are int64: user-space addresses fit, and Numba computes with them.
 MOE_JOB = np.dtype(
     [

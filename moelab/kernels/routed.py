@@ -15,7 +15,7 @@ import numpy as np
 from moelab.domain.trace import NO_EXPERT
 from moelab.kernels import native
 from moelab.kernels.isa import IsaChoice, choose_isa
-from moelab.kernels.job import ACTIVATIONS_OF_FORMAT, Activation
+from moelab.kernels.job import ACTIVATIONS_OF_FORMAT, Activation, carried
 from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.native_phases import NativePhases
 from moelab.kernels.node_placement import NodePlacement
@@ -133,6 +133,11 @@ class RoutedExperts:
             raise ValueError("got placement and node_of_expert, expected one of them")
         if placement.num_nodes not in (1, num_nodes):
             raise ValueError(f"placement: expected the {num_nodes} nodes of the pool; got {placement.num_nodes}")
+
+    @property
+    def carried(self) -> str:
+        """The numbers that activations are multiplied as: those of the mode, or ``int16``."""
+        return carried(self.activation, self.layout.weight_format, self.isa.isa)
 
     @property
     def num_experts(self) -> int:

@@ -12,7 +12,9 @@ from moelab.bench import beside_peers, kernels, layer_call
 from moelab.cli import main
 from moelab.domain.model import ModelSpec
 from moelab.kernels import ExpertArena, Pool, isa_table
+from moelab.kernels.isa import IsaStatus
 from moelab.store import shipped
+from tests.kernels.random_experts import carried_as
 
 KEYS = "isa weights activation batch threads ms_median ms_min ms_max percent_of_read_limit gflops relative_error"
 AVAILABLE = [row.isa for row in isa_table() if row.supported]
@@ -28,7 +30,7 @@ def small(monkeypatch):
 
 
 def test_every_case_of_this_machine_is_a_row(small):
-    rows = [asdict(row) for row in kernels.bench_kernels(0.01)]
+    rows = [asdict(row) for row in kernels.bench_kernels(0.01) if row.batch is not None]
     expected = [case for case in kernels.QUICK + kernels.MORE if case[0] in AVAILABLE]
     assert len(rows) == len(expected)
     assert {(row["isa"], row["weights"], row["activation"], row["batch"]) for row in rows} == {c[:4] for c in expected}
@@ -37,6 +39,23 @@ def test_every_case_of_this_machine_is_a_row(small):
         assert row["ms_min"] <= row["ms_median"] <= row["ms_max"]
         assert row["percent_of_read_limit"] > 0
         assert row["relative_error"] < 0.03
+        assert row["carried"] == carried_as(row["isa"], row["weights"], row["activation"])
+        assert row["virtual_nodes"] is False
+
+
+def test_an_isa_that_the_machine_lacks_is_a_row(small, monkeypatch):
+    """In both forms of the bench; its cases are left out, the others run."""
+    table = [
+        IsaStatus("numba", True, True, ""), IsaStatus("avx512", True, False, "not supported by this CPU"),
+        *(IsaStatus(isa, False, False, "not built") for isa in ("generic", "avx2", "amx")),
+    ]  # fmt: skip
+    monkeypatch.setattr(kernels, "isa_table", lambda: table)
+    rows = kernels.bench_kernels(0.01, quick=True)
+    names = ["avx512: not supported by this CPU", "avx2: not built", "amx: not built"]
+    assert [row.isa for row in rows] == names
+    rows = kernels.bench_kernels(0.01)
+    assert [row.isa for row in rows if row.batch is None] == [*names, "generic: not built"]
+    assert {row.isa for row in rows if row.batch is not None} == {"numba"}
 
 
 def test_an_empty_layer_call_is_two_rows_of_each_isa():
@@ -80,7 +99,13 @@ def test_engine_slice(monkeypatch, capsys):
     tiny = ModelSpec.from_hf_config(json.loads((shipped("nano/model") / "config.json").read_text()))
     monkeypatch.setattr(ModelSpec, "preset", classmethod(lambda cls, name: tiny))
     assert main(["bench", "engine", "--layers", "2", "--experts", "8", "--seconds", "0.01", "--json"]) in (0, None)
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    result = json.loads(capsys.readouterr().out)
+    rows = result["rows"]
+    judged = rows[0]  # int8 with the head: the gate's case
+    assert set(result) == {
+        "title", "rows", "ratio_to_limit", "ms_per_token", "bytes_per_token", "read_limit_gb_per_s",
+    }  # fmt: skip
+    assert all(result[key] == judged[key] for key in set(result) - {"title", "rows"})
     assert [(row["dense_weights"], row["head"]) for row in rows] == [
         ("int8", True), ("int8", False), ("bf16", True), ("bf16", False),
     ]  # fmt: skip
@@ -114,5 +139,6 @@ def test_kernel_rows_by_node(small):
     for got, nodes in ((row, 2), (numba, 1)):
         assert len(got.gb_per_s_per_node) == len(got.percent_of_read_limit_per_node) == nodes
         assert min(got.gb_per_s_per_node) > 0
+    assert row.virtual_nodes
     assert row.tail_us > 0
     assert numba.tail_us is None

@@ -21,6 +21,7 @@ PACKAGE_OF = {"torch": "torch", "ggml": "ggml-python", "kt_kernel": "kt-kernel"}
 GRID_TOLERANCE = {"torch": 0.01, "ggml Q4_0": 0.025, "ggml Q4_K": 0.045, "kt": 0.025}
 BITS = {
     "torch bf16 linear": 16.0,
+    "torch bf16 prepacked": 16.0,
     "torch _weight_int4pack_mm": 5.0,
     "ggml Q4_0 plain": 4.5,
     "ggml Q4_0 repacked": 4.5,

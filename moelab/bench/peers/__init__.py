@@ -11,10 +11,11 @@ from __future__ import annotations
 from moelab.bench.peers.ggml import GgmlQ4K, GgmlQ4KRepacked, GgmlQ40, GgmlQ40Repacked
 from moelab.bench.peers.kt_kernel import KtKernelInt4
 from moelab.bench.peers.peer import Peer
-from moelab.bench.peers.torch_linear import TorchBf16, TorchInt4
+from moelab.bench.peers.torch_linear import TorchBf16, TorchBf16Prepacked, TorchInt4
 
 PEERS: dict[str, type[Peer]] = {
     TorchBf16.name: TorchBf16,
+    TorchBf16Prepacked.name: TorchBf16Prepacked,
     TorchInt4.name: TorchInt4,
     GgmlQ40.name: GgmlQ40,
     GgmlQ40Repacked.name: GgmlQ40Repacked,

@@ -1,6 +1,6 @@
-"""PyTorch on the CPU: bfloat16 ``linear``, and the int4 matrix product ``_weight_int4pack_mm_for_cpu``.
+"""PyTorch on the CPU: bfloat16 ``linear``, plain and prepacked, and int4 by ``_weight_int4pack_mm_for_cpu``.
 
-Three calls for each distinct expert of the step, tokens gathered by expert, the sum over slots in float32. Both keep
+Three calls for each distinct expert of the step, tokens gathered by expert, the sum over slots in float32. All keep
 activations in bfloat16. Knows nothing of time: intra-op threads are a setting of the whole process, so it is put
 in place before each step and put back by ``close``. Floor 6; torch is imported when a peer is made.
 """
@@ -81,6 +81,35 @@ class TorchBf16:
     def close(self) -> None:
         self._weights = []
         self._torch.set_num_threads(self._threads_before)
+
+
+class TorchBf16Prepacked(TorchBf16):
+    """The same by oneDNN on weights in its own blocked order, as a compiled and frozen model has them.
+
+    Packed for PACKED_FOR tokens, for the plain one is asked to reorder its weights at each call of a large batch.
+    """
+
+    name = "torch bf16 prepacked"
+    PACKED_FOR = 128
+
+    @staticmethod
+    def available() -> str | None:
+        reason = why_not("torch")
+        if reason is None:
+            torch = import_module("torch")
+            if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+                return "torch without oneDNN's packed linear layers"
+        return reason
+
+    def _pack(self, matrix: np.ndarray) -> Any:
+        self._matrix_bytes = 2 * matrix.size  # of a packed tensor torch does not say
+        return self._torch.ops.mkldnn._reorder_linear_weight(super()._pack(matrix), self.PACKED_FOR)
+
+    def _num_bytes(self, packed: Any) -> int:
+        return self._matrix_bytes
+
+    def _linear(self, x: Any, packed: Any) -> Any:
+        return self._torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
 
 
 class TorchInt4(TorchBf16):
