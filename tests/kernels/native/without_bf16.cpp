@@ -7,8 +7,8 @@
 static moelab_kernel_table table_of(const char *isa, int32_t format, int32_t mode) {
     moelab_kernel_table table;
     std::memset(&table, 0, sizeof table);
-    table.size = sizeof table;
-    table.version = MOELAB_ABI_VERSION;
+    table.struct_bytes = sizeof table;
+    table.abi_version = MOELAB_ABI_VERSION;
     if (moelab_kernels(isa, format, mode, &table) != MOELAB_OK) std::printf("%s has no kernel of %d\n", isa, format);
     return table;
 }
