@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -177,18 +177,20 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
         return seconds["attend"] + seconds["merge"]
 
     token = step(1)
-    fixed_bytes = part.other_bytes() + sum(linear.num_bytes for linear in linears)
+    other_bytes = part.other_bytes()
     counts_before = Counts.of(engine.routed)
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(step_s) < 8:
         before, linear_before = engine.counters, sum(linear.seconds for linear in linears)
+        bytes_before = _bytes_read(linears)
         attention_before = attention_s()
         # A random token: what the experts of a constant one read would stay in the cache.
         start = time.perf_counter()
         token = step((token + int(rng.integers(1 << 16))) % engine.spec.vocab_size)
         step_s.append(time.perf_counter() - start)
         after = engine.counters
-        step_bytes.append(fixed_bytes + after.expert_bytes - before.expert_bytes)
+        linear_bytes = _bytes_read(linears) - bytes_before
+        step_bytes.append(other_bytes + linear_bytes + after.expert_bytes - before.expert_bytes)
         linear_now = sum(linear.seconds for linear in linears)
         parts.append((after.expert_s - before.expert_s, linear_now - linear_before, attention_s() - attention_before))
         others = addresses[rng.permutation(len(addresses))[:16]]
@@ -209,6 +211,11 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
         routed_percent_of_read_limit_per_node=tuple(node.percent_of_read_limit or 0.0 for node in counted),
         routed_tail_us=counted[0].tail_us_per_call,
     )  # fmt: skip
+
+
+def _bytes_read(linears: Sequence[KernelLinear | KernelMLP]) -> int:
+    """What the kernels counted of them since they were made."""
+    return sum(sum(linear.counters.bytes_of_node) for linear in linears)
 
 
 def run(seconds: float = 10.0, expert_shape: str = "kimi-k2.6", layers: int = 2, experts: int = 64) -> BenchResult:

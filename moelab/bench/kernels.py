@@ -3,9 +3,9 @@
 The work (W1): H 7168, I 2048, top-8, random experts per step over far more bytes than the last-level cache. Steps of
 the kernel and reads of OTHER random experts by the best loop take turns in one process with the same workers; a row is
 the median of the ratios of bytes/s, with its quartiles, of a step and the reads before and after it. Steps between
-unequal reads are left out and counted, the two states of a shared memory are told apart (``memory_states``). Large
-batches are bound by computing and stand beside a register-only loop of the same instruction as well. Absolute figures
-of a shared machine drift, ratios of neighbours do not. Peers: ``peers``. Floor 6, no torch but in peers.
+unequal reads are left out and counted, two states of a shared memory told apart (``memory_states``). Large batches are
+bound by computing and stand beside a register-only loop of the same instruction as well. Absolute figures of a shared
+machine drift, ratios of neighbours do not. Peers: ``peers``. Floor 6, no torch but in peers.
 """
 
 from __future__ import annotations

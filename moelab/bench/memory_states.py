@@ -1,8 +1,8 @@
 """Steps beside the reads before and after them: which are compared, and in which of two states of the memory.
 
-The memory of a shared machine can have two rates that change within a second (here 32 and 62 GB/s for two cores). A step
-whose two reads differ has seen the change, or something like it, and is left out. Knows numbers only: not what a step
-was, nor what was read. Floor 6.
+The memory of a shared machine can have two rates that change within a second (here 32 and 62 GB/s for two cores). A
+step whose two reads differ has seen the change, or something like it, and is left out. Knows numbers only: not what a
+step was, nor what was read. Floor 6.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ MAX_TRIES = 2
 
 @dataclass(frozen=True)
 class Read:
-    """One read: GB/s of all workers and of each node [N] (NaN without bytes), and the number of the choice of its loop."""
+    """One read: GB/s of all workers and of each node [N] (NaN without bytes); number of the choice of its loop."""
 
     gb_per_s: float
     gb_per_s_of_node: np.ndarray
@@ -109,4 +109,3 @@ class ReadReference:
         rates = np.full(self.pool.num_nodes, np.nan)
         np.divide(num_bytes, 1e9 * seconds, out=rates, where=seconds > 0)
         return float(np.nansum(rates)), rates
-

@@ -46,6 +46,8 @@ def run(options: argparse.Namespace) -> None:
     else:
         prompts = [(options.prompt, options.max_new_tokens)]
     engine = load_engine(options)
+    if not options.read_limit:
+        use_calibration(engine)
     rows = []
     for prompt, max_new_tokens in prompts:
         before, mark = engine.counters, engine.decode_mark()
@@ -65,13 +67,15 @@ def run(options: argparse.Namespace) -> None:
             pieces.append(piece)
             if not options.json:
                 print(piece, end="", flush=True)
-        use_read_limit(engine, measure=options.read_limit)
+        seconds = time.perf_counter() - started
+        if options.read_limit and engine.read_limit is None:  # by the workers that the steps had
+            engine.measure_read_limit()
         rates = engine.decode_rates(mark)
         row = {
             "prompt": prompt,
             "text": "".join(pieces),
             "new_tokens": len(pieces),
-            "seconds": time.perf_counter() - started,
+            "seconds": seconds,
             "expert_bytes_read": engine.counters.expert_bytes - before.expert_bytes,
             "isa": engine.isa,
             "activation": engine.activation,
@@ -96,17 +100,13 @@ def run(options: argparse.Namespace) -> None:
         print_lossy(engine)
 
 
-def use_read_limit(engine: Engine, measure: bool) -> None:
-    """Percentages of this run are of a limit that is read now, once, or of this machine's calibration; else none."""
+def use_calibration(engine: Engine) -> None:
+    """Percentages of this run are of this machine's calibrated read rates, where there are any for its nodes."""
     from moelab.calibration import machine_file
     from moelab.domain.machine import Machine
     from moelab.engine.counters import fit_the_cache
     from moelab.engine.step_rates import KnownLimit
 
-    if engine.read_limit is not None:
-        return
-    if measure:
-        engine.measure_read_limit()
-    elif machine_file().is_file():
+    if machine_file().is_file():
         cached = fit_the_cache(engine.routed)
         engine.read_limit = KnownLimit.of_machine(Machine.load(machine_file()), engine.pool, cached)

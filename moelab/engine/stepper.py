@@ -160,8 +160,8 @@ class Stepper:
         if phase is Phase.DECODE and program is not None:
             workers = program.pool
         else:
-            num_tokens = max(1, self._num_tokens[phase] // max(1, int(counts.num_calls[0])))
-            workers = self.routed[0].workers(num_tokens * top_k)
+            num_pairs = self._num_tokens[phase] * top_k // max(1, int(counts.num_calls[0]))
+            workers = self.routed[0].workers(max(top_k, num_pairs))
         return limit_of_experts(self.routed, top_k, workers)
 
     def decode_mark(self) -> DecodeMark:
