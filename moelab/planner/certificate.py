@@ -31,7 +31,7 @@ AIM = 0.02
 
 MOST_STEPS = 256
 MOST_NODES = 6
-ATTEMPTS, LONG_ATTEMPTS, LONGER = 8, 4, 10
+ATTEMPTS, LONG_ATTEMPTS, LONGER = 8, 2, 10
 """Annealings of the sample, and those that are ``LONGER`` times as long: they find more where experts are many and
 used alike, and less here and there (``docs/log.md``)."""
 
