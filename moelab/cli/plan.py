@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from moelab.cli.output import print_json, print_rows
+from moelab.cli.plan_certificates import FLAGS as CERTIFICATE_FLAGS
+from moelab.cli.plan_certificates import add_certificates, certificates_of, check_certificates, print_certificates
 from moelab.cli.trace_arguments import PHASES, add_machine, add_trace, check_phase, load_trace
 
 NODE_FLAGS = ("--nodes", "--extra-memory", "--node-bytes", "--node-rates", "--batch", "--steps", "--certificate",
-              "--certificate-steps", "--certificate-layer")  # fmt: skip
+              *CERTIFICATE_FLAGS)  # fmt: skip
 HELP = "find a placement for a trace and write the plan"
 
 
@@ -40,13 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", choices=("step", "token"), help="steps as recorded (default), or each token its own (prefill traces)"
     )
-    parser.add_argument(
-        "--certificate", type=float, metavar="SECONDS", help="prove a layer's gap by HiGHS on a sample, at most so long"
-    )
-    parser.add_argument(
-        "--certificate-steps", type=int, metavar="S", help="steps of that sample, at most 256 (default: 128)"
-    )
-    parser.add_argument("--certificate-layer", type=int, metavar="L", help="its layer (default: the one in the middle)")
+    add_certificates(parser)
     parser.add_argument("--phase", choices=PHASES, help="tokens to take (default: decode; for nodes what there is)")
     parser.add_argument(
         "--held-out", type=float, default=0.25, metavar="F", help="share of the requests to score on (default: 0.25)"
@@ -70,7 +66,9 @@ def run(options: argparse.Namespace) -> None:
     knows_bytes = 0 not in trace.header.expert_bytes
     if options.expert_bytes:
         shared["expert_bytes"], knows_bytes = parse_bytes(options.expert_bytes), True
+    check_certificates(options, trace.header.num_layers)
     proof: dict[str, Any] = {}
+    printed: dict[str, Any] = {}
     if name in FAST_TIER_PLANNERS:
         from moelab.calibration import resolve_machine
 
@@ -85,14 +83,16 @@ def run(options: argparse.Namespace) -> None:
         slots = {"fast_slots": [each * trace.header.num_layers for each in options.slots]} if options.slots else {}
         plan = PLANNERS[name](trace, **slots, **shared)
         if options.certificate:
-            proof["certificate"] = _certificate(trace, plan, shared, options)
-    summary = {**plan.summary(), **proof.get("certificate", {})}
+            proof, printed = certificates_of(trace, plan, shared, options)
+    summary = {**plan.summary(), **printed}
     plan = plan.model_copy(update={"prediction": {**plan.prediction, **proof}})
     plan.save(options.out)
     if options.json:
         print_json({"plan": options.out, "planner": plan.planner, **plan.prediction})
     else:
         print_rows(f"plan written to {options.out}", summary)
+        if "certificates" in proof:
+            print_certificates(proof["certificates"])
         if words := _in_words(plan.prediction):
             print(words)
         if not knows_bytes:
@@ -129,8 +129,7 @@ def _check_budget(options: argparse.Namespace, name: str, is_fast: bool) -> None
     elif (name == "joint") != bool(options.slots):
         says = "needs --slots N of each fast tier" if name == "joint" else "places nodes alone: leave --slots out"
         raise ValueError(f"planner {name} {says}")
-    if not options.certificate and (options.certificate_steps or options.certificate_layer is not None):
-        raise ValueError("--certificate-steps and --certificate-layer say of what --certificate SECONDS is: give that")
+    check_certificates(options)
 
 
 def _node_options(options: argparse.Namespace, trace: Any) -> dict[str, Any]:
@@ -155,19 +154,3 @@ def _node_options(options: argparse.Namespace, trace: Any) -> dict[str, Any]:
         "phase": check_phase(trace, phase),
         "machine": resolve_machine(options.machine) if options.machine else None,
     }
-
-
-def _certificate(trace: Any, plan: Any, shared: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from moelab.planner.certificate import certificate
-    from moelab.planner.node_plan import masks_of_plan
-    from moelab.planner.node_problem import node_problem
-
-    layer = trace.header.num_layers // 2 if options.certificate_layer is None else options.certificate_layer
-    proof = certificate(
-        node_problem(trace, **shared), masks_of_plan(plan), layer=layer, num_steps=options.certificate_steps or 128,
-        time_limit_s=options.certificate,
-    )  # fmt: skip
-    of = f"layer {layer} on {proof.num_steps} planning steps: this plan, and an annealing of these steps alone"
-    return {"of": of, **asdict(proof)}

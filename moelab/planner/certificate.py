@@ -1,9 +1,10 @@
 """certificate: how far a plan and annealing are from the optimum of one layer, proven on a sample of steps.
 
 Floor 3. At most 256 planning layer-steps; the same ones score the plan as it is written, are annealed by themselves,
-and are given to branch and bound, whose dual bound no placement with these budgets beats: on two nodes without copies
-our own (``imbalance_tree``), else HiGHS on a mixed-integer program (``placement_program``). Where HiGHS' program of all
-steps is too hard, programs of ``PARTS - 1`` in ``PARTS`` of them are not: each part is left out once, so every step
+and are given to branch and bound, whose dual bound no placement with these budgets beats: on two nodes our own
+(``imbalance_tree``), which first rules out what is more than ``AIM`` below annealing and then all that is below it;
+on more nodes HiGHS on a mixed-integer program (``placement_program``). Where HiGHS' program of all steps is too hard,
+programs of ``PARTS - 1`` in ``PARTS`` of them are not: each part is left out once, so every step
 counts as often, and the mean over the programs bounds the mean over the steps (the minimum of a sum is not below the
 sum of the minima). The better of both bounds stands; where both end at the time limit there is a gap, which is
 reported.
@@ -25,9 +26,15 @@ from moelab.planner.node_problem import NodeProblem
 from moelab.planner.placement_program import floors_of, solve
 from moelab.planner.step_maximum import step_maxima
 
+AIM = 0.02
+"""Of a first pass on two nodes: the gap that M1 of the plans asks for, proven far sooner than the optimum."""
+
 MOST_STEPS = 256
 MOST_NODES = 6
-ATTEMPTS = 8
+ATTEMPTS, LONG_ATTEMPTS, LONGER = 8, 2, 10
+"""Annealings of the sample, and those that are ``LONGER`` times as long: they find more where experts are many and
+used alike, and less here and there (``docs/log.md``)."""
+
 PARTS = 4
 MOST_TOGETHER = 192
 FIRST_SHARE, FIRST_SHARE_OF_MORE = 0.75, 0.15
@@ -44,7 +51,8 @@ class Certificate:
     minus 1. ``milp``: of a placement better than ``annealed`` that the search found, ``None`` without one;
     ``is_optimal``: the bound is the optimum. ``solver``: ``tree`` or ``HiGHS``. ``lp``: the relaxation's bound,
     ``None`` where nothing had to be solved because annealing is at ``floor``, the mean of ceil(K / N).
-    ``num_programs``: 1 where all steps together gave the bound, else ``PARTS``.
+    ``num_programs``: 1 where all steps together gave the bound, else ``PARTS``. ``anneal_s``, ``milp_s`` and the limit
+    are of CPU where ``solver`` is ``tree``, else of the clock.
     """
 
     layer: int
@@ -74,9 +82,11 @@ def certificate(
     time_limit_s: float = 60.0,
     moves_per_expert: float = 4000,
     seed: int = 0,
+    end_at: float = 0.0,
 ) -> Certificate:
     """The certificate of ``layer`` under ``masks`` int64 [L, E] of a plan; fewer steps where the layer has fewer.
 
+    ``end_at``: a gap that is enough; on two nodes the search ends where its first pass has proven it.
     Raises ``ValueError`` for unequal rates, fast tiers, cut experts, or more than ``MOST_NODES`` nodes.
     """
     num_nodes = problem.num_nodes
@@ -88,42 +98,72 @@ def certificate(
         raise ValueError(f"got {num_nodes} nodes, {num_steps} steps, expected up to {MOST_NODES} and {MOST_STEPS}")
     sample = sample_of_layer(problem.train, layer, num_steps, seed)
     copies = np.array([(masks[layer] >> node & 1).sum() for node in range(num_nodes)])
-    begin = time.perf_counter()
+    clock = time.thread_time if num_nodes == 2 else time.perf_counter
+    begin = clock()
     alone = _annealed_alone(problem, sample, masks, layer, moves_per_expert, seed)
-    anneal_s = time.perf_counter() - begin
+    anneal_s = clock() - begin
     of_plan, ours = (float(step_maxima(sample, each, problem.times).mean()) for each in (masks, alone))
     floor = float(floors_of([np.arange(size) for size in sample.sizes], num_nodes).mean())
-    begin = time.perf_counter()
-
-    def program(steps: LayerSteps, known: float, seconds: float) -> tuple[float, float | None, bool, float | None]:
-        sets = [steps.keys[a:b] % problem.shape[1] for a, b in zip(steps.offsets, steps.offsets[1:], strict=False)]
-        if is_tree:
-            return least_imbalance(sets, problem.shape[1], copies, seconds, beat=known)[:4]
-        return solve(sets, problem.shape[1], copies, max(0.1, seconds), beat=known)
-
-    def left() -> float:
-        return time_limit_s - (time.perf_counter() - begin)
-
-    is_tree = num_nodes == 2 and int(copies.sum()) == problem.shape[1] and ours > floor + 1e-9
-    share = 1.0 if is_tree else FIRST_SHARE if sample.num_layer_steps <= MOST_TOGETHER else FIRST_SHARE_OF_MORE
-    bound, found, is_optimal, lp = program(sample, ours, share * time_limit_s)
-    num_programs, parts = 1, np.array_split(np.arange(sample.num_layer_steps), PARTS)
-    if not is_tree and not is_optimal and sample.num_layer_steps % PARTS == 0:
-        bounds = []
-        for index, part in enumerate(parts):
-            rest = sample.take(np.setdiff1d(np.arange(sample.num_layer_steps), part))
-            known = _annealed_alone(problem, rest, masks, layer, moves_per_expert, seed)
-            of_rest = float(step_maxima(rest, known, problem.times).mean())
-            bounds.append(program(rest, of_rest, left() / (PARTS - index))[0])
-        mean = _whole_steps(float(np.mean(bounds)), sample.num_layer_steps)
-        if mean > bound:
-            bound, num_programs = mean, PARTS
+    is_tree = num_nodes == 2 and ours > floor + 1e-9
+    begin, num_programs = clock(), 1
+    if is_tree:
+        bound, found, is_optimal, lp = _by_tree(problem, sample, copies, ours, time_limit_s, end_at)
+        bound = max(bound, floor)
+    else:
+        bound, found, is_optimal, lp, num_programs = _by_programs(
+            problem, sample, masks, layer, copies, ours, time_limit_s, moves_per_expert, seed
+        )
     return Certificate(
         layer=layer, num_steps=sample.num_layer_steps, plan=of_plan, annealed=ours, bound=bound,
         plan_gap=of_plan / bound - 1, gap=ours / bound - 1, milp=found, is_optimal=is_optimal or bound >= ours, lp=lp,
-        floor=floor, num_programs=num_programs, anneal_s=anneal_s, milp_s=time.perf_counter() - begin,
-        time_limit_s=time_limit_s, solver="tree" if is_tree else "HiGHS",
+        floor=floor, num_programs=num_programs, anneal_s=anneal_s, milp_s=clock() - begin, time_limit_s=time_limit_s,
+        solver="tree" if is_tree else "HiGHS",
     )  # fmt: skip
+
+
+def _sets(problem: NodeProblem, steps: LayerSteps) -> list[np.ndarray]:
+    return [steps.keys[a:b] % problem.shape[1] for a, b in zip(steps.offsets, steps.offsets[1:], strict=False)]
+
+
+def _by_tree(
+    problem: NodeProblem, sample: LayerSteps, copies: np.ndarray, ours: float, time_limit_s: float, end_at: float
+) -> tuple[float, float | None, bool, float | None]:
+    """What ``least_imbalance`` proves: first that nothing is below ``ours`` by more than ``AIM``, then by anything."""
+    sets, num_steps, begin = _sets(problem, sample), sample.num_layer_steps, time.thread_time()
+    aim = _whole_steps(ours / (1 + max(AIM, end_at)), num_steps)
+    bound, found, is_done, lp = least_imbalance(sets, problem.shape[1], copies, time_limit_s, beat=aim)[:4]
+    left = time_limit_s - (time.thread_time() - begin)
+    if found is not None or aim >= ours - 1e-9 or not is_done:
+        return bound, found, is_done and (found is not None or aim >= ours - 1e-9), lp
+    if ours / bound - 1 <= end_at or left <= 0:
+        return bound, None, False, lp
+    again, found, is_done, lp = least_imbalance(sets, problem.shape[1], copies, left, beat=ours)[:4]
+    return max(bound, again), found, is_done, lp
+
+
+def _by_programs(
+    problem: NodeProblem, sample: LayerSteps, masks: np.ndarray, layer: int, copies: np.ndarray, ours: float,
+    time_limit_s: float, moves: float, seed: int,
+) -> tuple[float, float | None, bool, float | None, int]:  # fmt: skip
+    """What HiGHS proves of all steps, or of the programs that leave a part out, and how many programs gave it."""
+    begin, num_steps = time.perf_counter(), sample.num_layer_steps
+
+    def program(steps: LayerSteps, known: float, seconds: float) -> tuple[float, float | None, bool, float | None]:
+        return solve(_sets(problem, steps), problem.shape[1], copies, max(0.1, seconds), beat=known)
+
+    share = FIRST_SHARE if num_steps <= MOST_TOGETHER else FIRST_SHARE_OF_MORE
+    bound, found, is_optimal, lp = program(sample, ours, share * time_limit_s)
+    if is_optimal or num_steps % PARTS:
+        return bound, found, is_optimal, lp, 1
+    bounds = []
+    for index, part in enumerate(np.array_split(np.arange(num_steps), PARTS)):
+        rest = sample.take(np.setdiff1d(np.arange(num_steps), part))
+        known = _annealed_alone(problem, rest, masks, layer, moves, seed)
+        of_rest = float(step_maxima(rest, known, problem.times).mean())
+        left = time_limit_s - (time.perf_counter() - begin)
+        bounds.append(program(rest, of_rest, left / (PARTS - index))[0])
+    mean = _whole_steps(float(np.mean(bounds)), num_steps)
+    return (mean, found, False, lp, PARTS) if mean > bound else (bound, found, False, lp, 1)
 
 
 def _whole_steps(mean: float, num_steps: int) -> float:
@@ -145,10 +185,10 @@ def _annealed_alone(
     """Best of some annealings of the sample, which is small enough for luck to matter; copies keep their numbers."""
     best, least = masks, step_maxima(sample, masks, problem.times).mean()
     room = np.zeros(problem.num_nodes, np.int64)
-    for attempt in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS + LONG_ATTEMPTS):
         tried = annealed(
-            problem, sample, masks, moves_per_expert=moves, room=room, seed=seed + attempt, only_layer=layer, hot=2.0,
-            cold=0.05,
+            problem, sample, masks, moves_per_expert=moves * (1 if attempt < ATTEMPTS else LONGER), room=room,
+            seed=seed + attempt, only_layer=layer, hot=2.0, cold=0.05,
         )  # fmt: skip
         value = step_maxima(sample, tried, problem.times).mean()
         if value < least:

@@ -1,15 +1,18 @@
-"""imbalance_dual: a lower bound of what two nodes differ by, summed over steps, while some experts are free.  Floor 3.
+"""imbalance_dual: a lower bound of what two nodes differ by, copies included, while some experts are free.  Floor 3.
 
-With s[e] = 1 on node 0, -1 on node 1 and v[t] the sum of s over the experts of step t, the fullest node holds
-(K[t] + |v[t]|) / 2, and |v[t]| is at least odd[t] = K[t] mod 2. For every lambda in [-1, 1]^T and every nu,
+With v[t] the experts of step t on node 0 alone minus those on node 1 alone, and c[t] those on both, the fullest node
+holds (K[t] + max(|v[t]| - c[t], odd[t])) / 2, odd[t] = K[t] mod 2. For every |lambda[t]| <= mu[t] <= 1, nu and rho,
 
-    sum_t max(|v[t]|, odd[t])  >=  D = sum_t odd[t] (1 - |lambda[t]|) - nu balance + sum_e s[e] g[e],
-    g[e] = nu + sum over the steps of e of lambda[t],
+    sum_t max(|v[t]| - c[t], odd[t])  >=  D = sum_t odd[t] (1 - mu[t]) - nu balance - rho R + sum_e least(e),
 
-where a free expert counts as -|g[e]|. So whatever the ascent does, D is a bound; it is that of the linear relaxation
-(least absolute residuals) at the best lambda. Ascent: primal-dual hybrid gradient (Chambolle and Pock 2011) with the
-diagonal steps of Pock and Chambolle 2011, restarted from its average where that is better (Applegate et al. 2021,
-PDLP): two sparse products an iteration, microseconds each, where a simplex takes milliseconds. Does not know the tree.
+least(e) = the least of g[e] on node 0, -g[e] on node 1, h[e] on both, of those that e may be;
+g[e] = nu + the sum of lambda, h[e] = rho - the sum of mu over the steps of e; R: experts on both.
+
+So whatever the ascent does, D is a bound; it is that of the linear relaxation at the best multipliers. Ascent:
+primal-dual hybrid gradient (Chambolle and Pock 2011) with the diagonal steps of Pock and Chambolle 2011, restarted from
+its average where that is better (Applegate et al. 2021, PDLP): two sparse products an iteration, microseconds each,
+where a simplex takes milliseconds. An expert's (sign, share alone) and a step's (lambda, mu) lie in one triangle,
+|x| <= y <= 1. Without copies mu = 1, or |lambda| in odd steps. Does not know the tree.
 """
 
 from __future__ import annotations
@@ -18,118 +21,207 @@ from moelab.planner.compiled import compiled
 
 NEVER = -1e18
 
+ON_0, ON_1, ON_BOTH = 1, 2, 4
+"""What an expert may be: a sum of these; one of them alone: fixed."""
+
+STEP_ROWS = 6
+LAMBDA, MU, BEST_LAMBDA, BEST_MU, _SUM_LAMBDA, _SUM_MU = range(STEP_ROWS)
+EXPERT_ROWS = 12
+SIGN, ALONE, MEAN_SIGN, MEAN_ALONE, SLOPE, COST_OF_BOTH = range(6)
+_AHEAD_SIGN, _AHEAD_ALONE, _LAST_G, _LAST_H, _MEAN_G, _MEAN_H = range(6, EXPERT_ROWS)
+NU, RHO = 0, 1
+
 
 @compiled
 def raise_dual(
-    offsets, experts, first_use, uses, balance, fixed, multipliers, nu, signs, enough, rounds, iterations, least_gain,
-    best_multipliers, mean_signs, slope, step_sums, sign_sums, ahead,
+    offsets, experts, first_use, uses, balance, num_both, allowed, prices, enough, rounds, iterations, least_gain,
+    of_steps, of_experts,
 ):  # fmt: skip
-    """(D, its nu) after at most ``rounds`` of ``iterations``, from ``multipliers`` float64 [T], ``nu``, ``signs`` [E].
+    """D after at most ``rounds`` of ``iterations``; ends early at ``enough`` or where a round gains < ``least_gain``.
 
-    ``fixed`` int8 [E]: 1, -1 or 0, free; ``balance``: sum of all s. Ends early at ``enough`` or where a round gains
-    less than ``least_gain``. Written: ``best_multipliers`` [T] and ``slope`` [E] (g) of D, ``mean_signs`` [E], the
-    primal average beside it. Scratch: ``step_sums`` [T], ``sign_sums`` and ``ahead`` [E].
+    ``allowed`` int64 [E]; ``balance``: experts on node 0 alone minus those on node 1 alone; ``prices`` float64 [2]: nu,
+    rho, begun from and left as those of D. ``of_steps`` float64 [STEP_ROWS, T]: begins from ``LAMBDA`` and ``MU``,
+    leaves ``BEST_LAMBDA``, ``BEST_MU``. ``of_experts`` float64 [EXPERT_ROWS, E]: begins from ``SIGN`` and ``ALONE``,
+    leaves ``SLOPE`` and ``COST_OF_BOTH``, g and h of D, and ``MEAN_SIGN`` and ``MEAN_ALONE``, the primal beside it.
     """
-    num_steps, num_experts = len(offsets) - 1, len(fixed)
-    best, best_nu = NEVER, nu
-    for expert in range(num_experts):
-        if fixed[expert] != 0:
-            signs[expert] = fixed[expert]
+    lambdas, mus, sum_lambda, sum_mu = of_steps[LAMBDA], of_steps[MU], of_steps[_SUM_LAMBDA], of_steps[_SUM_MU]
+    signs, alone = of_experts[SIGN], of_experts[ALONE]
+    sum_sign, sum_alone = of_experts[MEAN_SIGN], of_experts[MEAN_ALONE]
+    ahead_sign, ahead_alone = of_experts[_AHEAD_SIGN], of_experts[_AHEAD_ALONE]
+    num_steps, num_experts = len(offsets) - 1, len(allowed)
+    best, best_nu, best_rho, nu, rho = NEVER, prices[NU], prices[RHO], prices[NU], prices[RHO]
     for turn in range(rounds):
-        nu_sum = 0.0
+        nu_sum, rho_sum = 0.0, 0.0
         for step in range(num_steps):
-            step_sums[step] = 0.0
+            sum_lambda[step] = sum_mu[step] = 0.0
         for expert in range(num_experts):
-            sign_sums[expert] = 0.0
+            sum_sign[expert] = sum_alone[expert] = 0.0
         for _ in range(iterations):
-            total = 0.0
+            total, total_both = 0.0, 0.0
             for expert in range(num_experts):
-                after = float(fixed[expert])
-                if fixed[expert] == 0:
-                    gradient = _slope(first_use, uses, multipliers, nu, expert)
-                    after = signs[expert] - gradient / (first_use[expert + 1] - first_use[expert] + 1)
-                    after = min(1.0, max(-1.0, after))
-                ahead[expert] = 2 * after - signs[expert]
-                signs[expert] = after
-                sign_sums[expert] += after
-                total += ahead[expert]
+                may, sign, share = allowed[expert], 0.0, 0.0
+                if may & (may - 1):
+                    gradient, of_share = nu, -rho
+                    for place in range(first_use[expert], first_use[expert + 1]):
+                        gradient += lambdas[uses[place]]
+                    if may & ON_BOTH:
+                        for place in range(first_use[expert], first_use[expert + 1]):
+                            of_share += mus[uses[place]]
+                    stride = 1.0 / (first_use[expert + 1] - first_use[expert] + 1)
+                    sign, share = _nearest(
+                        may, signs[expert] - stride * gradient, alone[expert] - stride * of_share
+                    )  # fmt: skip
+                elif may != ON_BOTH:
+                    sign, share = (1.0 if may == ON_0 else -1.0), 1.0
+                ahead_sign[expert], ahead_alone[expert] = 2 * sign - signs[expert], 2 * share - alone[expert]
+                signs[expert], alone[expert] = sign, share
+                sum_sign[expert] += sign
+                sum_alone[expert] += share
+                total += ahead_sign[expert]
+                total_both += 1 - ahead_alone[expert]
             nu += (total - balance) / num_experts
             nu_sum += nu
+            if num_both:
+                rho += (total_both - num_both) / num_experts
+                rho_sum += rho
             for step in range(num_steps):
                 size = offsets[step + 1] - offsets[step]
-                imbalance = 0.0
+                odd, imbalance, num_alone = size % 2, 0.0, 0.0
                 for place in range(offsets[step], offsets[step + 1]):
-                    imbalance += ahead[experts[place]]
-                moved = multipliers[step] + imbalance / size
-                if size % 2:
-                    moved = moved - 1 / size if moved > 1 / size else min(0.0, moved + 1 / size)
-                multipliers[step] = min(1.0, max(-1.0, moved))
-                step_sums[step] += multipliers[step]
-        last = dual_value(offsets, first_use, uses, balance, fixed, multipliers, nu, 1.0)
-        mean = dual_value(offsets, first_use, uses, balance, fixed, step_sums, nu_sum, 1.0 / iterations)
-        gain = max(last, mean) - best
+                    imbalance += ahead_sign[experts[place]]
+                moved = lambdas[step] + imbalance / size
+                if num_both:
+                    for place in range(offsets[step], offsets[step + 1]):
+                        num_alone += ahead_alone[experts[place]]
+                    moved, mus[step] = _in_triangle(moved, mus[step] + (num_alone - size - odd) / size)
+                else:
+                    if odd:
+                        moved = moved - 1 / size if moved > 1 / size else min(0.0, moved + 1 / size)
+                    moved = min(1.0, max(-1.0, moved))
+                    mus[step] = abs(moved) if odd else 1.0
+                lambdas[step] = moved
+                sum_lambda[step] += moved
+                sum_mu[step] += mus[step]
+        last = dual_value(
+            offsets, first_use, uses, balance, num_both, allowed, lambdas, mus, nu, rho, 1.0, of_experts[_LAST_G],
+            of_experts[_LAST_H],
+        )  # fmt: skip
+        mean = dual_value(
+            offsets, first_use, uses, balance, num_both, allowed, sum_lambda, sum_mu, nu_sum, rho_sum, 1.0 / iterations,
+            of_experts[_MEAN_G], of_experts[_MEAN_H],
+        )  # fmt: skip
+        gain, better = max(last, mean) - best, _LAST_G
+        for expert in range(num_experts):
+            sum_sign[expert] /= iterations
+            sum_alone[expert] /= iterations
         if mean > last:
-            nu = nu_sum / iterations
+            better, nu, rho = _MEAN_G, nu_sum / iterations, rho_sum / iterations
             for step in range(num_steps):
-                multipliers[step] = step_sums[step] / iterations
+                lambdas[step], mus[step] = sum_lambda[step] / iterations, sum_mu[step] / iterations
             for expert in range(num_experts):
-                signs[expert] = sign_sums[expert] / iterations
+                signs[expert], alone[expert] = sum_sign[expert], sum_alone[expert]
         if gain > 0:
-            best, best_nu = max(last, mean), nu
+            best, best_nu, best_rho = max(last, mean), nu, rho
             for step in range(num_steps):
-                best_multipliers[step] = multipliers[step]
+                of_steps[BEST_LAMBDA, step], of_steps[BEST_MU, step] = lambdas[step], mus[step]
             for expert in range(num_experts):
-                mean_signs[expert] = sign_sums[expert] / iterations
+                of_experts[SLOPE, expert] = of_experts[better, expert]
+                of_experts[COST_OF_BOTH, expert] = of_experts[better + 1, expert]
         if best >= enough or (turn > 0 and gain < least_gain):
             break
-    for expert in range(num_experts):
-        slope[expert] = _slope(first_use, uses, best_multipliers, best_nu, expert)
-    return best, best_nu
+    prices[NU], prices[RHO] = best_nu, best_rho
+    return best
 
 
 @compiled
-def dual_value(offsets, first_use, uses, balance, fixed, multipliers, nu, scale):
-    """D of ``scale`` times ``multipliers`` and ``nu``."""
-    value = -scale * nu * balance
+def dual_value(
+    offsets, first_use, uses, balance, num_both, allowed, lambdas, mus, nu, rho, scale, slope, cost_of_both
+):  # fmt: skip
+    """D of ``scale`` times the multipliers and prices; writes its g and h."""
+    value = -scale * (nu * balance + rho * num_both)
     for step in range(len(offsets) - 1):
         if (offsets[step + 1] - offsets[step]) % 2:
-            value += 1.0 - scale * abs(multipliers[step])
-    for expert in range(len(fixed)):
-        slope = scale * _slope(first_use, uses, multipliers, nu, expert)
-        value += slope * fixed[expert] if fixed[expert] != 0 else -abs(slope)
+            value += 1.0 - scale * mus[step]
+    for expert in range(len(allowed)):
+        of_sign, of_both = nu, rho
+        for place in range(first_use[expert], first_use[expert + 1]):
+            of_sign += lambdas[uses[place]]
+        if num_both:
+            for place in range(first_use[expert], first_use[expert + 1]):
+                of_both -= mus[uses[place]]
+        slope[expert], cost_of_both[expert] = scale * of_sign, scale * of_both
+        value += _least(allowed[expert], slope[expert], cost_of_both[expert])
     return value
 
 
 @compiled
-def _slope(first_use, uses, multipliers, nu, expert):
-    total = nu
-    for place in range(first_use[expert], first_use[expert + 1]):
-        total += multipliers[uses[place]]
-    return total
+def settle(allowed, slope, cost_of_both, value, enough, most_on_0, most_on_1, num_both):
+    """Takes away what the bound ``value`` rules out: False where no placement is left below ``enough``.
+
+    An expert that is not what costs least raises the bound by the difference. ``most_on_0``, ``most_on_1``: experts on
+    that node alone; where as many are fixed, or on both, the others are not. ``allowed`` is of int64: LLVM 20
+    vectorises a store under a condition on bytes wrongly where the CPU has AVX-512 (docs/log.md).
+    """
+    for expert in range(len(allowed)):
+        may, g, h = allowed[expert], slope[expert], cost_of_both[expert]
+        rest = value - _least(may, g, h)
+        keep = (rest + g < enough) * ON_0 + (rest - g < enough) * ON_1 + (rest + h < enough) * ON_BOTH
+        allowed[expert] = may if may & (may - 1) == 0 else may & keep
+    while True:
+        on_0, on_1, on_both, num_left = 0, 0, 0, 0
+        for expert in range(len(allowed)):
+            may = allowed[expert]
+            if may == 0:
+                return False
+            on_0 += may == ON_0
+            on_1 += may == ON_1
+            on_both += may == ON_BOTH
+            num_left += may & (may - 1) != 0
+        if on_0 > most_on_0 or on_1 > most_on_1 or on_both > num_both:
+            return False
+        keep = (on_0 < most_on_0) * ON_0 + (on_1 < most_on_1) * ON_1 + (on_both < num_both) * ON_BOTH
+        if num_left == 0 or keep == ON_0 + ON_1 + ON_BOTH:
+            return True
+        is_changed = False
+        for expert in range(len(allowed)):
+            may = allowed[expert]
+            after = may if may & (may - 1) == 0 else may & keep
+            is_changed |= after != may
+            allowed[expert] = after
+        if not is_changed:
+            return True
 
 
 @compiled
-def settle(fixed, slope, value, enough, most_on_0, most_on_1):
-    """Fixes what the bound ``value`` with ``slope`` decides: False where no placement is left below ``enough``.
+def _least(may, g, h):
+    least = 1e18
+    if may & ON_0:
+        least = g
+    if may & ON_1:
+        least = min(least, -g)
+    if may & ON_BOTH:
+        least = min(least, h)
+    return least
 
-    A free expert on the side that its slope speaks against costs 2 |g| more; a full node sends the rest to the other.
-    """
-    num_experts, on_0, on_1 = len(fixed), 0, 0
-    for expert in range(num_experts):
-        side = fixed[expert]
-        if side == 0 and value + 2 * abs(slope[expert]) >= enough:
-            side = -1 if slope[expert] > 0 else 1
-        fixed[expert] = side
-        on_0 += side == 1
-        on_1 += side == -1
-    if on_0 == most_on_0 or on_1 == most_on_1:
-        rest = -1 if on_0 == most_on_0 else 1
-        if rest == 1:
-            on_0 = num_experts - on_1
-        else:
-            on_1 = num_experts - on_0
-        # Stored whether free or not: LLVM 20 vectorises a store under a condition on these bytes wrongly where the CPU
-        # has AVX-512, and fixed experts changed sides (docs/log.md).
-        for expert in range(num_experts):
-            fixed[expert] = rest if fixed[expert] == 0 else fixed[expert]
-    return on_0 <= most_on_0 and on_1 <= most_on_1
+
+@compiled
+def _nearest(may, sign, share):
+    """The point of the states in ``may``, two or three, that is nearest to (sign, share alone)."""
+    if may == ON_0 + ON_1:
+        return min(1.0, max(-1.0, sign)), 1.0
+    if may == ON_0 + ON_1 + ON_BOTH:
+        return _in_triangle(sign, share)
+    side = 1.0 if may & ON_0 else -1.0
+    share = min(1.0, max(0.0, (side * sign + share) / 2))
+    return side * share, share
+
+
+@compiled
+def _in_triangle(x, y):
+    """The nearest point with |x| <= y <= 1."""
+    side = 1.0 if x >= 0 else -1.0
+    x = abs(x)
+    if x <= y:
+        return side * min(1.0, x), min(1.0, y)
+    y = min(1.0, max(0.0, (x + y) / 2))
+    return side * y, y

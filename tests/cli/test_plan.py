@@ -74,6 +74,27 @@ def test_certificate_is_of_the_plan(folder, tmp_path, capsys):
     assert proof["plan_gap"] >= proof["gap"]
 
 
+def test_certificates_of_all_layers(folder, tmp_path, capsys):
+    """Three layers, each as it is proven alone; what they come to; and a row for each."""
+    out = tmp_path / "plan.json"
+    arguments = ["plan", str(folder), "--planner", "round_robin", "--nodes", "2", "--extra-memory", "0.1",
+                 "--certificate", "20", "--certificate-steps", "30", "--out", str(out)]  # fmt: skip
+    assert main([*arguments, "--certificate-layer", "all", "--json"]) == 0
+    says = json.loads(capsys.readouterr().out)
+    assert Plan.load(out).prediction["certificates"] == says["certificates"]
+    assert [each["layer"] for each in says["certificates"]] == [0, 1, 2]
+    assert main([*arguments, "--certificate-layer", "2", "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)["certificate"]
+    assert [says["certificates"][2][key] for key in ("bound", "annealed")] == [alone["bound"], alone["annealed"]]
+    sums, gaps = says["certificates_summary"], [each["gap"] for each in says["certificates"]]
+    assert (sums["certificates"], sums["largest_gap"]) == (3, max(gaps))
+    assert sums["within_2%"] == sum(gap <= 0.02 for gap in gaps)
+    assert main([*arguments, "--certificate-layer", "all", "--certificate-gap", "0.02"]) == 0
+    printed = capsys.readouterr().out
+    assert [f"| {layer} | 30 |" in printed for layer in range(4)] == [True, True, True, False]
+    assert "within 2%" in printed
+
+
 def test_joint_takes_slots_of_each_fast_tier(folder, tmp_path):
     out = tmp_path / "plan.json"
     assert main(["plan", str(folder), "--planner", "joint", "--slots", "2", "1", "--out", str(out)]) == 0
@@ -101,6 +122,9 @@ def test_prefill_trace_without_a_phase(tmp_path):
         (["--planner", "anneal", "--slots", "2"], "leave --slots out"),
         (["--planner", "frequency", "--slots", "2", "--batch", "2"], "--batch: planner frequency fills a fast tier"),
         (["--planner", "anneal", "--certificate-steps", "9"], "give that"),
+        (["--planner", "anneal", "--certificate-gap", "0.02"], "give that"),
+        (["--planner", "anneal", "--certificate", "9", "--certificate-layer", "3"], "expected 0 to 2, or all"),
+        (["--planner", "anneal", "--certificate", "9", "--certificate-layer", "two"], "a layer's number, or all"),
         (["--planner", "anneal", "--node-bytes", "30kB", "30kB", "--extra-memory", "0.1"], "expected one of both"),
         (["--planner", "anneal", "--node-bytes", "30kB", "--nodes", "2"], "expected 2 numbers that hold all experts"),
         (["--planner", "joint"], "needs --slots N"),

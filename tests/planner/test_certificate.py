@@ -90,17 +90,48 @@ def test_a_limit_that_is_too_short_leaves_a_gap_and_says_so():
 
 def test_programs_of_parts_bound_what_one_program_does_not(monkeypatch):
     """Without time for all steps together: the mean over parts left out is a bound, and near the optimum."""
-    trace = seeded_trace(3, num_requests=8, num_experts=16, top_k=4, decode_tokens=30)
-    problem = node_problem(trace, nodes=2, extra_memory=0.125, steps="token", held_out=0.5)  # copies: HiGHS
+    trace = seeded_trace(3, num_requests=8, num_experts=12, top_k=4, decode_tokens=30)
+    problem = node_problem(trace, nodes=3, steps="token", held_out=0.5)  # three nodes: HiGHS
     masks = balanced_with_replicas(problem)
-    whole = certificate(problem, masks, layer=1, num_steps=48, time_limit_s=60)
+    whole = certificate(problem, masks, layer=1, num_steps=32, time_limit_s=60, moves_per_expert=400)
     assert (whole.is_optimal, whole.num_programs, whole.solver) == (True, 1, "HiGHS")
     monkeypatch.setattr("moelab.planner.certificate.FIRST_SHARE", 0.0)
-    seen = certificate(problem, masks, layer=1, num_steps=48, time_limit_s=60)
+    seen = certificate(problem, masks, layer=1, num_steps=32, time_limit_s=60, moves_per_expert=400)
     if seen.num_programs == PARTS:  # 0.1 s may be enough for all steps on a fast machine
         assert seen.floor <= seen.bound <= whole.bound + 1e-9
         assert whole.bound <= 1.05 * seen.bound
     assert seen.annealed == whole.annealed
+
+
+@pytest.mark.parametrize("share", [0.0, 0.125])
+def test_two_percent_are_proven_first(share, monkeypatch):
+    """Of a bad annealing nothing is shown but what is found; of a good one the first pass says 2%, the second more."""
+    trace = seeded_trace(3, num_requests=8, num_experts=16, top_k=4, decode_tokens=30, skew=0.3)
+    problem = node_problem(trace, nodes=2, extra_memory=share, steps="token", held_out=0.5)
+    masks = balanced_with_replicas(problem)
+    options = {"layer": 1, "num_steps": 60, "time_limit_s": 60}
+    whole = certificate(problem, masks, **options)
+    sets = [
+        np.sort(sample.keys[a:b] - 16)
+        for sample in [sample_of_layer(problem.train, 1, 60, seed=0)]
+        for a, b in zip(sample.offsets, sample.offsets[1:], strict=False)
+    ]
+    copies = np.array([(masks[1] >> node & 1).sum() for node in range(2)])
+    assert (whole.solver, whole.is_optimal) == ("tree", True)
+    assert whole.bound == pytest.approx(solve(sets, 16, copies, 60)[0])
+    first = certificate(problem, masks, **options, end_at=0.05)
+    assert first.annealed == whole.annealed
+    assert first.gap <= 0.05
+    assert first.bound <= whole.bound + 1e-9
+    if whole.annealed > whole.floor * 1.05:
+        assert not first.is_optimal, "5% are enough, so the optimum was not asked for"
+        assert first.bound < whole.bound
+    monkeypatch.setattr("moelab.planner.certificate._annealed_alone", lambda problem, sample, masks, *rest: masks)
+    bad = certificate(problem, masks, **options)
+    assert bad.annealed == bad.plan
+    assert bad.bound == pytest.approx(whole.bound)
+    assert bad.is_optimal
+    assert bad.milp == (None if bad.annealed == pytest.approx(bad.bound) else pytest.approx(bad.bound))
 
 
 def test_sample_and_refusals():
