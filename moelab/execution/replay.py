@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from moelab.calibration import resolve_machine
 from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
+from moelab.domain.node_slowness import NodeSlowness, node_slowness
 from moelab.domain.plan import Plan
 from moelab.domain.plan_copies import Copies
 from moelab.domain.trace import Phase, Trace
@@ -78,8 +79,9 @@ def replay(
     second prediction by those times; cache and memory sizes are always those of this machine.
     ``virtual_nodes`` divides cores and memory of this machine into so many nodes; a plan of more nodes than the machine
     has gets as many without being asked, and a note says so. On several nodes, real or virtual,
-    every expert has its place (the plan's, else round-robin) and is read by its own node's workers; the outputs are the
-    same bit for bit. Only native ISAs know nodes.
+    every expert has its place (the plan's, else round-robin) and is read by its own node's workers; of several copies
+    dispatch takes one by the rates that the plan was made for, else by ``machine``'s (``slowness_of`` of the row); the
+    outputs are the same bit for bit. Only native ISAs know nodes.
     ``on_prediction`` receives each prediction before its row is measured, and ``predictions`` of the result
     keeps it with its time. Raises ``ValueError`` for a plan or checkpoint of another model, or retrained weights,
     ``MemoryError`` where the weights cannot be larger than the cache.
@@ -124,7 +126,7 @@ def replay(
         run = Run(
             trace, plan, simulated, scored_on, machine, Machine.detect(), pool, chosen.isa, tokens,
             trace_name or header.model, plan_name or f"{plan.planner.get('name', 'plan')}, {policy_label(plan)}",
-            progress, predictions, notes, on_prediction,
+            progress, predictions, notes, on_prediction, _told(plan, machine, pool, chosen.isa),
         )  # fmt: skip
         if model_dir is not None:
             rows.append(_own_row(run, model_dir, activation))
@@ -155,7 +157,7 @@ def _own_row(run: Run, model_dir: Path, activation: Activation | None) -> Replay
         header.num_layers, header.num_experts, "none: every layer and expert of the trace has its own weights"
     )
     copies, placement = _placement(run, folding, header.moe_intermediate_size)
-    weights = own(model_dir, isa=run.isa, activation=activation, pool=run.pool, copies=copies, slowness=_slowness(run))
+    weights = own(model_dir, isa=run.isa, activation=activation, pool=run.pool, copies=copies, slowness=run.told.values)
     try:
         return _row("own", run, weights, folding, header.model, header.num_layers, placement)
     finally:
@@ -174,12 +176,9 @@ def _placement(run: Run, folding: Folding, intermediate_size: int | None) -> tup
     return place_on_nodes(run.plan, folding, run.pool.num_nodes, -(-intermediate_size // GROUP))
 
 
-def _slowness(run: Run) -> np.ndarray | None:
-    """Relative time of a byte on each node, as the plan was told; ``None`` (equal) where the machine does not say."""
-    rates = [node.best_read_gb_per_s for node in run.machine.nodes]
-    if len(rates) != run.pool.num_nodes or None in rates:
-        return None
-    return np.array([rates[0] / rate for rate in rates if rate is not None and rates[0] is not None])
+def _told(plan: Plan, machine: Machine, pool: Pool, isa: str) -> NodeSlowness:
+    """What dispatch is told of the nodes."""
+    return NodeSlowness(None, "one node") if isa == "numba" else node_slowness(plan, machine, pool.num_nodes)
 
 
 def _shape_row(run: Run, shape: ModelSpec, activation: Activation | None) -> ReplayRow:
@@ -202,7 +201,7 @@ def _shape_row(run: Run, shape: ModelSpec, activation: Activation | None) -> Rep
             seconds=_GENERATION_S,
             min_bytes=8 * run.here.last_level_cache_bytes,
             copies=copies,
-            slowness=_slowness(run),
+            slowness=run.told.values,
             on_expert=bar.update,
         )
     folding = folding.cut(len(weights.layers))

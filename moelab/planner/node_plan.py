@@ -59,6 +59,7 @@ def node_plan(
             for index, tier in enumerate(problem.tiers)
         },
         keep_home=problem.keep_home,
+        node_rates=problem.rates_said,
         planner={"name": name, **problem.how, **(parameters or {})},
         fingerprints=fingerprints_of(header, problem.trace_fingerprint, problem.machine),
         prediction={
