@@ -24,7 +24,8 @@ from moelab.domain.plan_copies import Copies
 from moelab.domain.trace import Phase, Trace
 from moelab.execution.calibrated import calibrated_steps, times_for
 from moelab.execution.check import check_bytes, max_relative_error
-from moelab.execution.execute import Work, execute, prepare
+from moelab.execution.deciding_bytes import deciding_bytes, slowness_here
+from moelab.execution.execute import execute, prepare
 from moelab.execution.folding import Folding, fold_to_memory
 from moelab.execution.peak_memory import PeakMemory
 from moelab.execution.placement import place_on_nodes
@@ -34,7 +35,6 @@ from moelab.execution.recorded_checkpoint import recorded_checkpoint
 from moelab.execution.result import ReplayResult, ReplayRow
 from moelab.execution.row import assemble
 from moelab.execution.run import Run
-from moelab.execution.served import served
 from moelab.execution.steps import take_steps
 from moelab.execution.weights import ReplayWeights, generated, own
 from moelab.kernels import Activation, ExpertLayout, Pool, choose_isa, read_limit
@@ -221,15 +221,16 @@ def _row(
     kernel = f"{run.isa}/{layout.weight_format}/{layer.activation}"
     cache_rate = _cache_read_gb_per_s(weights, header.top_k) if cache_resident else None
     times = None if cache_resident else times_for(run.machine, weights, run.pool, kernel)
+    slowness, slowness_of = slowness_here(run.machine, run.pool, in_cache=cache_resident)
     peak = PeakMemory()
 
     def work_of(tokens: int):
         steps = take_steps(run.trace, tokens)
         work = prepare(run.trace, steps, folding, layout.hidden_size, layout.expert_bytes)
         return work, predict_row(
-            run.machine, step_bytes=_deciding_bytes(weights, work),
+            run.machine, step_bytes=deciding_bytes(weights, work, slowness),
             step_tokens=np.array([len(ids) for ids in work.ids]), num_layers=folding.num_layers, kernel=kernel,
-            cache_read_gb_per_s=cache_rate,
+            cache_read_gb_per_s=cache_rate, slowness_of=slowness_of if weights.num_nodes > 1 else "one node",
             calibrated=None if times is None else calibrated_steps(times, weights, work),
         )  # fmt: skip
 
@@ -253,18 +254,6 @@ def _row(
         name, run, weights, folding, shape_name, layers, placement, cache_resident, prediction, measured, worst,
         tolerance, peak.peak_bytes(),
     )  # fmt: skip
-
-
-def _deciding_bytes(weights: ReplayWeights, work: Work) -> np.ndarray:
-    """Bytes of each step as the prediction sees them: where the busiest node decides, N times its bytes."""
-    if weights.num_nodes == 1:
-        return work.bytes_of_step
-    nodes = weights.num_nodes
-    busiest = [
-        sum(served(weights.arenas[layer], ids[:, layer]).bytes_of_node(nodes).max() for layer in range(ids.shape[1]))
-        for ids in work.ids
-    ]
-    return nodes * np.array(busiest, np.float64)
 
 
 def _cache_read_gb_per_s(weights: ReplayWeights, top_k: int) -> float:

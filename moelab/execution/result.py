@@ -32,7 +32,7 @@ class ReplayRow:
     the kernels counted; ``bandwidth`` has it by layer too. The read limit of a node is what its workers read of its
     own bytes while all other nodes read theirs, ``read_limit_gb_per_s`` the sum over nodes: an even placement could
     reach it, an uneven one loses percents. ``node_imbalance`` says how uneven it is (bytes of the busiest node over the
-    mean, averaged over layer-steps); the prediction lets the busiest node decide each layer-step. ``slowness``: of a
+    mean, averaged over layer-steps); the prediction lets the slowest node decide each layer-step. ``slowness``: of a
     byte on each node, as dispatch was told (``None``: equal), by whose rates (``slowness_of``).
     """
 
