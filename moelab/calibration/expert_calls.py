@@ -1,4 +1,4 @@
-"""Expert-shaped kernels by turns: whole and in pieces on one node, several nodes at once, reads beside them. Floor 3.
+"""Expert-shaped kernels by turns: whole and in pieces on one node, each node alone, several at once, reads. Floor 3.
 
 Every call takes other experts than the one before it, so that weights larger than the cache come from memory, and
 follows an untimed one of one expert, as a layer follows a layer: after something else it takes a tenth of a millisecond
@@ -8,7 +8,7 @@ more, which no generation pays. Knows which calls there are and runs them in rou
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import psutil
@@ -27,13 +27,18 @@ ON_ONE_NODE = tuple(
     [(experts, 1) for experts in (1, 2, 4)] + [(2, tokens) for tokens in TOKENS[1:]] + [(1, 4), (4, 2), (1, 8)]
 )
 """(distinct experts, tokens of each)."""
+TOKENS_OF_NODES = (1, 4)
+"""Of two experts, on each node alone: few, where reading decides, and many, where cores do."""
 APART = (2, 4)
 """Tokens that each have an expert of their own."""
 
 
 @dataclass(frozen=True)
 class ExpertCalls:
-    """Seconds by call, float64 [rounds]; ``reads`` GB/s of each node by number of busy nodes."""
+    """Seconds by call, float64 [rounds]; ``reads`` GB/s of each node, the slowest, by number of busy nodes.
+
+    ``of_nodes`` by (node, tokens), ``reads_of_nodes`` GB/s by node: each of several nodes alone; ``workers`` [N].
+    """
 
     layout: ExpertLayout
     num_nodes: int
@@ -43,6 +48,9 @@ class ExpertCalls:
     pieces: dict[int, np.ndarray]
     busy: dict[tuple[int, int], np.ndarray]
     reads: dict[int, np.ndarray]
+    of_nodes: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    reads_of_nodes: dict[int, np.ndarray] = field(default_factory=dict)
+    workers: tuple[int, ...] = ()
 
 
 def measure(
@@ -97,10 +105,13 @@ def measure(
 
         return once
 
-    def read(busy: int) -> Callable[[], float]:
+    def alone(node: int, tokens: int) -> Callable[[], float]:
+        return lambda: call(spread, np.tile(rng.permutation(of_node[node])[:2], (tokens, 1)))
+
+    def read(readers: range) -> Callable[[], float]:
         def once() -> float:
-            ids = np.concatenate([rng.permutation(of_node[node])[:4] for node in range(busy)])
-            node = np.repeat(np.arange(busy), 4)
+            ids = np.concatenate([rng.permutation(of_node[node])[:4] for node in readers])
+            node = np.repeat(np.array(readers), 4)
             spent = read_nodes(addresses[ids], node, layout.expert_bytes, loop, pool).max()
             return 4 * layout.expert_bytes / spent / 1e9
 
@@ -114,9 +125,14 @@ def measure(
     for pieces in cuts:
         cases[f"pieces {pieces}"] = together(cut[pieces], 2, 1)
     for busy in range(1, num_nodes + 1):
-        cases[f"read {busy}"] = read(busy)
+        cases[f"read {busy}"] = read(range(busy))
         for tokens in TOKENS_AT_ONCE if busy > 1 else ():
             cases[f"busy {busy} {tokens}"] = at_once(busy, tokens)
+    nodes = range(num_nodes if num_nodes > 1 else 0)
+    for node in nodes:
+        cases[f"read of {node}"] = read(range(node, node + 1))
+        for tokens in TOKENS_OF_NODES:
+            cases[f"node {node} {tokens}"] = alone(node, tokens)
     values = in_rounds(cases, seconds=seconds, seed=seed, on_round=on_round)
     return ExpertCalls(
         layout=layout,
@@ -127,4 +143,7 @@ def measure(
         pieces={pieces: values[f"pieces {pieces}"] for pieces in cuts},
         busy={(b, t): values[f"busy {b} {t}"] for b in range(2, num_nodes + 1) for t in TOKENS_AT_ONCE},
         reads={busy: values[f"read {busy}"] for busy in range(1, num_nodes + 1)},
+        of_nodes={(n, t): values[f"node {n} {t}"] for n in nodes for t in TOKENS_OF_NODES},
+        reads_of_nodes={n: values[f"read of {n}"] for n in nodes},
+        workers=tuple(pool.node_of_worker.count(node) for node in range(num_nodes)),
     )

@@ -2,7 +2,8 @@
 
     call on one node = layer_s + tokens x token_s + distinct experts x expert_s[tokens of each]
 
-over the medians of all kinds of calls. Pieces are ratios to the same experts whole within each round. What is left of
+over the medians of all kinds of calls. Pieces are ratios to the same experts whole within each round, nodes ratios to
+the first node; nodes that are within ``SAME_RATE`` of it in everything count as its equals. What is left of
 calls on several nodes is one share for each number of nodes, over the read rate of its round, so that a machine that
 changes its memory's speed meanwhile changes nothing. Lawson and Hanson (1974) by SciPy.
 """
@@ -13,8 +14,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from moelab.calibration.expert_calls import TOKENS, ExpertCalls
-from moelab.cost_model.node_time import entry_s
-from moelab.domain.expert_times import BusyNodes, ExpertTimes
+from moelab.cost_model.node_time import entry_s, fluid, read_shares
+from moelab.domain.expert_times import SAME_RATE, BusyNodes, ExpertTimes, NodeTimes
 
 SHARPNESSES = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 20.0)
 USUAL_SHARPNESS = 4.0  # what kernels want where rounds tell: docs/log.md
@@ -43,14 +44,17 @@ def fit(calls: ExpertCalls, kernel: str) -> ExpertTimes:
         read_gb_per_s=float(np.median(calls.reads[1])),
         residual=float(np.median(errors)),
         num_calls=sum(
-            len(each) for group in (calls.one_node, calls.apart, calls.pieces, calls.busy) for each in group.values()
+            len(each)
+            for group in (calls.one_node, calls.apart, calls.pieces, calls.busy, calls.of_nodes)
+            for each in group.values()
         ),
     )
+    times = times.model_copy(update={"nodes": _nodes(calls, times)})
     sharpness = _sharpness(calls, times)
     times = times.model_copy(update={"sharpness": sharpness})
-    return times.model_copy(
-        update={"busy": {busy: _busy(calls, times, busy) for busy in range(2, calls.num_nodes + 1)}}
-    )
+    for busy in range(2, calls.num_nodes + 1):
+        times = times.model_copy(update={"busy": times.busy | {busy: _busy(calls, times, busy)}})
+    return times
 
 
 def _rows(calls: ExpertCalls) -> tuple[np.ndarray, np.ndarray]:
@@ -72,15 +76,50 @@ def _factor(pieces: np.ndarray, whole: np.ndarray, overhead_s: float) -> float:
     return float(max(ratio, 0.5))
 
 
+def _nodes(calls: ExpertCalls, times: ExpertTimes) -> tuple[NodeTimes, ...]:
+    """Every node against the first, medians over rounds; none where all are alike."""
+    nodes = []
+    for node, rates in calls.reads_of_nodes.items():
+        factor = {}
+        for number, tokens in calls.of_nodes:
+            if number == node:
+                overhead_s = times.layer_s + tokens * times.token_s
+                here, first = (np.maximum(calls.of_nodes[n, tokens] - overhead_s, 1e-9) for n in (node, 0))
+                factor[tokens] = float(np.median(here / first))
+        rate = times.read_gb_per_s * float(np.median(rates / calls.reads_of_nodes[0]))
+        nodes.append(NodeTimes(workers=calls.workers[node], factor=factor, read_gb_per_s=rate))
+    figures = [value for each in nodes for value in (*each.factor.values(), each.read_gb_per_s / times.read_gb_per_s)]
+    alike = all(abs(value - 1) <= SAME_RATE for value in figures) and len({each.workers for each in nodes}) < 2
+    return () if alike else tuple(nodes)
+
+
+def _first_rates(calls: ExpertCalls, times: ExpertTimes, busy: int) -> np.ndarray:
+    """GB/s [rounds] that the first node has while so many read: the slowest one's, by what it reads alone."""
+    return calls.reads[busy] / read_shares(times)[:busy].min() if times.nodes else calls.reads[busy]
+
+
+def _two_each_s(times: ExpertTimes, tokens: int, busy: int, rate: float) -> float:
+    """Two experts on each of so many nodes; unequal ones are done one after the other."""
+    if not times.nodes:
+        return 2 * float(entry_s(times, 1.0, tokens, busy=busy, read_gb_per_s=rate))
+    node, one = np.arange(busy), np.ones(busy)
+    rates = {busy: rate}
+    work = [
+        2 * entry_s(times, one, tokens, busy=number, read_gb_per_s=rates.get(number), node=node)
+        for number in range(1, busy + 1)
+    ]
+    return float(fluid(np.array(work)[:, None, :])[0])
+
+
 def _allowed(calls: ExpertCalls, times: ExpertTimes, busy: int) -> dict[int, np.ndarray]:
     """By tokens: what the kernels alone and the read rate of the round allow over what the calls took, [rounds]."""
-    unit = times.model_copy(update={"busy": {busy: BusyNodes(read_gb_per_s=1.0, kernel_share=1.0)}})
+    as_allowed = BusyNodes(read_gb_per_s=1.0, kernel_share=1.0)
+    unit = times.model_copy(update={"busy": times.busy | {busy: as_allowed}})
     ratios = {}
     for (number, tokens), seconds in calls.busy.items():
         if number == busy:
             experts = np.maximum(seconds - times.layer_s - tokens * times.token_s, 1e-9)
-            rates = calls.reads[busy]
-            allowed = [2 * float(entry_s(unit, 1.0, tokens, busy=busy, read_gb_per_s=rate)) for rate in rates]
+            allowed = [_two_each_s(unit, tokens, busy, rate) for rate in _first_rates(calls, times, busy)]
             ratios[tokens] = np.array(allowed) / experts
     return ratios
 
@@ -103,4 +142,5 @@ def _sharpness(calls: ExpertCalls, times: ExpertTimes) -> float:
 def _busy(calls: ExpertCalls, times: ExpertTimes, busy: int) -> BusyNodes:
     """Share of what kernels and reads allow: medians over rounds, then over the numbers of tokens."""
     shares = [float(np.median(ratios)) for ratios in _allowed(calls, times, busy).values()]
-    return BusyNodes(read_gb_per_s=float(np.median(calls.reads[busy])), kernel_share=float(np.median(shares)))
+    rates = _first_rates(calls, times, busy)
+    return BusyNodes(read_gb_per_s=float(np.median(rates)), kernel_share=float(np.median(shares)))

@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("new_plan", metavar="PLAN", help="a plan file of `moelab plan`")
     parser.add_argument("--model", default="nano", metavar="DIR", help="a checkpoint folder, or `nano` (default)")
     parser.add_argument("--prompts", required=True, metavar="FILE", help="JSON lines as `moelab record` reads them")
-    parser.add_argument("--machine", metavar="FILE|PRESET", help="tells dispatch how fast each node reads")
+    parser.add_argument(
+        "--machine", metavar="FILE|PRESET", help="how fast nodes read, for dispatch (default: as the plan was made for)"
+    )
     parser.add_argument(
         "--check", action=argparse.BooleanOptionalAction, default=True,
         help="generate every text without the move first, and compare (default)",

@@ -13,10 +13,12 @@ gives to j readers, and the same computing with that read takes
     (computing^p + read of j^p)^(1/p) / kernel_share
 
 which is the kernel's time alone where memory has enough for all, and the time of the read where it has not. (Kernel
-alone in the place of computing would count reading twice.) When a node is done the others go on faster: a fluid. Nodes
-that share nothing have a read rate of j nodes that does not fall with j. Everything is measured (``ExpertTimes``); a
-read rate of the same run may replace the calibrated one, as this house allows. Does not know dispatch, plans or
-attention, nor meetings of the nodes inside a layer-step: whoever has most gate_proj has most down_proj.
+alone in the place of computing would count reading twice.) Nodes that differ have times and read rates of their own
+(``ExpertTimes.nodes``), and others take the same part of each one's rate. When a node is done the others go on faster:
+a fluid. Nodes that share nothing have a read rate of j nodes that does not fall with j. Everything is measured
+(``ExpertTimes``); a read rate of the same run may replace the calibrated one, as this house allows. Does not know
+dispatch, plans or attention, nor meetings of the nodes inside a layer-step: whoever has most gate_proj has most
+down_proj.
 """
 
 from __future__ import annotations
@@ -51,24 +53,52 @@ def piece_factor(times: ExpertTimes, part: Any) -> np.ndarray:
     return np.interp(np.log(1 / np.asarray(part, np.float64)), np.log(known), factors)
 
 
-def entry_s(
-    times: ExpertTimes, part: Any, num_tokens: Any, *, busy: int = 1, read_gb_per_s: float | None = None
-) -> np.ndarray:
-    """Seconds of pieces (``part`` of an expert, 1 for a whole) while ``busy`` nodes work.
+def node_factor(times: ExpertTimes, node: Any, num_tokens: Any) -> np.ndarray:
+    """Time of a whole expert on ``node`` over that on the first; 1 where the nodes are alike."""
+    node, tokens = np.broadcast_arrays(np.asarray(node, np.int64), np.asarray(num_tokens, np.float64))
+    out = np.ones(node.shape)
+    for number, each in enumerate(times.nodes):
+        known = sorted(each.factor)
+        here = node == number
+        out[here] = np.interp(tokens[here], known, [each.factor[n] for n in known])
+    return out
 
-    ``read_gb_per_s``: of each node by a read loop then, instead of the calibrated one; that of a node alone may be
-    higher than calibrated, too. Beyond the numbers of nodes that were measured the largest holds.
+
+def entry_s(
+    times: ExpertTimes,
+    part: Any,
+    num_tokens: Any,
+    *,
+    busy: int = 1,
+    read_gb_per_s: float | None = None,
+    node: Any = 0,
+) -> np.ndarray:
+    """Seconds of pieces (``part`` of an expert, 1 for a whole) on ``node`` while ``busy`` nodes work.
+
+    ``read_gb_per_s``: of the first node by a read loop then, instead of the calibrated one (others in proportion); that
+    of a node alone may be higher than calibrated, too. Beyond the numbers of nodes that were measured the largest
+    holds.
     """
     part = np.asarray(part, np.float64)
     alone = part * whole_expert_s(times, num_tokens) * piece_factor(times, part)
-    read_alone = part * times.expert_bytes / (times.read_gb_per_s * GB)
+    num_bytes = part * times.expert_bytes
+    if times.nodes:  # a node of twice the rate has its bytes as if they were half as many
+        alone = alone * node_factor(times, node, num_tokens)
+        num_bytes = num_bytes / read_shares(times)[np.asarray(node, np.int64)]
+    read_alone = num_bytes / (times.read_gb_per_s * GB)
     if busy == 1 or not times.busy:
         if read_gb_per_s is None or busy > 1:
             return alone
-        return with_reads(alone, read_alone, part * times.expert_bytes / (read_gb_per_s * GB), times.sharpness)
+        return with_reads(alone, read_alone, num_bytes / (read_gb_per_s * GB), times.sharpness)
     known = times.busy[min(busy, max(times.busy))]
-    read = part * times.expert_bytes / ((read_gb_per_s or known.read_gb_per_s) * GB)
+    read = num_bytes / ((read_gb_per_s or known.read_gb_per_s) * GB)
     return with_slower_reads(alone, read_alone, read, times.sharpness) / known.kernel_share
+
+
+def read_shares(times: ExpertTimes) -> np.ndarray:
+    """float64 [N] of unequal nodes: their read rates over that of the first."""
+    rates = np.array([each.read_gb_per_s for each in times.nodes])
+    return rates / rates[0]
 
 
 def with_slower_reads(kernel_s: Any, read_alone_s: Any, read_s: Any, sharpness: float) -> np.ndarray:
@@ -111,20 +141,24 @@ def layer_steps_s(
     """Seconds of S layer-steps, float64 [S].
 
     Entries [M]: in layer-step ``step`` node ``node`` computes ``part`` of an expert for ``num_tokens`` tokens.
-    ``tokens_of_step`` [S]. ``read_gb_per_s``: rate of each node by number of busy nodes, of the run that is predicted.
-    ``in_turn``: nodes that run one after the other and are composed (the slowest alone). Raises ``ValueError`` for
-    arrays of different lengths or a node that does not exist.
+    ``tokens_of_step`` [S]. ``read_gb_per_s``: mean rate of the nodes by number of busy ones, of the run that is
+    predicted. ``in_turn``: nodes that run one after the other and are composed (the slowest alone). Raises
+    ``ValueError`` for arrays of different lengths or a node that does not exist, or has no times of its own.
     """
     if not len(step) == len(node) == len(part) == len(num_tokens):
         raise ValueError(f"entries are {len(step)}, {len(node)}, {len(part)}, {len(num_tokens)}, expected one length")
     if len(node) and not 0 <= int(np.min(node)) <= int(np.max(node)) < num_nodes:
         raise ValueError(f"nodes are {np.min(node)} to {np.max(node)}, expected 0 to {num_nodes - 1}")
+    if times.nodes and num_nodes > len(times.nodes):
+        raise ValueError(f"nodes are {num_nodes}, expected at most the {len(times.nodes)} whose times {times.name} has")
+    mean_share = read_shares(times)[:num_nodes].mean() if times.nodes else 1.0
     num_steps, tokens_of_step = len(tokens_of_step), np.asarray(tokens_of_step)
     cell = np.asarray(step, np.int64) * num_nodes + node
     work = np.empty((num_nodes, num_steps, num_nodes))  # [busy - 1, S, N]
     for busy in range(1, num_nodes + 1):
-        rate = (read_gb_per_s or {}).get(busy)
-        seconds = entry_s(times, part, num_tokens, busy=1 if in_turn else busy, read_gb_per_s=rate)
+        mean_rate = (read_gb_per_s or {}).get(busy)
+        rate = None if mean_rate is None else mean_rate / mean_share
+        seconds = entry_s(times, part, num_tokens, busy=1 if in_turn else busy, read_gb_per_s=rate, node=node)
         work[busy - 1] = np.bincount(cell, seconds, num_steps * num_nodes).reshape(num_steps, num_nodes)
     return times.layer_s + times.token_s * tokens_of_step + (work[0].max(axis=1) if in_turn else fluid(work))
 

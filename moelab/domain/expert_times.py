@@ -6,7 +6,12 @@ Knows the numbers and how they scale with bytes, tokens and pieces. Does not kno
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict, Field
+
+SAME_RATE = 0.05
+"""Read rates of nodes that differ by less count as equal: two runs of one node differ by as much."""
 
 
 class _Document(BaseModel):
@@ -22,6 +27,16 @@ class BusyNodes(_Document):
 
     read_gb_per_s: float = Field(gt=0)
     kernel_share: float = Field(gt=0)
+
+
+class NodeTimes(_Document):
+    """One node beside the first. ``factor``: time of a whole expert here over its time on the first node, by the number
+    of its tokens (straight lines between, the last beyond); ``read_gb_per_s``: of a pure read of its own bytes, alone.
+    """
+
+    workers: int = Field(ge=1)
+    factor: dict[int, float] = Field(min_length=1)
+    read_gb_per_s: float = Field(gt=0)
 
 
 class Uploads(_Document):
@@ -40,12 +55,14 @@ class Uploads(_Document):
 
 
 class ExpertTimes(_Document):
-    """One kernel at one expert shape, on nodes of ``workers_of_node`` workers.
+    """One kernel at one expert shape, on nodes of ``workers_of_node`` workers, or on unequal ``nodes``.
 
     ``kernel``: ``isa/weight format/activation``. ``layer_s``: a layer-step without experts, its call and meetings;
     ``token_s``: each of its tokens (quantising, adding up). ``expert_s``: seconds of one whole expert on one node while
     the others rest, by the number of its tokens. ``piece_factor``: time of an expert cut into so many equal pieces, all
-    on one node, over its time whole. ``busy``: by number of nodes at work, from 2 on;
+    on one node, over its time whole. ``busy``: by number of nodes at work, from 2 on, as the first node would read;
+    ``nodes``: every node where they differ, the first with factors 1; empty: all are as the first, whose all other
+    figures are. ``scaled_by``: said where ``nodes`` were not measured but follow from that.
     ``sharpness``: how abruptly memory takes over from the kernels (``cost_model.node_time``). ``residual``: median
     relative error of the fit over the calls that gave it, ``num_calls``.
     """
@@ -63,12 +80,42 @@ class ExpertTimes(_Document):
     sharpness: float = Field(default=4.0, gt=0)
     busy: dict[int, BusyNodes] = Field(default_factory=dict)
     uploads: Uploads | None = None
+    nodes: tuple[NodeTimes, ...] = ()
+    scaled_by: str | None = None
     residual: float
     num_calls: int
 
     @property
     def name(self) -> str:
-        return f"{self.kernel} at {self.hidden_size} x {self.intermediate_size}"
+        scaled = "" if self.scaled_by is None else f", nodes scaled by {self.scaled_by}"
+        return f"{self.kernel} at {self.hidden_size} x {self.intermediate_size}{scaled}"
+
+    @property
+    def defaults(self) -> set[str]:
+        """Fields that say nothing: a document of before they were there is the same document."""
+        return {name for name in ("nodes", "scaled_by") if not getattr(self, name)}
+
+    def scaled(self, rates: Sequence[float], by: str) -> ExpertTimes:
+        """With nodes whose times are to the first's as their read ``rates`` [N] are, where these differ at all."""
+        if self.nodes or max(rates) <= (1 + SAME_RATE) * min(rates):
+            return self
+        nodes = tuple(
+            NodeTimes(
+                workers=self.workers_of_node,
+                factor={1: rates[0] / rate},
+                read_gb_per_s=self.read_gb_per_s * rate / rates[0],
+            )
+            for rate in rates
+        )
+        return self.model_copy(update={"nodes": nodes, "scaled_by": by})
+
+    def has_workers(self, num_workers: Sequence[int]) -> bool:
+        """Were nodes of so many workers [N] measured? Where nodes were scaled the first one's count."""
+        if self.scaled_by is not None:
+            return num_workers[0] == self.workers_of_node
+        if not self.nodes:
+            return set(num_workers) == {self.workers_of_node}
+        return list(num_workers) == [node.workers for node in self.nodes]
 
     def is_for(self, hidden_size: int | None, intermediate_size: int | None, kernel: str | None = None) -> bool:
         """The same shape, and kernel where one is named."""

@@ -174,8 +174,16 @@ class Machine(_Document):
     def times_of(
         self, hidden_size: int | None, intermediate_size: int | None, kernel: str | None = None
     ) -> ExpertTimes | None:
-        """Calibrated times of that expert shape, of the first kernel where none is named; ``None`` without any."""
-        return next((each for each in self.expert_times if each.is_for(hidden_size, intermediate_size, kernel)), None)
+        """Calibrated times of that expert shape, of the first kernel where none is named; ``None`` without any.
+
+        Calibrated on the first node alone (older files), they are scaled by read rates where these differ, and say so.
+        """
+        found = (each for each in self.expert_times if each.is_for(hidden_size, intermediate_size, kernel))
+        rates = [rate for node in self.nodes if (rate := node.best_read_gb_per_s) is not None]
+        times = next(found, None)
+        if times is None or len(rates) < len(self.nodes):
+            return times
+        return times.scaled(rates, f"read rates of {self.name}")
 
     def fingerprint(self) -> str:
         """Short sha256 of what costs depend on; channels and others' measurements are left out."""
@@ -188,7 +196,7 @@ class Machine(_Document):
             "matrix_unit": True,
             "unified_memory": not self.unified_memory,
             "notes": True,
-            **({} if self.expert_times else {"expert_times": True}),
+            "expert_times": {n: each.defaults for n, each in enumerate(self.expert_times)} or True,
         }
         return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
 

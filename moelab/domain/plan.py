@@ -138,7 +138,9 @@ class Plan(_Document):
 
     ``upload_budget`` is the largest number of uploads in one layer-step, ``None`` without a limit.
     ``keep_home``: an expert on a fast tier keeps its copy in RAM. ``prediction`` is written by the
-    planner, in the units of its keys' names, and is never altered by a measurement.
+    planner, in the units of its keys' names, and is never altered by a measurement. ``node_rates``: GB/s of each node
+    tier, in their order, that the plan was made for and by which dispatch chooses copies (only their ratios matter);
+    ``None``: nobody said them, and they counted as equal.
     """
 
     version: Literal[1] = 1
@@ -152,6 +154,7 @@ class Plan(_Document):
     keep_home: bool = True
     policy: PolicyChoice = PolicyChoice()
     upload_budget: int | None = Field(default=None, ge=0)
+    node_rates: tuple[float, ...] | None = None
     planner: dict[str, Any] = Field(default_factory=dict)
     fingerprints: dict[str, str] = Field(default_factory=dict)
     prediction: dict[str, Any] = Field(default_factory=dict)
@@ -188,8 +191,16 @@ class Plan(_Document):
                 raise ValueError(
                     f"{f.tier}.slots_per_layer has {len(f.slots_per_layer)} entries, expected {self.model.num_layers}"
                 )
+        self._check_node_rates()
         self._check_placements()
         return self
+
+    def _check_node_rates(self) -> None:
+        if self.node_rates is None:
+            return
+        num_nodes = sum(tier.startswith("node") for tier in self.tiers)
+        if len(self.node_rates) != num_nodes or not all(0 < rate < float("inf") for rate in self.node_rates):
+            raise ValueError(f"node_rates are {list(self.node_rates)}, expected {num_nodes} numbers above 0, or none")
 
     def _check_placements(self) -> None:
         model, columns = self.model, self.placements.arrays()
@@ -299,8 +310,9 @@ class Plan(_Document):
             )
 
     def fingerprint(self) -> str:
-        """Short sha256 of what the plan decides (prediction and planner left out)."""
-        text = self.model_dump_json(exclude={"prediction", "planner", "fingerprints"})
+        """Short sha256 of what the plan decides (not prediction and planner); rates that nobody said add none."""
+        left_out = {"prediction", "planner", "fingerprints"} | (set() if self.node_rates else {"node_rates"})
+        text = self.model_dump_json(exclude=left_out)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     # -- files ------------------------------------------------------------------------------------
@@ -343,6 +355,7 @@ class Plan(_Document):
             "policy": self.policy.name,
             "keep_home": self.keep_home,
             "upload budget": "none" if self.upload_budget is None else self.upload_budget,
+            **({} if self.node_rates is None else {"node rates": " : ".join(f"{r:g}" for r in self.node_rates)}),
             **{f"predicted {k.removeprefix('predicted_')}": v for k, v in self.prediction.items()},
         }
 

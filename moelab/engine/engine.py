@@ -263,6 +263,8 @@ class Engine(Stepper):
             num_bytes = sum(int(placement.bytes_of_node.sum()) for placement in placements)
         kind = "virtual nodes" if self.pool.virtual else "nodes"
         nodes = f" on {self.routed[0].num_nodes} {kind}" if self.routed[0].num_nodes > 1 else ""
+        if nodes and placements and (placements[0].slowness != placements[0].slowness[0]).any():
+            nodes += f" (a byte takes {' : '.join(f'{each:.3g}' for each in placements[0].slowness)})"
         return f"{num_bytes / 2**30:.2f} GiB{nodes}, binding {self.binding}"
 
     @property
@@ -300,7 +302,7 @@ def load(
     file: experts are loaded straight into their homes where it names several nodes, its fast tier as by
     `Engine.use_plan`, with `late`. `lossy`: for `Engine.use_lossy`. `virtual_nodes` divides the cores, to try plans of
     several nodes on a machine of one; a plan of more nodes than the machine has gets as many without being asked, which
-    `repr` says. `moelab.apply` changes the plan later, and tells dispatch the rates of nodes. OSError
+    `repr` says. Dispatch is told the rates of nodes that the plan names. `moelab.apply` changes the plan later. OSError
     where the system refuses to bind homes to real nodes (containers), unless `allow_unbound`; see `Engine.binding`.
     """
     chosen = Plan.load(plan) if isinstance(plan, str | Path) else plan

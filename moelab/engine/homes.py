@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moelab.domain.model import ModelSpec
+from moelab.domain.node_slowness import node_slowness
 from moelab.domain.plan import Plan
 from moelab.domain.plan_copies import Copies, copies_on_nodes, has_several
 from moelab.engine.expert_tensors import Strip
@@ -53,6 +54,7 @@ def homes_of_plan(
 ) -> list[NodePlacement]:
     """Empty homes of all layers on the nodes of a plan that names several, to be filled; homeless experts on node 0.
 
+    Dispatch is told the rates that the plan names (equal where it names none).
     Raises `ValueError` for a plan of another model or more nodes than the pool has, `MemoryError` where a node has no
     room, `OSError` where the system refuses to bind memory to it (`allow_unbound`: then it lies where it may).
     """
@@ -63,11 +65,12 @@ def homes_of_plan(
         top_k=spec.num_experts_per_tok, fingerprint=spec.fingerprint,
     )  # fmt: skip
     check_home_bytes(plan, layout)
+    slowness = node_slowness(plan, None, pool.num_nodes).values
     node_of_homeless = np.zeros((plan.model.num_layers, plan.model.num_experts), np.int64)
     copies = copies_on_nodes(plan, node_of_homeless, pool.num_nodes, -(-layout.intermediate_size // GROUP))
     homes = [
         NodePlacement(
-            layout, plan.model.num_experts, of_layer, pool.memory_node_of_node,
+            layout, plan.model.num_experts, of_layer, pool.memory_node_of_node, slowness=slowness,
             **(dispatch_for(len(of_layer[0]), pool.num_nodes) if has_several(of_layer) else {}),
         )
         for of_layer in copies

@@ -54,7 +54,8 @@ def times_for(machine: Machine, weights: ReplayWeights, pool: Pool, kernel: str)
     times = machine.times_of(layout.hidden_size, layout.intermediate_size, kernel)
     if times is None or len(machine.nodes) != weights.num_nodes:
         return None
-    return times if times.workers_of_node == pool.node_of_worker.count(0) else None
+    workers = [pool.node_of_worker.count(node) for node in range(weights.num_nodes)]
+    return times if times.has_workers(workers) else None
 
 
 def calibrated_steps(times: ExpertTimes, weights: ReplayWeights, work: Work) -> CalibratedSteps:

@@ -24,7 +24,8 @@ class Prediction:
     """``read_gb_per_s`` is the limit that the prediction assumed; only it may be replaced afterwards.
 
     ``step_bytes`` and ``step_tokens`` [steps] describe the steps that were to run, ``num_layers`` the
-    layer-steps of each. ``efficiency`` 1 with ``efficiency_measured`` false is a ceiling.
+    layer-steps of each. Of several nodes ``step_bytes`` are those of the slowest (``deciding_bytes``), by whose rates
+    says ``slowness_of``. ``efficiency`` 1 with ``efficiency_measured`` false is a ceiling.
     """
 
     step_bytes: np.ndarray
@@ -35,6 +36,7 @@ class Prediction:
     efficiency_measured: bool
     layer_overhead_s: float
     calibrated: CalibratedSteps | None = None
+    slowness_of: str = "one node"
     made_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
 
     def ms_per_token(self, read_gb_per_s: float | None = None, bytes_share: float = 1.0) -> float:
@@ -61,6 +63,7 @@ class Prediction:
             "efficiency": self.efficiency,
             "efficiency_measured": self.efficiency_measured,
             "layer_overhead_s": self.layer_overhead_s,
+            "slowest_node_by": self.slowness_of,
             "predicted_ms_per_token_calibrated": None if self.calibrated is None else self.calibrated.ms_per_token(),
             "calibrated_times": None if self.calibrated is None else self.calibrated.times.name,
             "steps": len(self.step_bytes),
@@ -69,7 +72,7 @@ class Prediction:
 
 def predict_row(
     machine: Machine, *, step_bytes: np.ndarray, step_tokens: np.ndarray, num_layers: int, kernel: str,
-    cache_read_gb_per_s: float | None = None, calibrated: CalibratedSteps | None = None,
+    cache_read_gb_per_s: float | None = None, calibrated: CalibratedSteps | None = None, slowness_of: str = "one node",
 ) -> Prediction:  # fmt: skip
     """Prediction for one row; ``kernel`` is ``isa/weight format/activation``.
 
@@ -92,4 +95,5 @@ def predict_row(
         efficiency_measured=efficiency is not None,
         layer_overhead_s=machine.layer_overhead_s or 0.0,
         calibrated=calibrated,
+        slowness_of=slowness_of,
     )

@@ -18,12 +18,14 @@ from tqdm.auto import tqdm
 from moelab.calibration import resolve_machine
 from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
+from moelab.domain.node_slowness import NodeSlowness, node_slowness
 from moelab.domain.plan import Plan
 from moelab.domain.plan_copies import Copies
 from moelab.domain.trace import Phase, Trace
 from moelab.execution.calibrated import calibrated_steps, times_for
 from moelab.execution.check import check_bytes, max_relative_error
-from moelab.execution.execute import Work, execute, prepare
+from moelab.execution.deciding_bytes import deciding_bytes, slowness_here
+from moelab.execution.execute import execute, prepare
 from moelab.execution.folding import Folding, fold_to_memory
 from moelab.execution.peak_memory import PeakMemory
 from moelab.execution.placement import place_on_nodes
@@ -33,7 +35,6 @@ from moelab.execution.recorded_checkpoint import recorded_checkpoint
 from moelab.execution.result import ReplayResult, ReplayRow
 from moelab.execution.row import assemble
 from moelab.execution.run import Run
-from moelab.execution.served import served
 from moelab.execution.steps import take_steps
 from moelab.execution.weights import ReplayWeights, generated, own
 from moelab.kernels import Activation, ExpertLayout, Pool, choose_isa, read_limit
@@ -78,8 +79,9 @@ def replay(
     second prediction by those times; cache and memory sizes are always those of this machine.
     ``virtual_nodes`` divides cores and memory of this machine into so many nodes; a plan of more nodes than the machine
     has gets as many without being asked, and a note says so. On several nodes, real or virtual,
-    every expert has its place (the plan's, else round-robin) and is read by its own node's workers; the outputs are the
-    same bit for bit. Only native ISAs know nodes.
+    every expert has its place (the plan's, else round-robin) and is read by its own node's workers; of several copies
+    dispatch takes one by the rates that the plan was made for, else by ``machine``'s (``slowness_of`` of the row); the
+    outputs are the same bit for bit. Only native ISAs know nodes.
     ``on_prediction`` receives each prediction before its row is measured, and ``predictions`` of the result
     keeps it with its time. Raises ``ValueError`` for a plan or checkpoint of another model, or retrained weights,
     ``MemoryError`` where the weights cannot be larger than the cache.
@@ -124,7 +126,7 @@ def replay(
         run = Run(
             trace, plan, simulated, scored_on, machine, Machine.detect(), pool, chosen.isa, tokens,
             trace_name or header.model, plan_name or f"{plan.planner.get('name', 'plan')}, {policy_label(plan)}",
-            progress, predictions, notes, on_prediction,
+            progress, predictions, notes, on_prediction, _told(plan, machine, pool, chosen.isa),
         )  # fmt: skip
         if model_dir is not None:
             rows.append(_own_row(run, model_dir, activation))
@@ -155,7 +157,7 @@ def _own_row(run: Run, model_dir: Path, activation: Activation | None) -> Replay
         header.num_layers, header.num_experts, "none: every layer and expert of the trace has its own weights"
     )
     copies, placement = _placement(run, folding, header.moe_intermediate_size)
-    weights = own(model_dir, isa=run.isa, activation=activation, pool=run.pool, copies=copies, slowness=_slowness(run))
+    weights = own(model_dir, isa=run.isa, activation=activation, pool=run.pool, copies=copies, slowness=run.told.values)
     try:
         return _row("own", run, weights, folding, header.model, header.num_layers, placement)
     finally:
@@ -174,12 +176,9 @@ def _placement(run: Run, folding: Folding, intermediate_size: int | None) -> tup
     return place_on_nodes(run.plan, folding, run.pool.num_nodes, -(-intermediate_size // GROUP))
 
 
-def _slowness(run: Run) -> np.ndarray | None:
-    """Relative time of a byte on each node, as the plan was told; ``None`` (equal) where the machine does not say."""
-    rates = [node.best_read_gb_per_s for node in run.machine.nodes]
-    if len(rates) != run.pool.num_nodes or None in rates:
-        return None
-    return np.array([rates[0] / rate for rate in rates if rate is not None and rates[0] is not None])
+def _told(plan: Plan, machine: Machine, pool: Pool, isa: str) -> NodeSlowness:
+    """What dispatch is told of the nodes."""
+    return NodeSlowness(None, "one node") if isa == "numba" else node_slowness(plan, machine, pool.num_nodes)
 
 
 def _shape_row(run: Run, shape: ModelSpec, activation: Activation | None) -> ReplayRow:
@@ -202,7 +201,7 @@ def _shape_row(run: Run, shape: ModelSpec, activation: Activation | None) -> Rep
             seconds=_GENERATION_S,
             min_bytes=8 * run.here.last_level_cache_bytes,
             copies=copies,
-            slowness=_slowness(run),
+            slowness=run.told.values,
             on_expert=bar.update,
         )
     folding = folding.cut(len(weights.layers))
@@ -222,15 +221,16 @@ def _row(
     kernel = f"{run.isa}/{layout.weight_format}/{layer.activation}"
     cache_rate = _cache_read_gb_per_s(weights, header.top_k) if cache_resident else None
     times = None if cache_resident else times_for(run.machine, weights, run.pool, kernel)
+    slowness, slowness_of = slowness_here(run.machine, run.pool, in_cache=cache_resident)
     peak = PeakMemory()
 
     def work_of(tokens: int):
         steps = take_steps(run.trace, tokens)
         work = prepare(run.trace, steps, folding, layout.hidden_size, layout.expert_bytes)
         return work, predict_row(
-            run.machine, step_bytes=_deciding_bytes(weights, work),
+            run.machine, step_bytes=deciding_bytes(weights, work, slowness),
             step_tokens=np.array([len(ids) for ids in work.ids]), num_layers=folding.num_layers, kernel=kernel,
-            cache_read_gb_per_s=cache_rate,
+            cache_read_gb_per_s=cache_rate, slowness_of=slowness_of if weights.num_nodes > 1 else "one node",
             calibrated=None if times is None else calibrated_steps(times, weights, work),
         )  # fmt: skip
 
@@ -254,18 +254,6 @@ def _row(
         name, run, weights, folding, shape_name, layers, placement, cache_resident, prediction, measured, worst,
         tolerance, peak.peak_bytes(),
     )  # fmt: skip
-
-
-def _deciding_bytes(weights: ReplayWeights, work: Work) -> np.ndarray:
-    """Bytes of each step as the prediction sees them: where the busiest node decides, N times its bytes."""
-    if weights.num_nodes == 1:
-        return work.bytes_of_step
-    nodes = weights.num_nodes
-    busiest = [
-        sum(served(weights.arenas[layer], ids[:, layer]).bytes_of_node(nodes).max() for layer in range(ids.shape[1]))
-        for ids in work.ids
-    ]
-    return nodes * np.array(busiest, np.float64)
 
 
 def _cache_read_gb_per_s(weights: ReplayWeights, top_k: int) -> float:

@@ -32,7 +32,8 @@ class ReplayRow:
     the kernels counted; ``bandwidth`` has it by layer too. The read limit of a node is what its workers read of its
     own bytes while all other nodes read theirs, ``read_limit_gb_per_s`` the sum over nodes: an even placement could
     reach it, an uneven one loses percents. ``node_imbalance`` says how uneven it is (bytes of the busiest node over the
-    mean, averaged over layer-steps); the prediction lets the busiest node decide each layer-step.
+    mean, averaged over layer-steps); the prediction lets the slowest node decide each layer-step. ``slowness``: of a
+    byte on each node, as dispatch was told (``None``: equal), by whose rates (``slowness_of``).
     """
 
     name: str
@@ -54,6 +55,8 @@ class ReplayRow:
     bytes_of_node: tuple[int, ...]
     node_imbalance: float
     placement: str
+    slowness: tuple[float, ...] | None
+    slowness_of: str
     tail_us_per_layer_step: float | None
     read_limit_gb_per_s: float
     read_loop: str
@@ -167,7 +170,8 @@ def _nodes(row: ReplayRow) -> str:
     if row.num_nodes == 1:
         return "1 virtual" if row.virtual_nodes else "1"
     kind = " virtual" if row.virtual_nodes else ""
-    return f"{row.num_nodes}{kind}, {row.placement}; busiest {row.node_imbalance:.2f} x the mean"
+    told = "" if row.slowness is None else f"; a byte takes {' : '.join(f'{each:.3g}' for each in row.slowness)}"
+    return f"{row.num_nodes}{kind}, {row.placement}; busiest {row.node_imbalance:.2f} x the mean{told}"
 
 
 def _text(value: float | None, form: str, absent: str = "no fast tier") -> str:

@@ -52,6 +52,8 @@ def assemble(
         bytes_of_node=tuple(node.num_bytes for node in bandwidth.totals),
         node_imbalance=imbalance(measured),
         placement=placement,
+        slowness=run.told.said,
+        slowness_of=run.told.source,
         tail_us_per_layer_step=bandwidth.totals[0].tail_us_per_call,
         read_limit_gb_per_s=measured.read_gb_per_s,
         read_loop=measured.read_loop,

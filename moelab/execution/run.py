@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moelab.domain.machine import Machine
+from moelab.domain.node_slowness import NodeSlowness
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
 from moelab.execution.prediction import Prediction
@@ -16,7 +17,7 @@ from moelab.simulator.simulate import SimResult
 
 @dataclass(frozen=True)
 class Run:
-    """``machine`` gives the rates of the prediction, ``here`` is the one that it runs on."""
+    """``machine`` gives the rates of the prediction, ``here`` is the one that it runs on, ``told`` what dispatch is."""
 
     trace: Trace
     plan: Plan
@@ -33,3 +34,4 @@ class Run:
     predictions: list[dict[str, Any]]
     notes: list[str]
     on_prediction: Callable[[str, Prediction], None]
+    told: NodeSlowness

@@ -20,6 +20,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from moelab.domain.machine import Machine
+from moelab.domain.node_slowness import NodeSlowness, node_slowness, slowness_of_machine
 from moelab.domain.plan import Plan
 from moelab.domain.plan_copies import Copies, copies_on_nodes
 from moelab.kernels.job import GROUP
@@ -42,10 +43,10 @@ def apply(
 ) -> Applied:
     """Carry out ``plan`` in ``engine`` from its next step on: homes on nodes, copies and pieces, and a fast tier.
 
-    ``machine`` tells dispatch the read rates of the nodes (equal without). The plan before stays whole where this
-    raises: ``ValueError`` for another model or what the engine cannot do, ``MemoryError`` where a node has no room,
-    ``RuntimeError`` while another thread holds the engine, ``OSError`` where the system refuses to bind memory to a
-    real node, unless ``allow_unbound``.
+    ``machine`` tells dispatch its read rates of the nodes in place of those that the plan was made for. The plan before
+    stays whole where this raises: ``ValueError`` for another model or what the engine cannot do, ``MemoryError`` where
+    a node has no room, ``RuntimeError`` while another thread holds the engine, ``OSError`` where the system refuses to
+    bind memory to a real node, unless ``allow_unbound``.
     ``extra_bytes``: the most that experts take on their way beyond before and after (default: one layer's); layers of
     more go in batches of experts, and ``ValueError`` says where one expert alone is more.
     Room is asked for before the first move; see ``Applied.peak_extra_bytes``.
@@ -59,7 +60,7 @@ def apply(
     from moelab.engine.placement import check_change
 
     started, before = time.perf_counter(), _resident_bytes()
-    slowness = _slowness(Machine.given(machine), engine.pool.num_nodes)
+    told = _told(engine, plan, Machine.given(machine))
     target = _target(engine, plan)
     num_nodes = engine.routed[0].num_nodes if target is None else len(target.memory_nodes)
     check_change(engine, plan, num_nodes)
@@ -79,7 +80,7 @@ def apply(
     given_up, done = 0, False
     try:
         if target is not None:
-            _go(engine, moves, target, slowness, peak, progress)
+            _go(engine, moves, target, told.values, peak, progress)
         if plan.fast_tiers or tier is not None:
             engine.change_tier(plan if plan.fast_tiers else None)
         peak.look()
@@ -100,7 +101,8 @@ def apply(
         num_nodes=num_nodes,
         virtual_nodes=engine.pool.virtual,
         binding=engine.binding,
-        slowness=None if slowness is None else tuple(slowness.tolist()),
+        slowness=told.said,
+        slowness_of=told.source,
         copies_added=moves.num_added,
         copies_kept=moves.num_kept,
         copies_removed=moves.num_removed,
@@ -222,18 +224,28 @@ class _Peak:
             self.num_bytes = max(self.num_bytes, now)
 
 
-def _slowness(machine: Machine | None, num_nodes: int) -> np.ndarray | None:
+def _told(engine: Engine, plan: Plan, machine: Machine | None) -> NodeSlowness:
     """Relative time of a byte on each node; raises ``ValueError`` for a machine that does not say it."""
+    num_nodes = engine.pool.num_nodes
     if machine is None:
-        return None
-    rates = [node.best_read_gb_per_s for node in machine.nodes]
-    known = [rate for rate in rates if rate is not None]
-    if len(known) < len(rates) or len(rates) != num_nodes:
+        if sum(tier.startswith("node") for tier in plan.tiers) == 1:  # homes stay, and so does what dispatch was told
+            return _told_before(engine)
+        return node_slowness(plan, None, num_nodes)
+    told = slowness_of_machine(machine, num_nodes)
+    if told.values is None:
         raise ValueError(
-            f"machine {machine.name} has {len(rates)} nodes with read rates {rates}; expected the {num_nodes} of the "
-            "engine's pool, each with a rate: give its own machine file, or none (equal rates)"
+            f"machine {machine.name} has {len(machine.nodes)} nodes with read rates "
+            f"{[node.best_read_gb_per_s for node in machine.nodes]}; expected the {num_nodes} of the engine's pool, "
+            "each with a rate: give its own machine file, or none (the plan's rates)"
         )
-    return known[0] / np.array(known)
+    return told
+
+
+def _told_before(engine: Engine) -> NodeSlowness:
+    placement = engine.routed[0].placement
+    if placement is None or placement.num_nodes == 1:
+        return NodeSlowness(None, "one node")
+    return NodeSlowness(placement.slowness.copy(), "as before: the plan names one node")
 
 
 def _resident_bytes() -> int | None:

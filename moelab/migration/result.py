@@ -17,7 +17,8 @@ class Applied:
     the larger of before and after. ``homes_given_up``: experts that live on the fast tier alone from now on,
     ``homes_from_checkpoint``: those that came home again. ``resident_*_bytes``: of the process, before, at the end,
     and the most that was seen when a layer was there twice; ``None`` where the system does not say. ``fast_tier``:
-    slots in use, ``None`` without one. ``slowness``: of a byte on each node, as dispatch is told; ``None``: equal.
+    slots in use, ``None`` without one. ``slowness``: of a byte on each node, as dispatch is told; ``None``: equal;
+    ``slowness_of``: whose rates those are.
     ``binding``: what memory of the experts is bound to, or why not; ``bytes_not_returned``: of what was removed the
     system kept them."""
 
@@ -26,6 +27,7 @@ class Applied:
     virtual_nodes: bool
     binding: str
     slowness: tuple[float, ...] | None
+    slowness_of: str
     copies_added: int
     copies_kept: int
     copies_removed: int

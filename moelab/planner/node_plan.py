@@ -18,7 +18,7 @@ from moelab.planner.eplb_rebalance import packed_masks
 from moelab.planner.node_problem import NodeProblem
 from moelab.planner.node_score import NodeScore, node_score
 from moelab.planner.placements import fingerprints_of, placements_of_masks, plan_model
-from moelab.planner.predicted_time import is_composed, ms_per_step_by_rates, predicted_ms_per_step, times_for
+from moelab.planner.predicted_time import how_nodes, ms_per_step_by_rates, predicted_ms_per_step, times_for
 from moelab.planner.step_maximum import CUT
 
 
@@ -59,6 +59,7 @@ def node_plan(
             for index, tier in enumerate(problem.tiers)
         },
         keep_home=problem.keep_home,
+        node_rates=problem.rates_said,
         planner={"name": name, **problem.how, **(parameters or {})},
         fingerprints=fingerprints_of(header, problem.trace_fingerprint, problem.machine),
         prediction={
@@ -147,7 +148,7 @@ def _prediction(
         milliseconds *= factor
         times = times_for(problem)
         assert times is not None
-        prediction["predicted_by"] = times.name + (", nodes composed" if is_composed(problem) else "")
+        prediction["predicted_by"] = times.name + how_nodes(problem)
     if milliseconds is None and slowdown is not None:
         milliseconds = ms_per_step_by_rates(problem, masks)
         if milliseconds is not None:

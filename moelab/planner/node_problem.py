@@ -32,7 +32,8 @@ class NodeProblem:
     ``train`` and ``test``: layer-steps to plan on and to score on (the same where nothing is held out, see ``how``).
     ``tier_bytes`` int64 [N, L]: of one expert on a tier (1 each where the trace does not say them: ``has_bytes``).
     ``budget`` int64 [N]: bytes of experts that a tier may hold. ``layer_weight`` float64 [L]: bytes of a layer's expert
-    over their mean. ``piece_units`` int64 [num_nodes]: rows units of a cut expert on each node.
+    over their mean. ``piece_units`` int64 [num_nodes]: rows units of a cut expert on each node. ``rates_said``
+    [num_nodes]: GB/s as given or as the machine's; ``None`` where nobody says them.
     """
 
     header: TraceHeader
@@ -53,6 +54,7 @@ class NodeProblem:
     piece_units: np.ndarray
     cut_price: CutPrice
     keep_home: bool = True
+    rates_said: tuple[float, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -210,6 +212,7 @@ def node_problem(
         piece_units=units,
         cut_price=price,
         keep_home=keep_home,
+        rates_said=None if rates_of.startswith("equal") or num_nodes < 2 else tuple(rates.tolist()),
     )  # fmt: skip
 
 

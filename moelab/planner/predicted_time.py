@@ -10,21 +10,39 @@ from __future__ import annotations
 import numpy as np
 
 from moelab.cost_model.node_time import layer_steps_s, read_layer_steps_s
-from moelab.domain.expert_times import ExpertTimes
+from moelab.domain.expert_times import SAME_RATE, ExpertTimes
 from moelab.planner.layer_steps import LayerSteps
 from moelab.planner.node_problem import NodeProblem
 from moelab.planner.step_entries import step_entries
 
 
 def times_for(problem: NodeProblem) -> ExpertTimes | None:
-    """Calibrated times of the problem's expert shape; ``None`` where the machine has none."""
+    """Calibrated times of the problem's expert shape, node by node; ``None`` where the machine has none.
+
+    Nodes beyond those that the machine has are all as its first.
+    """
     machine = problem.machine
-    return None if machine is None else machine.times_of(problem.header.hidden_size, problem.intermediate)
+    times = None if machine is None else machine.times_of(problem.header.hidden_size, problem.intermediate)
+    if times is None or not is_composed(problem):
+        return times
+    return times.model_copy(update={"nodes": (), "scaled_by": None})
 
 
 def is_composed(problem: NodeProblem) -> bool:
     """More nodes than were calibrated together: predicted as nodes that run in turn and share nothing."""
     return problem.machine is not None and problem.num_nodes > len(problem.machine.nodes)
+
+
+def how_nodes(problem: NodeProblem) -> str:
+    """What ``predicted_by`` says of the nodes: composed, or others than those that rates were given for."""
+    if is_composed(problem):
+        return ", nodes composed"
+    machine, said = problem.machine, problem.rates_said
+    rates = [] if machine is None else [node.best_read_gb_per_s for node in machine.nodes[: problem.num_nodes]]
+    if said is None or None in rates:
+        return ""
+    off = np.array(said) / np.array(rates, np.float64)
+    return ", of the machine's nodes, not of the node_rates given" if off.max() > (1 + SAME_RATE) * off.min() else ""
 
 
 def predicted_layer_steps_s(

@@ -63,7 +63,8 @@ class SimResult:
     ``dispatch`` chose (``None`` on one node, and where a policy moves experts), ``dispatch_excess`` float64 [S, L] how
     far above the least possible maximum that choice may be (``simulator.node_reads``); ``link_bytes`` int64 [tiers, L]
     what one copy moves. ``phase``: the phase that rates and bytes cover, ``None`` for all. ``state`` is the snapshot
-    after the last request.
+    after the last request. ``slowness``: of a byte on each node, as dispatch was told (``None``: equal), by whose rates
+    (``slowness_of``).
     """
 
     model: str
@@ -92,6 +93,8 @@ class SimResult:
     # float64 [S, L], on several nodes of a machine: predicted, and by which calibrated times (None: by read rates).
     layer_step_s: np.ndarray | None = field(default=None, repr=False)
     timed_by: str | None = None
+    slowness: tuple[float, ...] | None = None
+    slowness_of: str = "one node"
 
     # -- selection ----------------------------------------------------------------------------------
 
@@ -311,6 +314,7 @@ class SimResult:
             "late": self.late,
             "bytes_of_node": self.bytes_of_node if self.knows_bytes else UNKNOWN_BYTES,
             "bytes_of_link": self.bytes_of_link if self.knows_bytes or not self.tier_names else UNKNOWN_BYTES,
+            **({"dispatch_by": self.slowness_of} if len(self.node_names) > 1 else {}),
             **(self.predicted or {}),
         }
 

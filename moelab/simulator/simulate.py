@@ -19,6 +19,7 @@ from moelab.cost_model.remote_slowdown import remote_slowdown
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.lossy import Lossy
 from moelab.domain.machine import Machine
+from moelab.domain.node_slowness import node_slowness
 from moelab.domain.plan import Plan
 from moelab.domain.trace import CANDIDATE_SCORES, STALE_GATE, Trace, TraceHeader
 from moelab.policies import POLICIES, Policy
@@ -61,7 +62,8 @@ def simulate(
 
     ``machine`` (a preset's name will do) adds ``predicted`` (one node: its best read rate times ``efficiency``, kernel
     rate / read rate; where the machine has a fast tier, its link and memory too, with uploads beside the reads; several
-    nodes: ``node_seconds``, with ``predicted_by``; of interleaved pages times ``remote_slowdown``). ``log`` keeps every
+    nodes: ``node_seconds``, with ``predicted_by``; of interleaved pages times ``remote_slowdown``). Copies are chosen
+    by the rates that the plan was made for, else by the machine's (``slowness_of`` of the result). ``log`` keeps every
     decision, in order of time; without it layers that a policy keeps apart run one after the other, which changes no
     count and no resident, only touch counters within ``state``. ``by_step`` keeps the counts of every step (32 bytes a
     layer-step); sums are always there. ``requests``: the trace's, where they were built before. ``policy``: a record
@@ -89,6 +91,8 @@ def simulate(
     counts = np.zeros((requests.num_requests if by_step else 0, NUM_COLUMNS), np.int32)
     totals = np.zeros((2, len(PHASES), header.num_layers, header.num_experts), np.int64)
     nodes = tuple(t for t in plan.tiers if t.startswith("node"))
+    told = node_slowness(plan, machine, len(nodes))
+    slowness = told.of_nodes(len(nodes))
     moving = len(nodes) > 1 and chosen.name != "static"  # then what was resident when is read from the log
     initial = state.resident > 0
     kept = run_requests(
@@ -97,7 +101,6 @@ def simulate(
     )  # fmt: skip
     served = excess = copied = None
     if moving and kept is not None:
-        slowness = _slowness(machine, len(nodes))
         served, excess, copied = moving_reads(plan, requests, initial, kept, slowness, header.hidden_size)
     codes = requests.flags & PHASES["mixed"]
     phase_of_step = np.select([codes == code for code in PHASES.values()], range(len(PHASES)), -1).astype(np.int8)
@@ -123,9 +126,10 @@ def simulate(
         policy_lacks=chosen.lacks(trace.extras),
         log=kept if log else None,
         lossy=None if lossy is None else _said(lossy, plan),
+        slowness=told.said,
+        slowness_of=told.source,
     )
     if len(nodes) > 1 and chosen.name == "static":
-        slowness = _slowness(machine, len(nodes))
         times = _times(machine, header, plan)
         reads, excess, pieces = node_reads(
             plan, requests, state.resident > 0, slowness, hidden_size=header.hidden_size, keep_pieces=times is not None
@@ -165,13 +169,6 @@ def _times(machine: Machine | None, header: TraceHeader, plan: Plan) -> ExpertTi
     if machine is None or len(machine.nodes) != num_nodes:
         return None
     return machine.times_of(header.hidden_size, plan.model.moe_intermediate_size or header.moe_intermediate_size)
-
-
-def _slowness(machine: Machine | None, num_nodes: int) -> np.ndarray:
-    """Relative time of a byte on each node; equal without a machine, or with one of other nodes."""
-    rates = [] if machine is None else [node.best_read_gb_per_s for node in machine.nodes]
-    known = [rate for rate in rates if rate is not None]
-    return known[0] / np.array(known) if len(known) == len(rates) == num_nodes else np.ones(num_nodes)
 
 
 def run_requests(

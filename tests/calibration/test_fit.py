@@ -60,6 +60,53 @@ def test_known_times_come_back(seed):
     assert times.num_calls == 60 * (len(ON_ONE_NODE) + len(APART) + len(PIECES) + len(TOKENS_AT_ONCE))
 
 
+def with_nodes(made, slower, rate, *, noise=0.01, workers=(1, 1)):
+    """Beside ``calls`` each node alone: the second takes ``slower`` [tokens] times as long, and reads at ``rate``."""
+    rng = np.random.default_rng(11)
+    of_nodes, reads = {}, {}
+    drift = 1 + 0.5 * (np.arange(60) % 7 == 0)  # moments of the machine, which both nodes of a round share
+    for node in (0, 1):
+        reads[node] = (rate if node else 2.5) / drift
+        for tokens, factor in slower.items():
+            seconds = 2 * EXPERT_S[tokens] * (factor if node else 1.0) * np.exp(noise * rng.standard_normal(60))
+            of_nodes[node, tokens] = LAYER_S + tokens * TOKEN_S + seconds * drift
+    return replace(made, of_nodes=of_nodes, reads_of_nodes=reads, workers=workers)
+
+
+@pytest.mark.parametrize("slower", [{1: 3.0, 4: 2.0}, {1: 0.5, 4: 0.8}])
+def test_nodes_that_differ_come_back_node_by_node(slower):
+    rate = 2.5 / slower[1]
+    times = fit(with_nodes(calls(0, noise=0.01), slower, rate, workers=(2, 1)), "generic/int4_g32/int8")
+    first, second = times.nodes
+    assert first.factor == {1: 1.0, 4: 1.0}
+    assert (first.workers, second.workers) == (2, 1)
+    assert second.factor == pytest.approx(slower, rel=0.02)
+    assert second.read_gb_per_s == pytest.approx(rate, rel=0.02)
+    for tokens, factor in slower.items():
+        here, there = (float(entry_s(times, 1.0, tokens, node=node)) for node in (0, 1))
+        assert there / here == pytest.approx(factor, rel=0.02)
+
+
+def test_two_nodes_at_once_that_differ():
+    """Nodes that share nothing, the second half as fast: the pair takes what the second takes, so the share is 1."""
+    made = calls(0, noise=0.0)
+    for (_, tokens), seconds in made.busy.items():
+        seconds[:] = LAYER_S + tokens * TOKEN_S + 2 * 2 * EXPERT_S[tokens]
+    made = replace(made, reads={1: np.full(60, 2.5), 2: np.full(60, 1.25)})  # the slower one's
+    times = fit(with_nodes(made, {1: 2.0, 4: 2.0}, 1.25, noise=0.0), "generic/int4_g32/int8")
+    assert times.busy[2].kernel_share == pytest.approx(1.0, rel=0.01)
+    assert times.busy[2].read_gb_per_s == pytest.approx(2.5)  # of the first, which nobody slows
+
+
+def test_nodes_alike_within_noise_are_one():
+    plain = fit(calls(0, noise=0.01), "generic/int4_g32/int8")
+    beside = fit(with_nodes(calls(0, noise=0.01), {1: 1.02, 4: 0.98}, 2.45), "generic/int4_g32/int8")
+    assert beside.nodes == ()
+    assert beside.model_copy(update={"num_calls": plain.num_calls}) == plain
+    apart = fit(with_nodes(calls(0, noise=0.01), {1: 1.0, 4: 1.0}, 2.5, workers=(2, 1)), "generic/int4_g32/int8")
+    assert [node.workers for node in apart.nodes] == [2, 1]
+
+
 def test_without_noise_exactly():
     times = fit(calls(0, noise=0.0), "generic/int4_g32/int8")
     assert times.expert_s == pytest.approx(EXPERT_S, rel=1e-6)

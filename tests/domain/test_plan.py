@@ -43,6 +43,20 @@ def test_golden_plan_of_version_1_loads():
     # Replica on node1 and an expert cut in two pieces are part of version 1.
     columns = plan.placements.arrays()
     assert ((columns["start"] == 1) & (columns["tier"] == 1)).any()
+    # Written before plans said rates: the same plan, by the same name, as then.
+    assert plan.node_rates is None
+    assert plan.fingerprint() == "df0bded1d8b7d722"
+
+
+def test_golden_plan_with_rates_loads(tmp_path):
+    """What version 1 has said of unequal nodes since it says their rates."""
+    plan = Plan.load(GOLDEN.with_name("plan_v1_rates.json"))
+    assert plan.node_rates == (30.5, 10.25)
+    before = Plan.load(GOLDEN)
+    assert plan.fingerprint() == "e6148a8d5e0d1ce3" != before.fingerprint()
+    assert plan.model_copy(update={"node_rates": None}) == before
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
 
 
 def test_golden_plan_round_trips(tmp_path):
@@ -61,6 +75,12 @@ def test_round_trip_of_random_plans(tmp_path_factory, num_layers, num_experts, i
     path = tmp_path_factory.mktemp("plans") / "plan.json"
     plan.save(path)
     assert Plan.load(path) == plan
+
+
+@pytest.mark.parametrize("rates", [(), (1.0, 2.0), (0.0,), (-1.0,), (float("inf"),), (float("nan"),)])
+def test_rates_are_of_the_node_tiers(rates):
+    with pytest.raises(ValueError, match=r"node_rates are .*, expected 1 numbers above 0"):
+        make_plan(node_rates=rates)
 
 
 def test_prediction_is_not_part_of_the_fingerprint():

@@ -108,6 +108,24 @@ def test_nodes_of_uneven_rates_may_be_cut(rates):
     assert "row_split" not in said.prediction["planning_ms_per_step"], "the bytes of a node were said"
 
 
+def test_the_choice_knows_the_nodes():
+    """A second node at a third of the rate: the time of a plan is the slower of the two, expert by expert."""
+    trace = trace_of(5, num_experts=16, top_k=3)
+    m = machine(2, hidden=64)
+    nodes = (m.nodes[0], m.nodes[1].model_copy(update={"read_gb_per_s": {1: 10 / 3}}))
+    m = m.model_copy(update={"nodes": nodes})
+    problem = node_problem(trace, nodes=2, machine=m, **SHAPE, **QUICK)
+    masks = np.tile(1 << np.arange(16) % 2, (problem.header.num_layers, 1))
+    steps, expected = problem.test, []
+    for begin, end in zip(steps.offsets[:-1].tolist(), steps.offsets[1:].tolist(), strict=True):
+        of_node = [0, 0]
+        for key in steps.keys[begin:end].tolist():
+            of_node[key % 16 % 2] += 1
+        expected.append(1e-3 * steps.tokens_of_expert * max(of_node[0], 3 * of_node[1]))
+    seconds = np.mean(expected) * problem.header.num_layers
+    assert predicted_ms_per_step(problem, masks) == pytest.approx(1e3 * seconds, rel=1e-4)
+
+
 def test_the_held_out_half_has_no_part_in_the_choice():
     """Other tokens there, all of a batch alike, so that an expert has more of them: predictions to choose by stay."""
     trace = trace_of(9, num_experts=16, batch=4)

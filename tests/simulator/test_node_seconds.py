@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moelab import simulate
-from moelab.domain.expert_times import BusyNodes, ExpertTimes
+from moelab.domain.expert_times import BusyNodes, ExpertTimes, NodeTimes
 from moelab.domain.machine import Machine, NumaNode
 from moelab.planner import PLANNERS
 from tests.seeded_traces import seeded_trace
@@ -49,6 +49,39 @@ def test_plan_and_simulate_give_one_answer(planner, num_nodes):
     assert said.predicted["predicted_by"] == plan.prediction["predicted_by"] == here.expert_times[0].name
     assert "efficiency" not in said.predicted
     assert said.of_phase("decode").layer_step_s.sum() > 0
+
+
+@pytest.mark.parametrize("planner", ["round_robin", "replicate", "row_split", "anneal"])
+@pytest.mark.parametrize("measured", [True, False])
+def test_plan_and_simulate_give_one_answer_on_unequal_nodes(planner, measured):
+    """Each node by its own times, or the first one's scaled by read rates; the slower the second, the longer."""
+    trace, here = trace_of(3), machine(2, hidden=64, rates=(20.0, 8.0))
+    if measured:
+        nodes = (
+            NodeTimes(workers=1, factor={1: 1.0}, read_gb_per_s=20.0),
+            NodeTimes(workers=2, factor={1: 2.5, 4: 2.0}, read_gb_per_s=8.0),
+        )
+        here = here.model_copy(update={"expert_times": (here.expert_times[0].model_copy(update={"nodes": nodes}),)})
+    options = {"extra_memory": 0.3} if planner in ("replicate", "anneal") else {}
+    options |= {"most_visits": 1000} if planner == "anneal" else {}
+    plan = PLANNERS[planner](trace, nodes=2, machine=here, **options, **QUICK)
+    said = simulate(trace, plan, here, phase="decode", progress=False)
+    assert said.predicted["predicted_ms_per_token"] == pytest.approx(plan.prediction["predicted_ms_per_step"], rel=1e-5)
+    assert said.predicted["predicted_by"] == plan.prediction["predicted_by"]
+    assert ("nodes scaled by read rates of m" in said.predicted["predicted_by"]) == (not measured)
+    slower = here.model_copy(
+        update={"nodes": (here.nodes[0], here.nodes[1].model_copy(update={"read_gb_per_s": {1: 4.0}}))}
+    )
+    longer = simulate(trace, plan, slower, phase="decode", progress=False).predicted["predicted_ms_per_token"]
+    assert (longer == pytest.approx(said.predicted["predicted_ms_per_token"])) == measured
+    assert longer >= said.predicted["predicted_ms_per_token"] * (1 - 1e-9)
+
+
+def test_a_plan_for_other_rates_says_whose_nodes_its_time_is_of():
+    plan = PLANNERS["round_robin"](trace_of(3), nodes=2, machine=machine(2, hidden=64), node_rates=[3, 1], **QUICK)
+    assert plan.prediction["predicted_by"].endswith("of the machine's nodes, not of the node_rates given")
+    same = PLANNERS["round_robin"](trace_of(3), nodes=2, machine=machine(2, hidden=64), node_rates=[3, 3], **QUICK)
+    assert "node_rates" not in same.prediction["predicted_by"]
 
 
 @pytest.mark.parametrize("planner", ["mirror", "round_robin", "replicate", "row_split", "split_some"])
