@@ -71,10 +71,14 @@ def beside_uploads(
                 copies = np.diff([begin, *uploader.ends[first:]])[1:-1]
                 return (float(np.median(calls)) if calls else np.nan), float(np.median(copies))
 
+            starts: list[float] = []
+
             def alone() -> float:
-                first = uploader.num_done
-                uploader.put([placed.copy(int(e), 0) for e in rng.permutation(_NUM_EXPERTS)[:4]])
+                blocks = [placed.copy(int(e), 0) for e in rng.permutation(_NUM_EXPERTS)[:4]]
+                first, asked = uploader.num_done, time.perf_counter()
+                uploader.put(blocks)
                 uploader.wait()
+                starts.append(uploader.start_s(first, asked, time.perf_counter()))
                 return float(np.median(np.diff(uploader.ends[first:])))
 
             pairs: dict[str, list[float]] = {"kernel": [], "copy of kernel": [], "read": [], "copy of read": []}
@@ -109,6 +113,7 @@ def beside_uploads(
         "read_gb_per_s": read_rates,
         "kernel_share": allowed / experts_s,
         "upload_share": middle["copy of read"] / middle["copy of kernel"],
+        "start_s": np.array(starts[1:]),
     }
     if any(np.isnan(each).all() for each in figures.values()):
         return None

@@ -20,6 +20,7 @@ from moelab.domain.expert_times import SAME_RATE, BusyNodes, ExpertTimes, NodeTi
 SHARPNESSES = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 20.0)
 USUAL_SHARPNESS = 4.0  # what kernels want where rounds tell: docs/log.md
 _AS_GOOD = 1e-3  # errors of rounds that differ by less say nothing
+_NOISE = 2.0  # nor by less than so many times what a median error of n calls is uncertain by, of the error: 1 / sqrt(n)
 
 
 def fit(calls: ExpertCalls, kernel: str) -> ExpertTimes:
@@ -127,15 +128,16 @@ def _allowed(calls: ExpertCalls, times: ExpertTimes, busy: int) -> dict[int, np.
 def _sharpness(calls: ExpertCalls, times: ExpertTimes) -> float:
     """Of ``SHARPNESSES`` the one under which rounds of fast and of slow memory, few tokens and many, agree best.
 
-    Where nodes hardly slow each other's reads all of them agree alike: then the usual one, or what is next to it.
+    Where nodes hardly slow each other's reads, or memory kept one speed, they agree about alike: then the usual one, or
+    what is next to it among those that so few rounds do not tell from the best.
     """
-    errors = {}
+    errors, num_calls = {}, 1
     for sharpness in SHARPNESSES if calls.num_nodes > 1 else ():
         tried = times.model_copy(update={"sharpness": sharpness})
         ratios = np.concatenate(list(_allowed(calls, tried, 2).values()))
-        errors[sharpness] = float(np.median(np.abs(ratios / np.median(ratios) - 1)))
-    least = min(errors.values(), default=0.0)
-    as_good = [each for each, error in errors.items() if error <= least + _AS_GOOD] or [USUAL_SHARPNESS]
+        errors[sharpness], num_calls = float(np.median(np.abs(ratios / np.median(ratios) - 1))), len(ratios)
+    most = min(errors.values(), default=0.0) * (1 + _NOISE / np.sqrt(num_calls)) + _AS_GOOD
+    as_good = [each for each, error in errors.items() if error <= most] or [USUAL_SHARPNESS]
     return min(as_good, key=lambda each: abs(np.log(each / USUAL_SHARPNESS)))
 
 

@@ -1,7 +1,7 @@
 """Uploader: copies experts beside the workers, on a core of its own, as a link's DMA would read them. Floor 3.
 
 A stand-in where there is no device: it reads the home memory like one and writes memory too, which a link does not.
-Each copy's end is noted, so that rates can be taken within any window. Does not know policies.
+Begin and end of each copy are noted, so that rates can be taken within any window. Does not know policies.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class Uploader:
     """``core``: where its thread sits, ``None``: anywhere; ``slots``: memory to copy into, uint8 [bytes], by turns."""
 
     def __init__(self, slots: Sequence[np.ndarray], core: int | None) -> None:
+        self.begins: list[float] = []
         self.ends: list[float] = []
         self.num_bytes: list[int] = []
         self._slots, self._core = slots, core
@@ -50,11 +51,18 @@ class Uploader:
         while len(self.ends) < wanted:
             time.sleep(0)
 
+    def start_s(self, first: int, asked: float, seen: float) -> float:
+        """What the copies since number ``first`` took beyond copying: asked for at ``asked`` of an idle thread, seen to
+        be there at ``seen``.
+        """
+        return (self.begins[first] - asked) + (seen - self.ends[-1])
+
     def _work(self) -> None:
         if self._core is not None and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {self._core})
         while (job := self._jobs.get()) is not None:
             slot = self._slots[len(self.ends) % len(self._slots)]
+            self.begins.append(time.perf_counter())
             ctypes.memmove(slot.ctypes.data, job[0], min(job[1], len(slot)))
             self.num_bytes.append(job[1])
             self.ends.append(time.perf_counter())

@@ -12,6 +12,7 @@ from typing import Any
 
 from moelab.cli.output import print_json, print_rows
 
+_FORMAT = "int4_g32"  # of the probe, and what most models here are packed to
 HELP = "what this machine and installation can do, what is missing, and a quick bandwidth probe"
 
 
@@ -93,6 +94,7 @@ def _bandwidth(probe: bool, isa: str | None) -> dict[str, Any]:
     """
     from moelab.calibration import machine_file, quick_probe
     from moelab.domain.machine import Machine
+    from moelab.kernels.measured_share import kernel_share
 
     source: str | None = None
     machine: Machine | None = None
@@ -103,12 +105,12 @@ def _bandwidth(probe: bool, isa: str | None) -> dict[str, Any]:
             source = f"{machine_file()} is unusable: {error}"
     elif probe:
         machine, source = quick_probe(isa=isa or "numba"), "quick probe"
-    kernel, efficiency = next(iter(machine.kernel_efficiency.items()), (None, None)) if machine else (None, None)
+    share = kernel_share(machine, _FORMAT) if machine and machine.kernel_efficiency else None
     return {
         "source": source,
         "read_gb_per_s": machine.nodes[0].best_read_gb_per_s if machine else None,
-        "kernel": kernel,
-        "kernel_efficiency": efficiency,
+        "kernel": share.kernel if share else None,
+        "kernel_efficiency": share.share if share else None,
         "layer_overhead_s": machine.layer_overhead_s if machine else None,
     }
 

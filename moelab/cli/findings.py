@@ -130,6 +130,15 @@ def _placed_document(study: PlacementStudy) -> dict[str, Any]:
         "name": study.name, "synthetic": study.trace.header.synthetic, "nodes": study.num_nodes, "steps": study.steps,
         "rows": rows, "certificates": {str(share): asdict(proof) for share, proof in study.certificates.items()},
         "joint": study.joint,
+        "full_budget": [
+            {
+                "seed": one.seed, "split": one.split, "extra_memory_on_offer": one.offered, "extra_memory": one.held,
+                "eplb_extra_memory": one.eplb_held, "chosen": one.chosen, "ours_ratio_to_ideal": one.ours.ratio,
+                "ours_train_ratio_to_ideal": one.in_sample, "eplb_ratio_to_ideal": one.eplb.ratio,
+                "ours_minus_eplb": one.difference, "verdict": one.verdict,
+            }
+            for one in study.full
+        ],
         "equal_bytes": [
             {
                 "seed": one.seed, "split": one.split, "extra_memory_on_offer": one.offered, "extra_memory": one.held,

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moelab.cli.output import print_json, print_rows
 from moelab.cli.plan_certificates import FLAGS as CERTIFICATE_FLAGS
 from moelab.cli.plan_certificates import add_certificates, certificates_of, check_certificates, print_certificates
 from moelab.cli.trace_arguments import PHASES, add_machine, add_trace, check_phase, load_trace
+
+if TYPE_CHECKING:
+    from moelab.domain.plan import Plan
 
 NODE_FLAGS = ("--nodes", "--extra-memory", "--node-bytes", "--node-rates", "--batch", "--steps", "--certificate",
               *CERTIFICATE_FLAGS)  # fmt: skip
@@ -49,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the split")
     parser.add_argument("--out", required=True, metavar="PLAN", help="the plan file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the plan that --out names")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -60,6 +64,8 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"planner is {name}, expected one of {', '.join(PLANNERS)}")
     if not Path(options.out).resolve().parent.is_dir():
         raise ValueError(f"--out is {options.out}, but its folder does not exist: create it or choose another path")
+    if Path(options.out).exists() and not options.overwrite:
+        raise ValueError(f"--out is {options.out}, which is there, expected a new file: --overwrite, or another name")
     _check_budget(options, name, name in FAST_TIER_PLANNERS)
     trace = load_trace(options.trace)
     shared: dict[str, Any] = {"held_out": options.held_out, "seed": options.seed}
@@ -90,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print_json({"plan": options.out, "planner": plan.planner, **plan.prediction})
     else:
-        print_rows(f"plan written to {options.out}", summary)
+        print_rows(f"plan written to {options.out}", {**summary, **_without_intervals(plan)})
         if "certificates" in proof:
             print_certificates(proof["certificates"])
         if words := _in_words(plan.prediction):
@@ -111,10 +117,31 @@ def _in_words(prediction: dict[str, Any]) -> str | None:
     ours, others = prediction["heldout_mean_max"], dict(prediction.get("baseline_mean_max") or {})
     mirror = others.pop("mirror", None)
     words = [f"held out, the fullest node reads {ours:.2f} experts a layer-step; {prediction['ideal']:.2f} at best"]
-    words += [f"{name} {mean:.2f}, so that ours takes {ours / mean - 1:+.1%}" for name, mean in others.items()]
+    words += [f"{name} {mean:.2f}, so that ours takes {_beside(ours, mean)}" for name, mean in others.items()]
     if mirror is not None:
         words.append(f"with every expert on every node {mirror:.2f}")
     return "; ".join(words)
+
+
+def _beside(ours: float, theirs: float) -> str:
+    part = f"{abs(ours / theirs - 1):.1%}"
+    return "as long" if part == "0.0%" else f"{part} {'less' if ours < theirs else 'more'}"
+
+
+def _without_intervals(plan: Plan) -> dict[str, str]:
+    """What stands in place of an interval that there is none of: why."""
+    from moelab.analysis.bootstrap import FEWEST_CLUSTERS
+
+    how, prediction = plan.planner, plan.prediction
+    if prediction.get("heldout_mean_max_interval", "") is not None:
+        return {}
+    one = how.get("num_requests") == 1
+    in_time = "its one request was cut in time" if one else "its requests share steps, so that it was cut in time"
+    why = {
+        "time": f"none: {in_time}",
+        "none": "none: nothing was held out",
+    }.get(how["split"], f"none: fewer than {FEWEST_CLUSTERS} held-out clusters")
+    return {"predicted heldout_mean_max_interval": why, "predicted ties_with": "not known without intervals"}
 
 
 def _check_budget(options: argparse.Namespace, name: str, is_fast: bool) -> None:

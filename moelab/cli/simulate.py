@@ -60,7 +60,6 @@ def run(options: argparse.Namespace) -> None:
         scope=options.scope, overflow=options.overflow, policy=options.policy, default_to_shipped=not options.trace,
     )  # fmt: skip
     machine = resolve_machine(options.machine)
-    efficiency = next(iter(machine.kernel_efficiency.values()), 1.0)
     scored, scored_on = scored_part(trace, plan)
     knows_bytes = 0 not in plan.format_of_tier["node0"].expert_bytes
     num_nodes = sum(tier.startswith("node") for tier in plan.tiers)
@@ -70,9 +69,7 @@ def run(options: argparse.Namespace) -> None:
     if options.lossy_cache_bias or options.lossy_deferred:
         lossy = Lossy(options.lossy_cache_bias, num_deferred=options.lossy_deferred)
     result = simulate(
-        scored, plan, machine if knows_bytes and fits else None, phase=phase, efficiency=efficiency,
-        log=options.check_residency,
-        lossy=lossy,
+        scored, plan, machine if knows_bytes and fits else None, phase=phase, log=options.check_residency, lossy=lossy,
         progress=not options.json,
     )  # fmt: skip
     summary = {**result.summary(), "policy": policy_label(plan), "scored_on": scored_on}

@@ -8,7 +8,8 @@ two share it, max-min fairly: both get what they ask for if it fits; else a smal
 other the rest, and two large ones half each. Speculative copies (prefetches) are uploads that nobody may use; they are
 charged alike. Copies are asynchronous and in order, and residency follows the logical clock: what a layer admits
 counts as resident at its next request, so that a layer-step waits until what its layer admitted one step before has
-arrived (``wait_s``; a live engine reads such late experts at home instead).
+arrived (``wait_s``; a live engine reads such late experts at home instead). A link that has nothing to do begins
+``link_start_s`` after it is asked, and reads nothing until then.
 
 Steps are the trace's own: a batch brings the union of its tokens' experts. Formulas: facts of hybrid inference as in
 Fiddler (Kamahori et al. 2024, arXiv 2402.07033) and KTransformers (Chen et al. 2025), with contention for the memory as
@@ -37,7 +38,7 @@ class Rates:
 
     ``measured_shared``: (CPU, link) GB/s while both are busy, where that was measured; otherwise max-min fair shares.
     ``read_gb_per_s`` of the home memory by a read loop; ``efficiency`` what the CPU's expert kernels reach of it;
-    ``link_gb_per_s`` of the uploads; ``fast_read_gb_per_s`` of the fast tier's memory.
+    ``link_gb_per_s`` of the uploads, ``link_start_s`` from asking an idle link to its first byte; ``fast_read_gb_per_s`` of the fast tier's memory.
     """
 
     read_gb_per_s: float
@@ -47,6 +48,7 @@ class Rates:
     layer_overhead_s: float = 0.0
     cpu_gflop_per_s: float | None = None
     measured_shared: tuple[float, float] | None = None
+    link_start_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("read_gb_per_s", "efficiency", "link_gb_per_s", "fast_read_gb_per_s", "cpu_gflop_per_s"):
@@ -57,8 +59,9 @@ class Rates:
             raise ValueError(f"measured_shared is {self.measured_shared}, expected two rates above 0")
         if self.efficiency > 1:
             raise ValueError(f"efficiency is {self.efficiency}, expected at most 1 (kernel rate / read rate)")
-        if self.layer_overhead_s < 0:
-            raise ValueError(f"layer_overhead_s is {self.layer_overhead_s}, expected 0 or more")
+        for name in ("layer_overhead_s", "link_start_s"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
 
     @property
     def cpu_gb_per_s(self) -> float:
@@ -142,45 +145,57 @@ def hybrid(miss_bytes: Any, fast_bytes: Any, upload_bytes: Any, rates: Rates, *,
     fast_s = arrays["fast_bytes"] / ((rates.fast_read_gb_per_s or infinite) * GB)
     compute_s = arrays["cpu_gflop"] / (rates.cpu_gflop_per_s or infinite)
     cpu_s, wait_s = np.empty(shape), np.empty(shape)
-    left = _run(
+    left_s = _run(
         arrays["miss_bytes"], arrays["upload_bytes"], fast_s, compute_s, float(rates.layer_overhead_s),
         float(rates.cpu_gb_per_s * GB), float(cpu_shared * GB), float(link_shared * GB), float(link * GB),
-        cpu_s, wait_s,
+        float(rates.link_start_s), cpu_s, wait_s,
     )  # fmt: skip
     layer_s = wait_s + rates.layer_overhead_s + np.maximum(cpu_s, fast_s)
-    return HybridTime(layer_s, cpu_s, fast_s, wait_s, left / (link * GB), rates)
+    return HybridTime(layer_s, cpu_s, fast_s, wait_s, float(left_s), rates)
 
 
 _f64, _table = types.float64, types.float64[:, ::1]
 
 
-@on_use(_f64(_table, _table, _table, _table, _f64, _f64, _f64, _f64, _f64, _table, _table))
+@on_use(_f64(_table, _table, _table, _table, _f64, _f64, _f64, _f64, _f64, _f64, _table, _table))
 def _run(
-    miss_bytes, upload_bytes, fast_s, compute_s, overhead_s, cpu_rate, cpu_shared, link_shared, link_rate, cpu_s, wait_s
-):
-    """Fill ``cpu_s`` and ``wait_s``; return the bytes that are still on their way at the end. Rates in bytes/s."""
+    miss_bytes, upload_bytes, fast_s, compute_s, overhead_s, cpu_rate, cpu_shared, link_shared, link_rate, start_s,
+    cpu_s, wait_s,
+):  # fmt: skip
+    """Fill ``cpu_s`` and ``wait_s``; return the seconds that the link still needs at the end. Rates in bytes/s."""
     num_steps, num_layers = miss_bytes.shape
     backlog = 0.0  # of the link, bytes
     recent = 0.0  # what the last L - 1 layer-steps put on it: need not have arrived yet
+    idle_s = 0.0  # until the link begins with what it was asked for
     for step in range(num_steps):
         for layer in range(num_layers):
+            wait_s[step, layer] = 0.0
             if step > 0:
                 if num_layers > 1:
                     recent -= upload_bytes[step - 1, layer]
                 late = backlog - max(0.0, recent)
-                wait_s[step, layer] = max(0.0, late) / link_rate
-                backlog -= max(0.0, late)
-            else:
-                wait_s[step, layer] = 0.0
-            backlog = max(0.0, backlog - overhead_s * link_rate)
+                if late > 0:
+                    wait_s[step, layer] = idle_s + late / link_rate
+                    backlog -= late
+                    idle_s = 0.0
+            before_s = min(idle_s, overhead_s)
+            idle_s -= before_s
+            backlog = max(0.0, backlog - (overhead_s - before_s) * link_rate)
+            if backlog == 0.0 and upload_bytes[step, layer] > 0:
+                idle_s = start_s
             backlog += upload_bytes[step, layer]
             if num_layers > 1:
                 recent += upload_bytes[step, layer]
-            # Shared while both are busy; then the CPU has the memory for itself.
-            together_s = min(backlog / link_shared, miss_bytes[step, layer] / cpu_shared)
-            alone = miss_bytes[step, layer] - together_s * cpu_shared
+            # Alone until the link begins, shared while both are busy; then the CPU has the memory for itself again.
+            before_s = min(idle_s, miss_bytes[step, layer] / cpu_rate)
+            idle_s -= before_s
+            miss = max(0.0, miss_bytes[step, layer] - before_s * cpu_rate)
+            together_s = min(backlog / link_shared, miss / cpu_shared) if idle_s == 0.0 else 0.0
+            alone = miss - together_s * cpu_shared
             backlog -= together_s * link_shared
-            cpu_s[step, layer] = max(together_s + max(0.0, alone) / cpu_rate, compute_s[step, layer])
-            rest_s = max(cpu_s[step, layer], fast_s[step, layer]) - together_s
-            backlog = max(0.0, backlog - rest_s * link_rate)
-    return backlog
+            cpu_s[step, layer] = max(before_s + together_s + max(0.0, alone) / cpu_rate, compute_s[step, layer])
+            rest_s = max(cpu_s[step, layer], fast_s[step, layer]) - before_s - together_s
+            before_s = min(idle_s, rest_s)
+            idle_s -= before_s
+            backlog = max(0.0, backlog - (rest_s - before_s) * link_rate)
+    return idle_s + backlog / link_rate

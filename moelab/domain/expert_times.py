@@ -43,7 +43,8 @@ class Uploads(_Document):
     """Copies of experts by something that is no worker, beside a node. GB/s of experts, not of both directions.
 
     ``alone_gb_per_s`` while nothing else runs; ``beside_gb_per_s`` beside a read loop that then has
-    ``read_gb_per_s``. The shares are of kernels and copies at once, as in ``BusyNodes``.
+    ``read_gb_per_s``. The shares are of kernels and copies at once, as in ``BusyNodes``. ``start_s``: what copies take
+    beyond their bytes where nothing was being copied, from asking to the first byte and from the last one to its news.
     """
 
     by: str
@@ -52,6 +53,7 @@ class Uploads(_Document):
     read_gb_per_s: float = Field(gt=0)
     kernel_share: float = Field(gt=0)
     upload_share: float = Field(gt=0)
+    start_s: float = Field(default=0.0, ge=0)
 
 
 class ExpertTimes(_Document):

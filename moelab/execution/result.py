@@ -124,7 +124,9 @@ class ReplayResult:
     def table(self) -> list[tuple[str, ...]]:
         """(label, text of each row) in the order in which people read; the first line is the heading."""
         return [("", *(_title(row) for row in self.rows))] + [
-            (label, *(text(row) for row in self.rows)) for label, text in _LINES
+            (label, *(text(row) for row in self.rows))
+            for label, text in _LINES
+            if label not in _OF_SEVERAL_NODES or any(row.num_nodes > 1 for row in self.rows)
         ]
 
     def __repr__(self) -> str:
@@ -192,6 +194,7 @@ _LINES = (
     ("predicted tok/s", lambda r: f"{r.predicted_tok_per_s:.1f}"),
     ("measured tok/s", lambda r: f"{r.measured_tok_per_s:.1f}"),
     ("nodes, placement", _nodes),
+    ("GB/s, counted", lambda r: f"{r.gb_per_s:.1f}"),
     ("GB/s per node, counted", lambda r: _per_node(r.gb_per_s_per_node)),
     ("read limit per node, GB/s", lambda r: _per_node(r.read_limit_gb_per_s_per_node)),
     ("% of read limit per node", lambda r: _per_node(r.percent_of_read_limit_per_node, "{:.0f}%")),
@@ -218,3 +221,5 @@ _LINES = (
     ("trace", lambda r: r.trace),
     ("plan", lambda r: r.plan),
 )
+_OF_SEVERAL_NODES = ("GB/s per node, counted", "read limit per node, GB/s", "% of read limit per node")
+"""Of one node the lines of the whole say the same."""

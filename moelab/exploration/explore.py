@@ -31,6 +31,7 @@ from moelab.exploration.regret import regret_of_experts
 from moelab.exploration.sample import Part, stretches, whole
 from moelab.exploration.search import search
 from moelab.exploration.settings import Settings, check_units
+from moelab.kernels.measured_share import kernel_share
 from moelab.planner.placements import per_layer
 from moelab.planner.static_plan import of_phase, split
 from moelab.simulator.result import SimResult
@@ -260,7 +261,7 @@ class Exploration:
             return None, 1.0, "the trace does not say the bytes of an expert: give model= or expert_bytes="
         if any(node.best_read_gb_per_s is None for node in machine.nodes):
             return None, 1.0, f"{machine.name} has no read rates: probe it with moelab.this_machine()"
-        return machine, next(iter(machine.kernel_efficiency.values()), 1.0), ""
+        return machine, kernel_share(machine, self.trace.header.quantization).share, ""
 
 
 def _check_same_model(header: TraceHeader, model: ModelSpec | None) -> None:

@@ -46,11 +46,15 @@ class EqualBytes:
 
     @property
     def verdict(self) -> str:
-        """``ours ahead``, ``eplb ahead``, ``tie`` (the interval holds zero) or ``no interval``."""
-        _, low, high = self.difference
-        if np.isnan(low):
-            return "no interval"
-        return "ours ahead" if high < 0 else "eplb ahead" if low > 0 else "tie"
+        return verdict_of(self.difference)
+
+
+def verdict_of(difference: tuple[float, float, float]) -> str:
+    """``ours ahead``, ``eplb ahead``, ``tie`` (the interval holds zero) or ``no interval``."""
+    _, low, high = difference
+    if np.isnan(low):
+        return "no interval"
+    return "ours ahead" if high < 0 else "eplb ahead" if low > 0 else "tie"
 
 
 def equal_bytes(

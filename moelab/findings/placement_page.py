@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from moelab.findings.full_budget import TARGETS, FullBudget
 from moelab.findings.markdown import kind_of, markdown_table, replace_between
 from moelab.findings.placement_study import (
     EXTRA_MEMORY,
@@ -33,7 +34,7 @@ def placement_tables(studies: Sequence[PlacementStudy]) -> str:
     """All tables, Markdown."""
     made = f"Planned, proven and scored {'; '.join(dict.fromkeys(study.made for study in studies))}.\n"
     return "\n".join(
-        [made, _leaders(studies), *(_planners(study) for study in studies), _proofs(studies), _joint(studies)]
+        [made, _budgets(studies), _leaders(studies), *(_planners(study) for study in studies), _proofs(studies), _joint(studies)]
     )
 
 
@@ -47,6 +48,44 @@ def _about(study: PlacementStudy) -> str:
         f"{study.name} ({header.model}, {kind_of(study.trace)}, {header.num_layers} x {header.num_experts} "
         f"top-{header.top_k}, {steps}, {held}, {study.num_layer_steps:,} layer-steps scored), {study.num_nodes} nodes"
     )
+
+
+def _budgets(studies: Sequence[PlacementStudy]) -> str:
+    head = ("trace, nodes", "extra memory on offer", "splits", "ours, held out: max / (K/N)", "in sample",
+            "eplb, held out", "ours and eplb hold", "chosen", "ours - eplb in experts, each split (95%)", "verdict",
+            "target")  # fmt: skip
+    rows = []
+    for study in studies:
+        for offer in dict.fromkeys(one.offered for one in study.full):
+            of_offer = [one for one in study.full if one.offered == offer]
+            rows.append(
+                (
+                    f"{study.name}, {study.num_nodes}", f"{offer:.0%}", f"{len(of_offer)}",
+                    _range([one.ours.ratio for one in of_offer], ".3f"),
+                    _range([one.in_sample for one in of_offer], ".3f"),
+                    _range([one.eplb.ratio for one in of_offer], ".3f"),
+                    f"{_range([one.held for one in of_offer], '.2%')}, "
+                    f"{_range([one.eplb_held for one in of_offer], '.2%')}",
+                    _counted([one.chosen for one in of_offer]),
+                    "; ".join(_signed(*one.difference) for one in of_offer),
+                    _counted([one.verdict for one in of_offer]), _target(study, of_offer),
+                )
+            )  # fmt: skip
+    note = (
+        "Both have the same memory on offer and hold what they can make use of: EPLB adds whole replicas for each "
+        "layer and node. Ours is `best`, chosen by an inner split of the planning half, searched for as long as "
+        "by default. Median and range over the splits; targets are of each split, two nodes, held out.\n\n"
+    )
+    return "## Ours beside EPLB with the same memory on offer\n\n" + note + markdown_table(head, rows)
+
+
+def _target(study: PlacementStudy, of_offer: Sequence[FullBudget]) -> str:
+    """The target of this trace and amount of memory, and in how many splits ours is within it."""
+    target = TARGETS.get((study.name, of_offer[0].offered)) if study.num_nodes == 2 else None
+    if target is None:
+        return ""
+    num_met = sum(one.ours.ratio <= target for one in of_offer)
+    return f"{target:.3f}: " + ("met" if num_met == len(of_offer) else f"met in {num_met} of {len(of_offer)}")
 
 
 def _leaders(studies: Sequence[PlacementStudy]) -> str:

@@ -1,9 +1,9 @@
 """placement_study: every planner of NUMA nodes on a trace at several amounts of memory, held out, paired by request.
 
 Floor 5. Half of the requests plan, half score. Prefill-only traces take each token as a step of its own, as decode at
-batch 1 would, and every table says so. Beside them ours and EPLB at equal bytes over several splits (``equal_bytes``),
-a certificate of one layer by branch and bound, and the fast tier with nodes planned together beside the usual way, one after the
-other. Does not know Markdown.
+batch 1 would, and every table says so. Beside them ours and EPLB over several splits, at equal bytes
+(``equal_bytes``) and with the same budget (``full_budget``), a certificate of one layer by branch and bound, and the
+fast tier with nodes planned together beside the usual way, one after the other. Does not know Markdown.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Phase, Trace
 from moelab.findings.equal_bytes import EqualBytes, equal_bytes
+from moelab.findings.full_budget import FullBudget, full_budget
 from moelab.planner import NODE_PLANNERS
 from moelab.planner.certificate import Certificate, certificate
 from moelab.planner.node_plan import masks_of_plan
@@ -46,7 +47,8 @@ class Placed:
 
 @dataclass(frozen=True, eq=False)
 class PlacementStudy:
-    """``placed`` by (planner, extra memory), of the first seed; ``equal``: beside EPLB, of all seeds.
+    """``placed`` by (planner, extra memory), of the first seed; ``equal`` (bytes) and ``full`` (budget): ours beside
+    EPLB, of all seeds.
 
     ``joint``: prediction of ``joint`` with ``FAST_SHARE`` of the experts. ``made``: day and machine, whose seconds are
     in the plans and proofs.
@@ -63,6 +65,7 @@ class PlacementStudy:
     certificates: dict[float, Certificate]
     joint: dict[str, Any]
     equal: list[EqualBytes]
+    full: list[FullBudget]
     made: str
 
 
@@ -115,14 +118,18 @@ def placement_study(
     slots = round(FAST_SHARE * trace.header.num_layers * trace.header.num_experts)
     joint = NODE_PLANNERS["joint"](trace, fast_slots=slots, **shared).prediction
     tell(f"{name}, {num_nodes} nodes: joint")
-    equal = equal_bytes(
-        trace, {key: value for key, value in shared.items() if key != "seed"}, offers=EXTRA_MEMORY, seeds=seeds,
-        tell=lambda text: tell(f"{name}, {num_nodes} nodes: {text}"),
-    )  # fmt: skip
+    of_any_seed = {key: value for key, value in shared.items() if key != "seed"}
+
+    def tell_of(text: str) -> None:
+        tell(f"{name}, {num_nodes} nodes: {text}")
+
+    equal = equal_bytes(trace, of_any_seed, offers=EXTRA_MEMORY, seeds=seeds, tell=tell_of)
+    full = full_budget(trace, of_any_seed, beside=equal, tell=tell_of)
     return PlacementStudy(
         name=name, trace=trace, num_nodes=num_nodes, steps=shared["steps"],
         num_layer_steps=first.test.num_layer_steps, has_intervals=placed["mirror", 0.0].score.has_interval,
-        split=first.how["split"], placed=placed, certificates=certificates, joint=joint, equal=equal, made=_made(),
+        split=first.how["split"], placed=placed, certificates=certificates, joint=joint, equal=equal, full=full,
+        made=_made(),
     )  # fmt: skip
 
 

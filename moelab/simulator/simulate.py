@@ -22,6 +22,7 @@ from moelab.domain.machine import Machine
 from moelab.domain.node_slowness import node_slowness
 from moelab.domain.plan import Plan
 from moelab.domain.trace import CANDIDATE_SCORES, STALE_GATE, Trace, TraceHeader
+from moelab.kernels.measured_share import KernelShare, kernel_share
 from moelab.policies import POLICIES, Policy
 from moelab.policies.contract import contract_error
 from moelab.policies.counts import NUM_COLUMNS
@@ -49,7 +50,7 @@ def simulate(
     machine: Machine | str | None = None,
     *,
     phase: str | None = None,
-    efficiency: float = 1.0,
+    efficiency: float | None = None,
     log: bool = False,
     by_step: bool = True,
     requests: Requests | None = None,
@@ -61,9 +62,10 @@ def simulate(
     """Replay the whole trace; rates cover ``phase`` (``prefill``, ``decode``, ``mixed``) or everything.
 
     ``machine`` (a preset's name will do) adds ``predicted`` (one node: its best read rate times ``efficiency``, kernel
-    rate / read rate; where the machine has a fast tier, its link and memory too, with uploads beside the reads; several
-    nodes: ``node_seconds``, with ``predicted_by``; of interleaved pages times ``remote_slowdown``). Copies are chosen
-    by the rates that the plan was made for, else by the machine's (``slowness_of`` of the result). ``log`` keeps every
+    rate / read rate, by default what the machine measured of the plan's format: ``efficiency_of`` names it; where the
+    machine has a fast tier, its link and memory too, with uploads beside the reads; several nodes: ``node_seconds``,
+    with ``predicted_by``; of interleaved pages times ``remote_slowdown``). Copies are chosen by the rates that the
+    plan was made for, else by the machine's (``slowness_of`` of the result). ``log`` keeps every
     decision, in order of time; without it layers that a policy keeps apart run one after the other, which changes no
     count and no resident, only touch counters within ``state``. ``by_step`` keeps the counts of every step (32 bytes a
     layer-step); sums are always there. ``requests``: the trace's, where they were built before. ``policy``: a record
@@ -138,16 +140,26 @@ def simulate(
         if times is not None:
             seconds = calibrated_seconds(times, pieces, requests, header.top_k, len(nodes))
             result = replace(result, layer_step_s=seconds, timed_by=times.name)
-    if machine is not None and result.node_reads is not None and result.layer_step_s is None:
-        result = replace(result, layer_step_s=seconds_by_rate(result, requests, machine, efficiency))
     if machine is None:
         return result
+    share = _share(efficiency, machine, plan)
+    if result.node_reads is not None and result.layer_step_s is None:
+        result = replace(result, layer_step_s=seconds_by_rate(result, requests, machine, share.share))
     slowdown = {}
     if (factor := _remote_slowdown(plan, machine, len(nodes))) != 1 and result.layer_step_s is not None:
         result = replace(result, layer_step_s=factor * result.layer_step_s)
         slowdown = {"remote_slowdown": factor}
-    predicted = predict(result, machine, efficiency, _deferral(lossy, header.top_k))
+    predicted = predict(result, machine, share.share, _deferral(lossy, header.top_k))
+    if "efficiency" in predicted:  # calibrated times have it in them
+        predicted["efficiency_of"] = share.kernel
     return replace(result, predicted=predicted | slowdown)
+
+
+def _share(efficiency: float | None, machine: Machine, plan: Plan) -> KernelShare:
+    if efficiency is not None:
+        return KernelShare(efficiency, "as given", False)
+    home = next(tier for tier in plan.tiers if tier.startswith("node"))
+    return kernel_share(machine, plan.format_of_tier[home].weight_format)
 
 
 def _remote_slowdown(plan: Plan, machine: Machine, num_nodes: int) -> float:

@@ -269,15 +269,28 @@ def test_prediction_with_uploads_by_hand():
     ids = np.array([[0, 1]], np.uint16)
     t = times(layer_s=0.0, token_s=0.0, sharpness=60.0)
     kernel_rate = t.expert_bytes / 1e-5 / 1e9
-    seconds, naive = with_uploads.predict(with_uploads.Decided([[ids]], [[[0]]]), t, kernel_rate / 2, 0.25, 0.5)
+    rates = (kernel_rate / 2, 0.25, 0.5, t.read_gb_per_s)
+    seconds, naive = with_uploads.predict(with_uploads.Decided([[ids]], [[[0]]]), t, *rates)
     copy_s = t.expert_bytes / 0.25e9
     done = min(copy_s, 4e-5)
     assert seconds == pytest.approx(done + max(0, 2 - done / 2e-5) * 1e-5, rel=0.02)
     assert naive == pytest.approx(3 * t.expert_bytes / ((kernel_rate / 2 + 0.25) * 1e9))
     nothing = np.full((1, 2), NO_EXPERT, np.uint16)  # hits alone: the second step waits for the copy, which is alone
     waits = with_uploads.Decided([[nothing], [nothing]], [[[0]], [[]]])
-    seconds, _ = with_uploads.predict(waits, t, kernel_rate / 2, 0.25, 0.5)
+    seconds, _ = with_uploads.predict(waits, t, *rates)
     assert seconds == pytest.approx(t.expert_bytes / 0.5e9)
+    late = t.model_copy(update={"uploads": t.uploads.model_copy(update={"start_s": 3e-6})})
+    assert with_uploads.predict(waits, late, *rates)[0] == pytest.approx(t.expert_bytes / 0.5e9 + 3e-6)
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_kernels_beside_nothing_read_as_fast_as_the_moment_allows(factor):
+    """No copies: an expert that reading decides takes as much longer as the read loop does now."""
+    nothing_copied = with_uploads.Decided([[np.array([[0, 1, 2]], np.uint16)]], [[[]]])
+    t = times(layer_s=0.0, token_s=0.0, sharpness=60.0)
+    t = t.model_copy(update={"read_gb_per_s": t.expert_bytes / t.expert_s[1] / 1e9})
+    seconds, _ = with_uploads.predict(nothing_copied, t, 0.1, 0.25, 0.5, factor * t.read_gb_per_s)
+    assert seconds == pytest.approx(3 * t.expert_s[1] / factor, rel=0.02)
 
 
 @needs_native

@@ -47,6 +47,7 @@ def test_everything_is_measured(calibrated):
     assert times.expert_s[8] > times.expert_s[1] > 0
     assert set(times.piece_factor) == {2, 4, 8}
     assert times.busy[2].kernel_share > 0.1
+    assert times.uploads is None or 0 < times.uploads.start_s < 0.5
     assert times.uploads is None or times.uploads.alone_gb_per_s > 0.05  # none on a machine that is busy otherwise
     assert machine.residuals[times.name] == times.residual
     assert machine.times_of(512, 128) is None

@@ -71,6 +71,10 @@ def test_uploader():
         assert uploader.idle
         assert uploader.num_bytes == [len(each) for each in sources]
         assert (np.diff(uploader.ends) >= 0).all()
+        assert (np.array(uploader.begins) <= uploader.ends).all()
+        assert (np.array(uploader.begins[1:]) >= uploader.ends[:-1]).all()
+        first, last = uploader.begins[4], uploader.ends[-1]
+        assert uploader.start_s(4, first - 0.25, last + 0.5) == pytest.approx(0.75)
     for source, slot in zip(sources, slots, strict=False):
         assert np.array_equal(slot[: len(source)], source)
         assert not slot[len(source) :].any()

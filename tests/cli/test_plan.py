@@ -161,7 +161,7 @@ def test_planned_by_the_time_of_a_calibrated_machine(tmp_path, capsys):
     machine = Machine(name="m", source="calibration", date="2026-01-01", nodes=nodes, expert_times=(times,))
     machine.save(tmp_path / "machine.json")
     out = tmp_path / "plan.json"
-    arguments = ["plan", str(path), "--planner", "fastest", "--out", str(out)]
+    arguments = ["plan", str(path), "--planner", "fastest", "--out", str(out), "--overwrite"]
     assert main([*arguments, "--machine", str(tmp_path / "machine.json")]) == 0
     assert "predicted ms_per_step" in capsys.readouterr().out
     plan = Plan.load(out)
@@ -178,7 +178,7 @@ def test_a_trace_without_expert_bytes_gets_a_plan_and_no_time(tmp_path, capsys):
     trace = seeded_trace(1, num_requests=8, num_experts=12)
     np.savez(tmp_path / "mine.npz", experts=trace.experts, num_experts=12, request=trace.tokens.request)
     out = tmp_path / "plan.json"
-    start = ["plan", str(tmp_path / "mine.npz"), "--out", str(out)]
+    start = ["plan", str(tmp_path / "mine.npz"), "--out", str(out), "--overwrite"]
     for budget in (["--slots", "4"], ["--nodes", "2"]):
         assert main([*start, *budget]) == 0
         assert "the trace does not say the bytes of an expert: --expert-bytes SIZE" in capsys.readouterr().out
@@ -193,3 +193,59 @@ def test_a_trace_without_expert_bytes_gets_a_plan_and_no_time(tmp_path, capsys):
     plan = Plan.load(out)
     assert plan.format_of_tier["fast0"].expert_bytes == (2_000_000,) * 3
     assert plan.prediction["predicted_ms_per_token"] > 0
+
+
+def test_a_plan_that_is_there_stays_unless_it_is_to_be_replaced(folder, tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    arguments = ["plan", str(folder), "--planner", "round_robin", "--nodes", "2", "--out", str(out)]
+    assert main(arguments) == 0
+    before = out.read_bytes()
+    other = ["plan", str(folder), "--planner", "random_nodes", "--nodes", "2", "--out", str(out)]
+    capsys.readouterr()
+    assert main(other) == 2
+    assert f"--out is {out}, which is there, expected a new file: --overwrite, or another name" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert main([*other, "--overwrite"]) == 0
+    assert Plan.load(out).planner["name"] == "random_nodes"
+
+
+@pytest.mark.parametrize(
+    ("num_requests", "held_out", "batch", "said"),
+    [
+        (8, "0.25", 1, "none: fewer than 10 held-out clusters"),
+        (1, "0.25", 1, "none: its one request was cut in time"),
+        (8, "0.25", 8, "none: its requests share steps, so that it was cut in time"),
+        (8, "0", 1, "none: nothing was held out"),
+        (40, "0.5", 1, None),
+    ],
+)
+def test_where_an_interval_is_missing_the_table_says_why(tmp_path, capsys, num_requests, held_out, batch, said):
+    trace = seeded_trace(1, num_requests=num_requests, num_experts=8, batch=batch)
+    with TraceWriter(tmp_path / "trace", trace.header) as writer:
+        writer.append(trace.experts, trace.gate_weights, trace.tokens)
+    arguments = ["plan", str(tmp_path / "trace"), "--planner", "round_robin", "--nodes", "2", "--held-out", held_out]
+    assert main([*arguments, "--out", str(tmp_path / "plan.json")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert ("heldout_mean_max_interval none" in printed) == (said is not None)
+    if said is not None:
+        assert f"heldout_mean_max_interval {said}" in printed
+        assert "ties_with not known without intervals" in printed
+
+
+def test_signs_are_words(folder, tmp_path, capsys):
+    """Less, more, or as long; no percentage has a sign."""
+    says = {}
+    for name in ("anneal", "random_nodes", "round_robin"):
+        out = tmp_path / f"{name}.json"
+        assert main(["plan", str(folder), "--planner", name, "--nodes", "2", "--out", str(out)]) == 0
+        says[name] = " ".join(capsys.readouterr().out.split())
+        prediction = Plan.load(out).prediction
+        for other, mean in prediction["baseline_mean_max"].items():
+            if other == "mirror":
+                continue
+            part = 100 * (prediction["heldout_mean_max"] / mean - 1)
+            words = "as long" if abs(part) < 0.05 else f"{abs(part):.1f}% {'less' if part < 0 else 'more'}"
+            assert f"{other} {mean:.2f}, so that ours takes {words}" in says[name]
+    assert "round_robin" in says["round_robin"]
+    assert "so that ours takes as long" in says["round_robin"]
+    assert not [text for text in says.values() if "takes -" in text or "takes +" in text]

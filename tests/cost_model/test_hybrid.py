@@ -1,5 +1,7 @@
 """hybrid: hand-worked figures of contention, overlap and waiting; monotone in every byte; never below any bound."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -52,6 +54,25 @@ def test_a_layer_waits_for_what_it_admitted_one_step_before():
     assert one_layer.wait_s == pytest.approx(np.array([[0], [0.030]]))
 
 
+def test_an_idle_link_begins_late():
+    """100 GB/s, link 25, 8 ms until it begins: the CPU reads 0.8 GB alone, 3 of its 6 beside the 40 ms of the upload,
+    the rest alone; a link that is still busy does not begin anew.
+    """
+    rates = Rates(100, 1.0, 25, link_start_s=0.008)
+    time = hybrid([[6 * GB]], [[0.0]], [[1 * GB]], rates)
+    assert time.cpu_s[0, 0] == pytest.approx(0.008 + 0.040 + (6 - 0.8 - 3.0) / 100)
+    short = hybrid([[0.3 * GB]], [[0.0]], [[1 * GB]], rates)
+    assert short.cpu_s[0, 0] == pytest.approx(0.003), "done before the link begins"
+    assert short.drain_s == pytest.approx(0.005 + 0.040)
+    waits = hybrid(np.zeros((3, 1)), np.full((3, 1), 2 * GB), [[GB], [GB], [0]], Rates(100, 1.0, 25, 1000, link_start_s=0.008))
+    assert waits.wait_s[:, 0] == pytest.approx([0, 0.006 + 0.040, 0.006 + 0.040]), "2 ms of the fast tier go by first"
+    two = hybrid(np.zeros((1, 2)), np.full((1, 2), 20 * GB), [[GB, GB]], Rates(100, 1.0, 25, 1000, link_start_s=0.008))
+    assert two.drain_s == pytest.approx(0.008 + 0.080 - 0.040), "the second upload finds the link busy"
+    ahead = Rates(100, 1.0, 25, 1000, layer_overhead_s=0.01, link_start_s=0.008)
+    after = hybrid(np.zeros((1, 2)), np.zeros((1, 2)), [[GB, 0]], ahead)
+    assert after.drain_s == pytest.approx(0.038), "overhead goes by while the link begins"
+
+
 def test_many_tokens_are_bound_by_computing():
     time = hybrid([[1 * GB]], [[0.0]], [[0.0]], Rates(100, cpu_gflop_per_s=500), cpu_gflop=[[20.0]])
     assert time.cpu_s[0, 0] == pytest.approx(0.040)
@@ -60,7 +81,8 @@ def test_many_tokens_are_bound_by_computing():
 RATES = st.builds(
     Rates, read_gb_per_s=st.floats(1, 500), efficiency=st.floats(0.1, 1), link_gb_per_s=st.floats(1, 500),
     fast_read_gb_per_s=st.floats(100, 3000), layer_overhead_s=st.floats(0, 1e-3),
-)  # fmt: skip
+)
+LATE = st.floats(0, 5e-3)  # fmt: skip
 
 
 def drawn(seed, num_steps, num_layers):
@@ -70,8 +92,9 @@ def drawn(seed, num_steps, num_layers):
 
 
 @settings(max_examples=150, deadline=None)
-@given(seed=st.integers(0, 10**6), steps=st.integers(1, 6), layers=st.integers(1, 4), rates=RATES)
-def test_never_below_a_bound(seed, steps, layers, rates):
+@given(seed=st.integers(0, 10**6), steps=st.integers(1, 6), layers=st.integers(1, 4), rates=RATES, late=LATE)
+def test_never_below_a_bound(seed, steps, layers, rates, late):
+    rates = replace(rates, link_start_s=late)
     misses, fast, uploads = drawn(seed, steps, layers)
     time = hybrid(misses, fast, uploads, rates)
     total_s = time.layer_s.sum() + time.drain_s
@@ -84,6 +107,7 @@ def test_never_below_a_bound(seed, steps, layers, rates):
     assert total_s >= tolerance * nothing_moves.layer_s.sum()
     serial = (misses.sum() / rates.cpu_gb_per_s + fast.sum() / rates.fast_read_gb_per_s) / GB
     serial += uploads.sum() / GB / min(rates.link_gb_per_s, rates.read_gb_per_s) + misses.size * rates.layer_overhead_s
+    serial += (uploads > 0).sum() * late
     assert total_s <= serial * (1 + 1e-9), "nothing overlaps"
 
 
@@ -106,6 +130,8 @@ def test_refusals():
         Rates(100, 1.0, 0)
     with pytest.raises(ValueError, match=r"efficiency is 1\.5, expected at most 1"):
         Rates(100, 1.5)
+    with pytest.raises(ValueError, match=r"link_start_s is -1, expected 0 or more"):
+        Rates(100, link_start_s=-1)
     with pytest.raises(ValueError, match=r"fast_bytes is \(1, 2\), expected \[steps, layers\]"):
         hybrid(np.zeros((1, 3)), np.zeros((1, 2)), np.zeros((1, 3)), Rates(1))
     with pytest.raises(ValueError, match="expected finite numbers of 0 or more"):

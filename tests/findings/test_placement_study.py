@@ -11,6 +11,7 @@ import pytest
 from moelab.cli import main
 from moelab.domain.machine import Machine
 from moelab.findings.equal_bytes import MOST_VISITS, equal_bytes
+from moelab.findings.full_budget import TARGETS
 from moelab.findings.placement_page import BEGIN, END, placement_tables, update_placement_page, within_target
 from moelab.findings.placement_study import EXTRA_MEMORY, placement_study
 from moelab.planner import NODE_PLANNERS, anneal, best, eplb
@@ -75,8 +76,8 @@ def test_eplb_needs_experts_that_divide_over_the_nodes():
 
 
 def test_page_says_median_range_and_verdict_of_all_splits(small):
-    rows = [line for line in placement_tables([small]).splitlines() if line.startswith("| small, 2 |")]
-    for share, line in zip(EXTRA_MEMORY, rows, strict=False):
+    rows = _rows_of("## Ours beside EPLB at equal bytes", [small])
+    for share, line in zip(EXTRA_MEMORY, rows, strict=True):
         of_share = [one for one in small.equal if one.offered == share]
         ratios = sorted(one.ours.ratio for one in of_share)
         assert f"{ratios[1]:.3f} ({ratios[0]:.3f} to {ratios[2]:.3f})" in line
@@ -127,3 +128,50 @@ def test_page_and_command(small, tmp_path, capsys):
     assert [each["nodes"] for each in document["studies"]] == [2, 4]
     assert main(["findings", str(trace), "--nodes", "2"]) == 2
     assert "belong to --placement" in capsys.readouterr().err
+
+
+def test_full_budget_is_what_best_gives_with_all_of_it(small):
+    """Beside EPLB's plan of the same offer and split, both scored where neither has looked."""
+    wanted = [(seed, share) for seed in (0, 1, 2) for share in EXTRA_MEMORY if share]
+    assert [(one.seed, one.offered) for one in small.full] == wanted
+    for one in small.full:
+        assert one.held <= one.offered + 1e-9
+        if (one.seed, one.offered) not in {(0, 0.25), (2, 0.1)}:
+            continue
+        options = {"nodes": 2, "held_out": 0.5, "seed": one.seed, "phase": "decode", "extra_memory": one.offered}
+        ours, theirs = best(small.trace, **options), eplb(small.trace, **options)
+        assert one.ours.mean == ours.prediction["heldout_mean_max"]
+        assert one.in_sample == ours.prediction["train_ratio_to_ideal"]
+        assert one.chosen == ours.planner["chosen"]
+        assert one.eplb.mean == theirs.prediction["heldout_mean_max"]
+        assert one.held == pytest.approx(sum(ours.prediction["bytes_per_node"]) / _all_bytes(small.trace) - 1)
+        assert one.eplb_held == pytest.approx(sum(theirs.prediction["bytes_per_node"]) / _all_bytes(small.trace) - 1)
+        value, low, high = one.difference
+        assert value == pytest.approx(ours.prediction["heldout_mean_max"] - theirs.prediction["heldout_mean_max"])
+        assert one.verdict == ("ours ahead" if high < 0 else "eplb ahead" if low > 0 else "tie")
+
+
+def _all_bytes(trace):
+    header = trace.header
+    return header.num_experts * sum(header.expert_bytes)
+
+
+def test_page_says_in_how_many_splits_a_target_is_met(small):
+    ratios = sorted(one.ours.ratio for one in small.full if one.offered == 0.1)
+    for target, said in ((ratios[2], "met |"), ((ratios[0] + ratios[1]) / 2, "met in 1 of 3 |"), (1.0, "met in 0 of 3 |")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(TARGETS, ("small", 0.1), target)
+            rows = _rows_of("## Ours beside EPLB with the same memory", [small])
+            elsewhere = _rows_of("## Ours beside EPLB with the same memory", [dataclasses.replace(small, num_nodes=4)])
+        assert rows[0].endswith(f"{target:.3f}: {said}")
+        assert elsewhere[0].endswith("|  |")
+        assert f"{ratios[1]:.3f} ({ratios[0]:.3f} to {ratios[2]:.3f})" in rows[0]
+        for one in small.full:
+            line = rows[0 if one.offered == 0.1 else 1]
+            assert "{:+.3f} ({:+.3f} to {:+.3f})".format(*one.difference) in line
+            assert one.verdict in line
+
+
+def _rows_of(heading, studies):
+    part = placement_tables(studies).split(heading)[1].split("\n#")[0]
+    return [line for line in part.splitlines() if line.startswith("| ")][2:]

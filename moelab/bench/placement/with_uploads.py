@@ -2,7 +2,8 @@
 
 Decisions are the simulator's own log, so residency follows the logical clock: a layer waits until what it admitted one
 step before has arrived, as ``cost_model.hybrid`` says. The copies are an ``Uploader``'s in place of a link. Before and
-after each run stand copies alone, and a read while experts are copied: their rates replace the calibrated ones.
+after each run stand a read alone, copies alone, and a read while experts are copied: their rates replace the calibrated
+ones.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import numpy as np
 from moelab.bench.placement.cells import Cell
 from moelab.bench.placement.core_bound import Planned
 from moelab.bench.placement.lockstep import lockstep
-from moelab.calibration.rounds import in_rounds
+from moelab.calibration.rounds import in_rounds, timed
 from moelab.calibration.shelf import Shelf
 from moelab.calibration.uploader import Uploader
 from moelab.cost_model.hybrid import Rates, hybrid
-from moelab.cost_model.node_time import whole_expert_s, with_slower_reads
+from moelab.cost_model.node_time import whole_expert_s, with_reads
 from moelab.domain.allowed_cores import allowed_cores
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.plan_copies import whole_on
@@ -121,8 +122,18 @@ def upload_cells(
         beside: dict[tuple, list[np.ndarray]] = {key: [] for key in keys}
         with Uploader(slots, cores[-1]) as uploader:
 
+            block_of = [[arena.copy(expert, 0) for expert in range(num_experts)] for arena in arenas]
+
             def blocks(layer: int, experts: list[int]) -> list[np.ndarray]:
-                return [arenas[layer].copy(expert, 0) for expert in experts]
+                return [block_of[layer][expert] for expert in experts]
+
+            def read_alone() -> float:
+                """GB/s of a read loop while nothing else runs; a read follows a read, as in the calibration."""
+                calls = []
+                for _ in range(3):
+                    chosen = arenas[0].addresses[rng.permutation(num_experts)[:4]]
+                    calls.append(timed(read_once, chosen, layout.expert_bytes, loop, pool))
+                return 4 * layout.expert_bytes / float(np.median(calls[1:])) / GB
 
             def copied_alone() -> float:
                 """GB/s of copies while nothing else runs; the first of them waits for the thread to wake."""
@@ -132,7 +143,7 @@ def upload_cells(
                 return layout.expert_bytes / float(np.median(np.diff(uploader.ends[first:]))) / GB
 
             def read_beside() -> np.ndarray:
-                """GB/s of a read loop and of the copies while both run, and of the copies alone."""
+                """GB/s of a read loop and of the copies while both run, of the copies alone, of the read loop alone."""
                 num_copies = 6
                 calls: list[float] = []
                 while not calls:  # small experts are copied before one call ends: copy more of them
@@ -147,7 +158,7 @@ def upload_cells(
                     num_copies *= 2
                 copy_s = float(np.median(np.diff([begin, *uploader.ends[first:]])[1:-1]))
                 read_gb_per_s = 2 * layout.expert_bytes / float(np.median(calls)) / GB
-                return np.array([read_gb_per_s, layout.expert_bytes / copy_s / GB, copied_alone()])
+                return np.array([read_gb_per_s, layout.expert_bytes / copy_s / GB, copied_alone(), read_alone()])
 
             def run(key: tuple[str, float, int]) -> float:
                 before = read_beside()
@@ -184,12 +195,13 @@ def upload_cells(
 
 
 def predict(
-    decided: Decided, times: ExpertTimes, read_gb_per_s: float, copy_gb_per_s: float, alone_gb_per_s: float
-) -> tuple[float, float]:
+    decided: Decided, times: ExpertTimes, read_gb_per_s: float, copy_gb_per_s: float, alone_gb_per_s: float,
+    read_alone_gb_per_s: float,
+) -> tuple[float, float]:  # fmt: skip
     """(seconds by the contention model, seconds of total bytes over what read loop and copies reach together).
 
-    The rates are of a read loop and of copies while both run, and of copies alone. Experts of several tokens count as
-    the bytes that take as long.
+    The rates are of a read loop and of copies while both run, of copies alone and of the read loop alone. Experts of
+    several tokens count as the bytes that take as long.
     """
     assert times.uploads is not None
     shape = (len(decided.misses), len(decided.misses[0]))
@@ -204,15 +216,18 @@ def predict(
             upload[step, layer] = len(decided.admitted[step][layer])
             overhead += times.layer_s + times.token_s * len(ids) if len(counts) else 0.0
     size = times.expert_bytes
-    kernel_gb_per_s = size / one_s / GB
-    alone_s, beside_read_s = (size / (rate * GB) for rate in (times.read_gb_per_s, read_gb_per_s))
-    slower_s = with_slower_reads(one_s, alone_s, beside_read_s, times.sharpness)
+    calibrated_s, now_s, beside_read_s = (
+        size / (rate * GB) for rate in (times.read_gb_per_s, read_alone_gb_per_s, read_gb_per_s)
+    )
+    kernel_gb_per_s = size / float(with_reads(one_s, calibrated_s, now_s, times.sharpness)) / GB
+    slower_s = with_reads(one_s, calibrated_s, max(now_s, beside_read_s), times.sharpness)
     beside_s = float(slower_s) / times.uploads.kernel_share
-    home = max(times.read_gb_per_s, kernel_gb_per_s, alone_gb_per_s)
+    home = max(read_alone_gb_per_s, kernel_gb_per_s, alone_gb_per_s)
     rates = Rates(
         read_gb_per_s=home, efficiency=kernel_gb_per_s / home, link_gb_per_s=alone_gb_per_s,
         layer_overhead_s=overhead / miss.size,
         measured_shared=(size / beside_s / GB, copy_gb_per_s * times.uploads.upload_share),
+        link_start_s=times.uploads.start_s,
     )  # fmt: skip
     predicted = float(hybrid(miss * size, np.zeros(shape), upload * size, rates).step_s.sum())
     return predicted, float((read.sum() + upload.sum()) * size / ((read_gb_per_s + copy_gb_per_s) * GB))
