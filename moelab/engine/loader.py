@@ -288,12 +288,12 @@ def _load(
         # Behind the large reads of the others each small one would wait for a while.
         checkpoint.keep(small_names(opened))
         first, others = experts.split(FIRST_PART)
-        first.run(pool, bar.part(int(FIRST_PART * expert_bytes)), make_model)
+        first.run(pool, bar.part(int(FIRST_PART * expert_bytes)), make_model, checkpoint.reads)
         if folder is not None:
             folder.check_content(doubtful, pool)
         model, fingerprint = made
         others.mix(tasks)
-        others.run(pool, bar.part(bar.left))
+        others.run(pool, bar.part(bar.left), reads=checkpoint.reads)
     return Loaded(
         model=model,
         spec=spec,
@@ -360,5 +360,5 @@ def load_routed(
             tasks = Tasks()
             arenas = new_arenas(len(opened.experts), opened.spec.n_routed_experts, layout)
             fill_homes(opened.experts, arenas, layout, tasks)
-            tasks.run(pool, bar.part(num_bytes))
+            tasks.run(pool, bar.part(num_bytes), reads=opened.checkpoint.reads)
     return routed_of(arenas, layout, isa, chosen, pool)
