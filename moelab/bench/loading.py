@@ -1,6 +1,7 @@
 """``moelab bench loading``: how fast a checkpoint is loaded, beside the disk and beside a copy with permutation.
 
-Generated checkpoints in several disk forms. By turns, in one process, each with the same workers and memory (`warm_memory`):
+Generated checkpoints in several disk forms. By turns, in one process, each with the same workers, into memory that is
+warm (`warm_memory`):
 
 - disk: the checkpoint's files read into buffers of 2 MB, nothing of them in the page cache (``posix_fadvise``); the
   best of one worker, all of them, and all of them past the page cache (a way that was a fifth slower than the best in

@@ -198,8 +198,9 @@ class DirectReads:
             return queue is not None and queue.settle(number)
         return False
 
-    def read_apart(self, descriptor: int, parts: list[tuple[int, int]]) -> list[Buffer]:
-        """Many small parts [first, stop) of a file at one time, into memory of their own. Those that failed are empty.
+    def begin_apart(self, descriptor: int, parts: list[tuple[int, int]]) -> list[Buffer]:
+        """Many small parts [first, stop) of a file at one time, into memory of their own, to be waited for (`arrive`).
+        Those that failed are empty then.
 
         One after the other each would wait for the disk; and behind large reads for these.
         """
@@ -216,8 +217,6 @@ class DirectReads:
                 if not self.start(descriptor, buffer, end - begin, begin):
                     buffer.stop = begin
             buffers.append(buffer)
-        for buffer in buffers:
-            self.arrive(buffer)
         return buffers
 
     def read(self, descriptor: int, into: np.ndarray, offset: int) -> int:
