@@ -1,6 +1,7 @@
 """``moelab bench loading``: how fast a checkpoint is loaded, beside the disk and beside a copy with permutation.
 
-Generated checkpoints in several disk forms. By turns, in one process, each with the same workers:
+Generated checkpoints in several disk forms. By turns, in one process, each with the same workers, into memory that is
+warm (`warm_memory`):
 
 - disk: the checkpoint's files read into buffers of 2 MB, nothing of them in the page cache (``posix_fadvise``); the
   best of one worker, all of them, and all of them past the page cache (a way that was a fifth slower than the best in
@@ -17,7 +18,6 @@ Rates count bytes of the source. Gate: cold at least 0.8 of the slower of disk a
 from __future__ import annotations
 
 import gc
-import mmap
 import os
 import shutil
 import tempfile
@@ -34,6 +34,7 @@ import torch
 from moelab.bench.generated_checkpoint import Sizes, write_checkpoint
 from moelab.bench.load_memory import measure_load_memory
 from moelab.bench.result import BenchResult, Column
+from moelab.bench.warm_memory import after_report, touch_memory
 from moelab.engine.direct_reads import open_direct
 from moelab.engine.engine import load
 from moelab.engine.mapped_file import MappedFile
@@ -162,6 +163,7 @@ def _measured(
     files = sorted(checkpoint.glob("*.safetensors"))
     saved_files = [*packed.glob("*.bin"), *([] if "dense_weights" in options else files)]
     num_bytes = sum(path.stat().st_size for path in files)
+    fresh_bytes = num_bytes + num_bytes // 8
     disk, saved_disk = Disk(files, pool), Disk(saved_files, pool)
     copied = [path for number, path in enumerate(files) if number * path.stat().st_size < COPIED_BYTES]
     rounds: list[dict[str, float]] = []
@@ -170,11 +172,11 @@ def _measured(
         row = {}
         cases: dict[str, Callable[[], float]] = {
             "disk": disk.bytes_per_s,
-            "cold": lambda: num_bytes / _load_s(checkpoint, options, files),
-            "copy": lambda: copy_permuted(copied, pool),
-            "warm": lambda: num_bytes / _load_s(checkpoint, options),
+            "cold": lambda: num_bytes / _load_s(checkpoint, options, fresh_bytes, files),
+            "copy": lambda: copy_permuted(copied, pool, fresh_bytes),
+            "warm": lambda: num_bytes / _load_s(checkpoint, options, fresh_bytes),
             "saved_disk": saved_disk.bytes_per_s,
-            "saved_s": lambda: _load_s(checkpoint, options | {"packed": packed}, [*saved_files, *files]),
+            "saved_s": lambda: _load_s(checkpoint, options | {"packed": packed}, fresh_bytes, [*saved_files, *files]),
         }
         for name, case in cases.items():
             if not parts_of(name) & set(parts):
@@ -182,8 +184,6 @@ def _measured(
                 continue
             if name in ("copy", "warm"):  # they find everything cached, which a cold load does not leave behind
                 read_all(copied if name == "copy" else files)
-            if name not in ("disk", "saved_disk"):
-                touch_memory(num_bytes + num_bytes // 8)
             row[name] = case()
         rounds.append(row)
     saved_bytes = _loaded_bytes(checkpoint, options | {"packed": packed}) if "saved" in parts else 0
@@ -220,9 +220,10 @@ def _median(rates: np.ndarray) -> float:
     return float(np.median(rates)) / 1e9
 
 
-def _load_s(checkpoint: Path, options: dict[str, Any], cold: list[Path] | None = None) -> float:
-    """Seconds of one load; the files ``cold`` are taken out of the page cache before."""
+def _load_s(checkpoint: Path, options: dict[str, Any], fresh_bytes: int, cold: list[Path] | None = None) -> float:
+    """Seconds of one load into warm memory; the files ``cold`` are taken out of the page cache before."""
     drop_cached(cold or [])
+    touch_memory(fresh_bytes)
     with load(checkpoint, device="cpu", **options) as engine:
         return engine.load_s
 
@@ -230,11 +231,6 @@ def _load_s(checkpoint: Path, options: dict[str, Any], cold: list[Path] | None =
 def _loaded_bytes(checkpoint: Path, options: dict[str, Any]) -> int:
     with load(checkpoint, device="cpu", **options) as engine:
         return engine.loaded_bytes
-
-
-def touch_memory(num_bytes: int) -> None:
-    """Write to memory and free it: a virtual machine that must ask its host for each page first would measure that."""
-    map_pages(num_bytes).memory[:: mmap.PAGESIZE] = 1
 
 
 def drop_cached(files: list[Path]) -> None:
@@ -296,17 +292,20 @@ def read_cold(files: list[Path], pool: Pool | None, flags: int = 0) -> float:
 
     def read(block: int) -> None:
         descriptor, start = blocks[block]
-        buffer = buffers.setdefault(threading.get_ident(), map_pages(BLOCK_BYTES).memory)
-        os.preadv(descriptor, [buffer.data], start)
+        worker = threading.get_ident()
+        if worker not in buffers:
+            buffers[worker] = map_pages(BLOCK_BYTES).memory
+        os.preadv(descriptor, [buffers[worker].data], start)
 
+    after_report()
     rate = _rate(files, len(blocks), read, pool)
     for descriptor in descriptors:
         os.close(descriptor)
     return rate
 
 
-def copy_permuted(files: list[Path], pool: Pool) -> float:
-    """Bytes per second of the copy that the module describes."""
+def copy_permuted(files: list[Path], pool: Pool, fresh_bytes: int) -> float:
+    """Bytes per second of the copy that the module describes, into memory that is warm up to so many bytes."""
     mapped = [MappedFile(path) for path in files]
     strip_bytes = 2 * COPY_ROWS * COPY_COLUMNS
     strips = [
@@ -322,6 +321,7 @@ def copy_permuted(files: list[Path], pool: Pool) -> float:
         tiles = memory[number * strip_bytes : (number + 1) * strip_bytes]
         pack(tiles, source, COPY_ROWS, COPY_COLUMNS, "bf16")
 
+    touch_memory(fresh_bytes)
     begun = time.perf_counter()
     pool.draw(len(strips), copy)
     return len(strips) * strip_bytes / (time.perf_counter() - begun)

@@ -112,6 +112,8 @@ class Checkpoint:
             views.setdefault(self._mapped(name), []).append(self.read(name))
         for file, of_file in views.items():
             file.keep(of_file)
+        for file in views:
+            file.arrive()
 
     def _file_of(self, view: torch.Tensor) -> MappedFile | None:
         address = view.data_ptr()

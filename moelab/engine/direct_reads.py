@@ -14,6 +14,7 @@ import mmap
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -175,8 +176,31 @@ class DirectReads:
             self._end(got)
         buffer.stop = min(buffer.stop, buffer.first + got)
 
-    def read_apart(self, descriptor: int, parts: list[tuple[int, int]]) -> list[Buffer]:
-        """Many small parts [first, stop) of a file at one time, into memory of their own. Those that failed are empty.
+    def on_their_way(self) -> int:
+        """Bytes that this thread has asked for and that have not come."""
+        queue = self._own().queue
+        if queue is None:
+            return 0
+        if queue.num_bytes:
+            with suppress(OSError):  # whoever waits for them hears of it
+                queue.look()
+        return queue.num_bytes
+
+    def begun(self) -> int:
+        """The number of the last read that this thread began; 0 before the first."""
+        queue = self._own().queue
+        return 0 if queue is None else queue.last
+
+    def wait(self, number: int) -> bool:
+        """Until what this thread began up to this number has come; False where all of it had."""
+        queue = self._own().queue
+        with suppress(OSError):
+            return queue is not None and queue.settle(number)
+        return False
+
+    def begin_apart(self, descriptor: int, parts: list[tuple[int, int]]) -> list[Buffer]:
+        """Many small parts [first, stop) of a file at one time, into memory of their own, to be waited for (`arrive`).
+        Those that failed are empty then.
 
         One after the other each would wait for the disk; and behind large reads for these.
         """
@@ -193,8 +217,6 @@ class DirectReads:
                 if not self.start(descriptor, buffer, end - begin, begin):
                     buffer.stop = begin
             buffers.append(buffer)
-        for buffer in buffers:
-            self.arrive(buffer)
         return buffers
 
     def read(self, descriptor: int, into: np.ndarray, offset: int) -> int:

@@ -55,9 +55,12 @@ class DiskQueue:
         self.depth = depth
         self._context = ctypes.c_ulong(context)
         self._getevents, self._submit = numbers[2:]
-        self._number = 0
+        self.last = 0  # number of the read that was begun last
+        self.num_bytes = 0  # asked for, and not known to have come
         self._waiting: dict[int, np.ndarray] = {}  # memory that is written meanwhile, by number of the read
         self._results: dict[int, int] = {}
+        self._events = (_Event * depth)()
+        self._no_time = (ctypes.c_int64 * 2)()  # struct timespec
         self._open = True
         # Of a queue that nobody closed; waits for what is on its way. In a forked child the queue does not exist.
         self._finalizer = weakref.finalize(self, _destroy, os.getpid(), numbers[1], context)
@@ -66,31 +69,45 @@ class DiskQueue:
         """Begin to fill ``into``; the number of this read, None where it cannot begin now."""
         if not self._open or len(self._waiting) >= self.depth:
             return None
-        self._number += 1
         request = _Request(
-            data=self._number, opcode=_PREAD, descriptor=descriptor, buffer=into.ctypes.data, num_bytes=len(into),
+            data=self.last + 1, opcode=_PREAD, descriptor=descriptor, buffer=into.ctypes.data, num_bytes=len(into),
             offset=offset,
         )  # fmt: skip
         pointer = ctypes.pointer(request)
         if _syscall()(ctypes.c_long(self._submit), self._context, ctypes.c_long(1), ctypes.byref(pointer)) != 1:
             return None
-        self._waiting[self._number] = into
-        return self._number
+        self.last += 1
+        self.num_bytes += len(into)
+        self._waiting[self.last] = into
+        return self.last
+
+    def look(self, least: int = 0) -> None:
+        """Take note of what came, of ``least`` reads at least. OSError."""
+        while True:
+            got = _syscall()(
+                ctypes.c_long(self._getevents), self._context, ctypes.c_long(least), ctypes.c_long(self.depth),
+                self._events, self._no_time if least == 0 else None,
+            )  # fmt: skip
+            if got >= 0:
+                break
+            if ctypes.get_errno() != 4:  # EINTR: a signal came
+                raise OSError(ctypes.get_errno(), f"asynchronous read: {os.strerror(ctypes.get_errno())}")
+        for event in self._events[:got]:
+            self._results[event.data] = event.result
+            self.num_bytes -= len(self._waiting.pop(event.data))
+
+    def settle(self, number: int) -> bool:
+        """Wait for all reads up to this one; True where there was something to wait for. OSError."""
+        waited = False
+        while self._waiting and next(iter(self._waiting)) <= number:
+            waited = True
+            self.look(1)
+        return waited
 
     def wait(self, number: int) -> int:
         """Bytes that the read brought; each number once. OSError."""
-        events = (_Event * self.depth)()
         while number not in self._results:
-            got = _syscall()(
-                ctypes.c_long(self._getevents), self._context, ctypes.c_long(1), ctypes.c_long(self.depth), events, None
-            )
-            if got < 0:
-                if ctypes.get_errno() == 4:  # EINTR: a signal came
-                    continue
-                raise OSError(ctypes.get_errno(), f"asynchronous read: {os.strerror(ctypes.get_errno())}")
-            for event in events[:got]:
-                self._results[event.data] = event.result
-                del self._waiting[event.data]
+            self.look(1)
         result = self._results.pop(number)
         if result < 0:
             raise OSError(-result, f"asynchronous read: {os.strerror(-result)}")

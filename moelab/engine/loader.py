@@ -47,7 +47,7 @@ from moelab.kernels.routed import RoutedExperts
 from moelab.kernels.tasks import Tasks
 
 MakeHomes = Callable[[ModelSpec, ExpertLayout, Pool], Homes]
-FIRST_PART = 1 / 8  # of the experts: what others fill while the model is made
+FIRST_PART = 1 / 16  # of the experts: what others fill while the model is made
 DTYPE_OF_STORED = {"BF16": torch.bfloat16, "F32": torch.float32, "F16": torch.float32}
 
 
@@ -280,20 +280,20 @@ def _load(
         doubtful: list[Path] = []
 
         def make_model() -> None:
+            # Each alone would wait behind the large reads of the others.
+            checkpoint.keep(small_names(opened))
             if folder is not None:
                 doubtful.extend(folder.compare_source())
             made.append(opened.module.Model(spec, opened.text_config, read, routed, device, linears))
             made.append(weights_fingerprint(opened))
 
-        # Behind the large reads of the others each small one would wait for a while.
-        checkpoint.keep(small_names(opened))
         first, others = experts.split(FIRST_PART)
-        first.run(pool, bar.part(int(FIRST_PART * expert_bytes)), make_model)
+        first.run(pool, bar.part(int(FIRST_PART * expert_bytes)), make_model, checkpoint.reads)
         if folder is not None:
             folder.check_content(doubtful, pool)
         model, fingerprint = made
         others.mix(tasks)
-        others.run(pool, bar.part(bar.left))
+        others.run(pool, bar.part(bar.left), reads=checkpoint.reads)
     return Loaded(
         model=model,
         spec=spec,
@@ -360,5 +360,5 @@ def load_routed(
             tasks = Tasks()
             arenas = new_arenas(len(opened.experts), opened.spec.n_routed_experts, layout)
             fill_homes(opened.experts, arenas, layout, tasks)
-            tasks.run(pool, bar.part(num_bytes))
+            tasks.run(pool, bar.part(num_bytes), reads=opened.checkpoint.reads)
     return routed_of(arenas, layout, isa, chosen, pool)

@@ -42,6 +42,7 @@ class MappedFile:
         self._direct = self._opened_direct = open_direct(path)
         self._reads = DirectReads() if reads is None else reads
         self._kept: list[Buffer] = []
+        self._coming: list[Buffer] = []
 
     def tensor(self, dtype: torch.dtype, shape: tuple[int, ...], offset: int) -> torch.Tensor:
         """A view; a copy where the numbers do not lie at multiples of their size."""
@@ -77,10 +78,19 @@ class MappedFile:
             self._reads.drop(buffer)
 
     def keep(self, views: list[torch.Tensor]) -> None:
-        """Read these small ones all at one time and keep them until `close`, where that pays. Never raises."""
+        """Begin to read these small ones, all at one time, and keep them until `close`, where that pays. Never raises.
+
+        For the thread that then calls `arrive`."""
         spans = [span for span in map(self._span, views) if span is not None and self._is_direct(*span)]
         if spans and self._direct is not None:
-            self._kept += self._reads.read_apart(self._direct, spans)
+            self._coming = self._reads.begin_apart(self._direct, spans)
+
+    def arrive(self) -> None:
+        """Wait for what `keep` began."""
+        coming, self._coming = self._coming, []
+        for buffer in coming:
+            self._reads.arrive(buffer)
+        self._kept += coming
 
     def _span(self, view: torch.Tensor) -> tuple[int, int] | None:
         """First and last byte of the file that a view covers; None where it is not to be read."""

@@ -13,14 +13,28 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from moelab.kernels.native import library
 from moelab.kernels.native_workers import NativeWorkers
 from moelab.kernels.places import places
 from moelab.kernels.python_workers import PythonWorkers
 
-AHEAD = 2  # tasks that a worker draws before it does them, where it is told of each and no more are asked for
+AHEAD = 2  # tasks that a worker draws before it does them, where it is told of each
+ON_THEIR_WAY_BYTES = 16 << 20  # reads of all workers together, while there are tasks to read ahead for
+
+
+class Reads(Protocol):
+    """Reads that were begun for tasks drawn ahead, each thread's its own."""
+
+    def on_their_way(self) -> int:
+        """Bytes that this thread has asked for and that have not come."""
+
+    def begun(self) -> int:
+        """The number of the last read that this thread began."""
+
+    def wait(self, number: int) -> bool:
+        """Until what this thread began up to this number has come; False where all of it had."""
 
 
 class Pool:
@@ -100,32 +114,42 @@ class Pool:
         after: Callable[[int], object] | None = None,
         ahead: Callable[[int], object] | None = None,
         meanwhile: Callable[[], object] | None = None,
-        depth: int = AHEAD,
+        reads: Reads | None = None,
+        most: int = AHEAD,
     ) -> None:
         """``task(0)`` .. ``task(num_tasks - 1)``, which the workers draw in rising order, so that none waits long.
 
         ``after(number)`` is called by the caller's own worker alone, between its tasks, with the number of finished
-        ones: for a progress bar. ``ahead(number)`` is called by the worker that drew the task, ``depth`` other tasks
-        before it does it. ``meanwhile`` is called by the caller's own worker before its first task. Raises as ``run``
-        does; after an exception no further task is begun.
+        ones: for a progress bar. ``ahead(number)`` is called by the worker that drew the task, AHEAD other tasks
+        before it does it, up to ``most`` while few bytes of ``reads`` are on their way. ``meanwhile`` is called by the
+        caller's own worker before its first task. Raises as ``run`` does; after an exception no further task is begun.
+
+        A disk may tell of several reads at once, and has nothing left to do then: so what is on its way counts, not
+        what was drawn, and whoever waited for a task's reads first draws ahead again.
         """
         numbers = itertools.count()
         num_done = [0] * self.num_workers
         failed: list[int] = []
 
         def work(worker: int, num_workers: int) -> None:
-            drawn: deque[int] = deque()
+            drawn: deque[tuple[int, int]] = deque()
+            least, share = 0 if ahead is None else AHEAD, ON_THEIR_WAY_BYTES // num_workers
             try:
                 if worker == 0 and meanwhile is not None:
                     meanwhile()
                 while not failed:
-                    while len(drawn) <= (depth if ahead is not None else 0) and (number := next(numbers)) < num_tasks:
-                        drawn.append(number)
+                    while (
+                        len(drawn) <= least
+                        or (reads is not None and len(drawn) <= most and reads.on_their_way() < share)
+                    ) and (number := next(numbers)) < num_tasks:
                         if ahead is not None:
                             ahead(number)
+                        drawn.append((number, 0 if reads is None else reads.begun()))
                     if not drawn:
                         break
-                    task(drawn.popleft())
+                    if reads is not None and reads.wait(drawn[0][1]):
+                        continue
+                    task(drawn.popleft()[0])
                     num_done[worker] += 1
                     if worker == 0 and after is not None:
                         after(sum(num_done))

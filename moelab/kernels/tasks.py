@@ -10,10 +10,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-from moelab.kernels.pool import AHEAD, Pool
+from moelab.kernels.pool import AHEAD, Pool, Reads
 
 GROUP_BYTES = 1 << 20  # small tasks are drawn together until they are this much
-MOST_AHEAD = 12  # groups that are drawn ahead by all workers together, or AHEAD by each
+MOST_AHEAD = 24  # groups that are drawn ahead by all workers together, or AHEAD by each
 AHEAD_PART = 24  # and together at most this part of all bytes
 Task = Callable[[], object]
 Advance = Callable[[float], object]  # told the part (0 to 1) that is done
@@ -64,10 +64,16 @@ class Tasks:
         for _, rows in sorted(placed, key=lambda pair: pair[0]):
             self.extend(rows)
 
-    def run(self, pool: Pool | None, advance: Advance = lambda done: None, meanwhile: Task = lambda: None) -> None:
+    def run(
+        self,
+        pool: Pool | None,
+        advance: Advance = lambda done: None,
+        meanwhile: Task = lambda: None,
+        reads: Reads | None = None,
+    ) -> None:
         """Do all of it (None: alone) and forget it. Raises what a task raises; no further one is begun then.
 
-        ``meanwhile`` is done by the caller's worker before it takes part.
+        ``meanwhile`` is done by the caller's worker before it takes part. ``reads`` are what the tasks' aheads begin.
         """
         tasks, aheads, sizes = self._tasks, self._aheads, self._bytes
         self._tasks, self._aheads, self._bytes = [], [], []
@@ -90,8 +96,9 @@ class Tasks:
 
         largest = max([GROUP_BYTES, *sizes])
         most = min(MOST_AHEAD, sums[-1] // (AHEAD_PART * largest))
-        depth = max(AHEAD, most // pool.num_workers)
-        pool.draw(len(groups), do, lambda done: advance(sums[done] / max(sums[-1], 1)), look_ahead, meanwhile, depth)
+        most = max(AHEAD, most // pool.num_workers)
+        advanced = lambda done: advance(sums[done] / max(sums[-1], 1))  # noqa: E731
+        pool.draw(len(groups), do, advanced, look_ahead, meanwhile, reads, most)
 
 
 def group(sizes: Sequence[int]) -> list[tuple[int, int]]:

@@ -205,16 +205,47 @@ def test_more_parts_than_the_queue_takes_and_parts_behind_the_end(opened):
     descriptor = direct_reads.open_direct(path)
     if descriptor is None:
         return
+
+    def arrived(buffer):
+        checkpoint.reads.arrive(buffer)
+        return buffer
+
     data, rng = path.read_bytes(), np.random.default_rng(6)
     starts = [int(start) for start in rng.integers(0, len(data) - 3000, 2 * direct_reads.MOST_WANTED)]
-    buffers = checkpoint.reads.read_apart(descriptor, [(start, start + 3000) for start in starts])
+    read = lambda parts: [*map(arrived, checkpoint.reads.begin_apart(descriptor, parts))]  # noqa: E731
+    buffers = read([(start, start + 3000) for start in starts])
     for start, buffer in zip(starts, buffers, strict=True):
         assert buffer.part(start, start + 3000).tobytes() == data[start : start + 3000]
-    (behind,) = checkpoint.reads.read_apart(descriptor, [(len(data) + 9000, len(data) + 9010)])
+    (behind,) = read([(len(data) + 9000, len(data) + 9010)])
     assert behind.stop == behind.first  # nothing is there
     os.close(descriptor)
-    (closed,) = checkpoint.reads.read_apart(descriptor, [(0, 10)])
+    (closed,) = read([(0, 10)])
     assert closed.stop == closed.first
+
+
+def test_what_is_on_its_way_is_counted_until_it_came(opened):
+    """Of this thread alone; `wait` says whether there was something to wait for, and loses nothing of it."""
+    checkpoint, tensors, path = opened
+    if not has_direct(path):
+        return
+    reads, view = checkpoint.reads, checkpoint.read("matrix")
+    assert (reads.on_their_way(), reads.begun(), reads.wait(0)) == (0, 0, False)
+    marks = []
+    for first in (0, 300, 600):
+        checkpoint.ahead(view[first : first + 100])
+        marks.append(reads.begun())
+    assert marks == [1, 2, 3]
+    with ThreadPoolExecutor(1) as executor:
+        assert executor.submit(reads.on_their_way).result() == 0
+    for mark in reversed(marks):  # the first wait waits for all that began before
+        reads.wait(mark)
+        assert not reads.wait(mark)
+    assert reads.on_their_way() == 0
+    before = reads.num_bytes
+    for first in (600, 0, 300):
+        assert torch.equal(checkpoint.fetch(view[first : first + 100]), tensors["matrix"][first : first + 100])
+    assert reads.num_bytes > before  # what came is counted when it is fetched, and not read again
+    assert reads.begun() == 3
 
 
 def test_the_system_says_what_is_cached_one_way_or_the_other(opened):

@@ -12,7 +12,7 @@ import pytest
 
 from moelab.kernels import Pool, native
 from moelab.kernels.linear import pack_matrices
-from moelab.kernels.pool import AHEAD
+from moelab.kernels.pool import AHEAD, ON_THEIR_WAY_BYTES
 from moelab.kernels.tasks import GROUP_BYTES, Tasks, group
 
 
@@ -132,3 +132,60 @@ def test_the_caller_does_something_first_while_others_work():
         tasks.add(1, began.set)
         with pytest.raises(ZeroDivisionError):
             tasks.run(pool, meanwhile=lambda: 1 // 0)
+
+
+class SlowDisk:
+    """Reads of all threads that come when somebody waits: all that are on their way, as a disk may tell of them."""
+
+    def __init__(self, num_bytes):
+        self.num_bytes, self.local, self.most, self.tasks_beside_nothing = num_bytes, threading.local(), 0, 0
+
+    def own(self):
+        return self.local.__dict__.setdefault("own", {"begun": 0, "came": 0})
+
+    def begin(self):
+        own = self.own()
+        own["begun"] += 1
+        self.most = max(self.most, self.on_their_way())
+
+    def on_their_way(self):
+        own = self.own()
+        return (own["begun"] - own["came"]) * self.num_bytes
+
+    def begun(self):
+        return self.own()["begun"]
+
+    def wait(self, number):
+        own = self.own()
+        waited = own["came"] < number
+        if waited:
+            own["came"] = own["begun"]
+        return waited
+
+
+@pytest.mark.parametrize("num_bytes", [1 << 20, 2 << 20, 64 << 20])
+def test_whoever_waited_asks_again_before_the_task(num_bytes):
+    """All reads come at once; no task is done while nothing is on its way, but at the end."""
+    disk, order, count, most = SlowDisk(num_bytes), [], 300, 40
+    idle = []
+
+    def do(number):
+        order.append(number)
+        if disk.on_their_way() == 0:
+            idle.append(number)
+
+    with Pool(1) as pool:
+        pool.draw(count, do, ahead=lambda number: disk.begin(), reads=disk, most=most)
+    assert order == list(range(count))
+    assert all(number >= count - most - 1 for number in idle)
+    limit = max(ON_THEIR_WAY_BYTES + num_bytes, (AHEAD + 1) * num_bytes)
+    assert min((AHEAD + 1) * num_bytes, ON_THEIR_WAY_BYTES) <= disk.most <= limit
+
+
+def test_reads_of_many_workers_share_what_may_be_on_its_way():
+    disk, done = SlowDisk(1 << 20), []
+    with Pool() as pool:
+        pool.draw(500, done.append, ahead=lambda number: disk.begin(), reads=disk, most=100)
+        limit = ON_THEIR_WAY_BYTES // pool.num_workers + (1 << 20)
+    assert sorted(done) == list(range(500))
+    assert disk.most <= max(limit, (AHEAD + 1) << 20)

@@ -29,10 +29,10 @@ class Opened:
 
 
 class EarlyReads:
-    """Of one folder. A chunk is started and finished by one thread."""
+    """Of one folder. A chunk is started and finished by one thread; `reads` do it."""
 
-    def __init__(self) -> None:
-        self._reads = DirectReads()
+    def __init__(self, reads: DirectReads | None = None) -> None:
+        self._reads = DirectReads() if reads is None else reads
         self._files: dict[str, Opened | None] = {}
         self._opening = threading.Lock()
         self._on_their_way: dict[tuple[str, int], Buffer] = {}

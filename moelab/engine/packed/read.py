@@ -44,7 +44,7 @@ class PackedFolder:
         self.path, self.manifest, self.checkpoint = path, manifest, checkpoint
         self._files: dict[str, FileIO] = {}
         self._opening = threading.Lock()
-        self._early = EarlyReads()
+        self._early = EarlyReads(checkpoint.reads)
 
     @classmethod
     def open(cls, path: str | Path, checkpoint: Checkpoint) -> PackedFolder:
