@@ -19,6 +19,7 @@ from moelab.domain.lossy import Lossy
 from moelab.domain.plan import Plan, TierFormat
 from moelab.domain.summary import summary_html, summary_text
 from moelab.domain.trace import Phase, TraceHeader
+from moelab.engine.dense import KernelLinears
 from moelab.engine.generate import PREFILL_CHUNK, Sequence, run
 from moelab.engine.generation import Generation
 from moelab.engine.loader import Loaded, load_model
@@ -241,6 +242,7 @@ class Engine(Stepper):
             f"{self.pool.num_workers} workers",
             "kernels": self.routed[0].isa.why,
             "expert memory": self._expert_memory(),
+            "linear memory": self._linear_memory(),
             "decode buffers": f"{self.model.step_memory.num_bytes / 2**20:.1f} MiB",
             "loaded": f"{self.loaded_bytes / 1e9:.2f} GB in {self.load_s:.1f} s "
             f"({self.loaded_bytes / 1e9 / max(self.load_s, 1e-9):.2f} GB/s), "
@@ -258,7 +260,17 @@ class Engine(Stepper):
             num_bytes = sum(int(placement.bytes_of_node.sum()) for placement in placements)
         kind = "virtual nodes" if self.pool.virtual else "nodes"
         nodes = f" on {self.routed[0].num_nodes} {kind}" if self.routed[0].num_nodes > 1 else ""
+        if self.pool.num_nodes > 1 and not nodes:
+            nodes = f", read by the workers of all {self.pool.num_nodes} {kind}"
         return f"{num_bytes / 2**30:.2f} GiB{nodes}, binding {self.binding}"
+
+    def _linear_memory(self) -> str:
+        linears = self.model.linears
+        if not isinstance(linears, KernelLinears):
+            return f"{linears.num_bytes / 2**30:.2f} GiB, torch's"
+        shared = ", rows shared out over the nodes" if self.pool.num_nodes > 1 else ""
+        bindings = dict.fromkeys(part for made in linears.made for part in made.binding.split(", "))
+        return f"{linears.num_bytes / 2**30:.2f} GiB{shared}, binding {', '.join(bindings)}"
 
     @property
     def binding(self) -> str:
@@ -297,6 +309,8 @@ def load(
     several nodes on a machine of one; a plan of more nodes than the machine has gets as many without being asked, which
     `repr` says. `moelab.apply` changes the plan later, and tells dispatch the rates of nodes. OSError
     where the system refuses to bind homes to real nodes (containers), unless `allow_unbound`; see `Engine.binding`.
+    Without a plan experts lie round-robin on the nodes of a machine of several, bound where the system allows it; rows
+    of linear layers are shared out over the nodes in any case.
     """
     chosen = Plan.load(plan) if isinstance(plan, str | Path) else plan
     make_homes = None

@@ -78,7 +78,8 @@ class Stepper:
         self._step_s = 0.0
         self._phase_counts = PhaseCounts(self.routed)
         linears = self.model.linears
-        self._dense_counts = PhaseCounts([DenseLayers(linears.made if isinstance(linears, KernelLinears) else [])])
+        made = linears.made if isinstance(linears, KernelLinears) else []
+        self._dense_counts = PhaseCounts([DenseLayers(made, self.pool.num_nodes)])
         on_cpu = self.device.type == "cpu"
         large = self.spec.hidden_size >= PREFILL_THREADS_FROM
         self._torch_threads = {
