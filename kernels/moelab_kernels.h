@@ -227,6 +227,9 @@ typedef struct moelab_counters {
     uint64_t num_calls;
 } moelab_counters;
 
+/* In node_of_expert: on every node some of its rows. */
+#define MOELAB_ALL_NODES (-1)
+
 typedef struct moelab_forward {
     uint32_t struct_bytes;
     uint32_t abi_version;
@@ -241,7 +244,7 @@ typedef struct moelab_forward {
     float *y;                            /* [T, H] */
     int64_t num_experts;                 /* E */
     const int64_t *address_of_expert;    /* [E] */
-    const int32_t *node_of_expert;       /* [E]; NULL: every worker reads every expert */
+    const int32_t *node_of_expert;       /* [E]; NULL: every worker reads every expert; or MOELAB_ALL_NODES */
     int64_t *count_of_expert;            /* [E + 1] scratch, zero before and after */
     int64_t *pair_of_slot;               /* [T, K] scratch */
     int64_t smallest_up, largest_up;     /* units that a worker draws at once: gate_up or linear */
@@ -253,7 +256,11 @@ typedef struct moelab_forward {
 
 /* One layer-step on a pool (NULL: on the caller alone): pairs sorted by node, expert and token | quantise |
  * gate_up | down | combine. With node_of_expert workers draw the experts of their own node; an expert on a node
- * without workers is MOELAB_BAD_SHAPE. The result does not depend on the pool. */
+ * without workers is MOELAB_BAD_SHAPE. With node_of_expert[0] MOELAB_ALL_NODES (one expert; matrices of linear)
+ * units are shared out over the nodes of the pool in proportion to their workers, and a worker draws those of its own
+ * node only: of U units (of all matrices together, whether they have tokens or not) node n has [U * W(n) / W,
+ * U * W(n + 1) / W), W(n) workers being on the nodes before n and W in all; what a caller binds memory by. The result
+ * does not depend on the pool. */
 MOELAB_API int32_t moelab_moe_forward(moelab_pool *pool, moelab_forward *forward);
 /* y [T, I] = W x for matrices W [I, H] in the place of experts; job->output is the result, rows I (to 16) numbers
  * apart. Without expert_ids there is one matrix, address_of_expert[0], and rows are tokens; with them (top_k 1)

@@ -1,9 +1,9 @@
 /* One layer-step of a set of matrices: quantise | gate_up | down | combine, or quantise | linear, cut into shares
  * of workers.
  *
- * A worker draws units of its own node's experts only. Chunks are a share of what is left, so that they are long
- * runs of memory at first and short at the end, when the last worker would otherwise be waited for. Who calls the
- * shares, and what comes before and after them, is forward.cpp's (one step) and ops.cpp's (many in a row). */
+ * A worker draws units of its own node's experts, or rows, only. Chunks are a share of what is left, so that they
+ * are long runs of memory at first and short at the end, when the last worker would otherwise be waited for. Who calls
+ * the shares, and what comes before and after them, is forward.cpp's (one step) and ops.cpp's (many in a row). */
 #ifndef MOELAB_STEP_H
 #define MOELAB_STEP_H
 
@@ -46,9 +46,41 @@ static inline void lower_to(std::atomic<int64_t> &value, int64_t to) {
     }
 }
 
+/* Its rows are shared out over all nodes. */
+static inline bool is_shared(const moelab_forward *f) {
+    return f->node_of_expert && f->node_of_expert[0] == MOELAB_ALL_NODES;
+}
+
+/* Of `units` of all matrices, each of `units_of_one`, those before `unit` that belong to an active one. */
+static inline int64_t active_units(const moelab_forward *f, int64_t units_of_one, int64_t unit) {
+    const moelab_moe_job *job = f->job;
+    if (job->num_experts == f->num_experts || !f->expert_ids) return unit;
+    const int64_t matrix = unit / units_of_one;
+    int64_t active = 0, passed = 0; /* both rise: active ones stand in the order of all */
+    while (active < job->num_experts && passed < matrix)
+        if (job->expert_weights[active] == (const void *)f->address_of_expert[passed++]) active++;
+    const bool is_active =
+        active < job->num_experts && job->expert_weights[active] == (const void *)f->address_of_expert[matrix];
+    return active * units_of_one + (is_active ? unit % units_of_one : 0);
+}
+
 /* A step that knows one node is everybody's. */
 static inline int32_t node_of(const step *s, int32_t worker) {
     return s->pool && s->num_nodes > 1 ? s->pool->node_of_worker[worker] : 0;
+}
+
+/* Every node's part of the units: as many as it has of the workers. */
+static inline void share_units(step *s, int64_t up_units, int64_t down_units, int32_t num_workers) {
+    const moelab_forward *f = s->forward;
+    const int64_t matrices = s->linear && !f->expert_ids ? 1 : f->num_experts;
+    int64_t up = 0, down = 0, num_before = 0;
+    for (int32_t n = 0; n < s->num_nodes; n++) {
+        num_before += s->workers_of_node[n];
+        s->up[n].next.store(up, std::memory_order_relaxed);
+        s->down[n].next.store(down, std::memory_order_relaxed);
+        s->up[n].stop = up = active_units(f, up_units, matrices * up_units * num_before / num_workers);
+        s->down[n].stop = down = active_units(f, down_units, matrices * down_units * num_before / num_workers);
+    }
 }
 
 /* Sorts the pairs and sets the counters; by one thread, before any share. */
@@ -60,6 +92,8 @@ static inline int32_t prepare_step(step *s, moelab_pool *pool, moelab_forward *f
     s->forward = forward;
     s->linear = linear;
     if (forward->placement && (linear || !fits(forward->placement))) return MOELAB_BAD_STRUCT;
+    const bool shared = is_shared(forward) && pool && !forward->placement;
+    if (shared && !linear && forward->num_experts != 1) return MOELAB_BAD_SHAPE;
     const bool is_placed = forward->node_of_expert && pool;
     s->num_nodes = forward->placement ? (int32_t)forward->placement->num_nodes : is_placed ? pool->num_nodes : 1;
     if (s->num_nodes > MOELAB_MAX_NODES) return MOELAB_BAD_SHAPE;
@@ -75,25 +109,29 @@ static inline int32_t prepare_step(step *s, moelab_pool *pool, moelab_forward *f
         ((int64_t *)job->pair_start)[0] = 0;
         ((int64_t *)job->pair_start)[1] = forward->num_tokens;
     } else {
-        const int32_t status = group_pairs(forward, s->num_nodes, stop_of_node);
+        /* Where rows are shared every node has every expert, and all are sorted as for one node. */
+        const int32_t status = group_pairs(forward, shared ? 1 : s->num_nodes, stop_of_node);
         if (status) return status;
     }
     const int64_t up_units = tiles_of(job->intermediate_size, linear ? 16 : 32);
     const int64_t down_units = tiles_of(job->hidden_size, 16);
     const int32_t num_workers = pool ? pool->num_workers : 1;
-    for (int32_t n = 0; n < s->num_nodes; n++) s->workers_of_node[n] = 0;
+    for (int32_t n = 0; n < s->num_nodes; n++) {
+        s->workers_of_node[n] = 0;
+        s->bytes_of_node[n].store(0, std::memory_order_relaxed);
+        s->end_ns_of_node[n].store(0, std::memory_order_relaxed);
+    }
     for (int32_t w = 0; w < num_workers; w++) s->workers_of_node[node_of(s, w)]++;
     const moelab_placement *placed = job->placement;
     int64_t begin = 0;
-    for (int32_t n = 0; n < s->num_nodes; n++) {
+    if (shared) share_units(s, up_units, down_units, num_workers);
+    for (int32_t n = 0; n < s->num_nodes && !shared; n++) {
         const int64_t stop = stop_of_node[n];
         if (stop > begin && s->workers_of_node[n] == 0) return MOELAB_BAD_SHAPE; /* nobody would compute them */
         s->up[n].next.store(placed ? placed->up_start[begin] : begin * up_units, std::memory_order_relaxed);
         s->up[n].stop = placed ? placed->up_start[stop] : stop * up_units;
         s->down[n].next.store(placed ? placed->down_start[begin] : begin * down_units, std::memory_order_relaxed);
         s->down[n].stop = placed ? placed->down_start[stop] : stop * down_units;
-        s->bytes_of_node[n].store(0, std::memory_order_relaxed);
-        s->end_ns_of_node[n].store(0, std::memory_order_relaxed);
         begin = stop;
     }
     s->status.store(MOELAB_OK, std::memory_order_relaxed);

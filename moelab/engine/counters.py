@@ -29,18 +29,20 @@ class Counters:
 
 
 class DenseLayers:
-    """Everything that the kernels read beside the routed experts, counted as one layer of one node."""
+    """Everything that the kernels read beside the routed experts, counted as one layer, by the node that read it."""
 
-    def __init__(self, made: Sequence[KernelLinear | KernelMLP]) -> None:
+    def __init__(self, made: Sequence[KernelLinear | KernelMLP], num_nodes: int = 1) -> None:
         self._counters: list[NativeCounters] = [layer.counters for layer in made]
+        self._num_nodes = num_nodes
 
     @property
     def bytes_of_node(self) -> list[int]:
-        return [sum(sum(counters.bytes_of_node) for counters in self._counters)]
+        return [sum(counters.bytes_of_node[node] for counters in self._counters) for node in range(self._num_nodes)]
 
     @property
     def seconds_of_node(self) -> list[float]:
-        return [sum(max(counters.ns_of_node) for counters in self._counters) / 1e9]
+        nodes = range(self._num_nodes)
+        return [sum(counters.ns_of_node[node] for counters in self._counters) / 1e9 for node in nodes]
 
     @property
     def tail_seconds(self) -> float:

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 
 from moelab.engine.strips import Memory, Source
-from moelab.kernels.arena import ExpertArena
 from moelab.kernels.isa import choose_isa
 from moelab.kernels.job import ACTIVATIONS_OF_FORMAT, WeightFormat
 from moelab.kernels.layout import ExpertLayout
@@ -23,6 +22,7 @@ from moelab.kernels.linear import PackedLinear, Tiles, pack_matrices
 from moelab.kernels.native import Counters as NativeCounters
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import RoutedExperts
+from moelab.kernels.shared_rows import map_expert, nodes_of_shared
 from moelab.kernels.tasks import Tasks
 
 # What `dense_weights` may ask for, and the format of the kernels that it means.
@@ -237,6 +237,14 @@ class KernelLinear:
         return self.packed.num_bytes
 
     @property
+    def binding(self) -> str:
+        return self.packed.binding
+
+    @property
+    def pages(self) -> str:
+        return self.packed.pages
+
+    @property
     def sections(self) -> list[Section]:
         packed = self.packed
         leading = () if packed.num_matrices is None else (packed.num_matrices,)
@@ -261,18 +269,28 @@ class KernelMLP:
     ) -> None:  # fmt: skip
         size, hidden = sources[0].shape
         layout = ExpertLayout(hidden, size, weight_format)
-        arena = ExpertArena(layout, 1)
+        self._pages = map_expert(layout, pool)
         self._sections: list[Section] = []
         for name, source, offset in zip(names, sources, layout.offsets, strict=True):
-            tiles = arena[0][offset : offset + layout.projection_bytes(*source.shape)]
+            tiles = self._pages.memory[offset : offset + layout.projection_bytes(*source.shape)]
             pack_matrices(tiles, source, weight_format, pool, tasks)
             self._sections.append((name, tuple(source.shape), tiles))
-        self.expert = RoutedExperts(layout, arena.addresses, isa, pool=pool, owner=arena)
+        address = np.array([self._pages.memory.ctypes.data])
+        shared = nodes_of_shared(1, pool)
+        self.expert = RoutedExperts(layout, address, isa, pool=pool, owner=self._pages, node_of_expert=shared)
         self.num_bytes = layout.expert_bytes
 
     @property
     def sections(self) -> list[Section]:
         return self._sections
+
+    @property
+    def binding(self) -> str:
+        return self._pages.binding
+
+    @property
+    def pages(self) -> str:
+        return self._pages.pages
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1]).float().numpy()

@@ -19,6 +19,7 @@ from moelab.domain.lossy import Lossy
 from moelab.domain.plan import Plan, TierFormat
 from moelab.domain.summary import summary_html, summary_text
 from moelab.domain.trace import Phase, TraceHeader
+from moelab.engine.dense import KernelLinears
 from moelab.engine.generate import PREFILL_CHUNK, Sequence, run
 from moelab.engine.generation import Generation
 from moelab.engine.loader import Loaded, load_model
@@ -241,6 +242,7 @@ class Engine(Stepper):
             f"{self.pool.num_workers} workers",
             "kernels": self.routed[0].isa.why,
             "expert memory": self._expert_memory(),
+            "linear memory": self._linear_memory(),
             "decode buffers": f"{self.model.step_memory.num_bytes / 2**20:.1f} MiB",
             "loaded": f"{self.loaded_bytes / 1e9:.2f} GB in {self.load_s:.1f} s "
             f"({self.loaded_bytes / 1e9 / max(self.load_s, 1e-9):.2f} GB/s), "
@@ -265,7 +267,17 @@ class Engine(Stepper):
         nodes = f" on {self.routed[0].num_nodes} {kind}" if self.routed[0].num_nodes > 1 else ""
         if nodes and placements and (placements[0].slowness != placements[0].slowness[0]).any():
             nodes += f" (a byte takes {' : '.join(f'{each:.3g}' for each in placements[0].slowness)})"
+        if self.pool.num_nodes > 1 and not nodes:
+            nodes = f", read by the workers of all {self.pool.num_nodes} {kind}"
         return f"{num_bytes / 2**30:.2f} GiB{nodes}, binding {self.binding}"
+
+    def _linear_memory(self) -> str:
+        linears = self.model.linears
+        if not isinstance(linears, KernelLinears):
+            return f"{linears.num_bytes / 2**30:.2f} GiB, torch's"
+        shared = ", rows shared out over the nodes" if self.pool.num_nodes > 1 else ""
+        bindings = dict.fromkeys(part for made in linears.made for part in made.binding.split(", "))
+        return f"{linears.num_bytes / 2**30:.2f} GiB{shared}, binding {', '.join(bindings)}"
 
     @property
     def binding(self) -> str:
@@ -304,6 +316,8 @@ def load(
     several nodes on a machine of one; a plan of more nodes than the machine has gets as many without being asked, which
     `repr` says. Dispatch is told the rates of nodes that the plan names. `moelab.apply` changes the plan later. OSError
     where the system refuses to bind homes to real nodes (containers), unless `allow_unbound`; see `Engine.binding`.
+    Without a plan experts lie round-robin on the nodes of a machine of several, bound where the system allows it; rows
+    of linear layers are shared out over the nodes in any case.
     """
     chosen = Plan.load(plan) if isinstance(plan, str | Path) else plan
     make_homes = None

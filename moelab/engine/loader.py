@@ -35,6 +35,7 @@ from moelab.engine.routed_arenas import (
     expert_layout,
     fill_homes,
     new_arenas,
+    new_homes,
     num_bytes_of,
     routed_of,
 )
@@ -154,7 +155,7 @@ def load_model(
     by the kernels, torch on a GPU and where native kernels are missing. `packed` is a folder that `moelab pack` made of
     this checkpoint: what is in it, routed experts and perhaps linear layers, is read instead of repacked, and
     `dense_weights` None then means those of the folder. PackedError where it does not fit. `make_homes` gives the homes
-    of the routed experts on the nodes of the pool, in place of an arena for each layer; what it raises comes before any
+    of the routed experts on the nodes of the pool, in place of those of `new_homes`; what it raises comes before any
     weight is read.
     """
     started = time.perf_counter()
@@ -241,13 +242,13 @@ def _load(
         if folder is None:
             weight_format, chosen = choose_formats(opened.experts, activation)
             layout = expert_layout(spec, weight_format)
-            homes = _homes(make_homes, spec, layout, pool)
+            homes = _homes(make_homes, spec, layout, isa, pool)
             fill_homes(opened.experts, homes, layout, experts)
         else:
             weight_format = folder.manifest.weight_format
             chosen = choose_activation(weight_format, activation)
             layout = expert_layout(spec, weight_format)
-            homes = _homes(make_homes, spec, layout, pool)
+            homes = _homes(make_homes, spec, layout, isa, pool)
             folder.fill_homes(homes, layout, spec, experts)
         routed = routed_of(homes, layout, isa, chosen, pool)
         # Linear layers that were packed before: their part of the checkpoint is not even read ahead.
@@ -314,10 +315,12 @@ def _load(
     )
 
 
-def _homes(make: MakeHomes | None, spec: ModelSpec, layout: ExpertLayout, pool: Pool) -> Homes:
+def _homes(
+    make: MakeHomes | None, spec: ModelSpec, layout: ExpertLayout, isa: str | None, pool: Pool
+) -> Homes:  # fmt: skip
     """Empty ones. MemoryError before the first page is touched."""
     if make is None:
-        return new_arenas(spec.num_moe_layers, spec.n_routed_experts, layout)
+        return new_homes(spec.num_moe_layers, spec.n_routed_experts, layout, isa, pool)
     homes = make(spec, layout, pool)
     check_memory(num_bytes_of(homes))
     return homes

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from moelab.domain.model import ModelSpec
 from moelab.engine.expert_tensors import ExpertTensors, Parts, Strip
 from moelab.engine.strips import STRIP_BYTES
@@ -16,7 +18,9 @@ from moelab.kernels.arena import ExpertArena
 from moelab.kernels.isa import choose_isa
 from moelab.kernels.job import ACTIVATIONS, ACTIVATIONS_OF_FORMAT, Activation, WeightFormat
 from moelab.kernels.layout import ExpertLayout
+from moelab.kernels.node_arenas import round_robin
 from moelab.kernels.node_placement import NodePlacement
+from moelab.kernels.pieces import num_units
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import RoutedExperts
 from moelab.kernels.scratch import aligned
@@ -58,6 +62,29 @@ def new_arenas(num_layers: int, num_experts: int, layout: ExpertLayout) -> list[
     """Empty ones. MemoryError before the first page is touched."""
     check_memory(num_layers * num_experts * layout.expert_bytes)
     return [ExpertArena(layout, num_experts) for _ in range(num_layers)]
+
+
+def new_homes(num_layers: int, num_experts: int, layout: ExpertLayout, isa: str | None, pool: Pool) -> Homes:
+    """Empty homes where no plan says which: round-robin over the nodes of a machine of several, like `bench kernels`.
+
+    Arenas, which lie where they are written first and are read by every worker, where there is one node, where nodes
+    are virtual or the workers Numba's, who know none, and where a node has no room for its share.
+    """
+    if pool.num_nodes == 1 or pool.virtual or choose_isa(isa).isa == "numba":
+        return new_arenas(num_layers, num_experts, layout)
+    check_memory(num_layers * num_experts * layout.expert_bytes)
+    try:
+        return [round_robin_placement(layout, num_experts, pool) for _ in range(num_layers)]
+    except MemoryError:  # unequal nodes: all together may have it, and `Engine.binding` says that nothing is bound
+        return new_arenas(num_layers, num_experts, layout)
+
+
+def round_robin_placement(layout: ExpertLayout, num_experts: int, pool: Pool) -> NodePlacement:
+    """Whole experts, e on node e mod N of the pool."""
+    experts = np.arange(num_experts)
+    whole = (experts, np.zeros_like(experts), np.full_like(experts, num_units(layout)))
+    nodes = round_robin(1, num_experts, pool.num_nodes)[0]
+    return NodePlacement(layout, num_experts, (*whole, nodes), pool.memory_node_of_node)
 
 
 def fill_homes(experts: list[ExpertTensors], homes: Homes, layout: ExpertLayout, tasks: Tasks) -> None:

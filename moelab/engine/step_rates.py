@@ -77,6 +77,8 @@ class StepRates:
         if num_steps == 0 or step_s <= 0:
             return None
         nodes = routed.num_bytes.shape[1]
+        if dense.num_bytes.shape[1] > nodes:  # experts that lie on no node of their own
+            dense = dense.of_one_node()
         limits: Sequence[float | None] = [None] * nodes
         if limit is not None and len(limit.gb_per_s_of_node) == nodes:
             limits = limit.gb_per_s_of_node

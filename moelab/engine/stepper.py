@@ -83,7 +83,8 @@ class Stepper:
         self.read_limit: KnownLimit | None = None
         self._phase_counts = PhaseCounts(self.routed)
         linears = self.model.linears
-        self._dense_counts = PhaseCounts([DenseLayers(linears.made if isinstance(linears, KernelLinears) else [])])
+        made = linears.made if isinstance(linears, KernelLinears) else []
+        self._dense_counts = PhaseCounts([DenseLayers(made, self.pool.num_nodes)])
         on_cpu = self.device.type == "cpu"
         large = self.spec.hidden_size >= PREFILL_THREADS_FROM
         self._torch_threads = {
@@ -140,6 +141,8 @@ class Stepper:
             )
         limit = self._measure(phase, counts)
         known = self.read_limit = known_limit(limit, self.routed)
+        if dense.num_bytes.shape[1] > len(limit.gb_per_s_of_node):  # experts that lie on no node of their own
+            dense = dense.of_one_node()
         return Bandwidth.of(
             title, counts, limit.gb_per_s_of_node, read_loop=limit.loop_name, cache_resident=known.cache_resident,
             virtual_nodes=self.pool.virtual, dense=dense,

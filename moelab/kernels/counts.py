@@ -57,6 +57,11 @@ class Counts:
         more = ((0, 0), (0, num_nodes - self.num_bytes.shape[1]))
         return Counts(np.pad(self.num_bytes, more), np.pad(self.seconds, more), self.tail_s, self.num_calls)
 
+    def of_one_node(self) -> Counts:
+        """The same of all nodes together: the time is that of the slowest."""
+        num_bytes, seconds = self.num_bytes.sum(axis=1, keepdims=True), self.seconds.max(axis=1, keepdims=True)
+        return Counts(num_bytes, seconds, self.tail_s, self.num_calls)
+
     def __sub__(self, earlier: Counts) -> Counts:
         a, b = _alike(self, earlier)
         return Counts(a.num_bytes - b.num_bytes, a.seconds - b.seconds, a.tail_s - b.tail_s, a.num_calls - b.num_calls)

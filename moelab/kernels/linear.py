@@ -31,10 +31,10 @@ from moelab.kernels.job import (
 from moelab.kernels.layout import ExpertLayout, quantise_pack
 from moelab.kernels.native import Counters, Forward, check_status, kernel_table, require_library, sized
 from moelab.kernels.native_phases import LARGEST_BYTES, SMALLEST_BYTES
-from moelab.kernels.pages import map_pages
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import ALONE_BYTES
 from moelab.kernels.scratch import ACTIVATION_BYTES, aligned
+from moelab.kernels.shared_rows import map_matrices, nodes_of_shared
 from moelab.kernels.tasks import Task, Tasks
 
 # Buffers of larger steps are given back at once: every matrix of a model has its own.
@@ -71,7 +71,8 @@ class PackedLinear:
 
     ``activation`` defaults to the mode of the format. ``pool`` is not owned. Raises ``ValueError`` for a format or mode
     that does not exist and ``RuntimeError`` without native kernels. The weights are packed at once, or when ``tasks``
-    are run.
+    are run. On a pool of several nodes rows lie on the nodes whose workers read them (``shared_rows``); ``binding`` and
+    ``pages`` say what the system granted. A product of few bytes is the caller's alone, whatever node they are on.
     """
 
     def __init__(
@@ -99,7 +100,11 @@ class PackedLinear:
         layout = ExpertLayout(self.num_columns, self.num_rows, weight_format)
         count, matrix_bytes = self.num_matrices or 1, layout.projection_bytes(self.num_rows, self.num_columns)
         self.num_bytes = count * matrix_bytes
-        self._pages = map_pages(self.num_bytes)
+        self._pages = map_matrices(
+            count, -(-self.num_rows // TILE_ROWS), layout.projection_bytes(TILE_ROWS, self.num_columns), pool
+        )
+        self.num_nodes = 1 if pool is None else pool.num_nodes
+        self._node_of_matrix = nodes_of_shared(count, pool)
         pack_matrices(self.tiles, weights, weight_format, pool, tasks)
         self._layout = layout
         self._address_of_matrix = self._pages.memory.ctypes.data + matrix_bytes * np.arange(count, dtype=np.int64)
@@ -129,10 +134,19 @@ class PackedLinear:
             num_experts=len(self._address_of_matrix),
             count_of_expert=self._count.ctypes.data,
             address_of_expert=self._address_of_matrix.ctypes.data,
+            node_of_expert=None if self._node_of_matrix is None else self._node_of_matrix.ctypes.data,
             smallest_up=max(1, SMALLEST_BYTES // row_bytes),
             largest_up=max(1, LARGEST_BYTES // row_bytes),
             counters=ctypes.pointer(self.counters),
         )
+
+    @property
+    def binding(self) -> str:
+        return self._pages.binding
+
+    @property
+    def pages(self) -> str:
+        return self._pages.pages
 
     @property
     def tiles(self) -> np.ndarray:
@@ -183,6 +197,11 @@ class PackedLinear:
     def bytes_read(self) -> int:
         """Bytes of weights that the kernels counted as read."""
         return sum(self.counters.bytes_of_node)
+
+    @property
+    def bytes_of_node(self) -> list[int]:
+        """The same by the node of the workers that read them."""
+        return list(self.counters.bytes_of_node)[: self.num_nodes]
 
     @property
     def seconds(self) -> float:

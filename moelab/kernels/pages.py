@@ -13,7 +13,8 @@ import mmap
 import os
 import platform
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ _MAP_HUGETLB, _SIZE_SHIFT = 0x40000, 26
 _SYS_MBIND = {"x86_64": 237, "aarch64": 235}
 _MPOL_BIND = 2
 _ADVISED = "2 MB, advised"
+Part = tuple[int, int, int | None]  # start, stop, node: bytes of a block that lie there
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,50 @@ def map_pages(num_bytes: int, node: int | None = None) -> Pages:
     scarce = node if several_nodes() else None  # alone, a node is all the memory there is: nothing can spill from it
     if scarce is not None:
         check_room(scarce, num_bytes)
-    mapping, said = _map(num_bytes, node)
-    whole = np.frombuffer(mapping, np.uint8)
-    first = -whole.ctypes.data % HUGE_PAGE_BYTES
-    memory = whole[first : first + num_bytes]
-    if said == _ADVISED and hasattr(mmap, "MADV_NOHUGEPAGE"):
-        # What would not fill its huge page would take all of it: 2 MB for each small mapping.
-        tail = first + num_bytes // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
-        mapping.madvise(mmap.MADV_NOHUGEPAGE, tail, len(mapping) - tail)
+    mapping, whole, memory, said = _aligned(num_bytes, node)
     binding = _bind(whole, node)
     if scarce is not None and binding == f"node{scarce}":
         promise(scarce, mapping, whole)
     return Pages(memory, said, binding)
+
+
+def map_parts(num_bytes: int, parts: Sequence[Part]) -> Pages:
+    """The same with each of ``parts``, which partition it in rising order, on a node of its own; ``None``: on any.
+
+    The page at a border goes to the part that has most of it, and those beside it may be plain. Where a node has no
+    room nothing is bound, and ``binding`` says so: bytes lie where they are written first.
+    """
+    page = mmap.PAGESIZE
+    ends = {end: min((end + page // 2) // page * page, num_bytes) for part in parts for end in part[:2]}
+    ends[num_bytes] = num_bytes
+    rounded = [(ends[start], ends[stop], node) for start, stop, node in parts]
+    bound = [(start, stop, node) for start, stop, node in rounded if node is not None and start < stop]
+    if not bound:
+        return map_pages(num_bytes)
+    nodes = sorted({node for *_, node in bound})
+    try:
+        for node in nodes if several_nodes() else ():
+            check_room(node, sum(stop - start for start, stop, on in bound if on == node))
+    except MemoryError as error:
+        return replace(map_pages(num_bytes), binding=f"none: {error}")
+    mapping, _, memory, said = _aligned(num_bytes, nodes[0])
+    bindings = [_bind(memory[start:stop], node) for start, stop, node in bound]
+    for (start, stop, node), binding in zip(bound, bindings, strict=True):
+        if several_nodes() and binding == f"node{node}":
+            promise(node, mapping, memory[start:stop])
+    return Pages(memory, said, ", ".join(sorted(set(bindings))))
+
+
+def _aligned(num_bytes: int, node: int | None) -> tuple[mmap.mmap, np.ndarray, np.ndarray, str]:
+    """A mapping, all of its bytes, those that are asked for, and on which pages."""
+    mapping, said = _map(num_bytes, node)
+    whole = np.frombuffer(mapping, np.uint8)
+    first = -whole.ctypes.data % HUGE_PAGE_BYTES
+    if said == _ADVISED and hasattr(mmap, "MADV_NOHUGEPAGE"):
+        # What would not fill its huge page would take all of it: 2 MB for each small mapping.
+        tail = first + num_bytes // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
+        mapping.madvise(mmap.MADV_NOHUGEPAGE, tail, len(mapping) - tail)
+    return mapping, whole, whole[first : first + num_bytes], said
 
 
 def _map(num_bytes: int, node: int | None) -> tuple[mmap.mmap, str]:

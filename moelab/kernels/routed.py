@@ -20,6 +20,7 @@ from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.native_phases import NativePhases
 from moelab.kernels.node_placement import NodePlacement
 from moelab.kernels.pool import Pool
+from moelab.kernels.shared_rows import ALL_NODES
 
 if TYPE_CHECKING:
     from moelab.kernels.phases import NumbaPhases
@@ -44,7 +45,8 @@ class RoutedExperts:
     stands in ``isa`` (``IsaChoice``) and ``activation``. ``pool`` is not owned; ``None`` runs on the caller. The memory
     behind the addresses must outlive this object (``owner`` is only held, for example the arena).
     ``node_of_expert`` [E] says which node of the pool holds an expert: only that node's workers read it; without it
-    every worker reads every expert. ``placement`` instead: pieces and copies on nodes, of which each step reads those
+    every worker reads every expert. For a single expert ``[ALL_NODES]`` is that its rows are shared out over the nodes
+    (``shared_rows``). ``placement`` instead: pieces and copies on nodes, of which each step reads those
     that dispatch chooses. Not for concurrent calls: one object, one caller.
 
     Counters, kept by the kernels: ``bytes_read`` of weights and ``bytes_of_node``, ``seconds`` and ``seconds_of_node``,
@@ -75,6 +77,7 @@ class RoutedExperts:
                 f"activation for {layout.weight_format} weights: expected one of {', '.join(modes)}; got {activation!r}"
             )
         self.isa: IsaChoice = isa if isinstance(isa, IsaChoice) else choose_isa(isa)
+        self.is_shared = False
         if placement is not None:
             self._check_placement(placement, pool, node_of_expert)
         if node_of_expert is not None:
@@ -84,10 +87,9 @@ class RoutedExperts:
             if node_of_expert.dtype.kind not in "iu":
                 raise ValueError(f"node_of_expert: expected integers; got {node_of_expert.dtype}")
             num_nodes = 1 if pool is None else pool.num_nodes
-            if (
-                node_of_expert.shape != address_of_expert.shape
-                or ((node_of_expert < 0) | (node_of_expert >= num_nodes)).any()
-            ):
+            self.is_shared = node_of_expert.tolist() == [ALL_NODES]
+            wrong = ((node_of_expert < 0) | (node_of_expert >= num_nodes)).any() and not self.is_shared
+            if node_of_expert.shape != address_of_expert.shape or wrong:
                 raise ValueError(
                     f"node_of_expert: expected [{len(address_of_expert)}] of nodes 0..{num_nodes - 1} of the pool; got "
                     f"{list(node_of_expert.shape)}, nodes {sorted(set(node_of_expert.tolist()))}"
@@ -155,7 +157,7 @@ class RoutedExperts:
 
         Experts that are placed on several nodes are always read by their own node's workers, however little it is.
         """
-        if self.num_nodes > 1:
+        if self.num_nodes > 1 and not self.is_shared:
             return self.pool
         return workers_of(self.pool, self.isa.isa, num_pairs * self.layout.expert_bytes)
 
