@@ -12,7 +12,7 @@ extern "C" MOELAB_API int64_t moelab_attention_chunks(int64_t length) {
 
 /* Heads of a chunk that one worker takes at once: enough for the block of positions in its cache to pay, few
  * enough for all workers to have some. */
-static const int64_t HEADS_AT_ONCE = 16;
+static const int64_t HEADS_AT_ONCE = 32;
 
 /* Workers draw: chunks are not of one length. */
 static void attend_share(const moelab_attention *a, std::atomic<int64_t> &next) {
@@ -78,6 +78,7 @@ static int32_t check_attention(const moelab_attention *a, int64_t kind) {
     if (kind == MOELAB_OP_LATENT || kind == MOELAB_OP_QUERY)
         return a->rope_dim >= 0 && a->rope_dim <= MAX_ROPE_DIM && a->rope_dim % 2 == 0 ? MOELAB_OK : MOELAB_BAD_SHAPE;
     if (kind == MOELAB_OP_ATTEND && !a->attend) return MOELAB_UNSUPPORTED;
+    if (kind == MOELAB_OP_ATTEND && a->kv_rank + a->rope_dim > ATTEND_WIDTH) return MOELAB_BAD_SHAPE;
     for (int64_t t = 0; t < a->num_tokens; t++) {
         const int64_t position = a->position_of_token[t];
         if (position < 0 || moelab_attention_chunks(position + 1) > a->max_chunks) return MOELAB_BAD_SHAPE;

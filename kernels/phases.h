@@ -30,6 +30,16 @@ struct activations {
     const int32_t *offset;
 };
 
+/* Does a kernel read fastest in one run of memory when an expert has one token? Others have MAX_ROWS runs that advance
+ * together. Which it is was measured (docs/log.md); a file says it of its own kernel. */
+template <class K>
+static const bool ONE_RUN = false;
+
+template <class K>
+static inline bool in_one_run(const moelab_moe_job *job, int64_t expert) {
+    return ONE_RUN<K> && job->pair_start[expert + 1] - job->pair_start[expert] == 1;
+}
+
 static inline int64_t tiles_of(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -107,6 +117,30 @@ static void run_groups(const moelab_moe_job *job, const part &p, const int64_t *
     }
 }
 
+/* All of a part whose expert has one token: a run of gate_proj, then the same rows of up_proj. */
+template <class K>
+static void run_groups_of_one(const moelab_moe_job *job, const part &p) {
+    static const int64_t GROUPS_AT_ONCE = 32;
+    const int64_t size = job->intermediate_size, num_tiles = tiles_of(job->hidden_size, 64);
+    const int64_t num_tile_rows = tiles_of(size, 16), row_bytes = num_tiles * K::tile_bytes;
+    const activations x = {job->tokens_q, job->tokens_scale, job->tokens_offset};
+    const int64_t pair = job->pair_start[p.expert], token = job->token_of_pair[pair];
+    for (int64_t first = p.first; first < p.first + p.count; first += GROUPS_AT_ONCE) {
+        const int64_t count = smaller(GROUPS_AT_ONCE, p.first + p.count - first);
+        const int64_t num_rows = smaller(2 * count, num_tile_rows - 2 * first);
+        alignas(64) float sums[2][GROUPS_AT_ONCE * 32];
+        for (int m = 0; m < 2; m++) {
+            const uint8_t *row = p.weights + (m * p.up_rows + 2 * (first - p.origin)) * row_bytes;
+            for (int64_t r = 0; r < num_rows; r++, row += row_bytes)
+                K::dot(&row, 1, num_tiles, x, &token, 1, sums[m] + r * 16);
+            for (int64_t r = num_rows * 16; r < count * 32; r++) sums[m][r] = 0.0f;
+        }
+        for (int64_t i = 0; i < count; i++)
+            write_hidden(job, p.expert, pair, first + i, smaller(size - (first + i) * 32, 32), sums[0] + i * 32,
+                         sums[1] + i * 32, (first + i + 1) * 32 >= size);
+    }
+}
+
 /* What is asked of one expert is cut into two long runs of groups that advance together, four streams of weights:
  * prefetchers follow long runs, not neighbouring rows (docs/log.md). */
 template <class K>
@@ -118,7 +152,9 @@ static int32_t run_gate_up(const moelab_moe_job *job, int64_t unit_start, int64_
     const int64_t row_bytes = tiles_of(job->hidden_size, 64) * K::tile_bytes;
     while (unit_start < unit_stop) {
         const part p = part_at(job, false, num_units, unit_start, unit_stop);
-        const int64_t first = p.first, count = p.count, run = count / 2;
+        const bool one_run = in_one_run<K>(job, p.expert);
+        const int64_t first = p.first, count = p.count, run = one_run ? 0 : count / 2;
+        if (one_run) run_groups_of_one<K>(job, p);
         for (int64_t j = 0; j < run; j++) {
             const int64_t groups[2] = {first + j, first + run + j};
             const bool shorter = (groups[1] + 1) * 2 > num_tile_rows;
@@ -126,7 +162,7 @@ static int32_t run_gate_up(const moelab_moe_job *job, int64_t unit_start, int64_
             if (shorter) run_groups<K>(job, p, groups + 1, 1);
         }
         const int64_t last = first + count - 1;
-        if (count % 2) run_groups<K>(job, p, &last, 1);
+        if (!one_run && count % 2) run_groups<K>(job, p, &last, 1);
         *bytes_read += (uint64_t)(2 * smaller(2 * count, num_tile_rows - 2 * first) * row_bytes);
         unit_start += count;
     }
@@ -171,7 +207,8 @@ static void run_units(const moelab_moe_job *job, const activations &x, bool hidd
     const bool in_runs = hidden || job->num_experts == 1 || num_units * num_tiles * K::tile_bytes > SMALL_BYTES;
     while (unit_start < unit_stop) {
         const part p = part_at(job, hidden, num_units, unit_start, unit_stop);
-        const int64_t expert = p.expert, first = p.first, count = p.count, run = in_runs ? count / MAX_ROWS : 0;
+        const int64_t expert = p.expert, first = p.first, count = p.count;
+        const int64_t run = in_runs && !in_one_run<K>(job, expert) ? count / MAX_ROWS : 0;
         const uint8_t *weights = p.weights + (hidden ? 2 * p.up_rows * row_bytes : 0);
         int64_t n[MAX_ROWS];
         for (int64_t j = 0; j < run; j++) {

@@ -2,7 +2,8 @@
 
 Real shapes, generated weights: ``layers`` MoE layers with ``experts`` routed experts each, at 1,024 tokens of context,
 embedding, router, attention, shared expert, head and greedy sampling inside; linear layers from packed weights on our
-kernels. The limit is the time in which the best read loop reads as many bytes, taken by turns with the steps. Floor 6.
+kernels. The limit is the time in which the best read loop reads as many bytes, taken before and after each step; steps
+during which the memory changed its state are left out and counted (`memory_states`). Floor 6.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from moelab.bench.memory_states import pair_steps
 from moelab.bench.result import BenchResult, Column
 from moelab.domain.model import ModelSpec
 from moelab.domain.trace import Phase
@@ -27,7 +29,7 @@ from moelab.engine.device import choose_dense_dtype
 from moelab.engine.engine import Engine
 from moelab.engine.loader import Loaded
 from moelab.engine.names import model_module
-from moelab.engine.sampling import Sampling
+from moelab.engine.sampling import Sampling, pick
 from moelab.kernels import (
     Bandwidth,
     Counts,
@@ -60,6 +62,7 @@ class EngineRow:
     Routed experts, linear layers (shared expert and router among them) and attention are medians of what the library
     counted; ``other_ms`` is what is left of the step: norms, rotation, router's choice, meetings of the workers,
     Python, sampling. ``routed_*_per_node`` and the tail of a layer call are what the kernels counted, over all steps.
+    ``*_of_state``: the same steps by the state of the memory, the slower first.
     """
 
     dense_weights: str
@@ -74,6 +77,10 @@ class EngineRow:
     attention_ms: float
     other_ms: float
     num_steps: int
+    num_left_out: int
+    num_steps_of_state: tuple[int, ...]
+    read_limit_gb_per_s_of_state: tuple[float, ...]
+    ratio_of_state: tuple[float, ...]
     routed_gb_per_s_per_node: tuple[float, ...]
     routed_percent_of_read_limit_per_node: tuple[float, ...]
     routed_tail_us: float | None
@@ -158,13 +165,14 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
     cache.reserve(CONTEXT + 1)
     for memory in cache.layers:
         memory.normal_()
-    sequence = engine.new_sequence([1], 1, Sampling(), ())
+    greedy = Sampling()
+    generator, sequence = greedy.generator(0), engine.new_sequence([1], 1, greedy, ())
     linears = part.linears if head else part.linears[1:]
 
     def step(token: int) -> int:
         cache.lengths[0] = CONTEXT  # always the same context
         logits = engine.step(torch.tensor([[token]]), cache, 0, [sequence], Phase.DECODE, "last" if head else "none")
-        return 0 if logits is None else int(logits[0, -1].argmax())
+        return 0 if logits is None else pick(logits[0, -1], greedy, generator)
 
     step_s: list[float] = []
     read_s: list[float] = []
@@ -179,6 +187,13 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
     token = step(1)
     other_bytes = part.other_bytes()
     counts_before = Counts.of(engine.routed)
+
+    def read() -> float:
+        """Seconds a byte, of experts in an order that no step has."""
+        others = addresses[rng.permutation(len(addresses))[:16]]
+        return read_once(others, layout.expert_bytes, best.loop, engine.pool) / (len(others) * layout.expert_bytes)
+
+    read_s.append(read())
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(step_s) < 8:
         before, linear_before = engine.counters, sum(linear.seconds for linear in linears)
@@ -193,20 +208,29 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
         step_bytes.append(other_bytes + linear_bytes + after.expert_bytes - before.expert_bytes)
         linear_now = sum(linear.seconds for linear in linears)
         parts.append((after.expert_s - before.expert_s, linear_now - linear_before, attention_s() - attention_before))
-        others = addresses[rng.permutation(len(addresses))[:16]]
-        seconds_of_read = read_once(others, layout.expert_bytes, best.loop, engine.pool)
-        read_s.append(seconds_of_read / (len(others) * layout.expert_bytes))
-    limit = np.array(step_bytes) * np.array(read_s)
-    low, middle, high = np.percentile(np.array(step_s) / limit, (25, 50, 75))
-    routed_ms, linear_ms, attention_ms = (1e3 * float(part) for part in np.median(np.array(parts), axis=0))
-    median = float(np.median(step_s))
-    read_rate = 1 / float(np.median(read_s)) / 1e9
+        read_s.append(read())
+    reads = np.array(read_s)
+    paired = pair_steps(1 / reads, np.zeros(len(reads)))
+    kept, state = paired.kept, paired.state
+    if not kept.any():  # nothing to choose from: said by num_left_out
+        kept, state = np.ones(len(kept), bool), None
+    beside = ((reads[:-1] + reads[1:]) / 2)[kept]
+    taken = np.array(step_s)[kept]
+    ratio = taken / (np.array(step_bytes)[kept] * beside)
+    of_state = [np.ones(len(taken), bool)] if state is None else [state == which for which in (0, 1)]
+    low, middle, high = np.percentile(ratio, (25, 50, 75))
+    routed_ms, linear_ms, attention_ms = (1e3 * float(part) for part in np.median(np.array(parts)[kept], axis=0))
+    median = float(np.median(taken))
+    read_rate = 1 / float(np.median(beside)) / 1e9
     counted = Bandwidth.of("", Counts.of(engine.routed) - counts_before, (read_rate,), read_loop=best.loop_name).totals
     return EngineRow(
         dense_weights=dense_weights, head=head, ms_per_token=1e3 * median, bytes_per_token=int(np.median(step_bytes)),
         read_limit_gb_per_s=read_rate, ratio_to_limit=float(middle),
         ratio_quartiles=(float(low), float(high)), routed_ms=routed_ms, linear_ms=linear_ms, attention_ms=attention_ms,
-        other_ms=1e3 * median - routed_ms - linear_ms - attention_ms, num_steps=len(step_s),
+        other_ms=1e3 * median - routed_ms - linear_ms - attention_ms, num_steps=len(taken), num_left_out=paired.num_left_out,
+        num_steps_of_state=tuple(int(mask.sum()) for mask in of_state),
+        read_limit_gb_per_s_of_state=tuple(1e-9 / float(np.median(beside[mask])) for mask in of_state),
+        ratio_of_state=tuple(float(np.median(ratio[mask])) for mask in of_state),
         routed_gb_per_s_per_node=tuple(node.gb_per_s for node in counted),
         routed_percent_of_read_limit_per_node=tuple(node.percent_of_read_limit or 0.0 for node in counted),
         routed_tail_us=counted[0].tail_us_per_call,

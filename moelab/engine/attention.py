@@ -10,11 +10,12 @@ released models do. It does not know layers, files or who owns the cache. Floor 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from moelab.engine.dense import Linear, rms_norm
-from moelab.engine.rope import rotate
+from moelab.engine.rope import RotaryTable, rotate
 
 LATENT_NORM_EPS = 1e-6
 MAX_SCORES = 1 << 26  # scores held at once (float32: 256 MiB); longer chunks go in blocks of queries
@@ -24,18 +25,48 @@ MAX_SCORES = 1 << 26  # scores held at once (float32: 256 MiB); longer chunks go
 class StepPositions:
     """Where the tokens of one forward pass stand; made once, used by every layer.
 
-    Rows `[row, row + B)` of the cache, Q new tokens each; `positions` int64 [B, Q]; `length` is the
-    longest row after the step; `cos`, `sin` float32 [B, Q, rope / 2]; `mask` float [B, Q, length] with 0
-    and -inf, or None where every token sees the whole row.
+    Rows `[row, row + B)` of the cache, `num_queries` (Q) new tokens each, from `starts` on; `length` is the longest row
+    after the step. Tensors are made when first asked for: a native decode step asks for none.
     """
 
     row: int
-    positions: torch.Tensor
-    start: int | None  # the first position when B = 1: a slice is cheaper than an index
+    starts: tuple[int, ...]
+    num_queries: int
     length: int
-    cos: torch.Tensor
-    sin: torch.Tensor
-    mask: torch.Tensor | None
+    rotary: RotaryTable
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def start(self) -> int | None:
+        """The first position when B = 1: a slice is cheaper than an index."""
+        return self.starts[0] if len(self.starts) == 1 else None
+
+    @cached_property
+    def positions(self) -> torch.Tensor:
+        """int64 [B, Q]."""
+        offsets = torch.arange(self.num_queries, device=self.device)
+        return torch.tensor(self.starts, device=self.device)[:, None] + offsets
+
+    @cached_property
+    def cos(self) -> torch.Tensor:
+        """float32 [B, Q, rope / 2]; `sin` likewise."""
+        return self._rows(self.rotary.upto(self.length)[0])
+
+    @cached_property
+    def sin(self) -> torch.Tensor:
+        return self._rows(self.rotary.upto(self.length)[1])
+
+    def _rows(self, table: torch.Tensor) -> torch.Tensor:
+        return table[self.positions] if self.start is None else table[None, self.start : self.length]
+
+    @cached_property
+    def mask(self) -> torch.Tensor | None:
+        """[B, Q, length] with 0 and -inf, or None where every token sees the whole row."""
+        if self.num_queries == 1 and min(self.starts) == max(self.starts):
+            return None
+        hidden = torch.arange(self.length, device=self.device) > self.positions[..., None]
+        return torch.zeros(hidden.shape, device=self.device, dtype=self.dtype).masked_fill_(hidden, float("-inf"))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ sampling. Floor 2.
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -88,6 +89,8 @@ class DecodeProgram:
             self._stale_gates = self.ops.own(np.zeros(shape[1:]))
         self._moments: list[Moment] = []
         self._partial = np.zeros(0, np.uint8)
+        self._shared: tuple[object, ...] = ()  # what the attentions were pointed at, and their caches
+        self._caches: list[weakref.ref[torch.Tensor]] = []
         for number, layer in enumerate(model.layers):
             self.ops.part = f"layer {number}"
             self._layer(layer)
@@ -183,22 +186,27 @@ class DecodeProgram:
         return self._linear("o_proj", weights.o_proj, values)
 
     def _point(self, at: StepPositions, cache: LatentCache) -> None:
-        """Addresses and positions of this step."""
-        self.row_of_token[:] = np.arange(at.row, at.row + self.num_tokens)
-        self.position_of_token[:] = at.positions[:, 0].numpy()
+        """Addresses and positions of this step; what is as in the step before is left: nothing of Python is in a CPU
+        cache after gigabytes of weights, so that each line costs microseconds."""
+        self.row_of_token[:] = range(at.row, at.row + self.num_tokens)
+        self.position_of_token[:] = at.starts
         # Not those of the longest context: longer chunks begin at 8,193 positions, so that a shorter one may have more.
-        chunks = max(attention_chunks(int(position) + 1) for position in self.position_of_token)
+        chunks = max(attention_chunks(position + 1) for position in at.starts)
         heads, state = self._attentions[0].num_heads, self._attentions[0].kv_rank + 2
         self._partial = self.ops.memory.block("partial", 4 * self.num_tokens * chunks * heads * state)
         cos, sin = self._rotary.upto(at.length)
         bf16 = cache.layers[0].dtype == torch.bfloat16
         shared = (cos.data_ptr(), sin.data_ptr(), bf16, self._attend[bf16], self._partial.ctypes.data, chunks)
+        same = shared == self._shared and all(was() is now for was, now in zip(self._caches, cache.layers, strict=True))
+        if same:
+            return
         for attention, memory in zip(self._attentions, cache.layers, strict=True):
             attention.cache, attention.row_numbers = memory.data_ptr(), memory.stride(0)
             (
                 attention.cos, attention.sin, attention.cache_bf16, attention.attend, attention.partial,
                 attention.max_chunks,
             ) = shared  # fmt: skip
+        self._shared, self._caches = shared, [weakref.ref(memory) for memory in cache.layers]
 
     def run(
         self,

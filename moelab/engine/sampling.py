@@ -36,7 +36,8 @@ class Sampling:
 def pick(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """The next token id from logits [vocab]."""
     if sampling.temperature == 0:
-        return int(logits.argmax())
+        # NumPy's: torch wakes its thread team for a vocabulary, which then spins on the workers' cores.
+        return int(logits.float().cpu().numpy().argmax())
     return int(torch.multinomial(probabilities(logits, sampling), 1, generator=generator))
 
 

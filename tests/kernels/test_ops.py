@@ -55,6 +55,7 @@ def test_attention_that_fits_runs():
         ("latent", {"rope_dim": 3}, "bad shape"),
         ("attend", {"max_chunks": 1}, "bad shape"),  # position 300 has two
         ("merge", {"max_chunks": 1}, "bad shape"),
+        ("attend", {"kv_rank": 2047}, "bad shape"),  # 2,049 numbers with the rotated ones
         ("attend", {"attend": None}, "unsupported"),
     ],
 )

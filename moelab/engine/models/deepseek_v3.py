@@ -114,23 +114,10 @@ class Model:
 
     def positions(self, cache: LatentCache, row: int, batch: int, num_queries: int) -> StepPositions:
         """Where `num_queries` new tokens of each of the rows [row, row + batch) stand; makes room for them."""
-        starts = cache.lengths[row : row + batch]
+        starts = tuple(cache.lengths[row : row + batch])
         length = max(starts) + num_queries
         cache.reserve(length)
-        cos, sin = self.rotary.upto(length)
-        if batch == 1:
-            start = starts[0]
-            positions = torch.arange(start, length, device=self.device)[None]
-            table = (cos[None, start:length], sin[None, start:length])
-        else:
-            offsets = torch.arange(num_queries, device=self.device)
-            positions = torch.tensor(starts, device=self.device)[:, None] + offsets
-            table = (cos[positions], sin[positions])
-        mask = None
-        if num_queries > 1 or min(starts) != max(starts):
-            hidden = torch.arange(length, device=self.device) > positions[..., None]
-            mask = torch.zeros(hidden.shape, device=self.device, dtype=self.dtype).masked_fill_(hidden, float("-inf"))
-        return StepPositions(row, positions, starts[0] if batch == 1 else None, length, *table, mask)
+        return StepPositions(row, starts, num_queries, length, self.rotary, self.device, self.dtype)
 
     def forward(
         self,
