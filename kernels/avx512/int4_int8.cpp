@@ -179,6 +179,69 @@ static void run_many(const uint8_t *const *rows, int64_t num_tiles, const activa
         }
 }
 
+/* The next M tokens of a tile whose two groups stay in registers. */
+template <int M>
+static inline void add_tile(const __m512i (*quad)[8], const __m512 *weight_scale, const activations &x,
+                            const int64_t *group, int64_t at, float *out) {
+    __m512i isum[M][2];
+    for (int t = 0; t < M; t++)
+        for (int g = 0; g < 2; g++) isum[t][g] = _mm512_set1_epi32(x.offset[group[t] + at + g]);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+#pragma GCC unroll 3
+        for (int t = 0; t < M; t++)
+#pragma GCC unroll 2
+            for (int g = 0; g < 2; g++) {
+                const int8_t *a = (const int8_t *)x.q + (group[t] + at) * 32 + g * 32 + 4 * i;
+                isum[t][g] = _mm512_dpbusd_epi32(isum[t][g], quad[g][i], broadcast32(a));
+            }
+    for (int t = 0; t < M; t++) {
+        __m512 sum = _mm512_load_ps(out + t * 16);
+        for (int g = 0; g < 2; g++)
+            sum = _mm512_add_ps(sum, scaled(isum[t][g], x.scale[group[t] + at + g], weight_scale[g]));
+        _mm512_store_ps(out + t * 16, sum);
+    }
+}
+
+static inline void add_tokens_of_tile(const uint8_t *tile, int64_t at, const activations &x, const int64_t *group,
+                                      int num_tokens, float *out) {
+    __m512i quad[2][8];
+    __m512 weight_scale[2];
+    for (int line = 0; line < 9; line++) prefetch(tile + 2 * 576 + line * 64);
+    for (int g = 0; g < 2; g++) {
+        for (int line = 0; line < 4; line++) {
+            const __m512i bytes = load_line(tile + (g * 4 + line) * 64);
+            quad[g][2 * line] = low_nibbles(bytes);
+            quad[g][2 * line + 1] = low_nibbles(_mm512_srli_epi16(bytes, 4));
+        }
+        weight_scale[g] = load_bf16(tile + 512 + g * 32);
+    }
+    int t = 0;
+    for (; num_tokens - t > 4 || num_tokens - t == 3; t += 3)
+        add_tile<3>(quad, weight_scale, x, group + t, at, out + t * 16);
+    for (; num_tokens - t >= 2; t += 2) add_tile<2>(quad, weight_scale, x, group + t, at, out + t * 16);
+    if (t < num_tokens) add_tile<1>(quad, weight_scale, x, group + t, at, out + t * 16);
+}
+
+/* From MANY_TOKENS on. A store of a sum takes almost two cycles of the dot products' ports on Zen 4 (docs/log.md), so
+ * both groups of one row are added before it; three tokens side by side are six chains of dot products, enough to
+ * hide their latency. Two rows take turns: with fewer tokens, prefetches come too late for it. */
+static const int MANY_TOKENS = 12;
+
+static void run_crowd(const uint8_t *const *rows, int num_rows, int64_t num_tiles, const activations &x,
+                      const int64_t *token, int num_tokens, float *out) {
+    int64_t group[MAX_TOKENS];
+    for (int t = 0; t < num_tokens; t++) group[t] = token[t] * num_tiles * 2;
+    for (int i = 0; i < num_rows * num_tokens; i++) _mm512_store_ps(out + i * 16, _mm512_setzero_ps());
+    for (int r = 0; r < num_rows; r += 2)
+        for (int64_t k = 0; k < num_tiles; k++) {
+            float *to = out + r * num_tokens * 16;
+            add_tokens_of_tile(rows[r] + k * 576, k * 2, x, group, num_tokens, to);
+            if (r + 1 == num_rows) continue;
+            add_tokens_of_tile(rows[r + 1] + k * 576, k * 2, x, group, num_tokens, to + num_tokens * 16);
+        }
+}
+
 struct int4_int8 {
     static const int32_t format = MOELAB_INT4_G32, mode = MOELAB_ACT_INT8;
     static const int64_t tile_bytes = 576;
@@ -186,6 +249,7 @@ struct int4_int8 {
     static void dot(const uint8_t *const *rows, int num_rows, int64_t num_tiles, const activations &x,
                     const int64_t *token, int num_tokens, float *out) {
         if (num_tokens <= 4) return run_blocks<few>(rows, num_rows, num_tiles, x, token, num_tokens, out);
+        if (num_tokens >= MANY_TOKENS) return run_crowd(rows, num_rows, num_tiles, x, token, num_tokens, out);
         int r = 0;
         for (; r + 2 <= num_rows; r += 2)
             run_many<2>(rows + r, num_tiles, x, token, num_tokens, out + r * num_tokens * 16);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moelab.bench.memory_states import MAX_READ_DIFFERENCE, beside_reads, pair_steps, states_of
+from moelab.bench.memory_states import beside_reads, pair_steps, states_of
 
 
 def test_a_step_takes_the_mean_time_of_its_two_reads():
@@ -72,9 +72,3 @@ def test_a_row_in_one_state_has_no_states_and_one_without_steps_no_percent():
     row = beside_reads(pair_steps(np.array([34.0, 62.0, 34.0]), np.zeros(3, int)), np.full(2, 17.0))
     assert row["percent_of_read_limit"] is None
     assert row["num_left_out"] == 2
-
-
-def test_the_bound_separates_the_states_of_this_kind_of_machine():
-    slow, fast = 36, 56
-    gap_percent = 100 * (fast - slow) / slow
-    assert gap_percent > 3 * MAX_READ_DIFFERENCE
