@@ -71,11 +71,11 @@ class KernelRow:
 
     ``percent_of_peak`` is of a register-only loop of the same instruction, where the ISA has one (mode bf16: of
     vdpbf16ps, which has as many products in a cycle as two vpdpbusd for 16 bits); ``tail_us`` the time
-    between the first and the last worker that was done, mean of a call, ``tail_percent`` its share. What ends in
-    ``per_node`` is what the kernels counted (``gb_per_s`` is of the whole call). In a row of a peer ``isa`` is its name
-    and ``times_ours`` the median of the paired ratios of its time and ours (``relative_error``: to ours); a missing
-    peer has no numbers. Rows of the crossover say so in ``isa``: ``batch`` is tokens of an expert, ``times_ours``
-    AVX-512's time by AMX's.
+    between the first and the last worker, after gate_up and down, mean of a call, ``tail_percent`` its share. What
+    ends in ``per_node`` is what the kernels counted (``gb_per_s`` is of the whole call). In a row of a peer ``isa`` is
+    its name and ``times_ours`` the median of the paired ratios of its time and ours (``relative_error``: to ours); a
+    missing peer has no numbers. Rows of the crossover say so in ``isa``: ``batch`` is tokens of an expert,
+    ``times_ours`` AVX-512's time by AMX's.
     """
 
     isa: str
