@@ -214,8 +214,10 @@ MOELAB_API void moelab_pool_start(moelab_pool *pool, moelab_work_fn work, void *
 MOELAB_API void moelab_pool_wait(moelab_pool *pool);
 MOELAB_API void moelab_pool_destroy(moelab_pool *pool);
 
-/* What forward adds to after each call: bytes of weights read, time from the start until the last worker of a node
- * was done, time between the first and the last worker that was done, and the whole time. */
+/* What forward adds to after each call: bytes of weights that the workers of a node read; the time of its own work,
+ * which is, of each phase (gate_up with what comes before it, and down; or linear), the time until its last worker was
+ * done, without the wait for other nodes after it; the tail, time between the first and the last worker that was done
+ * with a phase, of all its phases together; and the whole time. */
 #define MOELAB_MAX_NODES 16
 typedef struct moelab_counters {
     uint32_t struct_bytes;

@@ -20,6 +20,12 @@ struct alignas(64) unit_counter {
     int64_t stop = 0;
 };
 
+/* When the workers were done with a phase: the last of each node, the first and the last of all. */
+struct phase_ends {
+    std::atomic<int64_t> last_ns_of_node[MOELAB_MAX_NODES];
+    std::atomic<int64_t> first_ns, last_ns;
+};
+
 struct step {
     moelab_pool *pool;
     const moelab_forward *forward;
@@ -30,8 +36,7 @@ struct step {
     unit_counter up[MOELAB_MAX_NODES], down[MOELAB_MAX_NODES];
     int32_t workers_of_node[MOELAB_MAX_NODES];
     std::atomic<uint64_t> bytes_of_node[MOELAB_MAX_NODES];
-    std::atomic<int64_t> end_ns_of_node[MOELAB_MAX_NODES];
-    std::atomic<int64_t> first_end_ns, last_end_ns;
+    phase_ends ends[2]; /* of gate_up or linear, and of down */
 };
 
 static inline void raise_to(std::atomic<int64_t> &value, int64_t to) {
@@ -119,7 +124,7 @@ static inline int32_t prepare_step(step *s, moelab_pool *pool, moelab_forward *f
     for (int32_t n = 0; n < s->num_nodes; n++) {
         s->workers_of_node[n] = 0;
         s->bytes_of_node[n].store(0, std::memory_order_relaxed);
-        s->end_ns_of_node[n].store(0, std::memory_order_relaxed);
+        for (phase_ends &ends : s->ends) ends.last_ns_of_node[n].store(0, std::memory_order_relaxed);
     }
     for (int32_t w = 0; w < num_workers; w++) s->workers_of_node[node_of(s, w)]++;
     const moelab_placement *placed = job->placement;
@@ -135,8 +140,10 @@ static inline int32_t prepare_step(step *s, moelab_pool *pool, moelab_forward *f
         begin = stop;
     }
     s->status.store(MOELAB_OK, std::memory_order_relaxed);
-    s->first_end_ns.store(INT64_MAX, std::memory_order_relaxed);
-    s->last_end_ns.store(0, std::memory_order_relaxed);
+    for (phase_ends &ends : s->ends) {
+        ends.first_ns.store(INT64_MAX, std::memory_order_relaxed);
+        ends.last_ns.store(0, std::memory_order_relaxed);
+    }
     return MOELAB_OK;
 }
 
@@ -184,6 +191,15 @@ static inline void combine_share(const step *s, int32_t worker, int32_t num_work
     }
 }
 
+/* A worker's own work of a phase is done; its wait for the others begins. */
+static inline void note_end(step *s, phase_ends &ends, int32_t node) {
+    if (!s->forward->counters) return;
+    const int64_t now = now_ns();
+    raise_to(ends.last_ns_of_node[node], now);
+    raise_to(ends.last_ns, now);
+    lower_to(ends.first_ns, now);
+}
+
 /* The share of one worker; all workers of the pool meet inside. */
 static inline void run_share(step *s, int32_t worker, int32_t num_workers) {
     const moelab_forward *f = s->forward;
@@ -193,18 +209,15 @@ static inline void run_share(step *s, int32_t worker, int32_t num_workers) {
     if (f->table->begin) f->table->begin();
     if (s->linear) {
         run_phase(s, f->table->linear, s->up[node], node, f->smallest_up, f->largest_up);
+        note_end(s, s->ends[0], node);
     } else {
         run_phase(s, f->table->gate_up, s->up[node], node, f->smallest_up, f->largest_up);
+        note_end(s, s->ends[0], node);
         if (s->pool) s->pool->all.arrive();
         run_phase(s, f->table->down, s->down[node], node, f->smallest_down, f->largest_down);
+        note_end(s, s->ends[1], node);
     }
     if (f->table->end) f->table->end();
-    if (f->counters) {
-        const int64_t end = now_ns();
-        raise_to(s->end_ns_of_node[node], end);
-        raise_to(s->last_end_ns, end);
-        lower_to(s->first_end_ns, end);
-    }
     if (s->linear) return;
     if (s->pool) s->pool->all.arrive();
     combine_share(s, worker, num_workers);
@@ -214,12 +227,18 @@ static inline void run_share(step *s, int32_t worker, int32_t num_workers) {
 static inline int32_t finish_step(const step *s) {
     moelab_counters *counters = s->forward->counters;
     if (counters) {
-        for (int32_t n = 0; n < s->num_nodes; n++) {
-            const int64_t end = s->end_ns_of_node[n].load(std::memory_order_relaxed);
+        for (int32_t n = 0; n < s->num_nodes; n++)
             counters->bytes_of_node[n] += s->bytes_of_node[n].load(std::memory_order_relaxed);
-            if (end) counters->ns_of_node[n] += (uint64_t)(end - s->start_ns);
+        int64_t begin = s->start_ns; /* of a phase: where the last worker was done with the one before */
+        for (int i = 0; i < (s->linear ? 1 : 2); i++) {
+            const phase_ends &ends = s->ends[i];
+            for (int32_t n = 0; n < s->num_nodes; n++) {
+                const int64_t end = ends.last_ns_of_node[n].load(std::memory_order_relaxed);
+                if (end) counters->ns_of_node[n] += (uint64_t)(end - begin);
+            }
+            begin = ends.last_ns.load(std::memory_order_relaxed);
+            counters->tail_ns += (uint64_t)(begin - ends.first_ns.load(std::memory_order_relaxed));
         }
-        counters->tail_ns += (uint64_t)(s->last_end_ns.load() - s->first_end_ns.load());
         counters->total_ns += (uint64_t)(now_ns() - s->start_ns);
         counters->num_calls++;
     }

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 class BandwidthRow:
     """One layer on one node, or all layers (``layer`` ``None``). L counts MoE layers.
 
-    ``ms_per_call`` runs until the last worker of the node was done; ``tail_us_per_call`` is the time between the first
-    and the last worker of the layer, whatever their node (``None`` where it is not counted: Numba).
+    ``ms_per_call`` is the node's own work, until its last worker was done with gate_up and with down;
+    ``tail_us_per_call`` the time between the first and the last worker of the layer, whatever their node, after both
+    (``None`` where it is not counted: Numba).
     """
 
     layer: int | None

@@ -31,9 +31,10 @@ class Counted(Protocol):
 
 @dataclass(frozen=True)
 class Counts:
-    """``num_bytes`` int64 [L, N] of weights; ``seconds`` [L, N] until the last worker of a node was done.
+    """``num_bytes`` int64 [L, N] of weights; ``seconds`` [L, N] of a node's own work, without its waits for others.
 
-    ``tail_s`` [L] between the first and the last worker of a layer's calls (NaN for Numba); ``num_calls`` int64 [L].
+    ``tail_s`` [L] between the first and the last worker, after gate_up and after down, of a layer's calls (NaN for
+    Numba); ``num_calls`` int64 [L].
     """
 
     num_bytes: np.ndarray

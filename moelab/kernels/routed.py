@@ -225,9 +225,10 @@ class RoutedExperts:
 
     @property
     def seconds_of_node(self) -> list[float]:
-        """Time from the start of a call until the last worker of a node was done, summed over calls.
+        """Time of a node's own work, summed over calls: until its last worker was done with gate_up, and with down.
 
-        The wait for other nodes between gate_up and down is inside: all workers meet there.
+        Its waits for other nodes after each of the two are not inside: all workers meet there. Numba's workers know no
+        nodes, and all of the time is that of the one.
         """
         return self._phases.seconds_of_node[: self.num_nodes]
 
@@ -238,7 +239,10 @@ class RoutedExperts:
 
     @property
     def tail_seconds(self) -> float | None:
-        """Time between the first and the last worker that was done, summed over calls; ``None`` for Numba."""
+        """Waits of the first worker that was done for the last, after gate_up and after down; ``None`` for Numba.
+
+        Summed over calls: the part of their time in which not all workers worked.
+        """
         return self._phases.tail_seconds if isinstance(self._phases, NativePhases) else None
 
     @property

@@ -11,8 +11,18 @@ import numpy as np
 import pytest
 from random_experts import random_projection, random_step
 
-from moelab.kernels import ExpertArena, ExpertLayout, NodeArenas, NodePlacement, Pool, RoutedExperts, round_robin
+from moelab.kernels import (
+    ExpertArena,
+    ExpertLayout,
+    NodeArenas,
+    NodePlacement,
+    PackedLinear,
+    Pool,
+    RoutedExperts,
+    round_robin,
+)
 from moelab.kernels.places import places
+from moelab.kernels.shared_rows import first_units, map_expert
 
 NUM_NODES = int(os.environ["NUM_NODES"])
 _MOVE_PAGES, _GETCPU = 279, 309
@@ -93,6 +103,38 @@ def test_huge_pages_are_on_the_node_too(pool):
             assert arena.huge_pages == "2 MB, advised"
             assert (arena.huge_bytes or 0) > 0
             assert set(nodes_of_pages(arena.memory)) == {node}
+
+
+@pytest.mark.parametrize("shape", [(1600, 500), (6, 300, 200)])
+def test_rows_of_a_matrix_lie_on_the_nodes_whose_workers_read_them(pool, shape):
+    """Every page but those at a border; the bits of the caller alone, and each node's bytes."""
+    rng = np.random.default_rng(4)
+    weights = rng.standard_normal(shape).astype(np.float32)
+    shared, alone = PackedLinear(weights, "float32", "generic", pool=pool), PackedLinear(weights, "float32", "generic")
+    assert shared.binding == ", ".join(f"node{node}" for node in range(NUM_NODES))
+    x = rng.standard_normal((*shape[:-2], 2, shape[-1])).astype(np.float32)
+    np.testing.assert_array_equal(shared.forward(x), alone.forward(x))
+    num_rows = shared.num_bytes // (4096 * -(-shape[-1] // 64))
+    row_bytes, firsts = shared.num_bytes // num_rows, first_units(num_rows, pool)
+    assert shared.bytes_of_node == (np.diff(firsts) * row_bytes).tolist()
+    seen = nodes_of_pages(shared.tiles)
+    for node in range(NUM_NODES):
+        inside = seen[-(-firsts[node] * row_bytes // mmap.PAGESIZE) : firsts[node + 1] * row_bytes // mmap.PAGESIZE]
+        assert len(inside) > 10
+        assert set(inside) == {pool.memory_node_of_node[node]}
+
+
+def test_rows_of_a_shared_expert_lie_on_every_node(pool):
+    layout = ExpertLayout(1024, 512, "bf16")
+    pages = map_expert(layout, pool)
+    pages.memory[:] = 1  # by the caller: the binding decides
+    seen = nodes_of_pages(pages.memory)
+    assert pages.binding == ", ".join(f"node{node}" for node in range(NUM_NODES))
+    third = len(seen) // 3
+    for projection in range(3):
+        here = seen[projection * third : (projection + 1) * third]
+        assert (np.diff(here) >= 0).all()
+        assert np.bincount(here, minlength=NUM_NODES).tolist() == [third // NUM_NODES] * NUM_NODES
 
 
 def test_binding_decides_and_not_who_writes_first(pool):
