@@ -2,7 +2,7 @@
 
 import pytest
 
-from moelab.bench.parity import EPSILON, compare, parity, transformers_twin
+from moelab.bench.parity import EPSILON, compare, parity, teacher, transformers_twin
 from moelab.engine import load
 from moelab.engine.prompts import read_prompts
 from moelab.engine.text import TextStream
@@ -20,7 +20,7 @@ def engine():
 
 
 def test_greedy_text_is_that_of_transformers(engine):
-    row = compare(engine, transformers_twin(NANO / "model"), PROMPTS[:: len(PROMPTS) // 5][:5], 100)
+    row = compare(engine, teacher(transformers_twin(NANO / "model")), PROMPTS[:: len(PROMPTS) // 5][:5], 100)
     assert row.num_tokens == 100
     assert row.num_unexplained == 0, f"{row} beyond a margin of {EPSILON['bf16', None]}"
     assert row.num_different <= 3
