@@ -112,6 +112,26 @@ def test_mirror_of_unequal_nodes():
         PLANNERS["mirror"](trace, node_rates=rates, node_bytes=[36_000, 35_000], nodes=2)
 
 
+@pytest.mark.parametrize("name", ["round_robin", "eplb"])
+@pytest.mark.parametrize("rates", [[3.0, 1.0], [1.0, 2.0], [1.0, 1.0]])
+def test_baselines_that_know_no_rates_of_unequal_nodes(name, rates):
+    """The placement of equal nodes, timed by the slower one; what nodes may hold counts where it is said."""
+    trace = seeded_trace(1, num_requests=8)
+    extra = {"extra_memory": 0.25} if name == "eplb" else {}
+    plan = PLANNERS[name](trace, nodes=2, node_rates=rates, held_out=0.5, **extra)
+    equal = PLANNERS[name](trace, nodes=2, held_out=0.5, **extra)
+    assert masks_of(plan).tolist() == masks_of(equal).tolist()
+    held = equal.prediction["bytes_per_node"]
+    assert plan.prediction["bytes_per_node"] == held
+    assert (plan.prediction["heldout_mean_max"] > equal.prediction["heldout_mean_max"]) == (rates[0] != rates[1])
+    assert plan.prediction["baseline_mean_max"][name] == pytest.approx(plan.prediction["heldout_mean_max"], rel=0.2)
+    given = {"nodes": 2, "node_rates": rates, "held_out": 0.5}
+    if name == "round_robin":
+        PLANNERS[name](trace, node_bytes=held, **given)
+        with pytest.raises(ValueError, match="more on node1 than its budget"):
+            PLANNERS[name](trace, node_bytes=[held[0] + 9000, held[1] - 1000], **given)
+
+
 def test_row_split_with_a_measured_price_and_with_rows_that_do_not_divide():
     trace = seeded_trace(1, num_requests=4).phase(1)
     price = CutPrice(slice_factor=1.1, barrier=0.05, source="seen")
