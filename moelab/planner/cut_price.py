@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from moelab.cost_model.node_time import entry_s
 from moelab.domain.machine import Machine
 
+NOISE = 0.03
+"""Pieces that were measured to be cheaper than wholes by less are as dear: nothing makes short runs of rows faster."""
+
 
 @dataclass(frozen=True)
 class CutPrice:
@@ -35,8 +38,9 @@ def measured_price(
         return CutPrice()
     busy = num_nodes if num_nodes <= len(machine.nodes) else 1  # nodes that are composed share nothing
     whole, piece = (float(entry_s(times, part, 1, busy=busy)) for part in (1.0, 1.0 / num_nodes))
+    factor = num_nodes * piece / whole
     return CutPrice(
-        slice_factor=num_nodes * piece / whole,
+        slice_factor=1.0 if 1 - NOISE <= factor < 1 else factor,
         barrier=0.0,
         source=f"measured: {times.name}, {machine.source} of {machine.name}, {machine.date}, "
         f"residual {times.residual:.1%}" + ("; in doubt: see the machine's notes" if machine.notes else ""),

@@ -27,6 +27,7 @@ def eplb(trace: Trace, *, score: bool = True, **options: Any) -> Plan:
     begin = time.perf_counter()
     masks, copies = packed_masks(problem.train.uses, problem.num_nodes, problem.how["extra_memory"])
     useless = int(masks.shape[0] * copies - np.bitwise_count(masks).sum())
+    problem = problem.lifted(masks)  # in equal numbers, whatever the rates
     return node_plan(
         problem, masks, "eplb", seconds=time.perf_counter() - begin,
         parameters={"copies_per_layer": copies, "useless_copies": useless}, score=score,

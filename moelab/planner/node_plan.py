@@ -107,7 +107,7 @@ def _prediction(
         for steps in (problem.test, problem.train)
     )
     low, high = on_test.interval()
-    lower = bound(problem, masks)
+    lower, least = bound(problem, masks), least_part(problem, masks)
     used = problem.used(masks, homes, exact=bool((masks == CUT).any()))
     copies = [int((masks >> tier & 1).sum()) for tier in range(len(problem.tiers))]
     is_held_out = problem.how["split"] != "none"
@@ -119,10 +119,10 @@ def _prediction(
         + (f", in batches of {problem.how['batch']}" if "batch" in problem.how else ""),
         "heldout_mean_max": on_test.mean,
         "heldout_mean_max_interval": None if np.isnan(low) else (low, high),
-        "ideal": on_test.ideal_mean,
-        "heldout_ratio_to_ideal": on_test.ratio,
+        "ideal": on_test.ideal_mean * least,
+        "heldout_ratio_to_ideal": on_test.ratio / least,
         "train_mean_max": on_train.mean,
-        "train_ratio_to_ideal": on_train.ratio,
+        "train_ratio_to_ideal": on_train.ratio / least,
         "bound": lower,
         "gap": on_test.mean / lower - 1 if lower > 0 else None,
         "num_heldout_layer_steps": int(on_test.num_layer_steps.sum()),
@@ -166,16 +166,24 @@ def _prediction(
 def bound(problem: NodeProblem, masks: np.ndarray) -> float:
     """Mean over held-out layer-steps, in experts, that no placement of the same kind and budgets goes below.
 
-    Whole experts only: if every node had every expert (ceil(K / N) for equal rates); with cut experts K / N. Beside
-    fast tiers: of every choice of what they serve, so K / N of the uses that are left when they serve the hottest of
-    these very layer-steps (``uses_beside_fast_tiers``).
+    Whole experts only: if every node had every expert (ceil(K / N) for equal rates); with cut experts K / N, of pieces
+    where those are measured to be cheaper than wholes (``least_part``). Beside fast tiers: of every choice of what they
+    serve, so K / N of the uses that are left when they serve the hottest of these very layer-steps
+    (``uses_beside_fast_tiers``).
     """
     if len(problem.tiers) > problem.num_nodes:
-        return uses_beside_fast_tiers(problem) / problem.test.num_layer_steps / problem.num_nodes
+        left = uses_beside_fast_tiers(problem) / problem.test.num_layer_steps / problem.num_nodes
+        return left * least_part(problem, masks)
     if (masks == CUT).any():
-        return node_score(problem.test, masks, problem.times, problem.layer_weight).ideal_mean
+        ideal = node_score(problem.test, masks, problem.times, problem.layer_weight).ideal_mean
+        return ideal * least_part(problem, masks)
     everywhere = np.full(problem.shape, (1 << problem.num_nodes) - 1)
     return node_score(problem.test, everywhere, problem.times, problem.layer_weight).mean
+
+
+def least_part(problem: NodeProblem, masks: np.ndarray) -> float:
+    """The least that an expert may cost the nodes together, 1 for a whole one: less where pieces are cheaper."""
+    return min(1.0, problem.cut_price.slice_factor) if (masks == CUT).any() else 1.0
 
 
 def uses_beside_fast_tiers(problem: NodeProblem) -> float:

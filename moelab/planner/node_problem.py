@@ -7,7 +7,7 @@ only by its placement. Does not know how a placement is found or written down.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,14 @@ class NodeProblem:
     def room(self, masks: np.ndarray, homes: np.ndarray | None = None) -> np.ndarray:
         """int64 [N]: bytes of the budgets that are left under ``masks`` [L, E] (and ``homes`` of fast-tier experts)."""
         return self.budget - self.used(masks, homes)
+
+    def lifted(self, masks: np.ndarray) -> NodeProblem:
+        """With budgets that hold ``masks``, unless what each node may hold was said: shares that follow from rates are
+        nobody's limit to a baseline that does not look at rates."""
+        if "node_bytes" in self.how:
+            return self
+        held = np.where(np.arange(len(self.tiers)) < self.num_nodes, self.used(masks), 0)
+        return replace(self, budget=np.maximum(self.budget, held))
 
     def used(self, masks: np.ndarray, homes: np.ndarray | None = None, *, exact: bool = False) -> np.ndarray:
         """int64 [N]: bytes that each tier holds; a cut expert counts by its pieces, in proportion to their units.

@@ -22,4 +22,5 @@ def round_robin(trace: Trace, *, score: bool = True, **options: Any) -> Plan:
     begin = time.perf_counter()
     num_layers, num_experts = problem.shape
     node = (np.arange(num_experts) + np.arange(num_layers)[:, None] * num_experts) % problem.num_nodes
+    problem = problem.lifted(1 << node)  # in equal numbers, whatever the rates
     return node_plan(problem, 1 << node, "round_robin", seconds=time.perf_counter() - begin, score=score)

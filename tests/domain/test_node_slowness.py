@@ -50,6 +50,7 @@ def test_the_plan_comes_first(mine, others):
         assert silent.of_nodes(num_nodes).tolist() == [1.0] * num_nodes
 
 
+@settings(deadline=None)
 @given(st.integers(2, 6), RATES)
 def test_equal_rates_tell_dispatch_exactly_what_none_do(num_nodes, rate):
     said = node_slowness(plan_of(num_nodes, (rate,) * num_nodes), None, num_nodes).of_nodes(num_nodes)

@@ -66,6 +66,9 @@ def test_price_of_cuts_comes_from_the_machine():
     assert dear.cut_price.slice_factor == pytest.approx(1.3)
     assert "measured: generic" in dear.cut_price.source
     assert dear.times.piece_sizes.sum() == pytest.approx(1.3 * 2**20, rel=1e-5)
+    for measured, price in ((0.98, 1.0), (0.9, 0.9), (1.004, 1.004)):  # cheaper by less than two runs differ: as dear
+        near = node_problem(trace, nodes=2, machine=machine(2, piece=measured, hidden=64), **SHAPE)
+        assert near.cut_price.slice_factor == pytest.approx(price)
     unknown = node_problem(trace, nodes=2, machine=machine(2, piece=1.3, hidden=128), **SHAPE)
     assert unknown.cut_price.slice_factor == 1.0
     assert "not measured" in unknown.cut_price.source

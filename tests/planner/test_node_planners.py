@@ -112,6 +112,47 @@ def test_mirror_of_unequal_nodes():
         PLANNERS["mirror"](trace, node_rates=rates, node_bytes=[36_000, 35_000], nodes=2)
 
 
+@pytest.mark.parametrize("name", ["round_robin", "eplb"])
+@pytest.mark.parametrize("rates", [[3.0, 1.0], [1.0, 2.0], [1.0, 1.0]])
+def test_baselines_that_know_no_rates_of_unequal_nodes(name, rates):
+    """The placement of equal nodes, timed by the slower one; what nodes may hold counts where it is said."""
+    trace = seeded_trace(1, num_requests=8)
+    extra = {"extra_memory": 0.25} if name == "eplb" else {}
+    plan = PLANNERS[name](trace, nodes=2, node_rates=rates, held_out=0.5, **extra)
+    equal = PLANNERS[name](trace, nodes=2, held_out=0.5, **extra)
+    assert masks_of(plan).tolist() == masks_of(equal).tolist()
+    held = equal.prediction["bytes_per_node"]
+    assert plan.prediction["bytes_per_node"] == held
+    assert (plan.prediction["heldout_mean_max"] > equal.prediction["heldout_mean_max"]) == (rates[0] != rates[1])
+    assert plan.prediction["baseline_mean_max"][name] == pytest.approx(plan.prediction["heldout_mean_max"], rel=0.2)
+    given = {"nodes": 2, "node_rates": rates, "held_out": 0.5}
+    if name == "round_robin":
+        PLANNERS[name](trace, node_bytes=held, **given)
+        with pytest.raises(ValueError, match="more on node1 than its budget"):
+            PLANNERS[name](trace, node_bytes=[held[0] + 9000, held[1] - 1000], **given)
+
+
+@pytest.mark.parametrize("price", [0.5, 0.9, 1.0, 1.2])
+@pytest.mark.parametrize("rates", [[1.0, 1.0], [3.0, 1.0]])
+@pytest.mark.parametrize("name", ["row_split", "split_some", "joint"])
+def test_no_plan_is_below_its_bound_whatever_cuts_cost(name, rates, price):
+    """Pieces cheaper than wholes make the bound smaller, dearer ones do not make it larger."""
+    trace = seeded_trace(3, num_requests=12)
+    options = {"nodes": 2, "node_rates": rates, "held_out": 0.5, "moe_intermediate_size": 32 * 8}
+    options |= {"fast_slots": [4], "extra_memory": 0.2} if name == "joint" else {}
+    plan = PLANNERS[name](trace, cut_price=CutPrice(slice_factor=price, source="seen"), **options)
+    said = plan.prediction
+    assert said["bound"] <= said["heldout_mean_max"] * (1 + 1e-5)  # parts are whole numbers of 2^-20
+    assert said["gap"] >= -1e-5
+    assert said["heldout_ratio_to_ideal"] >= 1 - 1e-5
+    assert said["train_ratio_to_ideal"] >= 1 - 1e-5
+    assert said["heldout_ratio_to_ideal"] == pytest.approx(said["heldout_mean_max"] / said["ideal"])
+    if name == "row_split":
+        whole = PLANNERS[name](trace, **options).prediction
+        assert said["bound"] == pytest.approx(whole["bound"] * min(price, 1))
+        assert said["heldout_mean_max"] == pytest.approx(whole["heldout_mean_max"] * price, rel=1e-5)
+
+
 def test_row_split_with_a_measured_price_and_with_rows_that_do_not_divide():
     trace = seeded_trace(1, num_requests=4).phase(1)
     price = CutPrice(slice_factor=1.1, barrier=0.05, source="seen")
