@@ -2,8 +2,8 @@
 
 Floor 5. Half of the requests plan, half score. Prefill-only traces take each token as a step of its own, as decode at
 batch 1 would, and every table says so. Beside them ours and EPLB at equal bytes over several splits (``equal_bytes``),
-a certificate of one layer by branch and bound, and the fast tier with nodes planned together beside the usual way, one after the
-other. Does not know Markdown.
+a certificate of one layer by branch and bound, and the fast tier with nodes planned together beside the usual way, one
+after the other. Does not know Markdown.
 """
 
 from __future__ import annotations
