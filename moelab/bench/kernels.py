@@ -81,8 +81,8 @@ class KernelRow:
     ends in ``per_state`` is of the slow and the fast state of the memory, where a row has steps of both.
     ``carried``: the numbers that ``activation`` is multiplied as (``int16`` in most of mode bf16).
     ``percent_of_peak`` is of a register-only loop of the same instruction, where the ISA has one (mode bf16: of
-    vdpbf16ps, which has as many products in a cycle as two vpdpbusd for 16 bits); ``tail_us`` the time
-    between the first and the last worker, after gate_up and down, mean of a call, ``tail_percent`` its share. What ends in
+    vdpbf16ps, which has as many products in a cycle as two vpdpbusd for 16 bits); ``tail_us`` the time between the
+    first and the last worker, after gate_up and down, mean of a call, ``tail_percent`` its share. What ends in
     ``per_node`` is what the kernels counted (``gb_per_s`` is of the whole call), of ``virtual_nodes`` where that is
     true. In a row of a peer ``isa`` is its name and ``times_ours`` the median of the paired ratios of its time and ours
     (``relative_error``: to ours); a missing peer or ISA has no numbers. Rows of the crossover say so in ``isa``:
