@@ -94,11 +94,13 @@ class Tasks:
                 if begin is not None:
                     begin()
 
+        def tell(num_done: int) -> None:
+            advance(sums[num_done] / max(sums[-1], 1))
+
         largest = max([GROUP_BYTES, *sizes])
         most = min(MOST_AHEAD, sums[-1] // (AHEAD_PART * largest))
         most = max(AHEAD, most // pool.num_workers)
-        advanced = lambda done: advance(sums[done] / max(sums[-1], 1))  # noqa: E731
-        pool.draw(len(groups), do, advanced, look_ahead, meanwhile, reads, most)
+        pool.draw(len(groups), do, tell, look_ahead, meanwhile, reads, most)
 
 
 def group(sizes: Sequence[int]) -> list[tuple[int, int]]:

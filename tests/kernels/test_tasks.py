@@ -138,7 +138,7 @@ class SlowDisk:
     """Reads of all threads that come when somebody waits: all that are on their way, as a disk may tell of them."""
 
     def __init__(self, num_bytes):
-        self.num_bytes, self.local, self.most, self.tasks_beside_nothing = num_bytes, threading.local(), 0, 0
+        self.num_bytes, self.local, self.most = num_bytes, threading.local(), 0
 
     def own(self):
         return self.local.__dict__.setdefault("own", {"begun": 0, "came": 0})
