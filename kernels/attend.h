@@ -56,7 +56,8 @@ static inline void mix_columns(const float *weights, int64_t stride, const float
     typename V::type sums[COUNT][VECTORS];
     for (int h = 0; h < COUNT; h++)
         for (int v = 0; v < VECTORS; v++)
-            sums[h][v] = V::fma(V::load((const float *)sum + h * sum_stride + v * V::width), V::set(keep[h]), V::zero());
+            sums[h][v] =
+                V::fma(V::load((const float *)sum + h * sum_stride + v * V::width), V::set(keep[h]), V::zero());
     for (int j = 0; j < num_keys; j++) {
         typename V::type k[VECTORS];
         for (int v = 0; v < VECTORS; v++) k[v] = V::load(key + j * width + v * V::width);

@@ -4,8 +4,9 @@
 
 namespace {
 
-/* One token: one row after the other (ONE_RUN), for few rows of small matrices together. Rows would take turns after each
- * group; four runs that advance together are read at 86 to 94% of the limit, one at 97 (docs/log.md). */
+/* One token. Alone in its expert it is given one row of tiles after the other (ONE_RUN): four runs that advance
+ * together are read at 86 to 94% of the limit, one at 97 (docs/log.md). Several rows (a fifth token comes alone, too)
+ * take turns after each group, whose activations are broadcast once for all of them. */
 template <int R>
 static inline void run_one(const uint8_t *const *rows, int64_t num_tiles, const int8_t *q, const float *scale,
                            const int32_t *offset, float *out, int stride) {

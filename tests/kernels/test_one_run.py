@@ -1,4 +1,4 @@
-"""A kernel that reads an expert of one token in one run of memory (ONE_RUN) gives the bits of rows that advance together.
+"""A kernel that reads an expert of one token in one run of memory (ONE_RUN) has the bits of rows that advance together.
 
 Two equal tokens make the same expert one of two tokens, whose rows are cut into runs.
 """
