@@ -39,8 +39,8 @@ class Choice:
     gb_per_s: float
 
 
-def differ(rate: float, other: float, percent: float = STATE_CHANGE) -> bool:
-    return 100 * abs(rate - other) > percent * min(rate, other)
+def differ(rate: float, other: float) -> bool:
+    return 100 * abs(rate - other) > STATE_CHANGE * min(rate, other)
 
 
 def nearest_choice(choices: list[Choice], rate: float) -> int:

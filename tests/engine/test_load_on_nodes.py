@@ -18,7 +18,7 @@ from moelab.kernels import isa_table
 from moelab.kernels.pieces import cut, piece_of
 from tests.engine.fast_tier.nano_runs import PROMPTS
 from tests.engine.tiny_models import kimi_k26_checkpoint, save_hf, tiny_hf
-from tests.migration.test_apply import fixed_experts, node_plan_of, random_plan, static_plan, with_fast_tier
+from tests.migration.nano_plans import fixed_experts, node_plan_of, random_plan, static_plan, with_fast_tier
 
 NATIVE = [row.isa for row in isa_table() if row.supported and row.isa != "numba"]
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

@@ -15,7 +15,7 @@ from moelab.engine.fast_tier.fast_tier import FastTier
 from moelab.kernels import isa_table
 from moelab.planner import PLANNERS
 from tests.engine.fast_tier.nano_runs import PROMPTS
-from tests.migration.test_apply import with_fast_tier
+from tests.migration.nano_plans import with_fast_tier
 
 NATIVE = [row.isa for row in isa_table() if row.supported and row.isa != "numba"]
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
