@@ -262,7 +262,7 @@ class Engine(Stepper):
         nodes = f" on {self.routed[0].num_nodes} {kind}" if self.routed[0].num_nodes > 1 else ""
         if self.pool.num_nodes > 1 and not nodes:
             nodes = f", read by the workers of all {self.pool.num_nodes} {kind}"
-        return f"{num_bytes / 2**30:.2f} GiB{nodes}, binding {self.binding}"
+        return f"{num_bytes / 2**30:.2f} GiB{nodes}, binding {self.binding}, pages {self.huge_pages}"
 
     def _linear_memory(self) -> str:
         linears = self.model.linears
@@ -270,13 +270,20 @@ class Engine(Stepper):
             return f"{linears.num_bytes / 2**30:.2f} GiB, torch's"
         shared = ", rows shared out over the nodes" if self.pool.num_nodes > 1 else ""
         bindings = dict.fromkeys(part for made in linears.made for part in made.binding.split(", "))
-        return f"{linears.num_bytes / 2**30:.2f} GiB{shared}, binding {', '.join(bindings)}"
+        pages = ", ".join(dict.fromkeys(made.pages for made in linears.made))
+        return f"{linears.num_bytes / 2**30:.2f} GiB{shared}, binding {', '.join(bindings)}, pages {pages}"
 
     @property
     def binding(self) -> str:
         """What memory of the routed experts is bound to, or why it is not."""
         homes = [layer.owner if layer.placement is None else layer.placement for layer in self.routed]
         return ", ".join(dict.fromkeys(part for home in homes for part in home.binding.split(", ")))
+
+    @property
+    def huge_pages(self) -> str:
+        """The pages that memory of the routed experts was asked for with success, or why not."""
+        homes = [layer.owner if layer.placement is None else layer.placement for layer in self.routed]
+        return ", ".join(dict.fromkeys(home.huge_pages for home in homes))
 
     def __repr__(self) -> str:
         return summary_text("Engine", self.summary())
