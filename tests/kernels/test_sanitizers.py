@@ -13,17 +13,17 @@ from moelab.kernels import isa_table
 from tests.kernels.amx.library import FLAGS, ISAS
 
 ROOT = Path(__file__).parents[2]
-STRESS = ROOT / "tests/kernels/native/stress.cpp"
+PROGRAMS = [ROOT / "tests/kernels/native" / name for name in ("stress.cpp", "placed.cpp")]
 SUPPORTED = [row.isa for row in isa_table() if row.supported and row.isa in ISAS]
 ROUNDS = 30  # of every number of workers: each format and mode five times, one of them as a matrix
 pytestmark = [pytest.mark.build, pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")]
 
 
-def build(folder: Path, isas: list[str], *sanitize: str) -> Path:
-    """The library's sources and the stress program in one executable."""
+def build(folder: Path, isas: list[str], *sanitize: str) -> list[Path]:
+    """The library's sources and a stress program in one executable, for each of them."""
     common = ["g++", "-std=c++17", "-O1", "-g1", "-w", "-ffp-contract=off", f"-I{ROOT}/kernels", *sanitize]
     defines = [f"-DMOELAB_{isa.upper()}" for isa in isas if isa != "generic"]
-    jobs = [(source, []) for source in [STRESS, *sorted((ROOT / "kernels").glob("*.cpp"))]]
+    jobs = [(source, []) for source in [*PROGRAMS, *sorted((ROOT / "kernels").glob("*.cpp"))]]
     jobs += [(source, FLAGS[isa]) for isa in isas for source in sorted((ROOT / "kernels" / isa).glob("*.cpp"))]
 
     def compiled(number: int) -> Path:
@@ -34,15 +34,17 @@ def build(folder: Path, isas: list[str], *sanitize: str) -> Path:
 
     with ThreadPoolExecutor(2) as executor:
         objects = list(executor.map(compiled, range(len(jobs))))
-    program = folder / "stress"
-    subprocess.run([*common, *objects, "-o", program, "-lpthread"], check=True)
-    return program
+    programs, library = objects[: len(PROGRAMS)], objects[len(PROGRAMS) :]
+    for program in programs:
+        subprocess.run([*common, program, *library, "-o", program.with_suffix(""), "-lpthread"], check=True)
+    return [program.with_suffix("") for program in programs]
 
 
-def run(program: Path, isa: str, rounds: int) -> None:
-    done = subprocess.run([program, isa, str(rounds)], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-    assert done.stdout == "ok\n"
+def run(programs: list[Path], isa: str, rounds: int) -> None:
+    for program in programs:
+        done = subprocess.run([program, isa, str(rounds)], capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+        assert done.stdout == "ok\n"
 
 
 def test_no_data_race(tmp_path):
@@ -50,6 +52,6 @@ def test_no_data_race(tmp_path):
 
 
 def test_no_access_outside_the_buffers(tmp_path):
-    program = build(tmp_path, SUPPORTED, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+    programs = build(tmp_path, SUPPORTED, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
     for isa in SUPPORTED:
-        run(program, isa, ROUNDS)
+        run(programs, isa, ROUNDS)
