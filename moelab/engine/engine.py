@@ -241,6 +241,7 @@ class Engine(Stepper):
             "routed experts": f"{self.weight_format} weights, {self.activation} activations, {self.isa} kernels, "
             f"{self.pool.num_workers} workers",
             "kernels": self.routed[0].isa.why,
+            "caller": self._caller(),
             "expert memory": self._expert_memory(),
             "linear memory": self._linear_memory(),
             "decode buffers": f"{self.model.step_memory.num_bytes / 2**20:.1f} MiB",
@@ -263,6 +264,16 @@ class Engine(Stepper):
         if self.pool.num_nodes > 1 and not nodes:
             nodes = f", read by the workers of all {self.pool.num_nodes} {kind}"
         return f"{num_bytes / 2**30:.2f} GiB{nodes}, binding {self.binding}, pages {self.huge_pages}"
+
+    def _caller(self) -> str:
+        """Where worker 0 is, which is not pinned."""
+        place, home = self.pool.caller_place, self.pool.memory_node_of_node[0]
+        if place is None:
+            return "worker 0, not pinned"
+        away = (
+            "" if home is None or place[1] == home else f", and reads the memory of node{home}: pin this thread there"
+        )
+        return f"worker 0, not pinned, now on core {place[0]} of node{place[1]}{away}"
 
     def _linear_memory(self) -> str:
         linears = self.model.linears

@@ -7,6 +7,7 @@ second one. Floor 1: the standard library and ``domain.machine``.
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +39,7 @@ def places(num_workers: int | None = None, virtual_nodes: int | None = None, sys
     cores = _physical_cores(allowed_cores(), system)
     by_node: dict[int, list[int]] = {}
     for core in cores:
-        by_node.setdefault(_node_of_core(core, system), []).append(core)
+        by_node.setdefault(node_of_core(core, system), []).append(core)
     groups = [by_node[node] for node in sorted(by_node)]
     if virtual_nodes is not None:
         flat = [core for group in groups for core in group]
@@ -55,7 +56,16 @@ def places(num_workers: int | None = None, virtual_nodes: int | None = None, sys
             if len(taken) < len(group) and sum(map(len, chosen)) < wanted:
                 taken.append(group[len(taken)])
     filled = [taken for taken in chosen if taken]
-    return [Place(core, node, _node_of_core(core, system)) for node, taken in enumerate(filled) for core in taken]
+    return [Place(core, node, node_of_core(core, system)) for node, taken in enumerate(filled) for core in taken]
+
+
+def caller_core() -> int | None:
+    """The core that this thread runs on now; ``None`` where nobody says (not Linux)."""
+    try:
+        core = int(ctypes.CDLL(None).sched_getcpu())
+    except (AttributeError, OSError, TypeError):
+        return None
+    return core if core >= 0 else None
 
 
 def _physical_cores(cores: list[int], system: Path) -> list[int]:
@@ -71,7 +81,8 @@ def _physical_cores(cores: list[int], system: Path) -> list[int]:
     return kept
 
 
-def _node_of_core(core: int, system: Path) -> int:
+def node_of_core(core: int, system: Path = _SYSTEM) -> int:
+    """The operating system's number of its node."""
     for folder in (system / f"cpu/cpu{core}").glob("node[0-9]*"):
         return int(folder.name[4:])
     return 0
