@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from moelab.kernels import places as module
 from moelab.kernels import Pool, plan_nodes
+from moelab.kernels import places as module
 from moelab.kernels.places import Place, node_of_core, places
 from moelab.kernels.plan_nodes import virtual_nodes_for
 
