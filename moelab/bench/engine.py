@@ -3,7 +3,8 @@
 Real shapes, generated weights: ``layers`` MoE layers with ``experts`` routed experts each, at 1,024 tokens of context,
 embedding, router, attention, shared expert, head and greedy sampling inside; linear layers from packed weights on our
 kernels. The limit is the time in which the best read loop reads as many bytes, taken before and after each step; steps
-during which the memory changed its state are left out and counted (`memory_states`). Floor 6.
+during which the memory changed its state are left out and counted (`memory_states`). On several nodes experts are
+round-robin, rows of linear layers shared out, and each node reads its own, all at once. Floor 6.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ from moelab.kernels import (
     Counts,
     ExpertArena,
     ExpertLayout,
+    NodeArenas,
     Pool,
     RoutedExperts,
     choose_isa,
     read_limit,
-    read_once,
+    read_nodes,
+    round_robin,
 )
 from moelab.kernels.generated import fill_expert
 
@@ -84,6 +87,8 @@ class EngineRow:
     routed_gb_per_s_per_node: tuple[float, ...]
     routed_percent_of_read_limit_per_node: tuple[float, ...]
     routed_tail_us: float | None
+    num_nodes: int
+    virtual_nodes: bool
 
 
 class _Slice:
@@ -99,8 +104,10 @@ class _Slice:
 
 
 @contextmanager
-def slice_of(expert_shape: str, layers: int, experts: int, dense_weights: str) -> Iterator[_Slice]:
-    """``layers`` MoE layers of a preset, generated; nothing is read from disk."""
+def slice_of(
+    expert_shape: str, layers: int, experts: int, dense_weights: str, virtual_nodes: int | None = None
+) -> Iterator[_Slice]:
+    """``layers`` MoE layers of a preset, generated; nothing is read from disk. Round-robin where there are nodes."""
     preset = ModelSpec.preset(expert_shape)
     spec = preset.model_copy(
         update={"num_hidden_layers": layers, "first_k_dense_replace": 0, "n_routed_experts": experts}
@@ -109,18 +116,29 @@ def slice_of(expert_shape: str, layers: int, experts: int, dense_weights: str) -
     layout = ExpertLayout(spec.hidden_size, spec.moe_intermediate_size, "int4_g32")
     generator = torch.Generator().manual_seed(0)
     dtype = choose_dense_dtype(None, torch.bfloat16, torch.device("cpu"))
-    pool = Pool()
+    pool = Pool(virtual_nodes=virtual_nodes)
     with tempfile.TemporaryDirectory() as folder, pool:
         routed = []
         for layer in tqdm(range(layers), desc="experts", unit="layer"):
-            arena = ExpertArena(layout, experts)
+            node_of_expert = round_robin(1, experts, pool.num_nodes)[0] if pool.num_nodes > 1 else None
+            arena = (
+                ExpertArena(layout, experts)
+                if node_of_expert is None
+                else NodeArenas(layout, node_of_expert, pool.memory_node_of_node)
+            )
 
-            def fill(worker: int, num_workers: int, arena: ExpertArena = arena, layer: int = layer) -> None:
+            def fill(
+                worker: int, num_workers: int, arena: ExpertArena | NodeArenas = arena, layer: int = layer
+            ) -> None:
                 for expert in range(worker, experts, num_workers):
                     fill_expert(arena[expert], layout, seed=layer * experts + expert)
 
             pool.run(fill)
-            routed.append(RoutedExperts(layout, arena.addresses, activation="int8", pool=pool, owner=arena))
+            routed.append(
+                RoutedExperts(
+                    layout, arena.addresses, activation="int8", pool=pool, owner=arena, node_of_expert=node_of_expert
+                )
+            )
             routed[-1].share_scratch(routed[0])
         module = model_module(spec.model_type)
         shapes = module.Model.dense_shapes(spec)
@@ -143,23 +161,30 @@ def slice_of(expert_shape: str, layers: int, experts: int, dense_weights: str) -
         yield _Slice(Engine(Path(folder), loaded), linears.made)
 
 
+def _nodes_of(layer: RoutedExperts) -> np.ndarray:
+    """Of each expert; all on node 0 where there is one."""
+    return np.zeros(layer.num_experts, np.int32) if layer.node_of_expert is None else layer.node_of_expert
+
+
 def _text_config() -> dict[str, Any]:
     """What the model asks of a config beyond the spec: norms and rope without scaling."""
     return {"rms_norm_eps": 1e-6, "rope_theta": 50000.0, "max_position_embeddings": 2 * CONTEXT}
 
 
 def bench_engine(
-    seconds: float, expert_shape: str = "kimi-k2.6", layers: int = 2, experts: int = 64, dense_weights: str = "int8"
-) -> list[EngineRow]:
+    seconds: float, expert_shape: str = "kimi-k2.6", layers: int = 2, experts: int = 64, dense_weights: str = "int8",
+    virtual_nodes: int | None = None,
+) -> list[EngineRow]:  # fmt: skip
     """Rows with and without the head."""
-    with slice_of(expert_shape, layers, experts, dense_weights) as part:
+    with slice_of(expert_shape, layers, experts, dense_weights, virtual_nodes) as part:
         return [_row(part, dense_weights, head, seconds) for head in (True, False)]
 
 
 def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> EngineRow:
     engine = part.engine
     layout, addresses = engine.routed[0].layout, np.concatenate([layer.address_of_expert for layer in engine.routed])
-    best = read_limit(addresses[:16], layout.expert_bytes, engine.pool, rounds=3)
+    nodes = np.concatenate([_nodes_of(layer) for layer in engine.routed])
+    best = read_limit(addresses[:16], layout.expert_bytes, engine.pool, rounds=3, node_of_address=nodes[:16])
     rng = np.random.default_rng(0)
     cache = engine.new_cache(1)
     cache.reserve(CONTEXT + 1)
@@ -175,7 +200,8 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
         return 0 if logits is None else pick(logits[0, -1], greedy, generator)
 
     step_s: list[float] = []
-    read_s: list[float] = []
+    read_s: list[float] = []  # of a byte, all nodes reading their own at once
+    limits: list[np.ndarray] = []  # GB/s of each node
     step_bytes: list[int] = []
     parts: list[tuple[float, float, float]] = []
     ops = engine.model.program(1).ops
@@ -189,9 +215,12 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
     counts_before = Counts.of(engine.routed)
 
     def read() -> float:
-        """Seconds a byte, of experts in an order that no step has."""
-        others = addresses[rng.permutation(len(addresses))[:16]]
-        return read_once(others, layout.expert_bytes, best.loop, engine.pool) / (len(others) * layout.expert_bytes)
+        """Seconds a byte of experts in an order that no step has, all nodes reading their own at once."""
+        others = rng.permutation(len(addresses))[:16]
+        node_s = read_nodes(addresses[others], nodes[others], layout.expert_bytes, best.loop, engine.pool)
+        num_bytes = layout.expert_bytes * np.bincount(nodes[others], minlength=len(node_s))
+        limits.append(np.divide(num_bytes, 1e9 * node_s, out=np.full(len(node_s), np.nan), where=num_bytes > 0))
+        return 1 / (1e9 * float(np.nansum(limits[-1])))
 
     read_s.append(read())
     started = time.perf_counter()
@@ -222,7 +251,10 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
     routed_ms, linear_ms, attention_ms = (1e3 * float(part) for part in np.median(np.array(parts)[kept], axis=0))
     median = float(np.median(taken))
     read_rate = 1 / float(np.median(beside)) / 1e9
-    counted = Bandwidth.of("", Counts.of(engine.routed) - counts_before, (read_rate,), read_loop=best.loop_name).totals
+    counted = Bandwidth.of(
+        "", Counts.of(engine.routed) - counts_before, tuple(np.nanmedian(np.array(limits), axis=0).tolist()),
+        read_loop=best.loop_name, virtual_nodes=engine.pool.virtual,
+    ).totals  # fmt: skip
     return EngineRow(
         dense_weights=dense_weights, head=head, ms_per_token=1e3 * median, bytes_per_token=int(np.median(step_bytes)),
         read_limit_gb_per_s=read_rate, ratio_to_limit=float(middle),
@@ -234,7 +266,7 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
         ratio_of_state=tuple(float(np.median(ratio[mask])) for mask in of_state),
         routed_gb_per_s_per_node=tuple(node.gb_per_s for node in counted),
         routed_percent_of_read_limit_per_node=tuple(node.percent_of_read_limit or 0.0 for node in counted),
-        routed_tail_us=counted[0].tail_us_per_call,
+        routed_tail_us=counted[0].tail_us_per_call, num_nodes=engine.pool.num_nodes, virtual_nodes=engine.pool.virtual,
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Peak memory of a load: a fresh process loads, and this one reads its counters, up to a thousand times a second.
 
-Anonymous and shared memory (RssAnon + RssShmem of /proc/PID/status) above the level after the imports; pages of mapped
-files, which the system takes back when it wants, stand beside it. `VmHWM` would count them too. Linux only. Floor 6.
+Anonymous and shared memory and huge pages of the reserve (RssAnon + RssShmem + HugetlbPages of /proc/PID/status) above
+the level after the imports; pages of mapped files, which the system takes back when it wants, stand beside it. `VmHWM`
+would count them, and lacks those of the reserve. Linux only. Floor 6.
 """
 
 from __future__ import annotations
@@ -73,10 +74,10 @@ def measure_load_memory(directory: Path, **options: Any) -> LoadMemory:
 
 
 def _levels(process: int) -> tuple[int, int]:
-    """(anonymous and shared, file) bytes that are resident."""
-    found = {}
+    """(anonymous, shared and of the huge pages' reserve; file) bytes that are resident."""
+    found = {"HugetlbPages": 0}  # a kernel without huge pages has no such line
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith(("RssAnon", "RssShmem", "RssFile")):
+        if line.startswith(("RssAnon", "RssShmem", "RssFile", "HugetlbPages")):
             name, value, _ = line.split()
             found[name[:-1]] = int(value) * 1024
-    return found["RssAnon"] + found["RssShmem"], found["RssFile"]
+    return found["RssAnon"] + found["RssShmem"] + found["HugetlbPages"], found["RssFile"]

@@ -241,6 +241,7 @@ class Engine(Stepper):
             "routed experts": f"{self.weight_format} weights, {self._mode} activations, {self.isa} kernels, "
             f"{self.pool.num_workers} workers",
             "kernels": self.routed[0].isa.why,
+            "caller": self._caller(),
             "expert memory": self._expert_memory(),
             "linear memory": self._linear_memory(),
             "decode buffers": f"{self.model.step_memory.num_bytes / 2**20:.1f} MiB",
@@ -269,7 +270,17 @@ class Engine(Stepper):
             nodes += f" (a byte takes {' : '.join(f'{each:.3g}' for each in placements[0].slowness)})"
         if self.pool.num_nodes > 1 and not nodes:
             nodes = f", read by the workers of all {self.pool.num_nodes} {kind}"
-        return f"{num_bytes / 2**30:.2f} GiB{nodes}, binding {self.binding}"
+        return f"{num_bytes / 2**30:.2f} GiB{nodes}, binding {self.binding}, pages {self.huge_pages}"
+
+    def _caller(self) -> str:
+        """Where worker 0 is, which is not pinned."""
+        place, home = self.pool.caller_place, self.pool.memory_node_of_node[0]
+        if place is None:
+            return "worker 0, not pinned"
+        away = (
+            "" if home is None or place[1] == home else f", and reads the memory of node{home}: pin this thread there"
+        )
+        return f"worker 0, not pinned, now on core {place[0]} of node{place[1]}{away}"
 
     def _linear_memory(self) -> str:
         linears = self.model.linears
@@ -277,13 +288,20 @@ class Engine(Stepper):
             return f"{linears.num_bytes / 2**30:.2f} GiB, torch's"
         shared = ", rows shared out over the nodes" if self.pool.num_nodes > 1 else ""
         bindings = dict.fromkeys(part for made in linears.made for part in made.binding.split(", "))
-        return f"{linears.num_bytes / 2**30:.2f} GiB{shared}, binding {', '.join(bindings)}"
+        pages = ", ".join(dict.fromkeys(made.pages for made in linears.made))
+        return f"{linears.num_bytes / 2**30:.2f} GiB{shared}, binding {', '.join(bindings)}, pages {pages}"
 
     @property
     def binding(self) -> str:
         """What memory of the routed experts is bound to, or why it is not."""
         homes = [layer.owner if layer.placement is None else layer.placement for layer in self.routed]
         return ", ".join(dict.fromkeys(part for home in homes for part in home.binding.split(", ")))
+
+    @property
+    def huge_pages(self) -> str:
+        """The pages that memory of the routed experts was asked for with success, or why not."""
+        homes = [layer.owner if layer.placement is None else layer.placement for layer in self.routed]
+        return ", ".join(dict.fromkeys(home.huge_pages for home in homes))
 
     def __repr__(self) -> str:
         return summary_text("Engine", self.summary())

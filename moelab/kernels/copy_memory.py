@@ -14,7 +14,7 @@ import numpy as np
 
 from moelab.kernels.layout import ALIGNMENT
 from moelab.kernels.node_memory import check_room, promise_again, withdraw
-from moelab.kernels.pages import map_pages, several_nodes
+from moelab.kernels.pages import is_reserved, map_pages, several_nodes
 
 _MADV_DONTNEED = 4
 
@@ -76,6 +76,6 @@ def take_again(copies: Iterable[CopyMemory], memory_node: int | None) -> None:
 def _own_pages(copy: CopyMemory) -> tuple[int, int]:
     """[first, last) bytes of whole pages that no other copy shares; none where they go with their mapping only."""
     first, last = copy.memory.ctypes.data, copy.memory.ctypes.data + len(copy.memory)
-    if copy.pages.endswith("reserved"):  # huge pages of the reserve
+    if is_reserved(copy.pages):  # huge pages of the reserve
         return first, first
     return -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE

@@ -1,8 +1,10 @@
 """Anonymous memory on huge pages of one NUMA node, and what the operating system really granted.
 
-Tries reserved pages of 1 GB, then of 2 MB (both only where enough of them are free, and not for one node of several,
-whose own reserve the system does not guarantee), then transparent huge pages by advice, then plain pages. ``pages`` and
-``binding`` say what was asked with success, or why not; ``huge_bytes`` asks the system afterwards. Knows Linux;
+Tries reserved pages of 1 GB, then of 2 MB, then transparent huge pages by advice, then plain pages. Reserved ones are
+taken where enough are free and little of the last would be wasted, and not for one node of several: the system keeps
+them for a mapping from all nodes together, so that a bound one could run dry and die when it is written, unless all of
+it were written when it is made, by one thread, hundreds of GB of a large model. ``pages`` says what was got, or why
+not, with what was reserved and left; ``binding`` likewise; ``huge_bytes`` asks the system afterwards. Knows Linux;
 elsewhere plain pages. Does not know experts. Floor 1: NumPy, ``domain.machine`` and the standard library.
 """
 
@@ -28,7 +30,9 @@ _NODES = Path("/sys/devices/system/node")
 _MAP_HUGETLB, _SIZE_SHIFT = 0x40000, 26
 _SYS_MBIND = {"x86_64": 237, "aarch64": 235}
 _MPOL_BIND = 2
+_TRANSPARENT = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _ADVISED = "2 MB, advised"
+_MOST_WASTED = 1 / 20  # of the bytes, by the last reserved page
 Part = tuple[int, int, int | None]  # start, stop, node: bytes of a block that lie there
 
 
@@ -91,7 +95,7 @@ def _aligned(num_bytes: int, node: int | None) -> tuple[mmap.mmap, np.ndarray, n
     mapping, said = _map(num_bytes, node)
     whole = np.frombuffer(mapping, np.uint8)
     first = -whole.ctypes.data % HUGE_PAGE_BYTES
-    if said == _ADVISED and hasattr(mmap, "MADV_NOHUGEPAGE"):
+    if said.startswith(_ADVISED) and hasattr(mmap, "MADV_NOHUGEPAGE"):
         # What would not fill its huge page would take all of it: 2 MB for each small mapping.
         tail = first + num_bytes // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
         mapping.madvise(mmap.MADV_NOHUGEPAGE, tail, len(mapping) - tail)
@@ -100,31 +104,54 @@ def _aligned(num_bytes: int, node: int | None) -> tuple[mmap.mmap, np.ndarray, n
 
 def _map(num_bytes: int, node: int | None) -> tuple[mmap.mmap, str]:
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    left: list[str] = []  # what is reserved and was not taken
     for page_bytes, name in ((1 << 30, "1 GB"), (2 << 20, "2 MB")):
-        length = -(-num_bytes // page_bytes) * page_bytes
-        # Not for less than half a page: it would take a scarce page for nothing.
-        if num_bytes < page_bytes // 2 or length > free_reserved_bytes(page_bytes, node):
+        length, free = -(-num_bytes // page_bytes) * page_bytes, free_reserved_bytes(page_bytes, node)
+        if free == 0 or num_bytes < HUGE_PAGE_BYTES:
             continue
-        if node is not None and several_nodes():
-            continue  # pages are reserved from all nodes together: a bound mapping could run dry and die when written
+        if why := _why_not_reserved(num_bytes, length, free, node):
+            left.append(f"{name} reserved, not used: {why}")
+            continue
         try:
-            flags = private["flags"] | _MAP_HUGETLB | (page_bytes.bit_length() - 1) << _SIZE_SHIFT
-            return mmap.mmap(-1, length, flags=flags), f"{name}, reserved"
-        except OSError:  # somebody else was faster: the next kind
-            continue
+            return _map_reserved(length, page_bytes), "; ".join([f"{name}, reserved", *left])
+        except OSError as error:  # somebody else was faster: the next kind
+            left.append(f"{name} reserved, not used: {error}")
     try:
         mapping = mmap.mmap(-1, num_bytes + HUGE_PAGE_BYTES, **private)
     except (OSError, OverflowError) as error:
         raise MemoryError(f"memory: expected {num_bytes / 2**30:.2f} GiB of address space; got {error}") from error
+    return mapping, "; ".join([_advise(mapping, num_bytes), *left])
+
+
+def _why_not_reserved(num_bytes: int, length: int, free: int, node: int | None) -> str:
+    """Empty where ``length`` bytes of ``free`` reserved ones can be had for ``num_bytes``."""
+    if node is not None and several_nodes():
+        return f"memory of one node of several (node{node})"
+    if length > free:
+        return f"{length >> 20} MiB needed, {free >> 20} MiB free"
+    if length - num_bytes > max(_MOST_WASTED * num_bytes, HUGE_PAGE_BYTES):
+        return f"{(length - num_bytes) >> 20} MiB would be wasted"
+    return ""
+
+
+def _map_reserved(length: int, page_bytes: int) -> mmap.mmap:
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_HUGETLB | (page_bytes.bit_length() - 1) << _SIZE_SHIFT
+    return mmap.mmap(-1, length, flags=flags)
+
+
+def _advise(mapping: mmap.mmap, num_bytes: int) -> str:
+    """Ask for transparent huge pages; what came of it."""
     if num_bytes < HUGE_PAGE_BYTES:
-        return mapping, "plain: smaller than one huge page"
+        return "plain: smaller than one huge page"
     if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return mapping, "plain: this platform has no MADV_HUGEPAGE"
+        return "plain: this platform has no MADV_HUGEPAGE"
     try:
         mapping.madvise(mmap.MADV_HUGEPAGE)
     except OSError as error:
-        return mapping, f"plain: {error}"
-    return mapping, _ADVISED
+        return f"plain: {error}"
+    if _TRANSPARENT.is_file() and "[never]" in _TRANSPARENT.read_text():  # advice is taken without a word
+        return "plain: transparent_hugepage is never"
+    return _ADVISED
 
 
 def several_nodes() -> bool:
@@ -157,6 +184,11 @@ def _bind(mapping: np.ndarray, node: int | None) -> str:
         ctypes.c_void_p(mask.ctypes.data), ctypes.c_ulong(64 * len(mask)), ctypes.c_uint(0),
     )  # fmt: skip
     return f"node{node}" if status == 0 else f"unavailable: {os.strerror(ctypes.get_errno())}"
+
+
+def is_reserved(pages: str) -> bool:
+    """Is this text of ``Pages`` one of huge pages of the reserve?"""
+    return pages.split(";")[0].endswith(", reserved")
 
 
 def huge_bytes(memory: np.ndarray) -> int | None:

@@ -6,6 +6,7 @@ on a machine that has no second one. Floor 1: the standard library and ``domain.
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -53,3 +54,12 @@ def places(num_workers: int | None = None, virtual_nodes: int | None = None, sys
                 taken.append(group[len(taken)])
     filled = [taken for taken in chosen if taken]
     return [Place(core, node, node_of_core(core, system)) for node, taken in enumerate(filled) for core in taken]
+
+
+def caller_core() -> int | None:
+    """The core that this thread runs on now; ``None`` where nobody says (not Linux)."""
+    try:
+        core = int(ctypes.CDLL(None).sched_getcpu())
+    except (AttributeError, OSError, TypeError):
+        return None
+    return core if core >= 0 else None

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from moelab.bench import beside_peers, kernels, layer_call, memory_states, read_reference
+from moelab.bench import engine as engine_bench
 from moelab.cli import main
 from moelab.domain.model import ModelSpec
 from moelab.kernels import ExpertArena, Pool, isa_table
@@ -140,6 +141,34 @@ def test_engine_slice(monkeypatch, capsys):
         assert with_head["ratio_to_limit"] > 0
         expert_bytes = tiny.num_experts_per_tok * 2 * 3 * tiny.hidden_size * tiny.moe_intermediate_size * 4.5 / 8
         assert without["bytes_per_token"] > expert_bytes
+
+
+@pytest.mark.skipif(AVAILABLE == ["numba"], reason="native kernels are not built")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core only")
+def test_engine_slice_on_two_nodes(monkeypatch):
+    """Experts and rows by node, and the limit too: rates of both nodes, marked as virtual."""
+    tiny = ModelSpec.from_hf_config(json.loads((shipped("nano/model") / "config.json").read_text()))
+    monkeypatch.setattr(ModelSpec, "preset", classmethod(lambda cls, name: tiny))
+    asked = []
+    real = engine_bench.read_nodes
+
+    def noted(addresses, nodes, *rest):
+        asked.append(np.bincount(nodes, minlength=2))
+        return real(addresses, nodes, *rest)
+
+    monkeypatch.setattr(engine_bench, "read_nodes", noted)
+    for row in engine_bench.bench_engine(0.01, layers=2, experts=8, virtual_nodes=2):
+        assert (row.num_nodes, row.virtual_nodes) == (2, True)
+        assert len(row.routed_gb_per_s_per_node) == len(row.routed_percent_of_read_limit_per_node) == 2
+        assert min(row.routed_percent_of_read_limit_per_node) > 0
+    assert (np.array(asked) > 0).all()
+    with engine_bench.slice_of("any", 2, 8, "int8", virtual_nodes=2) as part:
+        engine = part.engine
+        engine.generate([1, 2, 3], 3, stop=())
+        assert all(min(layer.bytes_of_node) > 0 for layer in engine.routed)
+        large = [made for made in part.linears if made.num_bytes > 20_000]
+        assert len(large) > 4
+        assert all(min(made.counters.bytes_of_node[:2]) > 0 for made in large if made.counters.num_calls)
 
 
 def test_options_of_another_bench_are_refused(capsys):

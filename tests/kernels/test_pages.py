@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import sys
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from moelab.kernels import ExpertArena, ExpertLayout
-from moelab.kernels.pages import HUGE_PAGE_BYTES, free_reserved_bytes, huge_bytes, map_pages
+from moelab.kernels import pages as module
+from moelab.kernels.pages import HUGE_PAGE_BYTES, free_reserved_bytes, huge_bytes, is_reserved, map_pages
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 RESERVED = Path("/proc/sys/vm/nr_hugepages")
@@ -35,6 +37,7 @@ def test_advised_pages_become_huge_where_the_system_allows_it():
     granted = huge_bytes(pages.memory)
     if "[never]" in setting:
         assert granted == 0
+        assert pages.pages.startswith("plain: transparent_hugepage is never")
     elif pages.pages == "2 MB, advised":
         assert granted is not None
         assert granted >= 8 * HUGE_PAGE_BYTES  # the system may be short of whole pages, but not of most
@@ -59,7 +62,9 @@ def test_reserved_pages_are_taken_and_given_back():
         assert free_reserved_bytes(HUGE_PAGE_BYTES) == free - 4 * HUGE_PAGE_BYTES
         del pages
         assert free_reserved_bytes(HUGE_PAGE_BYTES) == free
-        assert map_pages(free + HUGE_PAGE_BYTES).pages != "2 MB, reserved"
+        refused = map_pages(free + HUGE_PAGE_BYTES).pages
+        assert not is_reserved(refused)
+        assert "2 MB reserved, not used: " in refused
     finally:
         RESERVED.write_text(str(before))
 
@@ -91,5 +96,51 @@ def test_less_than_a_huge_page_takes_no_whole_one():
     granted = huge_bytes(pages.memory)
     if granted is None:
         pytest.skip("reads /proc")
-    assert granted <= HUGE_PAGE_BYTES or pages.pages.endswith("reserved")
+    assert granted <= HUGE_PAGE_BYTES or is_reserved(pages.pages)
     assert pages.memory.sum() == HUGE_PAGE_BYTES + 8192
+
+
+@linux
+def test_a_fallback_says_why(tmp_path, monkeypatch):
+    """A system of files: 3 pages of 1 GB and 600 of 2 MB are reserved; then of two nodes; then without huge pages."""
+    for size, count in (("1048576", 3), ("2048", 600)):
+        folder = tmp_path / f"hugepages-{size}kB"
+        folder.mkdir()
+        (folder / "free_hugepages").write_text(f"{count}\n")
+    (tmp_path / "enabled").write_text("always [madvise] never\n")
+    monkeypatch.setattr(module, "_HUGETLB", tmp_path)
+    monkeypatch.setattr(module, "_TRANSPARENT", tmp_path / "enabled")
+    # This machine may have none: plain memory in their place.
+    monkeypatch.setattr(module, "_map_reserved", lambda length, page_bytes: mmap.mmap(-1, length + HUGE_PAGE_BYTES))
+    monkeypatch.setattr(module, "_why_not_reserved", why := Noted(module._why_not_reserved))
+    mib = 1 << 20
+    assert map_pages(1 * mib).pages == "plain: smaller than one huge page"
+    assert not why.asked
+    map_pages(513 * mib)
+    map_pages(1024 * mib - 5)
+    map_pages(5000 * mib)
+    assert [said for _, said in why.asked] == [
+        "511 MiB would be wasted", "", "", "5120 MiB needed, 3072 MiB free", "5000 MiB needed, 1200 MiB free",
+    ]  # fmt: skip
+    assert map_pages(5000 * mib).pages == (
+        "2 MB, advised; 1 GB reserved, not used: 5120 MiB needed, 3072 MiB free; "
+        "2 MB reserved, not used: 5000 MiB needed, 1200 MiB free"
+    )
+    (tmp_path / "enabled").write_text("always madvise [never]\n")
+    assert map_pages(5000 * mib).pages.startswith("plain: transparent_hugepage is never; 1 GB reserved, not used")
+    monkeypatch.setattr(module, "several_nodes", lambda: True)
+    monkeypatch.setattr(module, "free_reserved_bytes", lambda page_bytes, node: 8 << 30)
+    monkeypatch.setattr(module, "check_room", lambda *_: None)
+    assert "not used: memory of one node of several (node0)" in map_pages(64 * mib, 0).pages
+
+
+class Noted:
+    """What a function was asked, and what it said."""
+
+    def __init__(self, function):
+        self.function, self.asked = function, []
+
+    def __call__(self, *arguments):
+        said = self.function(*arguments)
+        self.asked.append((arguments, said))
+        return said

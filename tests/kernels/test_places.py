@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
 
 from moelab.domain import allowed_cores as cores
-from moelab.kernels import plan_nodes
+from moelab.domain.allowed_cores import node_of_core
+from moelab.kernels import Pool, plan_nodes
 from moelab.kernels.places import Place, places
 from moelab.kernels.plan_nodes import virtual_nodes_for
 
@@ -71,3 +73,15 @@ def test_a_plan_of_more_nodes_gets_virtual_ones(system, monkeypatch):
         virtual_nodes_for(plan("node4", "node0"))
     with pytest.raises(ValueError, match="plan has 4 nodes; expected at most 3"):
         virtual_nodes_for(four, num_workers=3)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux sets the affinity of a thread")
+def test_the_place_of_the_caller_is_where_it_is():
+    allowed = os.sched_getaffinity(0)
+    with Pool(1) as pool:
+        try:
+            for core in sorted(allowed):
+                os.sched_setaffinity(0, {core})
+                assert pool.caller_place == (core, node_of_core(core))
+        finally:
+            os.sched_setaffinity(0, allowed)
