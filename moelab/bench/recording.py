@@ -36,6 +36,7 @@ COLUMNS = (
     Column("% of a step (95%)", "overhead_percent", "interval_percent"), Column("wall %", "wall_overhead_percent"),
     Column("gate %", "gate_percent"), Column("within", "within_gate"),
 )  # fmt: skip
+WARM_UP = 20  # pairs
 RESTART_AT = 400  # cache length at which a sequence starts again
 
 
@@ -75,13 +76,14 @@ def recording_cost(
     prompts = draw.integers(0, engine.spec.vocab_size, (batch_size, 16))
     sequences = [engine.new_sequence(p.tolist(), 1, Sampling(), ()) for p in prompts]
     header = header_of(engine, (), "none", "recording cost")
-    wall, thread = np.empty((num_pairs, 2)), np.empty((num_pairs, 2))
-    dear = np.zeros(num_pairs, bool)  # copied or written what waited
+    # The warm-up's rows are the last ones.
+    wall, thread = np.empty((num_pairs + WARM_UP, 2)), np.empty((num_pairs + WARM_UP, 2))
+    dear = np.zeros(num_pairs + WARM_UP, bool)  # copied or written what waited
     with tempfile.TemporaryDirectory() as folder:
         writer = TraceWriter(Path(folder) / "trace", header) if to_disk else None
         recorder = Recorder(header, False, writer)
         cache = engine.new_cache(batch_size)
-        for pair in range(-20, num_pairs):  # the first twenty warm up
+        for pair in range(-WARM_UP, num_pairs):
             if cache.lengths[0] == 0 or cache.lengths[0] > RESTART_AT:
                 for row, sequence in enumerate(sequences):
                     cache.clear(row)
@@ -97,6 +99,7 @@ def recording_cost(
             dear[pair] = recorder.num_pending == 0
         engine.observers.clear()
         recorder.finish()
+    wall, thread, dear = wall[:num_pairs], thread[:num_pairs], dear[:num_pairs]
     base = float(np.median(thread[:, 0]))
     overhead, (low, high) = mean_cost(thread[:, 1] - thread[:, 0], dear, draw)
     wall_overhead, _ = mean_cost(wall[:, 1] - wall[:, 0], dear, draw)

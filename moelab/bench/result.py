@@ -48,12 +48,16 @@ class BenchResult:
         return [[column.heading for column in shown], *([_cell(row, column) for column in shown] for row in self.rows)]
 
     def __repr__(self) -> str:
+        if not self.rows:
+            return self.title
         if len(self.rows) == 1 and not self.columns:  # names down: one wide line would be hard to read
             (row,) = self.rows
             width = max(map(len, row))
             return "\n".join([self.title, *(f"{name.ljust(width)}  {_text(value)}" for name, value in row.items())])
         table = self.table()
-        widths = [max(map(len, texts)) for texts in zip(*table, strict=True)]
+        # A line that is one text, such as why something is missing, may run over the columns.
+        aligned = [line for line in table if any(line[1:])]
+        widths = [max(map(len, texts)) for texts in zip(*aligned, strict=True)] if aligned else [0] * len(table[0])
         lines = ("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in table)
         return "\n".join([self.title, *(line.rstrip() for line in lines)])
 

@@ -33,7 +33,7 @@ def test_a_line_for_each_row_and_everything_in_json():
     ]  # fmt: skip
     columns = (Column("what", "name"), Column("ms (range)", "ms", "low_high"), Column("none", "nobody"))
     result = BenchResult("A title", rows, {"whole": 3}, columns)
-    assert repr(result).splitlines() == ["A title", "what       ms (range)", "a          1.23 (1 to 2)", "long name"]
+    assert repr(result).splitlines() == ["A title", "what  ms (range)", "a     1.23 (1 to 2)", "long name"]
     assert result.to_dict() == {"title": "A title", "whole": 3, "rows": rows}
     assert result._repr_html_().count("<tr>") == 3
     assert len(result.to_frame().columns) == 5
@@ -56,9 +56,11 @@ def test_the_widest_rows_of_bench_kernels_fit_a_screen():
         nothing | figures | {"isa": "kt-kernel AMXInt4_KGroup (kt-kernel 0.7.2 avx512_bf16)", "weights": "its own",
                              "times_ours": 3.46, "times_ours_quartiles": (3.28, 3.76)},
         nothing | {"isa": "avx512: empty call in library (gate 15 us)", "ms_median": 0.00372},
-        nothing | {"isa": "amx: not supported by this CPU"},
+        nothing | {"isa": "amx: not supported by this CPU: AMX-TILE, AMX-INT8 and AMX-BF16 are needed"},
     ]  # fmt: skip
     for chosen, width in ((rows, 200), ([rows[0], *rows[2:]], 165)):
         lines = repr(BenchResult("", chosen, columns=COLUMNS)).splitlines()
         assert len(lines) == len(chosen) + 2
         assert max(map(len, lines)) <= width
+        assert lines[-1] == rows[-1]["isa"]
+    assert repr(BenchResult("Nothing", [])) == "Nothing"
