@@ -89,10 +89,11 @@ def calibrate(
         with Pool(virtual_nodes=virtual_nodes) as pool:
             overhead_s = layer_overhead_s(pool, chosen, mode)
     kernel = f"{chosen}/{weight_format}/{mode}"
+    today = datetime.now(UTC).strftime("%Y-%m-%d")
     calibrated = machine.model_copy(
         update={
             "source": "calibration",
-            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "date": today,
             "nodes": tuple(_measured(node, reads, n, machine.nodes) for n, node in enumerate(machine.nodes)),
             "fast_tiers": _fast_tiers(),
             "kernel_efficiency": {kernel: _efficiency(times[0], reads)},
@@ -100,7 +101,7 @@ def calibrate(
             "barrier_s": barrier_s(chosen, mode),
             "contention": {f"read_share_of_{busy}_nodes": _share(reads, busy) for busy in reads.at_once},
             "residuals": {"reads_spread": reads.spread} | {each.name: each.residual for each in times},
-            "expert_times": tuple(times),
+            "expert_times": tuple(each.model_copy(update={"date": today}) for each in times),
         }
     )
     calibrated = _merged(calibrated, before)
@@ -197,13 +198,18 @@ def _kept(out: str | Path | None) -> Machine | None:
 
 
 def _merged(new: Machine, before: Machine | None) -> Machine:
-    """With the times of other kernels and shapes that were calibrated on the same nodes of the same machine."""
+    """With the times of other kernels and shapes that were calibrated on the same nodes of the same machine, on their
+    own date."""
     if before is None or (before.name, before.cpu, before.virtual) != (new.name, new.cpu, new.virtual):
         return new
     if [node.cores for node in before.nodes] != [node.cores for node in new.nodes]:
         return new
     names = {each.name for each in new.expert_times}
-    kept = tuple(each for each in before.expert_times if each.name not in names)
+    kept = tuple(
+        each.model_copy(update={"date": each.date or before.date})
+        for each in before.expert_times
+        if each.name not in names
+    )
     return new.model_copy(
         update={
             "expert_times": new.expert_times + kept,

@@ -78,7 +78,7 @@ def _factor(pieces: np.ndarray, whole: np.ndarray, overhead_s: float) -> float:
 
 
 def _nodes(calls: ExpertCalls, times: ExpertTimes) -> tuple[NodeTimes, ...]:
-    """Every node against the first, medians over rounds; none where all are alike."""
+    """Every node against the first, medians over rounds; exactly as the first where all are alike."""
     nodes = []
     for node, rates in calls.reads_of_nodes.items():
         factor = {}
@@ -91,7 +91,10 @@ def _nodes(calls: ExpertCalls, times: ExpertTimes) -> tuple[NodeTimes, ...]:
         nodes.append(NodeTimes(workers=calls.workers[node], factor=factor, read_gb_per_s=rate))
     figures = [value for each in nodes for value in (*each.factor.values(), each.read_gb_per_s / times.read_gb_per_s)]
     alike = all(abs(value - 1) <= SAME_RATE for value in figures) and len({each.workers for each in nodes}) < 2
-    return () if alike else tuple(nodes)
+    if alike:
+        same = {"factor": {1: 1.0}, "read_gb_per_s": times.read_gb_per_s}
+        return tuple(each.model_copy(update=same) for each in nodes)
+    return tuple(nodes)
 
 
 def _first_rates(calls: ExpertCalls, times: ExpertTimes, busy: int) -> np.ndarray:

@@ -63,10 +63,11 @@ class ExpertTimes(_Document):
     ``token_s``: each of its tokens (quantising, adding up). ``expert_s``: seconds of one whole expert on one node while
     the others rest, by the number of its tokens. ``piece_factor``: time of an expert cut into so many equal pieces, all
     on one node, over its time whole. ``busy``: by number of nodes at work, from 2 on, as the first node would read;
-    ``nodes``: every node where they differ, the first with factors 1; empty: all are as the first, whose all other
-    figures are. ``scaled_by``: said where ``nodes`` were not measured but follow from that.
+    ``nodes``: every node, the first with factors 1, of which all other figures are; empty: nobody measured the others,
+    so all are as the first. ``scaled_by``: said where ``nodes`` were not measured but follow from that.
     ``sharpness``: how abruptly memory takes over from the kernels (``cost_model.node_time``). ``residual``: median
-    relative error of the fit over the calls that gave it, ``num_calls``.
+    relative error of the fit over the calls that gave it, ``num_calls``. ``date``: of that measurement, ``None`` in
+    older files, which have the machine's alone.
     """
 
     kernel: str
@@ -84,6 +85,7 @@ class ExpertTimes(_Document):
     uploads: Uploads | None = None
     nodes: tuple[NodeTimes, ...] = ()
     scaled_by: str | None = None
+    date: str | None = None
     residual: float
     num_calls: int
 
@@ -95,7 +97,7 @@ class ExpertTimes(_Document):
     @property
     def defaults(self) -> set[str]:
         """Fields that say nothing: a document of before they were there is the same document."""
-        return {name for name in ("nodes", "scaled_by") if not getattr(self, name)}
+        return {name for name in ("nodes", "scaled_by", "date") if not getattr(self, name)}
 
     def scaled(self, rates: Sequence[float], by: str) -> ExpertTimes:
         """With nodes whose times are to the first's as their read ``rates`` [N] are, where these differ at all."""

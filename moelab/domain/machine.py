@@ -237,7 +237,8 @@ class Machine(_Document):
                 + (f"reads {rate:.1f} GB/s" if rate else "read rate not measured")
             )
         for times in self.expert_times:
-            rows[times.name] = f"{1e3 * times.expert_s[1]:.3f} ms an expert, residual {times.residual:.1%}"
+            of = f" of {times.date}" if times.date and times.date != self.date else ""
+            rows[times.name] = f"{1e3 * times.expert_s[1]:.3f} ms an expert, residual {times.residual:.1%}{of}"
         for number, note in enumerate(self.notes):
             rows[f"IN DOUBT {number + 1}"] = note
         for tier in self.fast_tiers:

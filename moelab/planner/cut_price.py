@@ -42,6 +42,6 @@ def measured_price(
     return CutPrice(
         slice_factor=1.0 if 1 - NOISE <= factor < 1 else factor,
         barrier=0.0,
-        source=f"measured: {times.name}, {machine.source} of {machine.name}, {machine.date}, "
+        source=f"measured: {times.name}, {machine.source} of {machine.name}, {times.date or machine.date}, "
         f"residual {times.residual:.1%}" + ("; in doubt: see the machine's notes" if machine.notes else ""),
     )

@@ -18,7 +18,13 @@ from moelab.planner.eplb_rebalance import packed_masks
 from moelab.planner.node_problem import NodeProblem
 from moelab.planner.node_score import NodeScore, node_score
 from moelab.planner.placements import fingerprints_of, placements_of_masks, plan_model
-from moelab.planner.predicted_time import how_nodes, ms_per_step_by_rates, predicted_ms_per_step, times_for
+from moelab.planner.predicted_time import (
+    how_fast_tiers,
+    how_nodes,
+    ms_per_step_by_rates,
+    predicted_ms_per_step,
+    times_for,
+)
 from moelab.planner.step_maximum import CUT
 
 
@@ -148,7 +154,7 @@ def _prediction(
         milliseconds *= factor
         times = times_for(problem)
         assert times is not None
-        prediction["predicted_by"] = times.name + how_nodes(problem)
+        prediction["predicted_by"] = times.name + how_nodes(problem) + how_fast_tiers(problem, in_it=False)
     if milliseconds is None and slowdown is not None:
         milliseconds = ms_per_step_by_rates(problem, masks)
         if milliseconds is not None:
@@ -158,6 +164,8 @@ def _prediction(
             prediction["predicted_by"] = by_read_rates(share, problem.num_nodes)
     if milliseconds is None and slowdown is not None:
         milliseconds = _ms_per_step(problem, on_test)
+        if milliseconds is not None:
+            prediction["predicted_by"] = _by_the_objective(problem)
     if milliseconds is not None:
         prediction["predicted_ms_per_step"] = milliseconds
     return {**prediction, "is_held_out": is_held_out}
@@ -237,6 +245,13 @@ def beside_baselines(problem: NodeProblem, score: NodeScore | None) -> dict[str,
             ties.append(name)
     has_ties = score is not None and score.has_interval
     return {"baseline_mean_max": means, "gain_over": gains or None, "ties_with": ties if has_ties else None}
+
+
+def _by_the_objective(problem: NodeProblem) -> str:
+    assert problem.machine is not None
+    share = problem.machine.read_share_of_nodes(problem.num_nodes)
+    rates = by_read_rates(share, problem.num_nodes)
+    return f"objective x mean bytes of an expert, {rates}{how_fast_tiers(problem, in_it=True)}"
 
 
 def _ms_per_step(problem: NodeProblem, score: NodeScore) -> float | None:

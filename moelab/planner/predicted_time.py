@@ -45,6 +45,14 @@ def how_nodes(problem: NodeProblem) -> str:
     return ", of the machine's nodes, not of the node_rates given" if off.max() > (1 + SAME_RATE) * off.min() else ""
 
 
+def how_fast_tiers(problem: NodeProblem, *, in_it: bool) -> str:
+    """What ``predicted_by`` says of fast tiers; ``in_it``: their time counts where their rates are known."""
+    if len(problem.tiers) == problem.num_nodes:
+        return ""
+    known = in_it and not problem.how["fast_rates"].startswith("unknown")
+    return ", fast tiers by their rates" if known else ", fast tiers taken as infinitely fast"
+
+
 def predicted_layer_steps_s(
     problem: NodeProblem, steps: LayerSteps, masks: np.ndarray, times: ExpertTimes
 ) -> np.ndarray:

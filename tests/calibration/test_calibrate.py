@@ -12,6 +12,7 @@ from moelab.calibration.rounds import FEWEST_ROUNDS, in_rounds
 from moelab.cli import main
 from moelab.domain.machine import Machine
 from moelab.kernels.native import library
+from moelab.planner.cut_price import measured_price
 
 SMALL, OTHER = "512x256", "256x128"
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -48,6 +49,10 @@ def test_everything_is_measured(calibrated):
     assert set(times.piece_factor) == {2, 4, 8}
     assert times.busy[2].kernel_share > 0.1
     assert times.uploads is None or 0 < times.uploads.start_s < 0.5
+    assert [node.workers for node in times.nodes] == [len(node.cores) for node in machine.nodes]
+    assert times.nodes[0].factor == dict.fromkeys(times.nodes[0].factor, 1.0)
+    assert all(0.1 < factor < 10 for node in times.nodes for factor in node.factor.values())
+    assert times.scaled_by is None
     assert times.uploads is None or times.uploads.alone_gb_per_s > 0.05  # none on a machine that is busy otherwise
     assert machine.residuals[times.name] == times.residual
     assert machine.times_of(512, 128) is None
@@ -65,7 +70,18 @@ def test_another_shape_is_added_and_the_same_one_replaced(calibrated, capsys):
     both = Machine.load(out)
     assert says["machine"] == both.model_dump(mode="json")
     assert [each.hidden_size for each in both.expert_times] == [256, 512]
-    assert both.times_of(512, 256) == machine.times_of(512, 256)
+    (new, kept), (old,) = both.expert_times, machine.expert_times
+    assert kept == old
+    assert [new.date, kept.date] == [both.date, machine.date]
+    # A file of before has no date of its own for each; a day later what stays is still of that day.
+    former = machine.model_copy(update={"date": "2026-01-02", "expert_times": (old.model_copy(update={"date": None}),)})
+    former.save(out)
+    assert main([*arguments, "--expert-shape", OTHER]) == 0
+    (new, kept) = (later := Machine.load(out)).expert_times
+    assert (new.date, kept.date) == (later.date, "2026-01-02")
+    assert f"residual {kept.residual:.1%} of 2026-01-02" in repr(later)
+    assert ", 2026-01-02, residual" in measured_price(later, 512, 256, 2).source
+    machine.save(out)
     assert not list(out.parent.glob("*.partial"))
 
 

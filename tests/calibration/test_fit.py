@@ -101,8 +101,11 @@ def test_two_nodes_at_once_that_differ():
 def test_nodes_alike_within_noise_are_one():
     plain = fit(calls(0, noise=0.01), "generic/int4_g32/int8")
     beside = fit(with_nodes(calls(0, noise=0.01), {1: 1.02, 4: 0.98}, 2.45), "generic/int4_g32/int8")
-    assert beside.nodes == ()
-    assert beside.model_copy(update={"num_calls": plain.num_calls}) == plain
+    assert {(n.workers, n.factor[1], len(n.factor), n.read_gb_per_s) for n in beside.nodes} == {
+        (1, 1.0, 1, beside.read_gb_per_s)
+    }
+    assert beside.model_copy(update={"num_calls": plain.num_calls, "nodes": ()}) == plain
+    assert beside.scaled([3.0, 1.0], "reads that were disturbed") is beside
     apart = fit(with_nodes(calls(0, noise=0.01), {1: 1.0, 4: 1.0}, 2.5, workers=(2, 1)), "generic/int4_g32/int8")
     assert [node.workers for node in apart.nodes] == [2, 1]
 

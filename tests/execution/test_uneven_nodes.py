@@ -9,10 +9,12 @@ import pytest
 
 import moelab
 from moelab import PLANNERS, simulate
+from moelab.domain.expert_times import BusyNodes, ExpertTimes, NodeTimes
 from moelab.domain.machine import Machine, NumaNode
+from moelab.domain.model import ModelSpec
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Phase
-from moelab.kernels import isa_table
+from moelab.kernels import ExpertLayout, isa_table
 from moelab.kernels.pages import several_nodes
 
 NATIVE = [row.isa for row in isa_table() if row.supported and row.isa != "numba"]
@@ -121,3 +123,61 @@ def test_replay_takes_the_rates_of_the_plan(capture):
     first, second = rows["plan"].bytes_of_node
     assert first > 2 * second
     assert rows["equal"].bytes_of_node[0] < 1.2 * rows["equal"].bytes_of_node[1]
+
+
+def calibrated(capture, slower, kernel):
+    """Two nodes of one worker, the second ``slower`` times as slow in everything: of nano's shape and of OLMoE's."""
+    olmoe = ModelSpec.preset("olmoe-1b-7b")
+    shapes = [
+        (capture.header.hidden_size, capture.header.moe_intermediate_size),
+        (olmoe.hidden_size, olmoe.moe_intermediate_size),
+    ]
+    times = []
+    for hidden, intermediate in shapes:
+        num_bytes = ExpertLayout(hidden, intermediate, "int4_g32").expert_bytes
+        nodes = tuple(NodeTimes(workers=1, factor={1: s}, read_gb_per_s=20 / s) for s in (1.0, slower))
+        times.append(
+            ExpertTimes(
+                kernel=kernel, hidden_size=hidden, intermediate_size=intermediate, expert_bytes=num_bytes,
+                workers_of_node=1, layer_s=1e-6, token_s=0.0, expert_s={1: num_bytes / 1e10, 8: num_bytes / 1e10},
+                read_gb_per_s=20.0, residual=0.0, num_calls=1, nodes=nodes,
+                busy={2: BusyNodes(read_gb_per_s=20.0, kernel_share=1.0)},
+            )
+        )  # fmt: skip
+    here = machine_of(20.0, 20.0 / slower)
+    return here.model_copy(update={"expert_times": tuple(times), "contention": {"read_share_of_2_nodes": 1.0}})
+
+
+@needs_two_nodes
+@pytest.mark.skipif(several_nodes(), reason="needs a machine of one node")
+def test_from_plan_to_replay_predictions_order_plans_as_the_nodes_are(capture):
+    """A plan for nodes of 3 : 1 and one for equal ones: simulator, planner and both predictions of replay find the one
+    that was made for the machine faster."""
+    kernel = f"{NATIVE[0]}/int4_g32/int8"
+    machines = {"uneven": calibrated(capture, 3.0, kernel), "even": calibrated(capture, 1.0, kernel)}
+    options = {"nodes": 2, "extra_memory": 0.1, "moves_per_expert": 30, "held_out": 0.25}
+    plans = {name: PLANNERS["anneal"](capture, machine=machine, **options) for name, machine in machines.items()}
+    ratios = {}
+    for name, machine in machines.items():
+        told = {}
+        for made_for, plan in plans.items():
+            simulated = simulate(capture, plan, machine, progress=False)
+            assert simulated.predicted["predicted_by"] == machine.expert_times[0].name
+            assert simulated.slowness_of == "the plan's node_rates"
+            told[made_for] = [simulated.predicted["predicted_ms_per_token"]]
+            if name == "even":
+                continue
+            row = moelab.replay(
+                capture, plan, machine=machine, expert_shape="olmoe-1b-7b", tokens=48, isa=NATIVE[0], progress=False
+            ).rows[-1]
+            assert row.calibrated_times == machine.expert_times[1].name
+            assert row.slowness == (1.0, 3.0 if made_for == "uneven" else 1.0)
+            told[made_for] += [row.predicted_ms_per_token_calibrated_stored, row.predicted_ms_per_token_stored]
+        ratios[name] = np.array(told["uneven"]) / np.array(told["even"])
+    assert (ratios["uneven"] < 0.8).all()  # half of the experts on a node of a quarter of the speed takes twice as long
+    assert (ratios["even"] > 1.2).all()
+    # By bytes alone and by times in which both nodes differ by the same factor: one ratio.
+    assert ratios["uneven"][1] == pytest.approx(ratios["uneven"][2], rel=0.1)
+    own = plans["uneven"].prediction["predicted_ms_per_step"]
+    others = PLANNERS["round_robin"](capture, nodes=2, machine=machines["uneven"], held_out=0.25)
+    assert own < 0.8 * others.prediction["predicted_ms_per_step"]

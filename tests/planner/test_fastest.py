@@ -111,6 +111,19 @@ def test_nodes_of_uneven_rates_may_be_cut(rates):
     assert "row_split" not in said.prediction["planning_ms_per_step"], "the bytes of a node were said"
 
 
+@pytest.mark.parametrize("fast_rates", [None, [50.0]])
+@pytest.mark.parametrize("hidden", [64, 128])
+def test_a_time_beside_fast_tiers_says_whether_theirs_is_in_it(fast_rates, hidden):
+    """By calibrated times it never is; by the objective (another shape was calibrated) where their rate is known."""
+    m = machine(2, hidden=hidden)
+    options = {"nodes": 2, "machine": m, "fast_slots": [4], "fast_rates": fast_rates, **SHAPE, **QUICK}
+    by = PLANNERS["joint"](trace_of(5), moves_per_expert=20, **options).prediction["predicted_by"]
+    assert by.endswith("fast tiers by their rates" if fast_rates and hidden == 128 else "taken as infinitely fast")
+    assert by.startswith("generic/" if hidden == 64 else "objective x mean bytes of an expert, read rates")
+    without = {name: value for name, value in options.items() if not name.startswith("fast_")}
+    assert "fast" not in PLANNERS["round_robin"](trace_of(5), **without).prediction["predicted_by"]
+
+
 def test_the_choice_knows_the_nodes():
     """A second node at a third of the rate: the time of a plan is the slower of the two, expert by expert."""
     trace = trace_of(5, num_experts=16, top_k=3)
