@@ -130,7 +130,10 @@ def _by_tree(
 ) -> tuple[float, float | None, bool, float | None]:
     """What ``least_imbalance`` proves: first that nothing is below ``ours`` by more than ``AIM``, then by anything."""
     sets, num_steps, begin = _sets(problem, sample), sample.num_layer_steps, time.thread_time()
-    aim = _whole_steps(ours / (1 + max(AIM, end_at)), num_steps)
+    gap = max(AIM, end_at)
+    total = round(_whole_steps(ours / (1 + gap), num_steps) * num_steps)
+    total += ours / (total / num_steps) - 1 > gap  # rounding left it above by nothing
+    aim = total / num_steps
     bound, found, is_done, lp = least_imbalance(sets, problem.shape[1], copies, time_limit_s, beat=aim)[:4]
     left = time_limit_s - (time.thread_time() - begin)
     if found is not None or aim >= ours - 1e-9 or not is_done:
