@@ -198,6 +198,13 @@ class DirectReads:
             return queue is not None and queue.settle(number)
         return False
 
+    def read_apart(self, descriptor: int, parts: list[tuple[int, int]]) -> list[Buffer]:
+        """Many small parts [first, stop) of a file at one time (`begin_apart`). Those that failed are empty."""
+        buffers = self.begin_apart(descriptor, parts)
+        for buffer in buffers:
+            self.arrive(buffer)
+        return buffers
+
     def begin_apart(self, descriptor: int, parts: list[tuple[int, int]]) -> list[Buffer]:
         """Many small parts [first, stop) of a file at one time, into memory of their own, to be waited for (`arrive`).
         Those that failed are empty then.

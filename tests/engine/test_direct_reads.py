@@ -205,21 +205,15 @@ def test_more_parts_than_the_queue_takes_and_parts_behind_the_end(opened):
     descriptor = direct_reads.open_direct(path)
     if descriptor is None:
         return
-
-    def arrived(buffer):
-        checkpoint.reads.arrive(buffer)
-        return buffer
-
     data, rng = path.read_bytes(), np.random.default_rng(6)
     starts = [int(start) for start in rng.integers(0, len(data) - 3000, 2 * direct_reads.MOST_WANTED)]
-    read = lambda parts: [*map(arrived, checkpoint.reads.begin_apart(descriptor, parts))]  # noqa: E731
-    buffers = read([(start, start + 3000) for start in starts])
+    buffers = checkpoint.reads.read_apart(descriptor, [(start, start + 3000) for start in starts])
     for start, buffer in zip(starts, buffers, strict=True):
         assert buffer.part(start, start + 3000).tobytes() == data[start : start + 3000]
-    (behind,) = read([(len(data) + 9000, len(data) + 9010)])
+    (behind,) = checkpoint.reads.read_apart(descriptor, [(len(data) + 9000, len(data) + 9010)])
     assert behind.stop == behind.first  # nothing is there
     os.close(descriptor)
-    (closed,) = read([(0, 10)])
+    (closed,) = checkpoint.reads.read_apart(descriptor, [(0, 10)])
     assert closed.stop == closed.first
 
 
