@@ -137,16 +137,16 @@ def test_speed_curve_passes_through_the_prediction():
     figure = plots.speed_curve(one)
     curve = next(t for t in figure.data if (t.name or "").startswith("predicted"))
     at = np.interp(one.bandwidth_gb_per_s, curve.x, curve.y)
-    assert at == pytest.approx(one.predicted.tok_per_s, rel=0.002)
+    assert at == pytest.approx(one.prediction.tok_per_s, rel=0.002)
     points = next(t for t in figure.data if (t.name or "").startswith("published"))
-    assert len(points.y) == one.predicted.num_points
+    assert len(points.y) == one.prediction.num_points
     ceiling = next(t for t in figure.data if (t.name or "").startswith("ceiling"))
     assert (np.array(curve.y) <= np.array(ceiling.y)).all()
     assert "leave-one-out" in figure.layout.title.text
     by_cpu = moelab.size("kimi-k2.6", "2x-xeon-gen6-mrdimm-8800", context=0)
     curve = next(t for t in plots.speed_curve(by_cpu).data if (t.name or "").startswith("predicted"))
     assert np.interp(by_cpu.bandwidth_gb_per_s, curve.x, curve.y) == pytest.approx(
-        by_cpu.predicted.tok_per_s, rel=0.002
+        by_cpu.prediction.tok_per_s, rel=0.002
     )
     with pytest.raises(ValueError, match="no prediction to draw"):
         plots.speed_curve(moelab.size("kimi-k2.6", "desktop-ddr5-6000"))

@@ -90,7 +90,7 @@ def _rate(options: argparse.Namespace) -> tuple[float, tuple[float, float] | Non
     sized = size_all(options)
     if len(sized) != 1:
         raise ValueError(f"got {len(sized)} models and machines, expected one of each")
-    predicted = sized[0].predicted
+    predicted = sized[0].prediction
     if predicted is None:
         why = "; ".join(sized[0].places.lacks) or "everything lies on GPUs, where there is a ceiling only"
         raise ValueError(f"no rate is predicted for {options.model[0]} on {sized[0].machine.name}: {why}; --tok-per-s")

@@ -74,9 +74,9 @@ def run(options: argparse.Namespace) -> None:
     )  # fmt: skip
     summary = {**result.summary(), "policy": policy_label(plan), "scored_on": scored_on}
     if not knows_bytes:
-        summary["predicted"] = "nothing: neither trace nor plan says the bytes of an expert"
+        summary["prediction"] = "nothing: neither trace nor plan says the bytes of an expert"
     elif not fits:
-        summary["predicted"] = f"nothing: the plan has {num_nodes} nodes, this machine {len(machine.nodes)}: --machine"
+        summary["prediction"] = f"nothing: the plan has {num_nodes} nodes, this machine {len(machine.nodes)}: --machine"
     if options.check_residency:
         summary |= check_residency(scored, plan, result).summary()
     if options.report:

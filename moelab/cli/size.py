@@ -183,7 +183,7 @@ def table(sized: list[Sizing]) -> pd.DataFrame:
 
     rows = []
     for one in sized:
-        predicted = one.predicted
+        predicted = one.prediction
         low, high = predicted.interval_tok_per_s if predicted else (None, None)
         rows.append(
             {

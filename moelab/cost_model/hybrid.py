@@ -38,7 +38,8 @@ class Rates:
 
     ``measured_shared``: (CPU, link) GB/s while both are busy, where that was measured; otherwise max-min fair shares.
     ``read_gb_per_s`` of the home memory by a read loop; ``efficiency`` what the CPU's expert kernels reach of it;
-    ``link_gb_per_s`` of the uploads, ``link_start_s`` from asking an idle link to its first byte; ``fast_read_gb_per_s`` of the fast tier's memory.
+    ``link_gb_per_s`` of the uploads, ``link_start_s`` from asking an idle link to its first byte;
+    ``fast_read_gb_per_s`` of the fast tier's memory.
     """
 
     read_gb_per_s: float

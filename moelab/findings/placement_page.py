@@ -33,9 +33,8 @@ def update_placement_page(studies: Sequence[PlacementStudy], path: str | Path) -
 def placement_tables(studies: Sequence[PlacementStudy]) -> str:
     """All tables, Markdown."""
     made = f"Planned, proven and scored {'; '.join(dict.fromkeys(study.made for study in studies))}.\n"
-    return "\n".join(
-        [made, _budgets(studies), _leaders(studies), *(_planners(study) for study in studies), _proofs(studies), _joint(studies)]
-    )
+    planners = [_planners(study) for study in studies]
+    return "\n".join([made, _budgets(studies), _leaders(studies), *planners, _proofs(studies), _joint(studies)])
 
 
 def _about(study: PlacementStudy) -> str:

@@ -28,7 +28,7 @@ def frequency(
     slots_per_layer: int | Sequence[int] | None = None,
     slots: int | None = None,
     machine: Machine | str | None = None,
-    efficiency: float = 1.0,
+    efficiency: float | None = None,
     expert_bytes: int | Sequence[int] | None = None,
     moe_intermediate_size: int | None = None,
     weight_format: str | None = None,

@@ -126,9 +126,9 @@ def _prediction(
         "heldout_mean_max": on_test.mean,
         "heldout_mean_max_interval": None if np.isnan(low) else (low, high),
         "ideal": on_test.ideal_mean * least,
-        "heldout_ratio_to_ideal": on_test.ratio / least,
+        "heldout_ratio_to_ideal": _known(on_test.ratio / least),
         "train_mean_max": on_train.mean,
-        "train_ratio_to_ideal": on_train.ratio / least,
+        "train_ratio_to_ideal": _known(on_train.ratio / least),
         "bound": lower,
         "gap": on_test.mean / lower - 1 if lower > 0 else None,
         "num_heldout_layer_steps": int(on_test.num_layer_steps.sum()),
@@ -169,6 +169,10 @@ def _prediction(
     if milliseconds is not None:
         prediction["predicted_ms_per_step"] = milliseconds
     return {**prediction, "is_held_out": is_held_out}
+
+
+def _known(ratio: float) -> float | None:
+    return None if np.isnan(ratio) else ratio
 
 
 def bound(problem: NodeProblem, masks: np.ndarray) -> float:

@@ -38,8 +38,9 @@ class NodeScore:
 
     @property
     def ratio(self) -> float:
-        """Mean of the maximum over K / N."""
-        return float(self.maxima.sum() / self.ideal.sum())
+        """Mean of the maximum over K / N; NaN where fast tiers serve everything, so that nothing is left of both."""
+        ideal = self.ideal.sum()
+        return float(self.maxima.sum() / ideal) if ideal > 0 else float("nan")
 
     def slower(self, factor: float) -> NodeScore:
         """The same with all times ``factor`` times as long."""

@@ -29,7 +29,7 @@ def static_plan(
     train: Trace,
     test: Trace,
     machine: Machine | None = None,
-    efficiency: float = 1.0,
+    efficiency: float | None = None,
     phase: str | None = None,
     expert_bytes: int | Sequence[int] | None = None,
     moe_intermediate_size: int | None = None,
@@ -112,7 +112,7 @@ def of_phase(trace: Trace, phase: str | None) -> Trace:
 
 
 def scored(
-    plan: Plan, train: Trace, test: Trace, machine: Machine | None, efficiency: float, phase: str | None
+    plan: Plan, train: Trace, test: Trace, machine: Machine | None, efficiency: float | None, phase: str | None
 ) -> dict[str, Any]:
     """Prediction: on the held-out part, and beside it the rate on the part that was counted."""
     is_held_out = plan.planner["split"] != "none"
@@ -126,6 +126,6 @@ def scored(
         "reads_per_layer_step": on_test.reads_per_layer_step,
         "hit_rate_per_routing_in_sample": on_train.hit_rate_per_routing,
         "hit_rate_per_request_in_sample": on_train.hit_rate_per_request,
-        **(on_test.predicted or {}),
+        **(on_test.prediction or {}),
     }  # fmt: skip
     return {name: value for name, value in prediction.items() if value is not None}

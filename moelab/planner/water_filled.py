@@ -33,7 +33,7 @@ def water_filled(
     least: int | None = None,
     policy: str = "lru",
     machine: Machine | str | None = None,
-    efficiency: float = 1.0,
+    efficiency: float | None = None,
     expert_bytes: int | Sequence[int] | None = None,
     held_out: float = 0.25,
     seed: int = 0,

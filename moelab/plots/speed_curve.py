@@ -17,14 +17,14 @@ def speed_curve(sizing: Sizing) -> go.Figure:
 
     Points are what was published, of models and formats that differ; beside each, in hover, what a fit without it says.
     """
-    if sizing.predicted is None:
+    if sizing.prediction is None:
         raise ValueError(
             f"{sizing.machine.name}: no prediction to draw; {'; '.join(sizing.places.lacks) or 'all on GPUs'}"
         )
     if sizing.batch > 1:
         raise ValueError(f"batch is {sizing.batch}, expected 1: the curve and its points are of one stream")
-    fit = speed_fit(sizing.predicted.mode)
-    held = f"holds a new point with {fit.coverage:.0%}" if sizing.predicted.coverage else "of points of another kind"
+    fit = speed_fit(sizing.prediction.mode)
+    held = f"holds a new point with {fit.coverage:.0%}" if sizing.prediction.coverage else "of points of another kind"
     layers = sizing.spec.num_hidden_layers
     num_bytes = sizing.reads.home_bytes * sizing.imbalance
     if sizing.places.mode == "cpu":

@@ -82,7 +82,7 @@ class SimResult:
     link_bytes: np.ndarray
     state: PolicyState
     phase: str | None = None
-    predicted: dict[str, float] | None = None
+    prediction: dict[str, Any] | None = None
     # int64 [S, L, N]: sources of copies to the fast tier, on several nodes where a policy moves experts.
     node_copies: np.ndarray | None = field(default=None, repr=False)
     policy_lacks: str | None = None  # what it looks at and the trace does not have, and what it does then
@@ -102,7 +102,7 @@ class SimResult:
         """The same run, rates and bytes over one phase only (a prediction covers its own phase: dropped)."""
         if phase is not None and phase not in PHASES:
             raise ValueError(f"phase is {phase!r}, expected one of {', '.join(PHASES)}")
-        return replace(self, phase=phase, predicted=None)
+        return replace(self, phase=phase, prediction=None)
 
     @property
     def _steps(self) -> np.ndarray:
@@ -194,11 +194,6 @@ class SimResult:
     @property
     def uploads_per_layer_step(self) -> float | None:
         return _ratio(self.uploads, self.num_layer_steps)
-
-    @property
-    def prediction(self) -> dict[str, Any] | None:
-        """What ``simulate`` predicted for the machine that it was given, under the name that it has on a plan."""
-        return self.predicted
 
     @property
     def knows_bytes(self) -> bool:
@@ -315,7 +310,7 @@ class SimResult:
             "bytes_of_node": self.bytes_of_node if self.knows_bytes else UNKNOWN_BYTES,
             "bytes_of_link": self.bytes_of_link if self.knows_bytes or not self.tier_names else UNKNOWN_BYTES,
             **({"dispatch_by": self.slowness_of} if len(self.node_names) > 1 else {}),
-            **(self.predicted or {}),
+            **(self.prediction or {}),
         }
 
     def to_frame(self) -> pd.DataFrame:

@@ -61,7 +61,7 @@ def simulate(
 ) -> SimResult:
     """Replay the whole trace; rates cover ``phase`` (``prefill``, ``decode``, ``mixed``) or everything.
 
-    ``machine`` (a preset's name will do) adds ``predicted`` (one node: its best read rate times ``efficiency``, kernel
+    ``machine`` (a preset's name will do) adds ``prediction`` (one node: its best read rate times ``efficiency``, kernel
     rate / read rate, by default what the machine measured of the plan's format: ``efficiency_of`` names it; where the
     machine has a fast tier, its link and memory too, with uploads beside the reads; several nodes: ``node_seconds``,
     with ``predicted_by``; of interleaved pages times ``remote_slowdown``). Copies are chosen by the rates that the
@@ -70,7 +70,7 @@ def simulate(
     count and no resident, only touch counters within ``state``. ``by_step`` keeps the counts of every step (32 bytes a
     layer-step); sums are always there. ``requests``: the trace's, where they were built before. ``policy``: a record
     that is not in ``POLICIES``, in place of the one the plan names. ``lossy``: cache-aware routing on the recorded
-    scores first, an estimate (``cache_aware``), and the time of deferral (``predicted``); the result says so.
+    scores first, an estimate (``cache_aware``), and the time of deferral (``prediction``); the result says so.
     ``on_progress`` is told the part done, 0 to 1, many times a second; what it raises ends the simulation.
 
     Raises ``ValueError`` where trace, plan and machine do not fit together, and ``PolicyContractError``
@@ -152,7 +152,7 @@ def simulate(
     predicted = predict(result, machine, share.share, _deferral(lossy, header.top_k))
     if "efficiency" in predicted:  # calibrated times have it in them
         predicted["efficiency_of"] = share.kernel
-    return replace(result, predicted=predicted | slowdown)
+    return replace(result, prediction=predicted | slowdown)
 
 
 def _share(efficiency: float | None, machine: Machine, plan: Plan) -> KernelShare:

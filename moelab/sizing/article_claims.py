@@ -46,7 +46,7 @@ def _tb(*presets: str) -> Range:
 
 
 def _predicted(machine: str, format_name: str = "native", context: int = 8192, model: str = _K26) -> Range:
-    predicted = size(model, machine, format=format_name, context=context).predicted
+    predicted = size(model, machine, format=format_name, context=context).prediction
     assert predicted is not None
     return predicted.interval_tok_per_s
 
@@ -55,7 +55,7 @@ def _gen6_over_gen4() -> Range:
     """By the fit of all points, and by the two terms that the ablation of one box gives."""
     rates, ratios = [], []
     for generation in (6, 4):
-        predicted = size(_K26, f"forge-moe-gen{generation}+rtx-4090").predicted
+        predicted = size(_K26, f"forge-moe-gen{generation}+rtx-4090").prediction
         assert predicted is not None
         rates.append(predicted.tok_per_s)
     ratios.append(rates[0] / rates[1])
@@ -228,7 +228,7 @@ ARTICLE_CLAIMS: tuple[Claim, ...] = (
 
 def price_claims(prices: TokenPrices, rent: MachineCost, box: MachineCost, machine: str) -> tuple[Claim, ...]:
     """The claims about money: `prices` of the API, `rent` per month or the purchase of a `box`, `machine` a preset."""
-    predicted = size(_K26, machine).predicted
+    predicted = size(_K26, machine).prediction
     assert predicted is not None
     rate = predicted.tok_per_s
     low, high = predicted.interval_tok_per_s

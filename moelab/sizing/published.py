@@ -57,7 +57,7 @@ def batch_table() -> pd.DataFrame:
 
     rows = []
     for point in BATCH_POINTS:
-        predicted = size_of_batch(point).predicted
+        predicted = size_of_batch(point).prediction
         assert predicted is not None
         low, high = predicted.interval_tok_per_s
         rows.append(

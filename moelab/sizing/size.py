@@ -83,7 +83,7 @@ def size(
         )  # fmt: skip
     return Sizing(
         spec=spec, machine=machine, recipe=chosen, context=context, batch=batch, kv_format=kv_format, places=places,
-        reads=reads, bandwidth_gb_per_s=bandwidth, imbalance=uneven, predicted=predicted, ceiling_tok_per_s=ceiling,
+        reads=reads, bandwidth_gb_per_s=bandwidth, imbalance=uneven, prediction=predicted, ceiling_tok_per_s=ceiling,
         prefill=prefill(
             spec, chosen, machine, places, context or DEFAULT_CONTEXT, fit_mode=fit_mode(spec, places.mode)
         ),

@@ -35,28 +35,23 @@ class Sizing:
     reads: StepReads
     bandwidth_gb_per_s: float
     imbalance: float
-    predicted: Prediction | None
+    prediction: Prediction | None
     ceiling_tok_per_s: float | None
     prefill: Prefill
     caveats: tuple[str, ...]
-
-    @property
-    def prediction(self) -> Prediction | None:
-        """The predicted speed, under the name that a plan's has."""
-        return self.predicted
 
     def other_losses(self) -> dict[str, dict[str, float]]:
         """Loss -> tok/s of one stream here by that loss, its leave-one-out median and mean error; {} if not predicted.
 
         The first loss is the one that predicts (`losses`); a machine's own eta is not in it.
         """
-        if self.predicted is None or self.batch > 1:
+        if self.prediction is None or self.batch > 1:
             return {}
         num_bytes = self.reads.home_bytes * self.imbalance
         if self.places.mode == "cpu":
             num_bytes += self.reads.always_bytes + self.reads.cache_bytes
         rows = {}
-        for loss, fit in other_fits(self.predicted.mode).items():
+        for loss, fit in other_fits(self.prediction.mode).items():
             seconds = fit.token_s(num_bytes, self.bandwidth_gb_per_s, self.spec.num_hidden_layers)
             rows[loss] = {
                 "tok_per_s": min(1 / seconds, self.ceiling_tok_per_s or float("inf")),
@@ -66,7 +61,7 @@ class Sizing:
 
     def to_dict(self) -> dict[str, Any]:
         """What `moelab size --json` prints: plain values, units in the names."""
-        spec, predicted, need = self.spec, self.predicted, self.places.need
+        spec, predicted, need = self.spec, self.prediction, self.places.need
         return {
             "model": spec.name or spec.label,
             "machine": self.machine.name,
@@ -130,7 +125,7 @@ class Sizing:
 
     def summary(self) -> dict[str, Any]:
         """The same for people, fewer and rounded."""
-        need, predicted, places = self.places.need, self.predicted, self.places
+        need, predicted, places = self.places.need, self.prediction, self.places
         rows: dict[str, Any] = {
             "parameters": f"{format_params(self.spec.total_params)} total, "
             f"{format_params(self.spec.active_params)} a token",

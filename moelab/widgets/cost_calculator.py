@@ -33,14 +33,14 @@ class CostCalculator(Calculator):
         self.controls = _controls()
         start = {control["name"]: control.get("value") for control in self.controls}
         if sizing is not None:
-            if sizing.predicted is None:
+            if sizing.prediction is None:
                 raise ValueError(
                     f"{sizing.machine.name}: no rate is predicted ({'; '.join(sizing.places.lacks) or 'all on GPUs'}), "
                     "expected a sizing with a prediction: give tok_per_s instead"
                 )
-            start["tok_per_s"] = sizing.predicted.tok_per_s
-            self._interval = sizing.predicted.interval_tok_per_s
-            self._rate = sizing.predicted.tok_per_s
+            start["tok_per_s"] = sizing.prediction.tok_per_s
+            self._interval = sizing.prediction.interval_tok_per_s
+            self._rate = sizing.prediction.tok_per_s
         unknown = sorted(set(inputs) - set(start))
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: expected one of {', '.join(start)}")

@@ -63,11 +63,11 @@ class SizingCalculator(Calculator):
         model = f'"{inputs["model"]}"' if isinstance(self._models[inputs["model"]], str) else "model"
         machine = f'"{inputs["machine"]}"' if isinstance(self._machines[inputs["machine"]], str) else "machine"
         call = f"moelab.size({model}, {machine}, {said})"
-        if sizing.predicted is None:
+        if sizing.prediction is None:
             headline = "fits; no prediction, a ceiling only" if sizing.places.fits else "does not fit"
             return headline, call, sizing.summary(), None
-        low, high = sizing.predicted.interval_tok_per_s
-        headline = f"{sizing.predicted.tok_per_s:.1f} tok/s predicted ({low:.1f} to {high:.1f})"
+        low, high = sizing.prediction.interval_tok_per_s
+        headline = f"{sizing.prediction.tok_per_s:.1f} tok/s predicted ({low:.1f} to {high:.1f})"
         if sizing.batch > 1:  # what was published, and so the picture, is of one stream
             return f"{headline}, {sizing.batch} streams together", call, sizing.summary(), None
         return headline, call, sizing.summary(), chart_of(plots.speed_curve(sizing))

@@ -81,7 +81,7 @@ def test_trace_without_expert_bytes_is_simulated_without_a_prediction(tmp_path):
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert 0 < document["hit_rate_per_request"] < 1
-    assert "neither trace nor plan says the bytes" in document["predicted"]
+    assert "neither trace nor plan says the bytes" in document["prediction"]
     assert document["bytes_of_node"].startswith("unknown: nobody said the bytes of an expert")
     assert document["bytes_of_link"] == document["bytes_of_node"]
     plain = moelab_command("simulate", path, "--slots", 3).stdout

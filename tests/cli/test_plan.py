@@ -203,7 +203,9 @@ def test_a_plan_that_is_there_stays_unless_it_is_to_be_replaced(folder, tmp_path
     other = ["plan", str(folder), "--planner", "random_nodes", "--nodes", "2", "--out", str(out)]
     capsys.readouterr()
     assert main(other) == 2
-    assert f"--out is {out}, which is there, expected a new file: --overwrite, or another name" in capsys.readouterr().err
+    assert (
+        f"--out is {out}, which is there, expected a new file: --overwrite, or another name" in capsys.readouterr().err
+    )
     assert out.read_bytes() == before
     assert main([*other, "--overwrite"]) == 0
     assert Plan.load(out).planner["name"] == "random_nodes"

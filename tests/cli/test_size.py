@@ -44,7 +44,7 @@ def test_the_fields_of_the_issue(capsys):
     assert fields["leave_one_out_median_error"] <= 0.08
     assert fields["leave_one_out_mean_error"] > 0
     library = size("kimi-k2.6", "forge-moe-gen4")
-    assert fields["predicted_tok_per_s"] == library.predicted.tok_per_s
+    assert fields["predicted_tok_per_s"] == library.prediction.tok_per_s
 
 
 def test_options_reach_the_library(capsys):
@@ -145,7 +145,7 @@ def test_cost(capsys):
     assert {row["input"] for row in fields["sensitivity"]} >= {"as given", "output price", "machine", "tok/s"}
     assert fields["price_date"] == "2026-08"
     by_model = json.loads(run(capsys, "cost", "kimi-k2.6", "--machine", "forge-moe-gen4", *PRICES, "--json"))
-    assert by_model["tok_per_s"] == size("kimi-k2.6", "forge-moe-gen4").predicted.tok_per_s
+    assert by_model["tok_per_s"] == size("kimi-k2.6", "forge-moe-gen4").prediction.tok_per_s
     assert by_model["tok_per_s_interval"][0] < by_model["tok_per_s"]
     prefill = size("kimi-k2.6", "forge-moe-gen4").prefill.tok_per_s
     assert by_model["prefill"] == f"{prefill:g} tok/s"

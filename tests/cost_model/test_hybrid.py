@@ -64,7 +64,9 @@ def test_an_idle_link_begins_late():
     short = hybrid([[0.3 * GB]], [[0.0]], [[1 * GB]], rates)
     assert short.cpu_s[0, 0] == pytest.approx(0.003), "done before the link begins"
     assert short.drain_s == pytest.approx(0.005 + 0.040)
-    waits = hybrid(np.zeros((3, 1)), np.full((3, 1), 2 * GB), [[GB], [GB], [0]], Rates(100, 1.0, 25, 1000, link_start_s=0.008))
+    waits = hybrid(
+        np.zeros((3, 1)), np.full((3, 1), 2 * GB), [[GB], [GB], [0]], Rates(100, 1.0, 25, 1000, link_start_s=0.008)
+    )
     assert waits.wait_s[:, 0] == pytest.approx([0, 0.006 + 0.040, 0.006 + 0.040]), "2 ms of the fast tier go by first"
     two = hybrid(np.zeros((1, 2)), np.full((1, 2), 20 * GB), [[GB, GB]], Rates(100, 1.0, 25, 1000, link_start_s=0.008))
     assert two.drain_s == pytest.approx(0.008 + 0.080 - 0.040), "the second upload finds the link busy"
@@ -79,8 +81,12 @@ def test_many_tokens_are_bound_by_computing():
 
 
 RATES = st.builds(
-    Rates, read_gb_per_s=st.floats(1, 500), efficiency=st.floats(0.1, 1), link_gb_per_s=st.floats(1, 500),
-    fast_read_gb_per_s=st.floats(100, 3000), layer_overhead_s=st.floats(0, 1e-3),
+    Rates,
+    read_gb_per_s=st.floats(1, 500),
+    efficiency=st.floats(0.1, 1),
+    link_gb_per_s=st.floats(1, 500),
+    fast_read_gb_per_s=st.floats(100, 3000),
+    layer_overhead_s=st.floats(0, 1e-3),
 )
 LATE = st.floats(0, 5e-3)  # fmt: skip
 
@@ -153,5 +159,5 @@ def test_bytes_of_a_simulation(policy):
     assert both == pytest.approx(result.bytes_of_node["node0"])
     time = result.time(Rates(20, 1.0, 10, 500, 1e-6))
     total_s = time.step_s.sum() + time.drain_s
-    assert result.predicted["predicted_ms_per_token"] == pytest.approx(1e3 * total_s / result.num_tokens)
+    assert result.prediction["predicted_ms_per_token"] == pytest.approx(1e3 * total_s / result.num_tokens)
     assert time.to_frame().ms.sum() == pytest.approx(1e3 * time.step_s.sum())

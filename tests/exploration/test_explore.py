@@ -63,8 +63,8 @@ def test_full_is_simulate(settings, has_fast):
     _, test, _ = split(trace, held_out=0.25, seed=0)
     expected = moelab.simulate(test, outcome.plan, machine, phase="decode", efficiency=0.8, progress=False)
     got = outcome.figures
-    assert got.tok_per_s == pytest.approx(expected.predicted["predicted_tok_per_s"], rel=1e-9)
-    assert got.ms_per_token == pytest.approx(expected.predicted["predicted_ms_per_token"], rel=1e-9)
+    assert got.tok_per_s == pytest.approx(expected.prediction["predicted_tok_per_s"], rel=1e-9)
+    assert got.ms_per_token == pytest.approx(expected.prediction["predicted_ms_per_token"], rel=1e-9)
     assert got.reads_per_layer_step == pytest.approx(expected.reads_per_layer_step)
     assert got.hit_rate_per_request == expected.hit_rate_per_request
     assert got.bytes_of_node == pytest.approx(
@@ -91,7 +91,7 @@ def test_preview_is_simulate_of_the_sample(settings):
         part.trace, outcome.plan, machine, phase="decode", efficiency=0.8, requests=part.requests, progress=False
     )  # fmt: skip
     assert outcome.figures.num_tokens <= 150
-    assert outcome.figures.tok_per_s == pytest.approx(expected.predicted["predicted_tok_per_s"], rel=1e-9)
+    assert outcome.figures.tok_per_s == pytest.approx(expected.prediction["predicted_tok_per_s"], rel=1e-9)
     assert outcome.figures.reads_per_layer_step == pytest.approx(expected.reads_per_layer_step)
     assert outcome.figures.is_preview
     assert ("stand-in" in outcome.figures.placed_by) == (settings.planner not in EXACT)

@@ -158,7 +158,11 @@ def _all_bytes(trace):
 
 def test_page_says_in_how_many_splits_a_target_is_met(small):
     ratios = sorted(one.ours.ratio for one in small.full if one.offered == 0.1)
-    for target, said in ((ratios[2], "met |"), ((ratios[0] + ratios[1]) / 2, "met in 1 of 3 |"), (1.0, "met in 0 of 3 |")):
+    for target, said in (
+        (ratios[2], "met |"),
+        ((ratios[0] + ratios[1]) / 2, "met in 1 of 3 |"),
+        (1.0, "met in 0 of 3 |"),
+    ):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(TARGETS, ("small", 0.1), target)
             rows = _rows_of("## Ours beside EPLB with the same memory", [small])

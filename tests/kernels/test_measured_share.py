@@ -1,4 +1,4 @@
-"""The measured kernel that stands for a plan: of its format, of the ISA that is chosen first; what is missing is said."""
+"""The measured kernel that stands for a plan: of its format, of the ISA chosen first; what is missing is said."""
 
 import itertools
 
@@ -44,7 +44,8 @@ def test_beside_a_naive_search(seed):
 
 
 def test_activation_and_isa_that_are_named():
-    rows = {"avx512/int4_g32/int8": 0.9, "avx512/int4_g32/bf16": 0.6, "generic/int4_g32/int8": 0.1, "avx2/bf16/bf16": 0.8}
+    rows = {"avx512/int4_g32/int8": 0.9, "avx512/int4_g32/bf16": 0.6, "generic/int4_g32/int8": 0.1,
+            "avx2/bf16/bf16": 0.8}  # fmt: skip
     assert kernel_share(machine(rows), "int4_g32", activation="bf16").share == 0.6
     assert kernel_share(machine(rows), "int4_g32", isa="generic").kernel == "generic/int4_g32/int8"
     said = kernel_share(machine(rows), "bf16", isa="avx512")
@@ -66,11 +67,11 @@ def test_a_simulation_takes_the_row_of_the_plans_format(order):
     own = plan.format_of_tier["node0"].weight_format
     other = next(name for name in ACTIVATIONS_OF_FORMAT if name != own)
     here = machine(dict([(f"avx2/{other}/bf16", 0.9), (f"avx2/{own}/bf16", 0.45)][::order]))
-    said = moelab.simulate(trace, plan, here, phase="decode", progress=False).predicted
+    said = moelab.simulate(trace, plan, here, phase="decode", progress=False).prediction
     assert (said["efficiency"], said["efficiency_of"]) == (0.45, f"avx2/{own}/bf16")
-    given = moelab.simulate(trace, plan, here, phase="decode", efficiency=0.9, progress=False).predicted
+    given = moelab.simulate(trace, plan, here, phase="decode", efficiency=0.9, progress=False).prediction
     assert given["efficiency_of"] == "as given"
     assert said["predicted_ms_per_token"] == pytest.approx(2 * given["predicted_ms_per_token"])
-    none = moelab.simulate(trace, plan, machine({}), phase="decode", progress=False).predicted
+    none = moelab.simulate(trace, plan, machine({}), phase="decode", progress=False).prediction
     assert none["efficiency"] == 1.0
     assert "1 is a ceiling" in none["efficiency_of"]

@@ -98,16 +98,16 @@ def test_the_slowest_node_decides_the_time():
     both = (result.node_reads + result.node_copies)[result._steps]
     seconds = (both / np.array([20e9, 40e9])).max(-1).sum()
     seconds += result.num_layer_steps * (machine.layer_overhead_s or 0)
-    assert result.predicted["predicted_ms_per_token"] == pytest.approx(1e3 * seconds / result.num_tokens)
+    assert result.prediction["predicted_ms_per_token"] == pytest.approx(1e3 * seconds / result.num_tokens)
     # With a tier whose link and memory are infinitely fast in effect, uploads fade and the misses stay.
     tier = {"name": "fast0", "device": "test", "memory_bytes": 10**9, "read_gb_per_s": 1e6, "link_gb_per_s": 1e-3}
     slow = simulate(trace, plan, machine_of((20.0, 40.0), [tier]), phase="decode", progress=False)
-    assert slow.predicted["wait_ms_per_token"] > 100 * result.predicted["predicted_ms_per_token"]
+    assert slow.prediction["wait_ms_per_token"] > 100 * result.prediction["predicted_ms_per_token"]
     still = simulate(
         trace, beside_a_tier(base, "static"), machine_of((20.0, 40.0), [tier]), phase="decode", progress=False
     )
     misses = (still.node_reads[still._steps] / np.array([20e9, 40e9])).max(-1).sum() / still.num_tokens
-    assert still.predicted["cpu_ms_per_token"] == pytest.approx(1e3 * misses)
+    assert still.prediction["cpu_ms_per_token"] == pytest.approx(1e3 * misses)
 
 
 def test_a_trace_without_a_stale_gate_is_named():

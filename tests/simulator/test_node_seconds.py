@@ -45,9 +45,9 @@ def test_plan_and_simulate_give_one_answer(planner, num_nodes):
     plan = PLANNERS[planner](trace, nodes=num_nodes, machine=here, **extra, **QUICK)
     said = simulate(trace, plan, here, phase="decode", efficiency=0.7, progress=False)
     expected = plan.prediction["predicted_ms_per_step"]
-    assert said.predicted["predicted_ms_per_token"] == pytest.approx(expected, rel=1e-5)
-    assert said.predicted["predicted_by"] == plan.prediction["predicted_by"] == here.expert_times[0].name
-    assert "efficiency" not in said.predicted
+    assert said.prediction["predicted_ms_per_token"] == pytest.approx(expected, rel=1e-5)
+    assert said.prediction["predicted_by"] == plan.prediction["predicted_by"] == here.expert_times[0].name
+    assert "efficiency" not in said.prediction
     assert said.of_phase("decode").layer_step_s.sum() > 0
 
 
@@ -66,15 +66,16 @@ def test_plan_and_simulate_give_one_answer_on_unequal_nodes(planner, measured):
     options |= {"most_visits": 1000} if planner == "anneal" else {}
     plan = PLANNERS[planner](trace, nodes=2, machine=here, **options, **QUICK)
     said = simulate(trace, plan, here, phase="decode", progress=False)
-    assert said.predicted["predicted_ms_per_token"] == pytest.approx(plan.prediction["predicted_ms_per_step"], rel=1e-5)
-    assert said.predicted["predicted_by"] == plan.prediction["predicted_by"]
-    assert ("nodes scaled by read rates of m" in said.predicted["predicted_by"]) == (not measured)
+    planned_ms = plan.prediction["predicted_ms_per_step"]
+    assert said.prediction["predicted_ms_per_token"] == pytest.approx(planned_ms, rel=1e-5)
+    assert said.prediction["predicted_by"] == plan.prediction["predicted_by"]
+    assert ("nodes scaled by read rates of m" in said.prediction["predicted_by"]) == (not measured)
     slower = here.model_copy(
         update={"nodes": (here.nodes[0], here.nodes[1].model_copy(update={"read_gb_per_s": {1: 4.0}}))}
     )
-    longer = simulate(trace, plan, slower, phase="decode", progress=False).predicted["predicted_ms_per_token"]
-    assert (longer == pytest.approx(said.predicted["predicted_ms_per_token"])) == measured
-    assert longer >= said.predicted["predicted_ms_per_token"] * (1 - 1e-9)
+    longer = simulate(trace, plan, slower, phase="decode", progress=False).prediction["predicted_ms_per_token"]
+    assert (longer == pytest.approx(said.prediction["predicted_ms_per_token"])) == measured
+    assert longer >= said.prediction["predicted_ms_per_token"] * (1 - 1e-9)
 
 
 def test_a_plan_for_other_rates_says_whose_nodes_its_time_is_of():
@@ -92,7 +93,7 @@ def test_plan_and_simulate_give_one_answer_by_rates_too(planner, num_nodes):
     here = machine(num_nodes, hidden=128).model_copy(update={"layer_overhead_s": 3e-5})
     extra = {"extra_memory": 0.3} if planner in ("replicate", "split_some") else {}
     plan = PLANNERS[planner](trace, nodes=num_nodes, machine=here, **extra, **QUICK)
-    said = simulate(trace, plan, here, phase="decode", progress=False).predicted
+    said = simulate(trace, plan, here, phase="decode", progress=False).prediction
     assert said["predicted_ms_per_token"] == pytest.approx(plan.prediction["predicted_ms_per_step"], rel=1e-5)
     assert said["predicted_by"] == plan.prediction["predicted_by"]
     assert said["read_gb_per_s"] == pytest.approx(here.read_gb_per_s)  # which replay predicts from
@@ -108,11 +109,11 @@ def test_without_times_of_the_shape_contention_by_hand(efficiency):
     for read in said.node_reads[said.phase_of_step == 1].reshape(-1, 2):
         first, last = sorted(read / (np.array([20.0, 10.0]) * 1e9 * efficiency))
         total += first / 0.6 + (last - first)
-    assert said.predicted["predicted_ms_per_token"] == pytest.approx(1e3 * total / said.num_tokens)
-    assert "0.60 of each while all 2 nodes read" in said.predicted["predicted_by"]
+    assert said.prediction["predicted_ms_per_token"] == pytest.approx(1e3 * total / said.num_tokens)
+    assert "0.60 of each while all 2 nodes read" in said.prediction["predicted_by"]
     free = here.model_copy(update={"contention": {}})
     alone = simulate(trace, plan, free, phase="decode", efficiency=efficiency, progress=False)
-    assert alone.predicted["predicted_ms_per_token"] < said.predicted["predicted_ms_per_token"]
+    assert alone.prediction["predicted_ms_per_token"] < said.prediction["predicted_ms_per_token"]
 
 
 def test_the_share_of_numbers_of_nodes_that_were_not_calibrated():
@@ -137,12 +138,12 @@ def test_interleaved_pages_take_what_remote_reads_cost(hidden):
     plan = PLANNERS["interleave"](trace, nodes=2, machine=far, **QUICK)
     pieces = PLANNERS["row_split"](trace, nodes=2, machine=far, **QUICK)
     said, local = (simulate(trace, each, far, phase="decode", progress=False) for each in (plan, pieces))
-    assert said.predicted["remote_slowdown"] == pytest.approx(2.5)
-    assert "remote_slowdown" not in local.predicted
+    assert said.prediction["remote_slowdown"] == pytest.approx(2.5)
+    assert "remote_slowdown" not in local.prediction
     assert said.layer_step_s == pytest.approx(2.5 * local.layer_step_s)
-    told, plain = said.predicted["predicted_ms_per_token"], local.predicted["predicted_ms_per_token"]
+    told, plain = said.prediction["predicted_ms_per_token"], local.prediction["predicted_ms_per_token"]
     assert told == pytest.approx(2.5 * plain)
     assert told == pytest.approx(plan.prediction["predicted_ms_per_step"], rel=1e-5)
     with pytest.raises(ValueError, match="machine m has no remote read rates of 2 nodes"):
         simulate(trace, plan, here, phase="decode", progress=False)
-    assert simulate(trace, plan, phase="decode", progress=False).predicted is None
+    assert simulate(trace, plan, phase="decode", progress=False).prediction is None

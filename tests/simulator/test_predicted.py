@@ -29,11 +29,11 @@ def test_half_of_the_experts_run_beside_the_next_layer(machine):
                          expert_bytes=(1_000_000,) * 4)  # fmt: skip
     plan = empty(trace.header, slots_per_layer=1, policy="static")
     exact = simulate(trace, plan, machine, phase="decode", progress=False)
-    assert exact.predicted["predicted_ms_per_token"] == pytest.approx(16)
+    assert exact.prediction["predicted_ms_per_token"] == pytest.approx(16)
     result = simulate(trace, plan, machine, phase="decode", lossy=Lossy(num_deferred=1), progress=False)
-    assert result.predicted["exact_ms_per_token"] == pytest.approx(16)
-    assert result.predicted["predicted_ms_per_token"] == pytest.approx(3 * (2 + 1) + 2 + 2)
-    assert result.predicted["predicted_tok_per_s"] == pytest.approx(1000 / 13)
+    assert result.prediction["exact_ms_per_token"] == pytest.approx(16)
+    assert result.prediction["predicted_ms_per_token"] == pytest.approx(3 * (2 + 1) + 2 + 2)
+    assert result.prediction["predicted_tok_per_s"] == pytest.approx(1000 / 13)
     assert "1 deferred experts of a token" in result.summary()["lossy"]
     assert "open loop" not in result.summary()["lossy"]
     np.testing.assert_array_equal(result.counts, exact.counts)
@@ -42,10 +42,10 @@ def test_half_of_the_experts_run_beside_the_next_layer(machine):
 def test_prefill_is_exact_unless_it_is_lossy_too(machine):
     trace = seeded_trace(2, num_layers=3, num_experts=8, top_k=2, expert_bytes=(1_000_000,) * 3)
     plan = empty(trace.header, slots_per_layer=1, policy="static")
-    spare = simulate(trace, plan, machine, phase="prefill", lossy=Lossy(num_deferred=1), progress=False).predicted
+    spare = simulate(trace, plan, machine, phase="prefill", lossy=Lossy(num_deferred=1), progress=False).prediction
     assert spare["predicted_ms_per_token"] == pytest.approx(spare["exact_ms_per_token"])
     both = Lossy(num_deferred=1, prefill=True)
-    saved = simulate(trace, plan, machine, phase="prefill", lossy=both, progress=False).predicted
+    saved = simulate(trace, plan, machine, phase="prefill", lossy=both, progress=False).prediction
     assert saved["predicted_ms_per_token"] < saved["exact_ms_per_token"] == pytest.approx(spare["exact_ms_per_token"])
 
 
@@ -55,7 +55,7 @@ def test_nothing_to_compute_meanwhile_is_refused(machine):
     for plan, where in ((tier, machine.model_copy(update={"fast_tiers": ()})), (none, machine)):
         with pytest.raises(ValueError, match=r"deferred experts was asked for; machine .* has no fast tier"):
             simulate(trace, plan, where, lossy=Lossy(num_deferred=1), progress=False)
-    assert simulate(trace, tier, lossy=Lossy(num_deferred=1), progress=False).predicted is None
+    assert simulate(trace, tier, lossy=Lossy(num_deferred=1), progress=False).prediction is None
 
 
 def test_more_than_a_token_has_is_refused(machine):

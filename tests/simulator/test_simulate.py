@@ -82,12 +82,12 @@ def test_prediction_is_bytes_over_rate_plus_overhead():
     trace = seeded_trace(6)
     result = simulate(trace, plan_for(trace), machine(), phase="decode", efficiency=0.5)
     seconds = result.bytes_of_node["node0"] / (20e9 * 0.5) + result.num_layer_steps * 1e-6
-    assert result.predicted["predicted_ms_per_token"] == pytest.approx(1e3 * seconds / result.num_tokens)
+    assert result.prediction["predicted_ms_per_token"] == pytest.approx(1e3 * seconds / result.num_tokens)
     assert "predicted_tok_per_s" in result.summary()
-    assert "fast_tier" not in result.predicted
+    assert "fast_tier" not in result.prediction
     filled = simulate(trace, plan_for(trace, "lru", slots_per_layer=4), machine())
-    assert filled.predicted["fast_tier"] == "taken as infinitely fast: machine paper has none"
-    assert result.of_phase("prefill").predicted is None
+    assert filled.prediction["fast_tier"] == "taken as infinitely fast: machine paper has none"
+    assert result.of_phase("prefill").prediction is None
 
 
 def test_home_bytes_split_pieces_and_replicas():
@@ -122,8 +122,8 @@ def test_home_bytes_split_pieces_and_replicas():
     # Node 1 is four times as fast and takes expert 2: max(1500 / 10, 500 / 40), then 1000 / 40.
     assert said.bytes_of_node == {"node0": 1500.0, "node1": 1500.0}
     seconds = (150e-9 + 25e-9) / 0.5 + 2e-6
-    assert said.predicted["predicted_ms_per_token"] == pytest.approx(1e3 * seconds / 2)
-    assert said.predicted["max_over_mean_node"] == pytest.approx(2 * 2500 / 3000)
+    assert said.prediction["predicted_ms_per_token"] == pytest.approx(1e3 * seconds / 2)
+    assert said.prediction["max_over_mean_node"] == pytest.approx(2 * 2500 / 3000)
 
 
 def test_log_over_several_pages_equals_one_page(monkeypatch):

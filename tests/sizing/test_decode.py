@@ -15,7 +15,7 @@ from moelab.sizing.speed import speed_fit
 
 @pytest.mark.parametrize("point", BATCH_POINTS, ids=lambda point: point.model)
 def test_published_batches_lie_in_the_interval_and_what_is_said_of_them_is_true(point):
-    predicted = size_of_batch(point).predicted
+    predicted = size_of_batch(point).prediction
     low, high = predicted.interval_tok_per_s
     assert low < point.tok_per_s < high
     assert predicted.tok_per_s == pytest.approx(point.model_tok_per_s, abs=0.06)
@@ -33,7 +33,7 @@ def test_the_sum_of_a_batch_by_hand():
     flops = 36 * 60 * 8 * 184 / 384 * 2 * expert
     cache_s = one.reads.cache_bytes / (8 * 864e9)
     seconds = home / (0.572 * 614.4e9) + flops / (64 * 67.1e9) + 0.0455 + cache_s
-    assert one.predicted.tok_per_s == pytest.approx(37 / seconds, rel=0.01)
+    assert one.prediction.tok_per_s == pytest.approx(37 / seconds, rel=0.01)
 
 
 def test_batch_table_names_its_pages():
@@ -61,16 +61,16 @@ def test_which_fit_is_taken(name):
 )  # fmt: skip
 def test_more_streams_make_no_fewer_tokens_and_no_more_than_their_share(name, machine, batch, more):
     few, many = (size(name, machine, batch=n, context=512) for n in (batch, batch + more))
-    if few.predicted is None or many.predicted is None:
+    if few.prediction is None or many.prediction is None:
         return
-    one = size(name, machine, context=512).predicted
-    assert many.predicted.tok_per_s >= one.tok_per_s * (1 - 1e-9)
-    assert few.predicted.tok_per_s <= few.ceiling_tok_per_s * (1 + 1e-9)
+    one = size(name, machine, context=512).prediction
+    assert many.prediction.tok_per_s >= one.tok_per_s * (1 - 1e-9)
+    assert few.prediction.tok_per_s <= few.ceiling_tok_per_s * (1 + 1e-9)
     for sized in (few, many):
-        low, high = sized.predicted.interval_tok_per_s
-        assert low <= sized.predicted.tok_per_s <= high
+        low, high = sized.prediction.interval_tok_per_s
+        assert low <= sized.prediction.tok_per_s <= high
     if batch > 1:  # both by the same terms: a step of more streams is no shorter
-        assert (batch + more) / many.predicted.tok_per_s >= batch / few.predicted.tok_per_s * (1 - 1e-9)
+        assert (batch + more) / many.prediction.tok_per_s >= batch / few.prediction.tok_per_s * (1 - 1e-9)
 
 
 def test_own_kernels_replace_eta_only_where_measured():

@@ -60,9 +60,9 @@ def test_batches_of_the_facts():
     one, many = size("kimi-k2.6", "forge-moe-gen4"), size("kimi-k2.6", "forge-moe-gen4", batch=8, context=1024)
     assert many.reads.home_bytes / one.reads.home_bytes == pytest.approx(59.5 / 8, rel=0.001)
     assert many.reads.union_from == "uniform routing"
-    assert many.predicted.coverage is None
-    assert many.predicted.interval_tok_per_s[0] >= one.predicted.interval_tok_per_s[0] * 0.99
-    assert many.predicted.tok_per_s > one.predicted.tok_per_s
+    assert many.prediction.coverage is None
+    assert many.prediction.interval_tok_per_s[0] >= one.prediction.interval_tok_per_s[0] * 0.99
+    assert many.prediction.tok_per_s > one.prediction.tok_per_s
     assert any("batch 8" in text for text in many.caveats)
 
 
@@ -88,10 +88,10 @@ def test_articles_nodes_run_k26():
     for name in ("forge-moe-gen4", "forge-moe-gen6"):
         one = size("kimi-k2.6", name)
         assert one.places.fits
-        assert one.predicted is not None
-        low, high = one.predicted.interval_tok_per_s
-        assert low < one.predicted.tok_per_s < high < one.ceiling_tok_per_s
-    gen4, gen6 = (size("kimi-k2.6", f"forge-moe-gen{n}+rtx-4090").predicted.tok_per_s for n in (4, 6))
+        assert one.prediction is not None
+        low, high = one.prediction.interval_tok_per_s
+        assert low < one.prediction.tok_per_s < high < one.ceiling_tok_per_s
+    gen4, gen6 = (size("kimi-k2.6", f"forge-moe-gen{n}+rtx-4090").prediction.tok_per_s for n in (4, 6))
     assert 1.1 < gen6 / gen4 < 1.5  # 2.75 times the bandwidth: "roughly doubles" does not hold today
 
 
@@ -119,9 +119,9 @@ def test_sizes_behave(name, base, gpu, weights, context, batch):
     fields = one.to_dict()
     assert fields["kv_bytes"] == ModelSpec.preset(name).kv_cache_bytes(context, batch)
     assert fields["distinct_experts"] <= min(batch * one.spec.num_experts_per_tok, one.spec.n_routed_experts) + 1e-9
-    if one.predicted:
-        low, high = one.predicted.interval_tok_per_s
-        assert 0 < low <= one.predicted.tok_per_s <= high <= one.ceiling_tok_per_s * (1 + 1e-12)
+    if one.prediction:
+        low, high = one.prediction.interval_tok_per_s
+        assert 0 < low <= one.prediction.tok_per_s <= high <= one.ceiling_tok_per_s * (1 + 1e-12)
     faster = machine.model_copy(
         update={
             "nodes": tuple(
@@ -130,13 +130,13 @@ def test_sizes_behave(name, base, gpu, weights, context, batch):
         }
     )
     again = size(name, faster, format=weights, context=context, batch=batch)
-    assert (again.predicted is None) == (one.predicted is None)
-    if one.predicted:
-        assert again.predicted.tok_per_s >= one.predicted.tok_per_s
+    assert (again.prediction is None) == (one.prediction is None)
+    if one.prediction:
+        assert again.prediction.tok_per_s >= one.prediction.tok_per_s
     longer = size(name, machine, format=weights, context=context + 1000, batch=batch)
     assert one.places.fits or not longer.places.fits
-    if one.predicted and longer.predicted and longer.places.mode == one.places.mode:
-        assert longer.predicted.tok_per_s <= one.predicted.tok_per_s * (1 + 1e-12)
+    if one.prediction and longer.prediction and longer.places.mode == one.places.mode:
+        assert longer.prediction.tok_per_s <= one.prediction.tok_per_s * (1 + 1e-12)
 
 
 def test_hits_enter_as_reads_per_layer_step():
@@ -148,9 +148,9 @@ def test_hits_enter_as_reads_per_layer_step():
     some = size(spec, machine, reads_per_layer_step=5.0)
     assert some.reads.home_bytes == pytest.approx(plain.reads.home_bytes * 5 / 8)
     assert some.reads.fast_expert_bytes == pytest.approx(plain.reads.home_bytes * 3 / 8)
-    assert some.predicted.tok_per_s > plain.predicted.tok_per_s
+    assert some.prediction.tok_per_s > plain.prediction.tok_per_s
     worse = size(spec, machine, reads_per_layer_step=10.0)  # uploads are reads too
-    assert worse.predicted.tok_per_s < plain.predicted.tok_per_s
+    assert worse.prediction.tok_per_s < plain.prediction.tok_per_s
     told = size(spec, machine, reads_per_layer_step=7.0, hits_per_layer_step=3.0)  # two of the reads are uploads
     assert told.reads.fast_expert_bytes == pytest.approx(some.reads.fast_expert_bytes)
     with pytest.raises(ValueError, match=r"hits per layer-step are 2\.0, expected 3 to 8"):
@@ -162,7 +162,7 @@ def test_hits_enter_as_reads_per_layer_step():
 
 def test_layouts_of_experts_over_nodes():
     split, whole, copies = (size("kimi-k2.6", "forge-moe-gen4", layout=one) for one in ("split", "whole", "replicate"))
-    assert split.predicted.tok_per_s == copies.predicted.tok_per_s > whole.predicted.tok_per_s
+    assert split.prediction.tok_per_s == copies.prediction.tok_per_s > whole.prediction.tok_per_s
     assert whole.imbalance == pytest.approx(1.27, abs=0.01)
     assert sum(copies.places.node_bytes) > 1.9 * sum(split.places.node_bytes)
 
@@ -170,7 +170,7 @@ def test_layouts_of_experts_over_nodes():
 def test_what_does_not_fit_has_no_prediction():
     desktop = size("kimi-k2.6", "desktop-ddr5-6000")
     assert not desktop.places.fits
-    assert desktop.predicted is None
+    assert desktop.prediction is None
     assert desktop.ceiling_tok_per_s is None
     streamed = size("kimi-k2.6", "desktop-ddr5-6000", disk_gb_per_s=7.0)
     assert streamed.ceiling_tok_per_s == pytest.approx(
@@ -187,7 +187,7 @@ def test_everything_on_gpus_is_a_ceiling_only():
     four = size("kimi-k2.6", "forge-moe-gen6+4x-h200", context=262144)
     assert four.places.mode == "hybrid"
     fast = size("kimi-k2.6", "forge-moe-gen6+8x-h200")
-    assert fast.predicted is None
+    assert fast.prediction is None
     assert fast.ceiling_tok_per_s == pytest.approx(
         8 * 4800e9 / (fast.reads.fast_expert_bytes + 21.1e9 + 0.58e9), rel=0.001
     )
@@ -198,16 +198,16 @@ def test_a_measured_machine_brings_the_eta_of_its_format():
     kernels = {"avx512/bf16/bf16": 0.9, "avx512/int4_g32/int8": 0.5, "avx512/int8_g32/int8": 0.4}
     measured = preset.model_copy(update={"source": "calibration", "kernel_efficiency": kernels})
     one = size("kimi-k2.6", measured)
-    assert one.predicted.eta == 0.5
-    assert one.predicted.tok_per_s < size("kimi-k2.6", preset).predicted.tok_per_s
+    assert one.prediction.eta == 0.5
+    assert one.prediction.tok_per_s < size("kimi-k2.6", preset).prediction.tok_per_s
     assert any("measured on this machine, eta 0.50 (avx512/int4_g32/int8)" in text for text in one.caveats)
     other = size("kimi-k2.6", measured, format="Q4_K_M")
-    assert other.predicted.eta == 0.4
+    assert other.prediction.eta == 0.4
     assert any("none of Q4_K_M" in text for text in other.caveats)
     nothing = size("kimi-k2.6", measured.model_copy(update={"kernel_efficiency": {}}))
-    assert nothing.predicted.eta == 1
+    assert nothing.prediction.eta == 1
     assert any("no kernel measured" in text for text in nothing.caveats)
-    assert one.predicted.coverage is None
+    assert one.prediction.coverage is None
     assert "nobody knows" in one.summary()["its error"]
 
 
@@ -217,21 +217,21 @@ def test_models_unlike_the_points_say_so():
 
     assert "MiniMax-M2, Qwen3-30B" in told("qwen3-235b-a22b", "forge-moe-gen4+rtx-4090")
     assert "scaled to 78 layers" in told("glm-5", "forge-moe-gen6+2x-h200")
-    assert size("glm-5", "forge-moe-gen6+2x-h200").predicted.coverage is None
+    assert size("glm-5", "forge-moe-gen6+2x-h200").prediction.coverage is None
     alone = size("qwen3-30b-a3b", "desktop-ddr5-6000")
     assert "ends at the ceiling" in " ".join(alone.caveats)
-    assert alone.predicted.interval_tok_per_s[1] == alone.ceiling_tok_per_s
+    assert alone.prediction.interval_tok_per_s[1] == alone.ceiling_tok_per_s
     assert "t0 is theirs" not in told("kimi-k2.6", "forge-moe-gen4")
     mac = size("deepseek-v3", "mac-studio-m3-ultra-512gb", format="Q4_K_M")
     assert "unified" in " ".join(mac.caveats)
-    assert mac.predicted.coverage is None
+    assert mac.prediction.coverage is None
     assert mac.prefill.tok_per_s is None
 
 
 def test_losses_stand_beside_the_prediction():
     one = size("kimi-k2.6", "forge-moe-gen4")
     rows = one.other_losses()
-    assert rows["relative time"]["tok_per_s"] == pytest.approx(one.predicted.tok_per_s, rel=0.01)
+    assert rows["relative time"]["tok_per_s"] == pytest.approx(one.prediction.tok_per_s, rel=0.01)
     assert set(one.to_dict()["by_other_losses"]) == {"relative speed", "logarithm", "absolute time"}
     assert "12.5%, 17.1%" in one.summary()["other losses"]
     assert size("kimi-k2.6", "desktop-ddr5-6000").other_losses() == {}
@@ -309,7 +309,7 @@ def test_sizing_needs_neither_torch_nor_pandas():
         "import sys\n"
         "for name in ('torch', 'pandas', 'transformers', 'plotly'): sys.modules[name] = None\n"
         "from moelab.sizing import size\n"
-        "print(round(size('kimi-k2.6', 'forge-moe-gen4').predicted.tok_per_s, 1))\n"
+        "print(round(size('kimi-k2.6', 'forge-moe-gen4').prediction.tok_per_s, 1))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -46,8 +46,8 @@ def test_sizes_are_those_of_the_plain_call(inputs):
     for each in (view.sizing, said):
         assert each.to_dict() == plain.to_dict()
     assert dict(view.figures) == {name: str(text) for name, text in plain.summary().items()}
-    if plain.predicted:
-        assert f"{plain.predicted.tok_per_s:.1f} tok/s predicted" in view.headline
+    if plain.prediction:
+        assert f"{plain.prediction.tok_per_s:.1f} tok/s predicted" in view.headline
         assert view.chart == chart_of(plots.speed_curve(plain))
     else:
         assert "does not fit" in view.headline
@@ -89,7 +89,7 @@ def test_costs_are_those_of_the_plain_call():
     view.set(**PRICES)
     assert view.status == "ready", view.message
     prices = TokenPrices(0.95, 4.0, "2026-08", "a list", cached_per_million=0.16)
-    predicted = sizing.predicted
+    predicted = sizing.prediction
     plain = CostComparison(
         prices, MachineCost("2026-11", "assumed", per_month=1000.0), Traffic(0.5), predicted.tok_per_s,
         tok_per_s_interval=predicted.interval_tok_per_s,

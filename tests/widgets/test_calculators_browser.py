@@ -77,7 +77,7 @@ def test_calculators(open_notebook, theme):
         "kimi-k2.6", "forge-moe-gen4", format="Q4_K_M", context=32768, batch=4, routed_fast_bytes=2_000_000_000
     )
     assert figures(sizing) == {name: str(text) for name, text in changed.summary().items()}
-    assert notebook.python("view.sizing.to_dict()['predicted_tok_per_s']") == changed.predicted.tok_per_s
+    assert notebook.python("view.sizing.to_dict()['predicted_tok_per_s']") == changed.prediction.tok_per_s
     field(sizing, "routed_fast_gb").fill("5000")
     sizing.locator(".moelab-status[data-status='error']").wait_for()
     assert "5000.0 GB of experts on the GPUs, expected at most 7.5 GB" in sizing.locator(".moelab-message").inner_text()
@@ -109,7 +109,7 @@ def test_calculators(open_notebook, theme):
 
     twin = CostComparison(
         TokenPrices(0.95, 4.0, "2026-08", "a list"), MachineCost("2026-11", "assumed", per_month=1000.0), Traffic(0.0),
-        plain.predicted.tok_per_s, tok_per_s_interval=plain.predicted.interval_tok_per_s,
+        plain.prediction.tok_per_s, tok_per_s_interval=plain.prediction.interval_tok_per_s,
     )  # fmt: skip
     shown = figures(cost)
     assert shown["break even tokens per month"] == f"{twin.break_even_tokens_per_month:,.0f}"

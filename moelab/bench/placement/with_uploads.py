@@ -121,7 +121,6 @@ def upload_cells(
         slots = [np.ones(layout.expert_bytes, np.uint8) for _ in range(8)]
         beside: dict[tuple, list[np.ndarray]] = {key: [] for key in keys}
         with Uploader(slots, cores[-1]) as uploader:
-
             block_of = [[arena.copy(expert, 0) for expert in range(num_experts)] for arena in arenas]
 
             def blocks(layer: int, experts: list[int]) -> list[np.ndarray]:
