@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--planner", metavar="NAME", help="default: frequency for --slots, anneal where --nodes or the like is given"
     )
     parser.add_argument("--slots", type=int, nargs="+", metavar="N", help="slots per layer of each fast tier")
+    parser.add_argument(
+        "--no-keep-home", action="store_true", help="joint: experts on a fast tier give up their copy in RAM"
+    )
     parser.add_argument("--nodes", type=int, metavar="N", help="NUMA nodes (default: the machine's, or 2)")
     parser.add_argument(
         "--extra-memory", type=float, metavar="F", help="memory for copies, a fraction of all experts' bytes"
@@ -86,6 +89,8 @@ def run(options: argparse.Namespace) -> None:
         )  # fmt: skip
     else:
         shared |= _node_options(options, trace)
+        if options.no_keep_home:
+            shared["keep_home"] = False
         slots = {"fast_slots": [each * trace.header.num_layers for each in options.slots]} if options.slots else {}
         plan = PLANNERS[name](trace, **slots, **shared)
         if options.certificate:
@@ -115,9 +120,13 @@ def _in_words(prediction: dict[str, Any]) -> str | None:
     if "heldout_mean_max" not in prediction:
         return None
     ours, others = prediction["heldout_mean_max"], dict(prediction.get("baseline_mean_max") or {})
+    claimed = prediction.get("gain_over") or {}
     mirror = others.pop("mirror", None)
-    words = [f"held out, the fullest node reads {ours:.2f} experts a layer-step; {prediction['ideal']:.2f} at best"]
-    words += [f"{name} {mean:.2f}, so that ours takes {_beside(ours, mean)}" for name, mean in others.items()]
+    scored = prediction.get("scored_on", "scored")
+    words = [f"{scored}: the fullest node reads {ours:.2f} experts a layer-step; {prediction['ideal']:.2f} at best"]
+    for name, mean in others.items():  # no gain is claimed over what may cost more than it reads
+        gains = claimed.get(name, 0.0) is not None
+        words.append(f"{name} {mean:.2f}" + (f", so that ours takes {_beside(ours, mean)}" if gains else ""))
     if mirror is not None:
         words.append(f"with every expert on every node {mirror:.2f}")
     return "; ".join(words)
@@ -156,6 +165,8 @@ def _check_budget(options: argparse.Namespace, name: str, is_fast: bool) -> None
     elif (name == "joint") != bool(options.slots):
         says = "needs --slots N of each fast tier" if name == "joint" else "places nodes alone: leave --slots out"
         raise ValueError(f"planner {name} {says}")
+    if options.no_keep_home and name != "joint":
+        raise ValueError(f"--no-keep-home: expected planner joint, whose fast tiers keep what they hold; got {name}")
     check_certificates(options)
 
 

@@ -6,7 +6,7 @@ its slots, and a decode step is more than one native call. Floor 2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 from functools import partial
 from pathlib import Path
@@ -165,17 +165,18 @@ class Engine(Stepper):
         self.check_caller()
         return carry_out(self, plan, policy=policy, late=late, keep_log=keep_log, device=device)
 
-    def give_up_homes(self, plan: Plan) -> int:
-        """Experts that a plan with `keep_home` false has on its fast tier alone lose their homes; bytes that returned.
+    def prepare_to_give_up(self, plan: Plan) -> Callable[[], int]:
+        """Experts that a plan with `keep_home` false has on its fast tier alone lose their homes by the call.
 
-        Its tier is in place. For `load` and `moelab.apply`. ValueError on Numba, whose homes are arenas only.
+        It tells the bytes that returned. Its tier is in place. For `load` and `moelab.apply`. ValueError on Numba,
+        whose homes are arenas only.
         """
-        from moelab.engine.homes import give_up_homes, planned_homeless
+        from moelab.engine.homes import planned_homeless, prepare_to_give_up
 
         if self.isa == "numba":
             raise ValueError("plan has keep_home false; experts on Numba keep their homes: choose a native isa")
         self.forget_programs()
-        return give_up_homes(self.routed, planned_homeless(plan))
+        return prepare_to_give_up(self.routed, planned_homeless(plan))
 
     def forget_programs(self) -> None:
         """Addresses of experts have changed: native steps are put together anew."""
@@ -357,7 +358,7 @@ def load(
         if chosen is not None and (chosen.fast_tiers or not on_nodes):
             engine.change_tier(chosen, late=late)
         if chosen is not None and not chosen.keep_home:
-            engine.give_up_homes(chosen)
+            engine.prepare_to_give_up(chosen)()
         if lossy is not None:
             engine.use_lossy(lossy)
     except BaseException:

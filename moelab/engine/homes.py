@@ -8,7 +8,7 @@ tier, so that only the checkpoint knows their own bytes. It does not know plans'
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,25 +98,32 @@ def check_home_bytes(plan: Plan, layout: ExpertLayout) -> None:
         )
 
 
-def give_up_homes(routed: Sequence[RoutedExperts], homeless: np.ndarray) -> int:
-    """Experts of `homeless` bool [L, E] have no home from the next step on; bytes of pages that returned.
+def prepare_to_give_up(routed: Sequence[RoutedExperts], homeless: np.ndarray) -> Callable[[], int]:
+    """Experts of `homeless` bool [L, E] have no home once the answer is called; it tells the bytes that returned.
 
-    No copy is made and nothing can run out; whoever calls knows that those experts are in slots for good.
+    All tables are made here, where a failure changes nothing: the call itself makes no copy and nothing can run out.
+    Whoever calls it knows that those experts are in slots for good.
     """
-    num_bytes = 0
+    made = []
     for layer, gone in zip(routed, homeless, strict=True):
-        if not gone.any():
-            continue
-        old, owner = layer.placement, layer.owner
-        new = NodePlacement.of_arena(owner, gone) if old is None else _without(old, gone)
-        held = memory_of_arena(owner) if old is None else old.memory_of_copy
-        left = [memory for copy, memory in held.items() if gone[copy[0]]]
-        layer.place(new)
-        layer.owner = new
-        for memory in left:
-            num_bytes += len(memory.memory) if give_back(memory) else 0
-        (owner if old is None else old).close()
-    return num_bytes
+        if gone.any():
+            old, owner = layer.placement, layer.owner
+            new = NodePlacement.of_arena(owner, gone) if old is None else _without(old, gone)
+            held = memory_of_arena(owner) if old is None else old.memory_of_copy
+            left = [memory for copy, memory in held.items() if gone[copy[0]]]
+            made.append((layer, new, left, owner if old is None else old))
+
+    def give_up() -> int:
+        num_bytes = 0
+        for layer, new, left, before in made:
+            layer.place(new)
+            layer.owner = new
+            for memory in left:
+                num_bytes += len(memory.memory) if give_back(memory) else 0
+            before.close()
+        return num_bytes
+
+    return give_up
 
 
 def _without(old: NodePlacement, gone: np.ndarray) -> NodePlacement:

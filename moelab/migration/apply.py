@@ -85,9 +85,10 @@ def apply(
             engine.change_tier(plan if plan.fast_tiers else None)
         peak.look()
         with held_interrupts():
+            # Made before there is no way back: what may fail leaves the old plan whole.
+            give_up = None if plan.keep_home else engine.prepare_to_give_up(plan)
             moves.commit()
-            if not plan.keep_home:
-                given_up = engine.give_up_homes(plan)
+            given_up = 0 if give_up is None else give_up()
             done = True
     except BaseException as error:
         if not done:  # else Ctrl-C came at the very end: the new plan is whole

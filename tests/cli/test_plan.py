@@ -103,6 +103,38 @@ def test_joint_takes_slots_of_each_fast_tier(folder, tmp_path):
     assert [fast.slots <= most for fast, most in zip(plan.fast_tiers, (6, 3), strict=True)] == [True, True]
 
 
+def test_joint_may_give_up_homes(folder, tmp_path):
+    """An expert on the fast tier is nowhere else; nodes use the room for copies of others."""
+    plans = []
+    for flags in ([], ["--no-keep-home"]):
+        out = tmp_path / f"plan{len(flags)}.json"
+        arguments = ["plan", str(folder), "--planner", "joint", "--slots", "2", "--expert-bytes", "1000"]
+        assert main([*arguments, "--out", str(out), *flags]) == 0
+        plans.append(Plan.load(out))
+    kept, given_up = plans
+    assert (kept.keep_home, given_up.keep_home) == (True, False)
+    tiers = {(layer, expert): set() for layer in range(3) for expert in range(30)}
+    rows = given_up.placements
+    for layer, expert, tier in zip(rows.layer, rows.expert, rows.tier, strict=True):
+        tiers[layer, expert].add(given_up.tiers[tier])
+    on_fast = [where for where in tiers.values() if "fast0" in where]
+    assert len(on_fast) == 6
+    assert all(where == {"fast0"} for where in on_fast)
+    copies = [sum(len(where - {"fast0"}) for where in tiers.values())]
+    copies += [sum(given_up.prediction["bytes_per_node"]) // 1000]
+    assert 30 <= copies[0] == copies[1] <= 36
+
+
+def test_words_begin_with_what_was_scored(folder, tmp_path, capsys):
+    for flags, said in (
+        (["--held-out", "0"], "the planning requests (in sample): the fullest node reads"),
+        (["--steps", "token"], "held-out requests, each token its own step: the fullest node reads"),
+    ):
+        out = tmp_path / f"{flags[0]}.json"
+        assert main(["plan", str(folder), "--planner", "round_robin", "--nodes", "2", "--out", str(out), *flags]) == 0
+        assert said in capsys.readouterr().out
+
+
 def test_prefill_trace_without_a_phase(tmp_path):
     trace = seeded_trace(1, num_requests=8).phase(0)
     path = tmp_path / "prefill"
@@ -128,6 +160,7 @@ def test_prefill_trace_without_a_phase(tmp_path):
         (["--planner", "anneal", "--node-bytes", "30kB", "30kB", "--extra-memory", "0.1"], "expected one of both"),
         (["--planner", "anneal", "--node-bytes", "30kB", "--nodes", "2"], "expected 2 numbers that hold all experts"),
         (["--planner", "joint"], "needs --slots N"),
+        (["--planner", "anneal", "--no-keep-home"], "expected planner joint"),
         (["--planner", "magic"], "expected one of frequency"),
         (["--planner", "anneal", "--extra-memory", "3"], "extra_memory is 3.0"),
     ],

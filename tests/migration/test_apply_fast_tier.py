@@ -147,6 +147,32 @@ def test_a_failure_after_homes_came_back(engine, capture, monkeypatch):
     assert [text.token_ids for text in engine.generate(PROMPTS, 4, stop=())] == expected
 
 
+def test_a_failure_while_homes_are_about_to_go(engine, capture, monkeypatch):
+    """The table without them cannot be made for the fourth layer: nodes, tier, homes and text stay what they were."""
+    apply(engine, with_fast_tier(node_plan_of(capture, "round_robin")), progress=False)
+    expected = [text.token_ids for text in engine.generate(PROMPTS, 4, stop=())]
+    copies = [set(layer.placement.memory_of_copy) for layer in engine.routed]
+    from moelab.engine import homes
+
+    real, calls = homes._without, []
+
+    def refuse(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise MemoryError("no room for a table")
+        return real(*arguments)
+
+    monkeypatch.setattr(homes, "_without", refuse)
+    plan = static_plan(node_plan_of(capture, "mirror"), fixed_experts(capture), keep_home=False)
+    with pytest.raises(MemoryError, match="no room for a table"):
+        apply(engine, plan, progress=False)
+    assert len(calls) == 4
+    assert [set(layer.placement.memory_of_copy) for layer in engine.routed] == copies
+    assert not any(layer.placement.homeless.any() for layer in engine.routed)
+    assert [text.token_ids for text in engine.generate(PROMPTS, 4, stop=())] == expected
+    assert apply(engine, plan, progress=False).homes_given_up == len(fixed_experts(capture))
+
+
 def test_keep_home_false_is_refused_where_experts_would_be_lost(engine, capture):
     plan = static_plan(node_plan_of(capture, "round_robin"), fixed_experts(capture), keep_home=False)
     moving = Plan.model_validate(plan.model_dump() | {"policy": {"name": "lru"}})
