@@ -27,6 +27,12 @@ MEDIUM = {"hidden_size": 1024, "moe_intermediate_size": 512, "num_experts": 32, 
 MORE_BYTES = 25_000_000
 
 
+@pytest.fixture(autouse=True)
+def no_wait_for_the_balloon(monkeypatch):
+    """It would take seconds in each turn."""
+    monkeypatch.setattr(warm_memory, "PERIOD_S", 0.0)
+
+
 @pytest.mark.parametrize("form", ["int4", "bf16", "float32", "fused"])
 def test_generated_checkpoint_loads_and_runs(tmp_path, form):
     num_bytes = write_checkpoint(tmp_path / "model", Sizes(form=form, **SMALL))
@@ -57,7 +63,6 @@ def test_the_bound_can_fail():
 
 def test_every_case_is_a_row(monkeypatch):
     """Of two cases: each takes the seconds in which a process imports torch."""
-    monkeypatch.setattr(warm_memory, "PERIOD_S", 0.0)  # a turn would wait for the balloon
     monkeypatch.setattr(loading, "CASES", loading.CASES[2:4])
     monkeypatch.setattr(loading, "COPY_ROWS", 16)
     monkeypatch.setattr(loading, "COPY_COLUMNS", 256)
