@@ -7,6 +7,7 @@ Knows the numbers and how they scale with bytes, tokens and pieces. Does not kno
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -95,9 +96,10 @@ class ExpertTimes(_Document):
         return f"{self.kernel} at {self.hidden_size} x {self.intermediate_size}{scaled}"
 
     @property
-    def defaults(self) -> set[str]:
+    def defaults(self) -> dict[str, Any]:
         """Fields that say nothing: a document of before they were there is the same document."""
-        return {name for name in ("nodes", "scaled_by", "date") if not getattr(self, name)}
+        left_out: dict[str, Any] = {name: True for name in ("nodes", "scaled_by", "date") if not getattr(self, name)}
+        return left_out | ({"uploads": {"start_s"}} if self.uploads is not None and not self.uploads.start_s else {})
 
     def scaled(self, rates: Sequence[float], by: str) -> ExpertTimes:
         """With nodes whose times are to the first's as their read ``rates`` [N] are, where these differ at all."""

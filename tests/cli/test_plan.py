@@ -78,7 +78,7 @@ def test_certificates_of_all_layers(folder, tmp_path, capsys):
     """Three layers, each as it is proven alone; what they come to; and a row for each."""
     out = tmp_path / "plan.json"
     arguments = ["plan", str(folder), "--planner", "round_robin", "--nodes", "2", "--extra-memory", "0.1",
-                 "--certificate", "20", "--certificate-steps", "30", "--out", str(out)]  # fmt: skip
+                 "--certificate", "20", "--certificate-steps", "30", "--out", str(out), "--overwrite"]  # fmt: skip
     assert main([*arguments, "--certificate-layer", "all", "--json"]) == 0
     says = json.loads(capsys.readouterr().out)
     assert Plan.load(out).prediction["certificates"] == says["certificates"]

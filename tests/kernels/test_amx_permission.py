@@ -112,6 +112,9 @@ class Library:
     def moelab_isa_supported(self, name):
         return int(not name.startswith(b"amx") or self.amx == USABLE)
 
+    def moelab_avx512_bf16(self):
+        return 1
+
     def moelab_amx(self, questions):
         assert questions is None
         return self.amx

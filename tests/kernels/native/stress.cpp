@@ -308,7 +308,7 @@ static std::vector<float> run_ops(moelab_pool *pool, const char *isa, bool bf16,
     std::mt19937 draw(seed);
     const int64_t tokens = 1 + draw() % 3;
     attention attend(isa, bf16, draw, tokens, seed % 5 == 0);
-    const int64_t width = attend.width, experts = 4 * (1 + draw() % 9), top_k = 1 + draw() % 4;
+    const int64_t width = attend.width, experts = 4 * (2 + draw() % 8), top_k = 1 + draw() % 4;
     float *x = attend.filled(tokens * width, draw), *weight = attend.filled(width, draw);
     float *logits = attend.filled(tokens * experts, draw), *bias = attend.filled(experts, draw);
     block<float> choice(experts), gates(tokens * top_k);
