@@ -124,7 +124,7 @@ def test_wide_registers_in_the_library_by_function(object_of_source, built_libra
     allowed: dict[str, set[str]] = {register: set() for register in ("%zmm", "%tmm")}
     for source, path in object_of_source.items():
         names = {name for name, _ in functions_of(path)}
-        allowed["%zmm"] |= names if source.parent.name in ("avx512", "amx") else set()
+        allowed["%zmm"] |= names if source.parent.name in ("avx512", "avx512_bf16", "amx") else set()
         allowed["%tmm"] |= names if source.parent.name == "amx" else set()
     users: dict[str, set[str]] = {register: set() for register in allowed}
     function = "?"
