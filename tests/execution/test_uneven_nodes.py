@@ -162,9 +162,9 @@ def test_from_plan_to_replay_predictions_order_plans_as_the_nodes_are(capture):
         told = {}
         for made_for, plan in plans.items():
             simulated = simulate(capture, plan, machine, progress=False)
-            assert simulated.predicted["predicted_by"] == machine.expert_times[0].name
+            assert simulated.prediction["predicted_by"] == machine.expert_times[0].name
             assert simulated.slowness_of == "the plan's node_rates"
-            told[made_for] = [simulated.predicted["predicted_ms_per_token"]]
+            told[made_for] = [simulated.prediction["predicted_ms_per_token"]]
             if name == "even":
                 continue
             row = moelab.replay(
