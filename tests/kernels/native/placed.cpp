@@ -155,7 +155,8 @@ struct placed {
             for (int64_t cuts = draw() % 3; cuts > 0; cuts--) at.push_back(draw() % of.groups);
             std::sort(at.begin(), at.end());
             at.erase(std::unique(at.begin(), at.end()), at.end());
-            while (down.size() < at.size()) down.push_back(draw() % (of.down_rows + 1)); /* rows of a piece: perhaps 0 */
+            /* Output rows of a piece: perhaps none. */
+            while (down.size() < at.size()) down.push_back(draw() % (of.down_rows + 1));
             std::sort(down.begin(), down.end());
             for (size_t i = 0; i + 1 < at.size(); i++) add(of, e, at[i], at[i + 1], down[i], down[i + 1], nodes, draw);
             late.push_back(draw() % 2);
