@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 
 import numpy as np
 import pytest
 
+from moelab.domain.allowed_cores import affinity_mask
 from moelab.kernels import ExpertArena, ExpertLayout, Pool, choose_isa, isa_table, native, read_limit, read_nodes
 from moelab.kernels.jit.read import LOOP_NAMES, read
 from moelab.kernels.job import ABI_VERSION, MOE_JOB
@@ -88,7 +88,7 @@ def test_read_limit_names_its_loop():
 
 
 @pytest.mark.skipif(native.library()[0] is None, reason="native kernels are not built")
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core only")
+@pytest.mark.skipif(len(affinity_mask()) < 2, reason="one core only")
 def test_read_by_node_times_each_node_that_has_bytes():
     data = np.arange(1 << 18, dtype=np.int64)
     addresses = data.ctypes.data + np.arange(8) * (1 << 18)

@@ -23,6 +23,20 @@ from tests.migration.nano_plans import (
 pytestmark = NEEDS
 
 
+def refuse_call(monkeypatch, owner, name: str, number: int, said: str) -> list[dict]:
+    """The call of that number raises MemoryError, the others are real; keyword arguments of each, as they come."""
+    real, calls = getattr(owner, name), []
+
+    def called(*arguments, **choices):
+        calls.append(choices)
+        if len(calls) == number:
+            raise MemoryError(said)
+        return real(*arguments, **choices)
+
+    monkeypatch.setattr(owner, name, called)
+    return calls
+
+
 def test_a_failure_leaves_the_fast_tier_as_it_was(engine, capture, monkeypatch):
     apply(engine, node_plan_of(capture, "mirror"), progress=False)
     tier = engine.use_plan(with_fast_tier(node_plan_of(capture, "mirror")), late="wait", keep_log=True)
@@ -37,15 +51,7 @@ def test_a_failure_leaves_the_fast_tier_as_it_was(engine, capture, monkeypatch):
     # Memory that the new tier does not get: then the old one is made anew, with what it was told.
     from moelab.engine.fast_tier import fast_tier
 
-    real, calls = fast_tier.FastTier, []
-
-    def refuse(*arguments, **choices):
-        calls.append(choices)
-        if len(calls) == 1:
-            raise MemoryError("fast tier does not fit")
-        return real(*arguments, **choices)
-
-    monkeypatch.setattr(fast_tier, "FastTier", refuse)
+    calls = refuse_call(monkeypatch, fast_tier, "FastTier", 1, "fast tier does not fit")
     with pytest.raises(MemoryError, match="does not fit"):
         apply(engine, with_fast_tier(node_plan_of(capture, "round_robin")), progress=False)
     assert calls[1]["late"] == "wait"
@@ -131,15 +137,7 @@ def test_a_failure_after_homes_came_back(engine, capture, monkeypatch):
     placements = [layer.placement for layer in engine.routed]
     from moelab.engine.fast_tier import fast_tier
 
-    real, calls = fast_tier.FastTier, []
-
-    def refuse(*arguments, **choices):
-        calls.append(choices)
-        if len(calls) == 1:
-            raise MemoryError("fast tier does not fit")
-        return real(*arguments, **choices)
-
-    monkeypatch.setattr(fast_tier, "FastTier", refuse)
+    calls = refuse_call(monkeypatch, fast_tier, "FastTier", 1, "fast tier does not fit")
     with pytest.raises(MemoryError, match="does not fit"):
         apply(engine, with_fast_tier(node_plan_of(capture, "mirror")), progress=False)
     assert len(calls) == 2
@@ -154,15 +152,7 @@ def test_a_failure_while_homes_are_about_to_go(engine, capture, monkeypatch):
     copies = [set(layer.placement.memory_of_copy) for layer in engine.routed]
     from moelab.engine import homes
 
-    real, calls = homes._without, []
-
-    def refuse(*arguments):
-        calls.append(arguments)
-        if len(calls) == 4:
-            raise MemoryError("no room for a table")
-        return real(*arguments)
-
-    monkeypatch.setattr(homes, "_without", refuse)
+    calls = refuse_call(monkeypatch, homes, "_without", 4, "no room for a table")
     plan = static_plan(node_plan_of(capture, "mirror"), fixed_experts(capture), keep_home=False)
     with pytest.raises(MemoryError, match="no room for a table"):
         apply(engine, plan, progress=False)
