@@ -108,8 +108,11 @@ def test_a_generation_has_the_rates_of_its_own_decode_steps(isa):
         assert (rates.num_steps, rates.num_bytes) == (5, 5 * (a_step + dense))
         assert [rate.num_bytes for rate in rates.routed] == [5 * a_step]
         assert [rate.num_bytes for rate in rates.dense] == ([5 * dense] if dense else [])
-        assert rates.gb_per_s == pytest.approx(rates.num_bytes / alone.decode_s / 1e9, rel=0.2)
-        assert rates.routed[0].gb_per_s > rates.gb_per_s > 0
+        # Between two bounds that hold however slow the machine is: the steps lie within the decode, the kernels' time
+        # within the steps. Either rate of the kernels alone may be below the whole (a slow expert beside fast rows).
+        step_s = rates.num_bytes / rates.gb_per_s / 1e9
+        kernels_s = sum(rate.num_bytes / rate.gb_per_s / 1e9 for rate in (*rates.routed, *rates.dense))
+        assert 0 < kernels_s < step_s <= alone.decode_s * (1 + 1e-9)
         assert (rates.read_limit, rates.percent_of_read_limit) == (None, None)
         assert "not measured in this run" in repr(alone)
 
