@@ -97,9 +97,9 @@ def _nodes(calls: ExpertCalls, times: ExpertTimes) -> tuple[NodeTimes, ...]:
     return tuple(nodes)
 
 
-def _first_rates(calls: ExpertCalls, times: ExpertTimes, busy: int) -> np.ndarray:
+def first_node_rates(times: ExpertTimes, busy: int, slowest: np.ndarray) -> np.ndarray:
     """GB/s [rounds] that the first node has while so many read: the slowest one's, by what it reads alone."""
-    return calls.reads[busy] / read_shares(times)[:busy].min() if times.nodes else calls.reads[busy]
+    return slowest / read_shares(times)[:busy].min() if times.nodes else slowest
 
 
 def _two_each_s(times: ExpertTimes, tokens: int, busy: int, rate: float) -> float:
@@ -115,17 +115,24 @@ def _two_each_s(times: ExpertTimes, tokens: int, busy: int, rate: float) -> floa
     return float(fluid(np.array(work)[:, None, :])[0])
 
 
-def _allowed(calls: ExpertCalls, times: ExpertTimes, busy: int) -> dict[int, np.ndarray]:
-    """By tokens: what the kernels alone and the read rate of the round allow over what the calls took, [rounds]."""
+def kernel_shares(times: ExpertTimes, busy: int, tokens: int, seconds: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    """[rounds]: what the kernels alone and the read rate of the round allow over what calls of two experts on each of
+    ``busy`` nodes took. ``rates``: GB/s of the first node while so many read.
+    """
     as_allowed = BusyNodes(read_gb_per_s=1.0, kernel_share=1.0)
     unit = times.model_copy(update={"busy": times.busy | {busy: as_allowed}})
-    ratios = {}
-    for (number, tokens), seconds in calls.busy.items():
-        if number == busy:
-            experts = np.maximum(seconds - times.layer_s - tokens * times.token_s, 1e-9)
-            allowed = [_two_each_s(unit, tokens, busy, rate) for rate in _first_rates(calls, times, busy)]
-            ratios[tokens] = np.array(allowed) / experts
-    return ratios
+    experts = np.maximum(seconds - times.layer_s - tokens * times.token_s, 1e-9)
+    return np.array([_two_each_s(unit, tokens, busy, rate) for rate in rates]) / experts
+
+
+def _allowed(calls: ExpertCalls, times: ExpertTimes, busy: int) -> dict[int, np.ndarray]:
+    """``kernel_shares`` by tokens."""
+    rates = first_node_rates(times, busy, calls.reads[busy])
+    return {
+        tokens: kernel_shares(times, busy, tokens, seconds, rates)
+        for (number, tokens), seconds in calls.busy.items()
+        if number == busy
+    }
 
 
 def _sharpness(calls: ExpertCalls, times: ExpertTimes) -> float:
@@ -147,5 +154,5 @@ def _sharpness(calls: ExpertCalls, times: ExpertTimes) -> float:
 def _busy(calls: ExpertCalls, times: ExpertTimes, busy: int) -> BusyNodes:
     """Share of what kernels and reads allow: medians over rounds, then over the numbers of tokens."""
     shares = [float(np.median(ratios)) for ratios in _allowed(calls, times, busy).values()]
-    rates = _first_rates(calls, times, busy)
+    rates = first_node_rates(times, busy, calls.reads[busy])
     return BusyNodes(read_gb_per_s=float(np.median(rates)), kernel_share=float(np.median(shares)))

@@ -17,7 +17,6 @@ from moelab.bench.placement.rank import ranking, standard_error_of_median
 from moelab.bench.placement.result import BEGIN, END, PlacementResult
 from moelab.bench.placement.run import PARTS, _planned, run
 from moelab.cli.bench import BENCHES
-from moelab.domain.expert_times import BusyNodes, ExpertTimes, Uploads
 from moelab.domain.trace import NO_EXPERT, Phase, TokenTable, Trace
 from moelab.kernels import ExpertLayout, Pool
 from moelab.kernels.native import library
@@ -25,23 +24,12 @@ from moelab.planner import empty
 from moelab.planner.layer_steps import LayerSteps
 from moelab.planner.node_problem import node_problem
 from moelab.simulator.simulate import simulate
+from tests.placement_times import times
 from tests.seeded_traces import seeded_trace
 
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 needs_native = pytest.mark.skipif(library()[0] is None, reason="native kernels are not built")
 needs_two_cores = pytest.mark.skipif(cores < 2, reason="one core only")
-
-
-def times(**changes):
-    values = {
-        "kernel": "generic/int4_g32/int8", "hidden_size": 64, "intermediate_size": 64,
-        "expert_bytes": ExpertLayout(64, 64, "int4_g32").expert_bytes, "workers_of_node": 1, "layer_s": 1e-5,
-        "token_s": 1e-6, "expert_s": {1: 1e-5, 2: 2e-5}, "piece_factor": {2: 1.1}, "read_gb_per_s": 10.0,
-        "busy": {2: BusyNodes(read_gb_per_s=5.0, kernel_share=1.0)}, "residual": 0.0, "num_calls": 1,
-        "uploads": Uploads(by="a test", alone_gb_per_s=4.0, beside_gb_per_s=2.0, read_gb_per_s=5.0, kernel_share=1.0,
-                           upload_share=1.0),
-    }  # fmt: skip
-    return ExpertTimes(**(values | changes))
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +184,7 @@ def test_cells_of_two_nodes(planned, trace):
     assert len(cells) == len(planned.plans) * len(two_nodes.CAPACITIES) * len(two_nodes.BATCHES)
     assert (rates > 0).all()
     for cell in cells:
-        assert len(cell.measured_s) == len(cell.predicted_s) == len(cell.naive_s) >= 5
+        assert len(cell.measured_s) == len(cell.predicted_s) == len(cell.calibrated_s) == len(cell.naive_s) >= 5
         assert cell.ms_per_step > 0
     less = {(c.plan, c.batch, c.capacity): np.median(c.predicted_s) for c in cells}
     assert all(less[plan, batch, 0.25] < less[plan, batch, 0.0] for plan, batch, _ in less)
@@ -262,35 +250,6 @@ def test_decided_work_is_the_simulators(trace, policy, batch):
 
     assert np.array_equal(misses, last[:, :, MISSES])
     assert np.array_equal(uploads, last[:, :, UPLOADS])
-
-
-def test_prediction_with_uploads_by_hand():
-    """One layer, one step: 2 misses of 1 token, 1 copy. Kernels have half of their rate until the copy is done."""
-    ids = np.array([[0, 1]], np.uint16)
-    t = times(layer_s=0.0, token_s=0.0, sharpness=60.0)
-    kernel_rate = t.expert_bytes / 1e-5 / 1e9
-    rates = (kernel_rate / 2, 0.25, 0.5, t.read_gb_per_s)
-    seconds, naive = with_uploads.predict(with_uploads.Decided([[ids]], [[[0]]]), t, *rates)
-    copy_s = t.expert_bytes / 0.25e9
-    done = min(copy_s, 4e-5)
-    assert seconds == pytest.approx(done + max(0, 2 - done / 2e-5) * 1e-5, rel=0.02)
-    assert naive == pytest.approx(3 * t.expert_bytes / ((kernel_rate / 2 + 0.25) * 1e9))
-    nothing = np.full((1, 2), NO_EXPERT, np.uint16)  # hits alone: the second step waits for the copy, which is alone
-    waits = with_uploads.Decided([[nothing], [nothing]], [[[0]], [[]]])
-    seconds, _ = with_uploads.predict(waits, t, *rates)
-    assert seconds == pytest.approx(t.expert_bytes / 0.5e9)
-    late = t.model_copy(update={"uploads": t.uploads.model_copy(update={"start_s": 3e-6})})
-    assert with_uploads.predict(waits, late, *rates)[0] == pytest.approx(t.expert_bytes / 0.5e9 + 3e-6)
-
-
-@pytest.mark.parametrize("factor", [0.5, 2.0])
-def test_kernels_beside_nothing_read_as_fast_as_the_moment_allows(factor):
-    """No copies: an expert that reading decides takes as much longer as the read loop does now."""
-    nothing_copied = with_uploads.Decided([[np.array([[0, 1, 2]], np.uint16)]], [[[]]])
-    t = times(layer_s=0.0, token_s=0.0, sharpness=60.0)
-    t = t.model_copy(update={"read_gb_per_s": t.expert_bytes / t.expert_s[1] / 1e9})
-    seconds, _ = with_uploads.predict(nothing_copied, t, 0.1, 0.25, 0.5, factor * t.read_gb_per_s)
-    assert seconds == pytest.approx(3 * t.expert_s[1] / factor, rel=0.02)
 
 
 @needs_native

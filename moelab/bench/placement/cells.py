@@ -9,8 +9,9 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """Arrays [rounds], seconds of all steps of the cell: measured, predicted by the contention model from the read
-    rates of the same round, and bytes over the read limit of that round. ``link``: were experts copied meanwhile?
+    """Arrays [rounds], seconds of all steps of the cell: measured; predicted by the contention model from what the
+    calibration's own calls took in the same round; by the calibration as it was, with the read rates of the round
+    alone; and bytes over the read limit of that round. ``link``: were experts copied meanwhile?
     """
 
     plan: str
@@ -20,6 +21,7 @@ class Cell:
     num_steps: int
     measured_s: np.ndarray
     predicted_s: np.ndarray
+    calibrated_s: np.ndarray
     naive_s: np.ndarray
     link: bool = False
 
@@ -27,6 +29,10 @@ class Cell:
     def error(self) -> float:
         """Median over rounds of predicted over measured, - 1."""
         return float(np.median(self.predicted_s / self.measured_s) - 1)
+
+    @property
+    def calibrated_error(self) -> float:
+        return float(np.median(self.calibrated_s / self.measured_s) - 1)
 
     @property
     def naive_error(self) -> float:
@@ -56,6 +62,10 @@ class MemoryBound:
     def median_error(self) -> float:
         """Median over cells of the absolute error."""
         return float(np.median([abs(cell.error) for cell in self.cells]))
+
+    @property
+    def median_calibrated_error(self) -> float:
+        return float(np.median([abs(cell.calibrated_error) for cell in self.cells]))
 
     @property
     def median_naive_error(self) -> float:

@@ -17,7 +17,7 @@ from moelab.cost_model.node_time import layer_steps_s
 from moelab.dispatch import assign
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.plan import Plan
-from moelab.domain.plan_copies import copies_on_nodes
+from moelab.domain.plan_copies import Copies, copies_on_nodes
 from moelab.domain.trace import NO_EXPERT
 from moelab.kernels import Activation, ExpertLayout, NodePlacement, Pool, RoutedExperts
 from moelab.kernels.node_arenas import round_robin
@@ -72,19 +72,18 @@ class PlacedLayers:
         """Layers that compute under the plan; experts that it keeps on a fast tier alone go round-robin."""
         spread = round_robin(self.num_layers, self.num_experts, self.pool.num_nodes)
         copies = copies_on_nodes(plan, spread, self.pool.num_nodes, num_units(self.layout))
-        layers = []
-        for shelf, of_layer in zip(self.shelves, copies, strict=True):
-            placed = shelf.placement(of_layer)
-            layers.append(
-                RoutedExperts(
-                    self.layout, placed.addresses, self.isa, self.activation, self.pool, owner=placed, placement=placed
-                )
-            )
-        for layer in layers:
-            if self._first is None:
-                self._first = layer
-            layer.share_scratch(self._first)
-        return layers
+        return [self.layer(number, of_layer) for number, of_layer in enumerate(copies)]
+
+    def layer(self, number: int, copies: Copies) -> RoutedExperts:
+        """One that computes over these copies of the experts of layer ``number``."""
+        placed = self.shelves[number].placement(copies)
+        layer = RoutedExperts(
+            self.layout, placed.addresses, self.isa, self.activation, self.pool, owner=placed, placement=placed
+        )
+        if self._first is None:
+            self._first = layer
+        layer.share_scratch(self._first)
+        return layer
 
     def run(self, layers: Sequence[RoutedExperts], steps: Sequence[np.ndarray]) -> float:
         """Seconds of all steps [B, L, K], one layer after the other; layer-steps without an expert are left out."""

@@ -182,7 +182,8 @@ def _memory(name: str, trace: Trace, folder: str | None, seconds: float, seed: i
         "trace": name, "seed": seed,
         "model": trace.header.model, "synthetic": trace.header.synthetic, "kernel": found.kernel,
         "layers_run": found.num_layers, "num_rounds": found.num_rounds, "num_cells": len(found.cells),
-        "median_error": found.median_error, "median_error_of_total_bytes": found.median_naive_error, "span": found.span,
+        "median_error": found.median_error, "median_error_as_calibrated": found.median_calibrated_error,
+        "median_error_of_total_bytes": found.median_naive_error, "span": found.span,
         "read_gb_per_s_range": found.read_gb_per_s, "calibration_residual": times.residual,
         "calibration": times.model_dump(mode="json"),
         "cells": [_cell_document(cell) for cell in found.cells],
@@ -193,5 +194,6 @@ def _cell_document(cell: Cell) -> dict[str, Any]:
     return {
         "plan": cell.plan, "policy": cell.policy, "capacity": cell.capacity, "batch": cell.batch,
         "predicted_ms_per_step": cell.predicted_ms_per_step, "measured_ms_per_step": cell.ms_per_step,
-        "error": cell.error, "error_of_total_bytes": cell.naive_error, "uploads": cell.link,
+        "error": cell.error, "error_as_calibrated": cell.calibrated_error,
+        "error_of_total_bytes": cell.naive_error, "uploads": cell.link,
     }  # fmt: skip

@@ -1,9 +1,8 @@
 """Memory-bound cells with a fast tier that a policy fills: a core computes misses, another copies.  Floor 6.
 
 Decisions are the simulator's own log, so residency follows the logical clock: a layer waits until what it admitted one
-step before has arrived, as ``cost_model.hybrid`` says. The copies are an ``Uploader``'s in place of a link. Before and
-after each run stand a read alone, copies alone, and a read while experts are copied: their rates replace the calibrated
-ones.
+step before has arrived, as ``cost_model.hybrid`` says. The copies are an ``Uploader``'s in place of a link. Each run
+stands between two ``UploadMoment``s, whose rates replace the calibrated ones.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ import numpy as np
 from moelab.bench.placement.cells import Cell
 from moelab.bench.placement.core_bound import Planned
 from moelab.bench.placement.lockstep import lockstep
-from moelab.calibration.rounds import in_rounds, timed
+from moelab.bench.placement.upload_moment import EXPERTS_OF_CALL, UploadCalls, UploadMoment
+from moelab.calibration.rounds import in_rounds
 from moelab.calibration.shelf import Shelf
 from moelab.calibration.uploader import Uploader
 from moelab.cost_model.hybrid import Rates, hybrid
@@ -29,7 +29,7 @@ from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.plan_copies import whole_on
 from moelab.domain.trace import NO_EXPERT, Trace
 from moelab.domain.units import GB
-from moelab.kernels import ExpertLayout, Pool, RoutedExperts, read_once
+from moelab.kernels import ExpertLayout, Pool, RoutedExperts
 from moelab.kernels.pieces import num_units
 from moelab.planner import empty
 from moelab.policies.signature import ADMIT, EVICT
@@ -40,7 +40,6 @@ CAPACITIES = (0.125, 0.25)
 BATCHES = (1, 4)
 NUM_STEPS = 24
 _WARM_STEPS = 64
-_COPIES_ALONE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,48 +118,16 @@ def upload_cells(
             layer.share_scratch(layers[0])
         x = rng.standard_normal((64, layout.hidden_size)).astype(np.float32)
         slots = [np.ones(layout.expert_bytes, np.uint8) for _ in range(8)]
-        beside: dict[tuple, list[np.ndarray]] = {key: [] for key in keys}
+        moments: dict[tuple, list[UploadMoment]] = {key: [] for key in keys}
         with Uploader(slots, cores[-1]) as uploader:
+            calls = UploadCalls(layers[0], uploader, loop=loop, seed=seed)
             block_of = [[arena.copy(expert, 0) for expert in range(num_experts)] for arena in arenas]
 
             def blocks(layer: int, experts: list[int]) -> list[np.ndarray]:
                 return [block_of[layer][expert] for expert in experts]
 
-            def read_alone() -> float:
-                """GB/s of a read loop while nothing else runs; a read follows a read, as in the calibration."""
-                calls = []
-                for _ in range(3):
-                    chosen = arenas[0].addresses[rng.permutation(num_experts)[:4]]
-                    calls.append(timed(read_once, chosen, layout.expert_bytes, loop, pool))
-                return 4 * layout.expert_bytes / float(np.median(calls[1:])) / GB
-
-            def copied_alone() -> float:
-                """GB/s of copies while nothing else runs; the first of them waits for the thread to wake."""
-                first = uploader.num_done
-                uploader.put(blocks(0, rng.permutation(num_experts)[: 1 + _COPIES_ALONE].tolist()))
-                uploader.wait()
-                return layout.expert_bytes / float(np.median(np.diff(uploader.ends[first:]))) / GB
-
-            def read_beside() -> np.ndarray:
-                """GB/s of a read loop and of the copies while both run, of the copies alone, of the read loop alone."""
-                num_copies = 6
-                calls: list[float] = []
-                while not calls:  # small experts are copied before one call ends: copy more of them
-                    first, begin = uploader.num_done, time.perf_counter()
-                    uploader.put(blocks(0, rng.integers(0, num_experts, num_copies).tolist()))
-                    while not uploader.idle:
-                        start = time.perf_counter()
-                        ids = rng.permutation(num_experts)[:2]
-                        read_once(arenas[0].addresses[ids], layout.expert_bytes, loop, pool)
-                        if not uploader.idle:
-                            calls.append(time.perf_counter() - start)
-                    num_copies *= 2
-                copy_s = float(np.median(np.diff([begin, *uploader.ends[first:]])[1:-1]))
-                read_gb_per_s = 2 * layout.expert_bytes / float(np.median(calls)) / GB
-                return np.array([read_gb_per_s, layout.expert_bytes / copy_s / GB, copied_alone(), read_alone()])
-
             def run(key: tuple[str, float, int]) -> float:
-                before = read_beside()
+                before = calls.make()
                 decided, waiting = work[key], [0] * num_layers
                 begin = time.perf_counter()
                 for misses, admitted in zip(decided.misses, decided.admitted, strict=True):
@@ -174,7 +141,7 @@ def upload_cells(
                         layer.forward(x[: len(ids)], ids, gates)
                 seconds_of_steps = time.perf_counter() - begin
                 uploader.wait()
-                beside[key].append((before + read_beside()) / 2)
+                moments[key].append(before.mean(calls.make()))
                 return seconds_of_steps
 
             cases: dict[str, Callable[[], float]] = {str(key): partial(run, key) for key in keys}
@@ -182,51 +149,70 @@ def upload_cells(
     cells = []
     for key in keys:
         policy, capacity, batch = key
-        rates = beside[key][1:]
-        predicted, naive = zip(*(predict(work[key], times, *rate) for rate in rates), strict=True)
+        decided, of_rounds = work[key], moments[key][1:]  # the first round warms up
         cells.append(
             Cell(
                 plan="one node and a link", policy=policy, capacity=capacity, batch=batch, num_steps=NUM_STEPS,
-                measured_s=values[str(key)], predicted_s=np.array(predicted), naive_s=np.array(naive), link=True,
+                measured_s=values[str(key)], predicted_s=np.array([predict(decided, times, m) for m in of_rounds]),
+                calibrated_s=np.array([predict_calibrated(decided, times, m) for m in of_rounds]),
+                naive_s=np.array([bytes_alone_s(decided, times, m) for m in of_rounds]), link=True,
             )
         )  # fmt: skip
     return cells
 
 
-def predict(
-    decided: Decided, times: ExpertTimes, read_gb_per_s: float, copy_gb_per_s: float, alone_gb_per_s: float,
-    read_alone_gb_per_s: float,
-) -> tuple[float, float]:  # fmt: skip
-    """(seconds by the contention model, seconds of total bytes over what read loop and copies reach together).
+def predict(decided: Decided, times: ExpertTimes, moment: UploadMoment) -> float:
+    """Seconds by the contention model, from what kernels and copies take alone and at once in this moment."""
 
-    The rates are of a read loop and of copies while both run, of copies alone and of the read loop alone. Experts of
-    several tokens count as the bytes that take as long.
-    """
+    def expert_s(call_s: float) -> float:
+        return max(call_s - times.layer_s - times.token_s, call_s / 2) / EXPERTS_OF_CALL  # as in the calibration
+
+    alone_s = expert_s(moment.kernel_s)
+    beside_s = max(alone_s, expert_s(moment.kernel_beside_s))  # others do not make kernels faster
+    return _composed_s(decided, times, moment, alone_s, beside_s, moment.copy_beside_kernel)
+
+
+def predict_calibrated(decided: Decided, times: ExpertTimes, moment: UploadMoment) -> float:
+    """Seconds by the calibrated kernels and shares; reads and copies, alone and at once, are the moment's."""
+    assert times.uploads is not None
+    one_s = float(whole_expert_s(times, 1))
+    calibrated_s, now_s, beside_read_s = (
+        times.expert_bytes / (rate * GB) for rate in (times.read_gb_per_s, moment.read_alone, moment.read_beside)
+    )
+    alone_s = float(with_reads(one_s, calibrated_s, now_s, times.sharpness))
+    slower_s = float(with_reads(one_s, calibrated_s, max(now_s, beside_read_s), times.sharpness))
+    copies = moment.copy_beside_read * times.uploads.upload_share
+    return _composed_s(decided, times, moment, alone_s, slower_s / times.uploads.kernel_share, copies)
+
+
+def bytes_alone_s(decided: Decided, times: ExpertTimes, moment: UploadMoment) -> float:
+    """Seconds of total bytes over what read loop and copies reach together."""
+    read = sum(len(np.unique(ids[ids != NO_EXPERT])) for of_step in decided.misses for ids in of_step)
+    copied = sum(len(new) for of_step in decided.admitted for new in of_step)
+    return (read + copied) * times.expert_bytes / ((moment.read_beside + moment.copy_beside_read) * GB)
+
+
+def _composed_s(
+    decided: Decided, times: ExpertTimes, moment: UploadMoment, alone_s: float, beside_s: float, copy_beside: float
+) -> float:
+    """Misses and copies of each layer and step put together, of what an expert of one token takes alone and beside
+    copies, and GB/s of copies beside kernels. Experts of several tokens count as the bytes that take as long."""
     assert times.uploads is not None
     shape = (len(decided.misses), len(decided.misses[0]))
-    one_s = float(whole_expert_s(times, 1))
-    miss, upload, read, overhead = np.zeros(shape), np.zeros(shape), np.zeros(shape), 0.0
+    one_s, size = float(whole_expert_s(times, 1)), times.expert_bytes
+    miss, upload, overhead = np.zeros(shape), np.zeros(shape), 0.0
     for step, of_step in enumerate(decided.misses):
         for layer, ids in enumerate(of_step):
             found, counts = np.unique(ids, return_counts=True)
             counts = counts[found != NO_EXPERT]
             miss[step, layer] = float(whole_expert_s(times, counts).sum()) / one_s
-            read[step, layer] = len(counts)
             upload[step, layer] = len(decided.admitted[step][layer])
             overhead += times.layer_s + times.token_s * len(ids) if len(counts) else 0.0
-    size = times.expert_bytes
-    calibrated_s, now_s, beside_read_s = (
-        size / (rate * GB) for rate in (times.read_gb_per_s, read_alone_gb_per_s, read_gb_per_s)
-    )
-    kernel_gb_per_s = size / float(with_reads(one_s, calibrated_s, now_s, times.sharpness)) / GB
-    slower_s = with_reads(one_s, calibrated_s, max(now_s, beside_read_s), times.sharpness)
-    beside_s = float(slower_s) / times.uploads.kernel_share
-    home = max(read_alone_gb_per_s, kernel_gb_per_s, alone_gb_per_s)
+    kernel_gb_per_s = size / alone_s / GB
+    home = max(moment.read_alone, kernel_gb_per_s, moment.copy_alone)
     rates = Rates(
-        read_gb_per_s=home, efficiency=kernel_gb_per_s / home, link_gb_per_s=alone_gb_per_s,
-        layer_overhead_s=overhead / miss.size,
-        measured_shared=(size / beside_s / GB, copy_gb_per_s * times.uploads.upload_share),
+        read_gb_per_s=home, efficiency=kernel_gb_per_s / home, link_gb_per_s=moment.copy_alone,
+        layer_overhead_s=overhead / miss.size, measured_shared=(size / beside_s / GB, copy_beside),
         link_start_s=times.uploads.start_s,
     )  # fmt: skip
-    predicted = float(hybrid(miss * size, np.zeros(shape), upload * size, rates).step_s.sum())
-    return predicted, float((read.sum() + upload.sum()) * size / ((read_gb_per_s + copy_gb_per_s) * GB))
+    return float(hybrid(miss * size, np.zeros(shape), upload * size, rates).step_s.sum())
