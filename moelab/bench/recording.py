@@ -35,6 +35,7 @@ COLUMNS = (
     Column("pairs", "num_pairs"), Column("step ms", "step_ms"), Column("cost us", "overhead_us"),
     Column("% of a step (95%)", "overhead_percent", "interval_percent"), Column("wall %", "wall_overhead_percent"),
     Column("gate %", "gate_percent"), Column("within", "within_gate"),
+    Column("GB/s", "gb_per_s"), Column("% of read limit", "percent_of_read_limit"),
 )  # fmt: skip
 WARM_UP = 20  # pairs
 RESTART_AT = 400  # cache length at which a sequence starts again
@@ -45,7 +46,8 @@ class RecordingCost:
     """Percent of a decode step, `interval` is the 95 % bootstrap interval of the thread-time figure.
 
     `num_copies`: steps among the pairs that copied what waited, or wrote it. `within_gate`: the interval's upper end
-    is at most `gate_percent`.
+    is at most `gate_percent`. `gb_per_s`: all weights that the kernels counted over the whole time of the pairs' steps;
+    the percentage is of a read of the experts before the pairs, None where they fit the cache.
     """
 
     model: str
@@ -62,6 +64,8 @@ class RecordingCost:
     num_copies: int
     gate_percent: float
     within_gate: bool
+    gb_per_s: float | None
+    percent_of_read_limit: float | None
 
 
 def recording_cost(
@@ -84,6 +88,9 @@ def recording_cost(
         recorder = Recorder(header, False, writer)
         cache = engine.new_cache(batch_size)
         for pair in range(-WARM_UP, num_pairs):
+            if pair == 0:
+                engine.measure_read_limit()
+                mark = engine.decode_mark()
             if cache.lengths[0] == 0 or cache.lengths[0] > RESTART_AT:
                 for row, sequence in enumerate(sequences):
                     cache.clear(row)
@@ -98,6 +105,7 @@ def recording_cost(
                 thread[pair, recorded] = time.thread_time() - cpu
             dear[pair] = recorder.num_pending == 0
         engine.observers.clear()
+        rates = engine.decode_rates(mark)
         recorder.finish()
     wall, thread, dear = wall[:num_pairs], thread[:num_pairs], dear[:num_pairs]
     base = float(np.median(thread[:, 0]))
@@ -119,6 +127,8 @@ def recording_cost(
         num_copies=int(np.count_nonzero(dear)),
         gate_percent=GATE_PERCENT[model],
         within_gate=interval[1] <= GATE_PERCENT[model],
+        gb_per_s=None if rates is None else rates.gb_per_s,
+        percent_of_read_limit=None if rates is None else rates.percent_of_read_limit,
     )
 
 

@@ -163,6 +163,11 @@ def test_core_bound_runs_what_it_predicted(planned):
     assert of_name["mirror"].predicted_ms == pytest.approx(1e3 * 2 * (1e-5 + 1e-6 + 2e-5), rel=0.05)
     assert of_name["row_split"].predicted_ms == pytest.approx(1e3 * 2 * (1e-5 + 1e-6 + 1.65e-5), rel=0.05)
     assert of_name["round_robin"].predicted_ms > of_name["mirror"].predicted_ms
+    # As many experts in every step: cut evenly they take as long in either half, whole ones do not.
+    for name in ("mirror", "row_split"):
+        assert of_name[name].beforehand_ms == pytest.approx(of_name[name].predicted_ms)
+    assert of_name["round_robin"].beforehand_ms != pytest.approx(of_name["round_robin"].predicted_ms, rel=1e-6)
+    assert found.beforehand.num_pairs == found.ranking.num_pairs
     assert all(row.measured[1] <= row.measured[0] <= row.measured[2] for row in found.rows)
 
 
@@ -193,12 +198,15 @@ def test_cells_of_two_nodes(planned, trace):
 @needs_native
 @needs_two_cores
 def test_every_part_runs_held_out_steps(planned, monkeypatch):
-    """Whatever is run and predicted is drawn from the half that was not planned on."""
-    drawn_from = []
+    """Whatever is run is drawn from the half that was not planned on; predictions beforehand are of the other one."""
+    drawn_from, beforehand = [], []
     for part in (core, two_nodes, with_uploads):
 
         def drawn(trace, *given, real=part.lockstep, of=part.__name__, **named):
-            drawn_from.append((of, trace))
+            if given[1] == core.PLANNING_STEPS:
+                beforehand.append((of, trace))
+            else:
+                drawn_from.append((of, trace))
             return real(trace, *given, **named)
 
         monkeypatch.setattr(part, "lockstep", drawn)
@@ -208,6 +216,7 @@ def test_every_part_runs_held_out_steps(planned, monkeypatch):
         two_nodes.two_node_cells(planned, placed, times(), planned.planning.loads(), loop=0, seconds=0.1)
     with_uploads.upload_cells(planned, times(), num_layers=2, loop=0, seconds=0.1)
     assert {of for of, _ in drawn_from} == {core.__name__, two_nodes.__name__, with_uploads.__name__}
+    assert beforehand == [(core.__name__, planned.planning)]
     planned_on = set(planned.planning.tokens.request.tolist())
     assert planned_on
     for _, trace in drawn_from:
@@ -286,7 +295,8 @@ def test_command_and_page(tmp_path):
     one = {"trace": "t", "model": "m", "synthetic": False, "steps": "decode", "kernel": "k", "layers_run": 2,
            "layers_of_model": 26, "num_steps": 40, "num_rounds": 8, "virtual_nodes": 2, "scaling": 1.95,
            "scaling_range": (1.9, 1.97), "kendall_tau": 0.95, "untied_pairs": 60, "pairs": 171, "regret": 0.01,
-           "chosen": "anneal 10%", "best": "mirror 100%", "calibration_residual": 0.01, "rows": [row]}  # fmt: skip
+           "chosen": "anneal 10%", "best": "mirror 100%", "kendall_tau_beforehand": 0.85, "regret_beforehand": 0.015,
+           "chosen_beforehand": "coact 10%", "calibration_residual": 0.01, "rows": [row]}  # fmt: skip
     result = PlacementResult({}, {}, []).with_core(one)
     page = tmp_path / "page.md"
     page.write_text(f"# Title\n\nprose\n{BEGIN}\nold\n{END}\nafter\n")
@@ -295,7 +305,7 @@ def test_command_and_page(tmp_path):
     assert "prose" in text
     assert "after" in text
     assert "\nold\n" not in text
-    assert "| 60 of 171 | 1.0% (anneal 10%; best mirror 100%) | met |" in text
+    assert "| 60 of 171 | 1.0% (anneal 10%; best mirror 100%) | met | 0.850, 1.5% (coact 10%) |" in text
     assert "| anneal | 10% | 1.080 | 8.0% | 8.0 | 7.5 (7.4 to 7.6) | 1.067 |" in text
     missed = PlacementResult({}, {}, []).with_core({**one, "regret": 0.03})
     assert "| missed |" in missed.markdown()

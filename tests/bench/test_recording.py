@@ -36,6 +36,8 @@ def test_every_copy_of_a_real_engine_is_seen(to_disk, num_copies):
     assert (cost.model, cost.gate_percent) == ("nano", 3.0)
     assert cost.within_gate == (cost.interval_percent[1] <= 3.0)
     assert cost.interval_percent[0] <= cost.overhead_percent <= cost.interval_percent[1]
+    assert cost.gb_per_s > 0
+    assert cost.percent_of_read_limit is None, "nano fits the cache: no percentage"
 
 
 @pytest.mark.skipif(choose_isa().isa == "numba", reason="native kernels are not built")

@@ -36,6 +36,7 @@ NUM_NODES = 2
 HELD_OUT = 0.5
 MOST_BYTES = 4_000_000_000
 ROUNDS = 9
+PLANNING_STEPS = 400
 FEWEST_STEPS, MOST_STEPS = 8, 60
 PLANS = (
     ("round_robin", 0.0), ("random_nodes", 0.0), ("random_nodes", 0.1), ("random_nodes", 0.25),
@@ -51,13 +52,15 @@ _FEWER_VISITS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class PlanRow:
-    """One plan. Milliseconds of one step through the layers that ran; objective and gap on all held-out layer-steps."""
+    """One plan. Milliseconds of one step through the layers that ran, ``beforehand_ms`` predicted on the planning half;
+    objective and gap on all held-out layer-steps."""
 
     planner: str
     extra_memory: float
     heldout_ratio_to_ideal: float
     gap: float
     predicted_ms: float
+    beforehand_ms: float
     measured_ms: np.ndarray
 
     @property
@@ -69,7 +72,8 @@ class PlanRow:
 
 @dataclass(frozen=True, eq=False)
 class CoreBound:
-    """``scaling`` [rounds]; ``kernel`` and shape that ran; ``steps``: what a step is."""
+    """``scaling`` [rounds]; ``kernel`` and shape that ran; ``steps``: what a step is. ``ranking`` by what is
+    predicted of the steps that run, ``beforehand`` by what the planning half says."""
 
     trace: str
     steps: str
@@ -80,6 +84,7 @@ class CoreBound:
     scaling: np.ndarray
     rows: list[PlanRow]
     ranking: Ranking
+    beforehand: Ranking
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +177,10 @@ def core_bound(
         layers = {key: placed.of(plan) for key, plan in planned.plans.items()}
         entries = {key: placed.entries(of_plan, steps) for key, of_plan in layers.items()}
         predicted = {key: 1e3 * each.seconds(times) / num_steps for key, each in entries.items()}
+        known = ids_of_steps(lockstep(planned.planning, 1, PLANNING_STEPS, seed=seed), num_layers)
+        beforehand = {
+            key: 1e3 * placed.entries(of_plan, known).seconds(times) / len(known) for key, of_plan in layers.items()
+        }
         tell(f"{name}: {len(layers)} plans predicted, {num_layers} layers, {num_steps} steps")
         before = {key: counted_bytes(of_plan) for key, of_plan in layers.items()}
         names = {f"{planner} {share}": (planner, share) for planner, share in layers}
@@ -191,10 +200,12 @@ def core_bound(
                 )
     rows = [
         PlanRow(
-            planner, share, *planned.scores[planner, share], predicted[planner, share], 1e3 * values[text] / num_steps
+            planner, share, *planned.scores[planner, share], predicted[planner, share], beforehand[planner, share],
+            1e3 * values[text] / num_steps,
         )
         for text, (planner, share) in names.items()
-    ]
+    ]  # fmt: skip
+    measured = np.stack([row.measured_ms for row in rows])
     return CoreBound(
         trace=name,
         steps=planned.steps,
@@ -204,7 +215,8 @@ def core_bound(
         num_rounds=runs - 1,
         scaling=values["one"] / values["two"],
         rows=rows,
-        ranking=ranking(np.array([row.predicted_ms for row in rows]), np.stack([row.measured_ms for row in rows])),
+        ranking=ranking(np.array([row.predicted_ms for row in rows]), measured),
+        beforehand=ranking(np.array([row.beforehand_ms for row in rows]), measured),
     )
 
 

@@ -16,8 +16,9 @@ _CORE = """### Core-bound: predicted beside measured
 Two virtual nodes of one core each, `generic` kernels, so that a node is a server of its own: the same experts on one
 node take that many times as long as on two (median, quartiles; gate {scaling}). Calibrated, then predicted, then run by
 turns; pairs that the rounds do not tell apart (two standard errors) are ties and left out. Gates: tau {kendall_tau},
-{untied_pairs} untied pairs, regret of choosing by prediction {regret:.0%}. Weights are generated; ms/token are of the
-routed experts of all layers, scaled from those that ran.
+{untied_pairs} untied pairs, regret of choosing by prediction {regret:.0%}: of the model, which is told the held-out
+steps that run. Whoever chooses a plan knows the planning half alone: the last column. Weights are generated; ms/token
+are of the routed experts of all layers, scaled from those that ran.
 
 """.format(**GATES)
 
@@ -57,7 +58,8 @@ def _verdict(good: bool) -> str:
 
 
 def core_summary(found: Sequence[dict[str, Any]]) -> str:
-    head = ("trace", "kernel and shape", "one node over two", "Kendall tau", "untied pairs", "regret", "gates")
+    head = ("trace", "kernel and shape", "one node over two", "Kendall tau", "untied pairs", "regret", "gates",
+            "tau and regret, predicted on the planning half")  # fmt: skip
     rows = []
     for one in found:
         low, high = one["scaling_range"]
@@ -71,6 +73,7 @@ def core_summary(found: Sequence[dict[str, Any]]) -> str:
                 f"{one['kendall_tau']:.3f}", f"{one['untied_pairs']} of {one['pairs']}",
                 f"{one['regret']:.1%} ({one['chosen']}; best {one['best']})",
                 _verdict(good),
+                f"{one['kendall_tau_beforehand']:.3f}, {one['regret_beforehand']:.1%} ({one['chosen_beforehand']})",
             )
         )  # fmt: skip
     return _CORE + markdown_table(head, rows)

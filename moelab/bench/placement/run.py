@@ -152,6 +152,7 @@ def _core_document(found: CoreBound, trace: Trace, times: ExpertTimes) -> dict[s
             "planner": row.planner, "extra_memory": row.extra_memory,
             "heldout_ratio_to_ideal": row.heldout_ratio_to_ideal,
             "gap": row.gap, "predicted_ms_per_token": row.predicted_ms * scale,
+            "beforehand_ms_per_token": row.beforehand_ms * scale,
             "measured_ms_per_token": row.measured[0] * scale,
             "measured_ms_per_token_range": (row.measured[1] * scale, row.measured[2] * scale),
         }
@@ -165,6 +166,8 @@ def _core_document(found: CoreBound, trace: Trace, times: ExpertTimes) -> dict[s
         "scaling": float(middle), "scaling_range": (float(low), float(high)), "kendall_tau": found.ranking.tau,
         "untied_pairs": found.ranking.num_untied, "pairs": found.ranking.num_pairs, "regret": found.ranking.regret,
         "chosen": _plan_name(found, found.ranking.chosen), "best": _plan_name(found, found.ranking.best),
+        "kendall_tau_beforehand": found.beforehand.tau, "regret_beforehand": found.beforehand.regret,
+        "chosen_beforehand": _plan_name(found, found.beforehand.chosen),
         "calibration_residual": times.residual, "calibration": times.model_dump(mode="json"), "rows": rows,
     }  # fmt: skip
 
