@@ -19,6 +19,7 @@ import psutil
 from moelab.bench.placement.lockstep import ids_of_steps, lockstep
 from moelab.bench.placement.placed import PlacedLayers, counted_bytes
 from moelab.bench.placement.rank import Ranking, ranking
+from moelab.bench.placement.same_experts import SameExperts
 from moelab.calibration.rounds import in_rounds
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.machine import Machine
@@ -184,14 +185,12 @@ def core_bound(
         tell(f"{name}: {len(layers)} plans predicted, {num_layers} layers, {num_steps} steps")
         before = {key: counted_bytes(of_plan) for key, of_plan in layers.items()}
         names = {f"{planner} {share}": (planner, share) for planner, share in layers}
+        same = SameExperts(placed, seed=seed)
         cases: dict[str, Callable[[], float]] = {
-            text: partial(placed.run, layers[key], steps) for text, key in names.items()
+            text: partial(same.beside, text, partial(placed.run, layers[key], steps)) for text, key in names.items()
         }
-        first, spread = _scaling_layers(placed)
-        cases["one"] = partial(_median_step_s, placed, first, seed)
-        cases["two"] = partial(_median_step_s, placed, spread, seed)
-        values = in_rounds(cases, seconds=seconds, seed=seed)
-        runs = len(values["one"]) + 1
+        values = in_rounds(cases | {"scaling": same.scaling}, seconds=seconds, seed=seed)
+        runs = len(values["scaling"]) + 1
         for key, of_plan in layers.items():
             if not np.array_equal(counted_bytes(of_plan) - before[key], runs * entries[key].bytes_of_node):
                 raise RuntimeError(
@@ -201,7 +200,7 @@ def core_bound(
     rows = [
         PlanRow(
             planner, share, *planned.scores[planner, share], predicted[planner, share], beforehand[planner, share],
-            1e3 * values[text] / num_steps,
+            1e3 * same.at_one_speed(text, values[text]) / num_steps,
         )
         for text, (planner, share) in names.items()
     ]  # fmt: skip
@@ -213,7 +212,7 @@ def core_bound(
         num_layers=num_layers,
         num_steps=num_steps,
         num_rounds=runs - 1,
-        scaling=values["one"] / values["two"],
+        scaling=values["scaling"],
         rows=rows,
         ranking=ranking(np.array([row.predicted_ms for row in rows]), measured),
         beforehand=ranking(np.array([row.beforehand_ms for row in rows]), measured),
@@ -223,37 +222,3 @@ def core_bound(
 def _fitting_steps(planned: Planned, times: ExpertTimes, num_layers: int, seconds: float) -> int:
     step_s = num_layers * planned.held_out.header.top_k / NUM_NODES * 1.2 * times.expert_s[1]
     return int(np.clip(seconds / ROUNDS / (len(planned.plans) * step_s), FEWEST_STEPS, MOST_STEPS))
-
-
-def _scaling_layers(placed: PlacedLayers) -> tuple[list[Any], list[Any]]:
-    """The first layer with all experts on node 0, and dealt to both."""
-    from moelab.domain.plan_copies import whole_on
-    from moelab.kernels import RoutedExperts
-    from moelab.kernels.pieces import num_units
-
-    shelf, found = placed.shelves[0], []
-    for nodes in (np.zeros(placed.num_experts, np.int64), np.arange(placed.num_experts) % NUM_NODES):
-        arena = shelf.placement(whole_on(nodes, num_units(placed.layout)))
-        found.append(
-            [
-                RoutedExperts(
-                    placed.layout, arena.addresses, placed.isa, placed.activation, placed.pool, owner=arena,
-                    placement=arena,
-                )
-            ]
-        )  # fmt: skip
-    return found[0], found[1]
-
-
-def _median_step_s(placed: PlacedLayers, layers: list[Any], seed: int) -> float:
-    return float(np.median([placed.run(layers, [step]) for step in _scaling_steps(placed, seed)]))
-
-
-def _scaling_steps(placed: PlacedLayers, seed: int) -> list[np.ndarray]:
-    """Twelve steps of four experts, two of those of each node."""
-    rng = np.random.default_rng(seed)
-    half = placed.num_experts // 2
-    return [
-        np.concatenate([2 * rng.permutation(half)[:2], 2 * rng.permutation(half)[:2] + 1])[None, None, :]
-        for _ in range(12)
-    ]

@@ -15,10 +15,11 @@ _CORE = """### Core-bound: predicted beside measured
 
 Two virtual nodes of one core each, `generic` kernels, so that a node is a server of its own: the same experts on one
 node take that many times as long as on two (median, quartiles; gate {scaling}). Calibrated, then predicted, then run by
-turns; pairs that the rounds do not tell apart (two standard errors) are ties and left out. Gates: tau {kendall_tau},
-{untied_pairs} untied pairs, regret of choosing by prediction {regret:.0%}: of the model, which is told the held-out
-steps that run. Whoever chooses a plan knows the planning half alone: the last column. Weights are generated; ms/token
-are of the routed experts of all layers, scaled from those that ran.
+turns, each run between two of the same experts on both nodes, at whose median speed it is given; pairs that the rounds
+do not tell apart (two standard errors) are ties and left out. Gates: tau {kendall_tau}, {untied_pairs} untied pairs,
+regret of choosing by prediction {regret:.0%}: of the model, which is told the held-out steps that run. Whoever chooses
+a plan knows the planning half alone: the last column. Weights are generated; ms/token are of the routed experts of all
+layers, scaled from those that ran.
 
 """.format(**GATES)
 

@@ -1,0 +1,69 @@
+"""The same experts beside runs: drift that meets both cancels, and nodes do add up."""
+
+import os
+
+import numpy as np
+import pytest
+
+from moelab.bench.placement.placed import PlacedLayers
+from moelab.bench.placement.same_experts import SameExperts
+from moelab.kernels import ExpertLayout, Pool
+from moelab.kernels.native import library
+
+pytestmark = [
+    pytest.mark.skipif(library()[0] is None, reason="native kernels are not built"),
+    pytest.mark.skipif(
+        not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="one core only"
+    ),
+]
+
+
+@pytest.fixture
+def placed():
+    with Pool(2, virtual_nodes=2) as pool:
+        yield PlacedLayers(ExpertLayout(64, 64, "int4_g32"), 2, 8, pool, isa="generic", activation="int8")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_drift_of_the_machine_cancels(placed, monkeypatch, seed):
+    """A machine whose speed changes from run to run: one work is always twice as long as the other, at any speed."""
+    rng, speed = np.random.default_rng(seed), [1.0]
+    monkeypatch.setattr(placed, "run", lambda layers, steps: 3e-3 * speed[0] * len(steps))
+    same = SameExperts(placed, seed=seed)
+
+    def work(seconds):
+        return lambda: seconds * speed[0]
+
+    found = {"a": [], "b": []}
+    for _ in range(9):
+        for name, seconds in (("a", 0.5), ("b", 1.0)):
+            speed[0] = rng.uniform(0.7, 1.6)
+            found[name].append(same.beside(name, work(seconds)))
+    a, b = (same.at_one_speed(name, np.array(spent[1:])) for name, spent in found.items())  # the first is left out
+    assert np.std(found["a"]) > 0.05
+    assert np.allclose(a, a[0])
+    assert np.allclose(b, 2 * a)
+    assert 0.5 * 0.7 < a[0] < 0.5 * 1.6
+
+
+def test_steps_have_as_many_of_each_node_and_scaling_is_of_both(placed, monkeypatch):
+    same, ran = SameExperts(placed), []
+    nodes = {id(same._one): 1, id(same._all): 2}
+
+    def run(layers, steps):
+        ran.append((nodes[id(layers[0])], steps[0].ravel().tolist()))
+        return 1.0 / nodes[id(layers[0])]
+
+    monkeypatch.setattr(placed, "run", run)
+    assert same.scaling() == 2.0
+    assert [number for number, _ in ran] == [1, 2] * 12, "by turns"
+    for _, experts in ran:
+        assert sorted(expert % 2 for expert in experts) == [0, 0, 1, 1]
+        assert len(set(experts)) == 4
+
+
+def test_it_runs(placed):
+    same = SameExperts(placed)
+    assert same.scaling() > 0
+    assert same.beside("nothing", lambda: 2.0) == 2.0
+    assert same.at_one_speed("nothing", np.array([2.0])) == pytest.approx([2.0])
