@@ -186,7 +186,7 @@ def test_cells_of_two_nodes(planned, trace):
     with Pool(2, virtual_nodes=2) as pool:
         placed = PlacedLayers(ExpertLayout(64, 64, "int4_g32"), 2, 8, pool, isa="generic", activation="int8")
         cells, rates = two_nodes.two_node_cells(planned, placed, times(), trace.loads(), loop=0, seconds=0.2)
-    assert len(cells) == len(planned.plans) * len(two_nodes.CAPACITIES) * len(two_nodes.BATCHES)
+    assert len(cells) == len(planned.plans) * len(two_nodes.CAPACITIES) * len(two_nodes.STEPS_OF_BATCH)
     assert (rates > 0).all()
     for cell in cells:
         assert len(cell.measured_s) == len(cell.predicted_s) == len(cell.calibrated_s) == len(cell.naive_s) >= 5

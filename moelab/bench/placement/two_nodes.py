@@ -23,8 +23,7 @@ from moelab.domain.trace import NO_EXPERT
 from moelab.domain.units import GB
 
 CAPACITIES = (0.0, 0.125, 0.25)
-BATCHES = (1, 8)
-NUM_STEPS = 6
+STEPS_OF_BATCH = {1: 24, 8: 6}  # so that a stall of some milliseconds is as small a part of either
 
 
 def two_node_cells(
@@ -35,12 +34,14 @@ def two_node_cells(
 
     Predictions are fixed by the entries before anything runs; only the moment of the round enters afterwards.
     """
-    keys = [(key, capacity, batch) for key, capacity, batch in product(planned.plans, CAPACITIES, BATCHES)]
+    keys = [(key, capacity, batch) for key, capacity, batch in product(planned.plans, CAPACITIES, STEPS_OF_BATCH)]
     layers = {key: placed.of(plan) for key, plan in planned.plans.items()}
-    plain = {batch: ids_of_steps(lockstep(planned.held_out, batch, NUM_STEPS, seed=seed + batch), placed.num_layers)
-             for batch in BATCHES}  # fmt: skip
+    plain = {
+        batch: ids_of_steps(lockstep(planned.held_out, batch, num_steps, seed=seed + batch), placed.num_layers)
+        for batch, num_steps in STEPS_OF_BATCH.items()
+    }
     steps = {(capacity, batch): [missed(ids, loads, capacity) for ids in plain[batch]]
-             for capacity, batch in product(CAPACITIES, BATCHES)}  # fmt: skip
+             for capacity, batch in product(CAPACITIES, STEPS_OF_BATCH)}  # fmt: skip
     entries: dict[tuple, Entries] = {
         (key, capacity, batch): placed.entries(layers[key], steps[capacity, batch]) for key, capacity, batch in keys
     }
@@ -73,7 +74,7 @@ def two_node_cells(
         cells.append(
             Cell(
                 plan=f"{key[0]} {key[1]:.0%}", policy="static" if capacity else "none", capacity=capacity, batch=batch,
-                num_steps=NUM_STEPS, measured_s=values[str(cell)],
+                num_steps=STEPS_OF_BATCH[batch], measured_s=values[str(cell)],
                 predicted_s=np.array([entries[cell].seconds(of_now) for of_now, _ in now]),
                 calibrated_s=np.array([entries[cell].seconds(times, {NUM_NODES: rate}) for rate in of_round]),
                 naive_s=float(entries[cell].num_bytes.sum()) / (NUM_NODES * of_round * GB),
