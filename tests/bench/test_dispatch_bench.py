@@ -4,7 +4,9 @@ from moelab.bench import dispatch
 from moelab.cli.bench import BENCHES
 
 
-def test_rows():
+def test_rows(monkeypatch):
+    monkeypatch.setattr(dispatch, "NUM_STEPS", 400)
+    monkeypatch.setattr(dispatch, "NUM_SEARCHED", 200)
     result = dispatch.run(seconds=0.01)
     assert "dispatch" in BENCHES
     assert [(row["active_experts"], row["nodes"]) for row in result.rows] == list(dispatch.SHAPES)

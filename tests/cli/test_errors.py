@@ -1,4 +1,8 @@
-"""Everything that can go wrong at the door: one message (expected, got, fix), exit code 2, nothing half-written."""
+"""Everything that can go wrong at the door: one message (expected, got, fix), exit code 2, nothing half-written.
+
+Four commands run in a process of their own, which imports for two seconds: for the exit code, for all that is said on
+standard error from the first import on, for what stays behind when it ends. The others run in this one.
+"""
 
 import json
 import shutil
@@ -9,16 +13,31 @@ import numpy as np
 import pytest
 
 import moelab
+from moelab import first_compile
 from moelab.cli import doctor, main
 from moelab.domain.plan import Plan
 from moelab.domain.trace import TokenTable, Trace, TraceHeader
 from moelab.store import TraceWriter
 
 
-def moelab_command(*arguments, cwd=None):
+def in_a_process(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "moelab", *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=cwd
+        [sys.executable, "-m", "moelab", *map(str, arguments)], capture_output=True, text=True, timeout=300
     )
+
+
+@pytest.fixture
+def moelab_command(capfd, monkeypatch):
+    """The same here, with what native code writes too; `compiling ..` is said as in a process that has just begun."""
+
+    def run(*arguments):
+        monkeypatch.setattr(first_compile.LISTENER, "spent_s", 0.0)
+        monkeypatch.setattr(first_compile.LISTENER, "is_told", False)
+        capfd.readouterr()
+        code = main([*map(str, arguments)])
+        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -49,30 +68,30 @@ def check(done, *words):
 
 
 def test_wrong_path():
-    check(moelab_command("replay", "nowhere"), "nowhere does not exist", "give a trace folder")
+    check(in_a_process("replay", "nowhere"), "nowhere does not exist", "give a trace folder")
 
 
-def test_folder_that_is_no_trace(tmp_path):
+def test_folder_that_is_no_trace(tmp_path, moelab_command):
     check(moelab_command("simulate", tmp_path), str(tmp_path))
 
 
-def test_file_that_no_format_reads(tmp_path):
+def test_file_that_no_format_reads(tmp_path, moelab_command):
     path = tmp_path / "notes.txt"
     path.write_text("hello")
     check(moelab_command("simulate", path), "no known format", "moelab record")
 
 
-def test_trace_of_another_model_than_the_checkpoint(foreign_trace):
+def test_trace_of_another_model_than_the_checkpoint(foreign_trace, moelab_command):
     done = moelab_command("replay", foreign_trace, "--model", moelab.shipped("nano/model"), "--expert-shape", "own")
     check(done, "stranger (2 x 6)", "give the checkpoint that was recorded")
 
 
-def test_plan_of_another_shape(foreign_trace):
+def test_plan_of_another_shape(foreign_trace, moelab_command):
     done = moelab_command("simulate", foreign_trace, "--plan", moelab.shipped("nano/plan.json"))
     check(done, "plan is for nano", "stranger (2 x 6)", "re-plan")
 
 
-def test_trace_without_expert_bytes_is_simulated_without_a_prediction(tmp_path):
+def test_trace_without_expert_bytes_is_simulated_without_a_prediction(tmp_path, moelab_command):
     """vLLM's file says no bytes: counts and rates are there, a time is not, and it says why."""
     path = tmp_path / "request.npy"
     rng = np.random.default_rng(0)
@@ -91,14 +110,14 @@ def test_trace_without_expert_bytes_is_simulated_without_a_prediction(tmp_path):
     check(moelab_command("simulate", path, "--slots", 3, "--check-residency"), "carries no recorded residency")
 
 
-def test_unknown_names():
+def test_unknown_names(moelab_command):
     check(moelab_command("simulate", "--policy", "magic"), "policy is magic, expected one of")
     check(moelab_command("replay", "--expert-shape", "kimi-k9"), "kimi-k9")
     check(moelab_command("replay", "--isa", "mmx"), "mmx")
     check(moelab_command("replay", "--machine", "toaster"), "toaster", "presets")
 
 
-def test_checkpoint_with_a_missing_tensor(tmp_path):
+def test_checkpoint_with_a_missing_tensor(tmp_path, moelab_command):
     model = tmp_path / "model"
     shutil.copytree(moelab.shipped("nano/model"), model)
     path = model / "model.safetensors"
@@ -114,29 +133,29 @@ def test_checkpoint_with_a_missing_tensor(tmp_path):
 
 def test_nothing_half_written(foreign_trace, tmp_path):
     out = tmp_path / "plan.json"
-    done = moelab_command("plan", foreign_trace, "--planner", "frequency", "--slots", 99, "--out", out)
+    done = in_a_process("plan", foreign_trace, "--planner", "frequency", "--slots", 99, "--out", out)
     check(done, "99")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_report_into_a_missing_folder_is_refused_before_the_work(tmp_path):
+def test_report_into_a_missing_folder_is_refused_before_the_work(tmp_path, moelab_command):
     done = moelab_command("replay", "--report", tmp_path / "no" / "report.html")
     check(done, "its folder does not exist")
 
 
 def test_debug_shows_the_traceback():
-    done = moelab_command("simulate", "nowhere", "--debug")
+    done = in_a_process("simulate", "nowhere", "--debug")
     assert done.returncode != 0
     assert "Traceback" in done.stderr
 
 
 def test_plan_and_simulate_write_what_they_say(foreign_trace, tmp_path):
     out = tmp_path / "plan.json"
-    done = moelab_command("plan", foreign_trace, "--slots", 2, "--out", out, "--json")
+    done = in_a_process("plan", foreign_trace, "--slots", 2, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     plan = Plan.load(out)
     assert plan.resident("fast0").sum(axis=1).tolist() == [2, 2]
-    done = moelab_command("simulate", foreign_trace, "--plan", out, "--json")
+    done = in_a_process("simulate", foreign_trace, "--plan", out, "--json")
     document = json.loads(done.stdout)
     assert 0 < document["hit_rate_per_routing"] < 1
     # A static plan uploads nothing: reads are misses.
@@ -144,7 +163,7 @@ def test_plan_and_simulate_write_what_they_say(foreign_trace, tmp_path):
     np.testing.assert_allclose(document["reads_per_layer_step"], 2 * (1 - document["hit_rate_per_request"]))
 
 
-def test_record_of_a_wrong_size_leaves_nothing(tmp_path):
+def test_record_of_a_wrong_size_leaves_nothing(tmp_path, moelab_command):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"request": 0, "domain": "code", "prompt": "hello", "max_new_tokens": 2}) + "\n")
     done = moelab_command("record", "nano", "--prompts", prompts, "--out", tmp_path / "out", "--batch-size", 0)
@@ -152,7 +171,7 @@ def test_record_of_a_wrong_size_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == [prompts]
 
 
-def test_record_says_what_it_wrote_in_names_with_units(tmp_path):
+def test_record_says_what_it_wrote_in_names_with_units(tmp_path, moelab_command):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"request": 0, "domain": "code", "prompt": "hello", "max_new_tokens": 2}) + "\n")
     done = moelab_command("record", "nano", "--prompts", prompts, "--out", tmp_path / "out", "--json")

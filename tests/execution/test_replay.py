@@ -3,14 +3,13 @@
 import importlib
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import psutil
 import pytest
 
 import moelab
+from moelab.cli import main
 from moelab.domain.machine import Machine, NumaNode
 from moelab.domain.trace import Phase
 from moelab.execution.uniform import uniform_trace
@@ -211,15 +210,11 @@ def test_uniform_routing_is_marked_and_even():
     assert abs(loads - mean).max() < 6 * np.sqrt(mean)
 
 
-def test_json_of_the_command(machine, tmp_path):
+def test_json_of_the_command(machine, tmp_path, capfd):
     machine.save(tmp_path / "machine.json")
-    done = subprocess.run(
-        [sys.executable, "-m", "moelab", "replay", "--expert-shape", "own", "--tokens", "8", "--isa", "numba", "--json",
-         "--machine", str(tmp_path / "machine.json")],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (row,) = json.loads(done.stdout)["rows"]
+    options = ["--expert-shape", "own", "--tokens", "8", "--isa", "numba", "--json"]
+    assert main(["replay", *options, "--machine", str(tmp_path / "machine.json")]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["rows"]
     wanted = """name expert_shape predicted_ms_per_token_stored predicted_ms_per_token predicted_tok_per_s
         measured_ms_per_token measured_tok_per_s gb_per_s_per_node read_limit_gb_per_s percent_of_read_limit
         reads_per_layer_step hit_rate_per_routing hit_rate_per_request uploads_per_layer_step isa activation

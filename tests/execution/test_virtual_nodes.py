@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 import moelab
+from moelab.cli import main
 from moelab.dispatch.c_face import dispatch_arguments
 from moelab.domain.expert_times import BusyNodes, ExpertTimes
 from moelab.domain.machine import Machine, NumaNode
@@ -234,15 +233,11 @@ def test_counts_that_are_not_the_routings_stop_the_replay(capture):
 
 @needs_native
 @needs_two_cores
-def test_command_marks_virtual_nodes(machine, tmp_path):
+def test_command_marks_virtual_nodes(machine, tmp_path, capfd):
     machine.save(tmp_path / "machine.json")
-    done = subprocess.run(
-        [sys.executable, "-m", "moelab", "replay", "--expert-shape", "own", "--tokens", "16", "--virtual-nodes", "2",
-         "--machine", str(tmp_path / "machine.json"), "--json"],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (row,) = json.loads(done.stdout)["rows"]
+    options = ["--expert-shape", "own", "--tokens", "16", "--virtual-nodes", "2", "--json"]
+    assert main(["replay", *options, "--machine", str(tmp_path / "machine.json")]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["rows"]
     assert row["virtual_nodes"] is True
     assert row["num_nodes"] == 2
     assert row["placement"] == "round-robin"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from moelab.kernels.native import library_path
+from tests.kernels.built_objects import ROOT, objects_in, objects_of_tree
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
     shutil.which("objdump") is None or shutil.which("g++") is None, reason="no C++ compiler"
 )
@@ -39,19 +39,16 @@ AMX_FILES = {
 @pytest.fixture(scope="module")
 def object_of_source(tmp_path_factory) -> dict[Path, Path]:
     """Of the newest build in the tree, or of a fresh one where that is missing or out of date."""
+    if objects := objects_of_tree():
+        return objects
     folder = tmp_path_factory.mktemp("instructions") / "build"
-    sources = sorted((ROOT / "kernels").rglob("*.cpp"))
-    changed = max(path.stat().st_mtime for path in (ROOT / "kernels").rglob("*") if path.is_file())
-    for build in [*ROOT.glob("build/*"), folder]:
-        if build == folder:
-            subprocess.run(
-                ["cmake", "-S", ROOT, "-B", folder, "-DSKBUILD_STATE=editable"], check=True, capture_output=True
-            )
-            subprocess.run(["cmake", "--build", folder, "-j2"], check=True, capture_output=True)
-        objects = {s: build / f"CMakeFiles/moelab_kernels.dir/{s.relative_to(ROOT)}.o" for s in sources}
-        if all(path.is_file() and (build == folder or path.stat().st_mtime > changed) for path in objects.values()):
-            return objects
-    raise AssertionError(f"no objects of {len(sources)} sources after a build: x86-64 with avx512 flags was expected")
+    command = ["cmake", "-S", ROOT, "-B", folder, "-DSKBUILD_STATE=editable"]
+    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(["cmake", "--build", folder, "-j2"], check=True, capture_output=True)
+    objects = objects_in(folder)
+    missing = [str(path) for path in objects.values() if not path.is_file()]
+    assert not missing, f"no {missing} after a build: x86-64 with avx512 flags was expected"
+    return objects
 
 
 def disassembled(path: Path) -> str:

@@ -11,6 +11,7 @@ from moelab.kernels import isa_table
 from tests.kernels.amx import library
 
 SANITIZE = ("-O1", "-g", "-fsanitize=address")
+pytestmark = pytest.mark.build
 STRESS = library.ROOT / "tests/kernels/native/stress.cpp"
 
 
