@@ -37,8 +37,17 @@ class SameExperts:
         self._beside: dict[str, list[float]] = {}
 
     def scaling(self) -> float:
-        """Time on one node over that on all: step by step by turns, medians of twelve."""
-        pairs = [(self._median_s(self._one, [step]), self._median_s(self._all, [step])) for step in self.steps]
+        """Time on one node over that on all: step by step by turns, medians of twelve.
+
+        Each behind an untimed one like it, as a layer follows a layer: workers that slept through the other's step wake.
+        """
+        pairs = []
+        for before, step in zip([self.steps[-1], *self.steps], self.steps, strict=False):
+            both = []
+            for layer in (self._one, self._all):
+                self._placed.run([layer], [before])
+                both.append(self._placed.run([layer], [step]))
+            pairs.append(both)
         one, spread = np.median(pairs, axis=0)
         return float(one / spread)
 
