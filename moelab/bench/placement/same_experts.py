@@ -39,7 +39,7 @@ class SameExperts:
     def scaling(self) -> float:
         """Time on one node over that on all: step by step by turns, medians of twelve.
 
-        Each behind an untimed one like it, as a layer follows a layer: workers that slept through the other's step wake.
+        Each behind an untimed one like it, as a layer follows a layer: who slept through the other's step wakes in it.
         """
         pairs = []
         for before, step in zip([self.steps[-1], *self.steps], self.steps, strict=False):
