@@ -18,6 +18,7 @@ from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
 from moelab.planner.annealing import annealed
 from moelab.planner.coactivation_split import split_by_coactivation
+from moelab.planner.distinct_steps import distinct_steps
 from moelab.planner.layer_steps import LayerSteps
 from moelab.planner.node_plan import node_plan
 from moelab.planner.node_problem import NodeProblem, node_problem
@@ -25,11 +26,12 @@ from moelab.planner.packed_counts import NOT_PACKED, field_bits
 from moelab.planner.replica_gains import add_replicas
 from moelab.planner.room_repair import repaired
 
-MOST_MOVES = 2000
-"""Tries for each expert, where the visits allow them."""
+MOST_MOVES = 8000
+"""Tries for each expert, where the visits allow them: a slow search ends where held-out requests gain more than the
+planning ones do (``docs/log.md``)."""
 
 MOST_VISITS = 4_000_000_000
-"""Layer-steps that are looked at in all, some nanoseconds each on two nodes (see ``moves_within`` for more)."""
+"""Distinct layer-steps that are looked at in all, some nanoseconds each on two nodes (see ``moves_within`` for more)."""
 
 WORTH = 0.01
 """Of a copy for each use of its expert, in experts: where planning steps are few, many placements of copies are perfect
@@ -88,13 +90,13 @@ def annealed_masks(
 
 
 def moves_within(problem: NodeProblem, steps: LayerSteps, most_visits: int) -> float:
-    """Moves for each expert that look at ``most_visits`` layer-steps: a move at those of two experts.
+    """Moves for each expert that look at ``most_visits`` distinct layer-steps: a move at those of two experts.
 
     A third of that where more than two nodes keep packed counts, a tenth where each visit asks ``dispatch``.
     """
     is_packed = field_bits(np.ones(1), problem.times, int(steps.sizes.max(initial=1))) != NOT_PACKED
     visits = most_visits if len(problem.tiers) == 2 else most_visits / (3 if is_packed else 10)
-    return float(min(MOST_MOVES, visits / max(1, 2 * steps.uses.sum())))
+    return float(min(MOST_MOVES, visits / max(1, 2 * distinct_steps(steps)[0].uses.sum())))
 
 
 def at_most(steps: LayerSteps, most: int, seed: int) -> LayerSteps:
