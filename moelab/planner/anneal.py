@@ -31,7 +31,7 @@ MOST_MOVES = 8000
 planning ones do (``docs/log.md``)."""
 
 MOST_VISITS = 4_000_000_000
-"""Distinct layer-steps that are looked at in all, some nanoseconds each on two nodes (see ``moves_within`` for more)."""
+"""Distinct layer-steps looked at in all, some nanoseconds each on two nodes (see ``moves_within`` for more)."""
 
 WORTH = 0.01
 """Of a copy for each use of its expert, in experts: where planning steps are few, many placements of copies are perfect
