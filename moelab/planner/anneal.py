@@ -18,7 +18,6 @@ from moelab.domain.plan import Plan
 from moelab.domain.trace import Trace
 from moelab.planner.annealing import annealed
 from moelab.planner.coactivation_split import split_by_coactivation
-from moelab.planner.distinct_steps import distinct_steps
 from moelab.planner.layer_steps import LayerSteps
 from moelab.planner.node_plan import node_plan
 from moelab.planner.node_problem import NodeProblem, node_problem
@@ -30,7 +29,8 @@ MOST_MOVES = 2000
 """Tries for each expert, where the visits allow them; four times as many gain in sample alone (``docs/log.md``)."""
 
 MOST_VISITS = 4_000_000_000
-"""Distinct layer-steps looked at in all, some nanoseconds each on two nodes (see ``moves_within`` for more)."""
+"""Layer-steps that are looked at in all, some nanoseconds each on two nodes (see ``moves_within`` for more); those
+that repeat others count here and cost nothing (``distinct_steps``), so time may be far less."""
 
 WORTH = 0.01
 """Of a copy for each use of its expert, in experts: where planning steps are few, many placements of copies are perfect
@@ -89,13 +89,13 @@ def annealed_masks(
 
 
 def moves_within(problem: NodeProblem, steps: LayerSteps, most_visits: int) -> float:
-    """Moves for each expert that look at ``most_visits`` distinct layer-steps: a move at those of two experts.
+    """Moves for each expert that look at ``most_visits`` layer-steps: a move at those of two experts.
 
     A third of that where more than two nodes keep packed counts, a tenth where each visit asks ``dispatch``.
     """
     is_packed = field_bits(np.ones(1), problem.times, int(steps.sizes.max(initial=1))) != NOT_PACKED
     visits = most_visits if len(problem.tiers) == 2 else most_visits / (3 if is_packed else 10)
-    return float(min(MOST_MOVES, visits / max(1, 2 * distinct_steps(steps)[0].uses.sum())))
+    return float(min(MOST_MOVES, visits / max(1, 2 * steps.uses.sum())))
 
 
 def at_most(steps: LayerSteps, most: int, seed: int) -> LayerSteps:
