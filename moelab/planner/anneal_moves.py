@@ -26,15 +26,16 @@ from moelab.planner.step_maximum import WHOLE, set_maximum
 
 @compiled
 def anneal_moves(
-    offsets, keys, first_use, uses, shape, num_nodes, code, room, tier_bytes, piece_sizes, slowness, barrier,
-    weight, worth, temperatures, num_moves, draws, field, keep, ceil_of, packed, cost, touched, fresh, jobs, sizes,
-    tier_of, loads, scratch,
+    offsets, keys, first_use, uses, often, num_uses, shape, num_nodes, code, room, tier_bytes, piece_sizes, slowness,
+    barrier, weight, worth, temperatures, num_moves, draws, field, keep, ceil_of, packed, cost, touched, fresh, jobs,
+    sizes, tier_of, loads, scratch,
 ):  # fmt: skip
     """Moves ``code`` int64 [L E] (mask of copies, 0 cut) towards a smaller sum of weight x maximum; returns the change.
 
-    ``offsets``, ``keys``: CSR of layer-steps; ``first_use``, ``uses``: the inverse. ``shape``: (first layer, last layer
-    + 1, E) of those that may change. ``room`` int64 [N]: bytes free on each tier, kept up to date; ``tier_bytes`` int64
-    [N, L]: of one expert. ``weight`` float64 [L]; ``worth``: of a copy, for each use of its expert. ``temperatures``
+    ``offsets``, ``keys``: CSR of layer-steps; ``first_use``, ``uses``: the inverse; ``often`` float64 [S]: how often
+    each counts; ``num_uses`` float64 [L E]: of each expert, so counted. ``shape``: (first layer, last layer + 1, E) of
+    those that may change. ``room`` int64 [N]: bytes free on each tier, kept up to date; ``tier_bytes`` int64 [N, L]: of
+    one expert. ``weight`` float64 [L]; ``worth``: of a copy, for each use of its expert. ``temperatures``
     float64 [sweeps]; ``num_moves``: tries in each layer and sweep; ``draws`` uint64 [1]: state of the generator.
     ``field``: bits of a packed count (``packed_counts``), with its tables ``keep`` and ``ceil_of``. Scratch: ``packed``
     int64 [S] or, not packed, ``cost`` float64 [S], ``touched`` int32 and ``fresh`` float64 as long as any two lists of
@@ -60,16 +61,16 @@ def anneal_moves(
                 if b != NOBODY:
                     at_b, end_b, weight_b, old_b = first_use[b], first_use[b + 1], weight[b // num_experts], code[b]
                 old_a = code[a]
-                lost = weight_a * (end_a - at_a) * (_num_copies(old_a) - _num_copies(new_a))
+                lost = weight_a * num_uses[a] * (_num_copies(old_a) - _num_copies(new_a))
                 if b != NOBODY:
-                    lost += weight_b * (end_b - at_b) * (_num_copies(old_b) - _num_copies(new_b))
+                    lost += weight_b * num_uses[b] * (_num_copies(old_b) - _num_copies(new_b))
                 lost *= worth
                 if field != NOT_PACKED:
                     shift_a = unit_of(new_a, field) - unit_of(old_a, field)
                     shift_b = 0 if b == NOBODY else unit_of(new_b, field) - unit_of(old_b, field)
                     delta = _change_of_packed(
-                        uses, at_a, end_a, at_b, end_b, shift_a, shift_b, weight_a, weight_b, packed, field, keep,
-                        ceil_of, is_even, each, piece, piece_sizes, slowness, barrier,
+                        uses, often, at_a, end_a, at_b, end_b, shift_a, shift_b, weight_a, weight_b, packed, field,
+                        keep, ceil_of, is_even, each, piece, piece_sizes, slowness, barrier,
                     )  # fmt: skip
                     delta += lost
                     if delta <= 0 or unit(draws) < np.exp(-delta / temperature):
@@ -94,7 +95,7 @@ def anneal_moves(
                             keys[offsets[step] : offsets[step + 1]], code, piece_sizes, slowness, barrier, jobs, sizes,
                             tier_of, loads, scratch,
                         )  # fmt: skip
-                        delta += (weight_a if is_a else weight_b) * (time - cost[step])
+                        delta += (weight_a if is_a else weight_b) * often[step] * (time - cost[step])
                         touched[num_touched], fresh[num_touched] = step, time
                         num_touched += 1
                     code[a] = old_a
@@ -137,19 +138,20 @@ def _begin(
 
 @compiled
 def _change_of_packed(
-    uses, at_a, end_a, at_b, end_b, shift_a, shift_b, weight_a, weight_b, packed, field, keep, ceil_of, is_even, each,
-    piece, piece_sizes, slowness, barrier,
+    uses, often, at_a, end_a, at_b, end_b, shift_a, shift_b, weight_a, weight_b, packed, field, keep, ceil_of, is_even,
+    each, piece, piece_sizes, slowness, barrier,
 ):  # fmt: skip
     """Change of the objective if the counts of the steps of a move by ``shift_a`` and those of b by ``shift_b``."""
     delta = 0.0
     while at_a < end_a or at_b < end_b:
         is_a = at_b >= end_b or (at_a < end_a and uses[at_a] <= uses[at_b])
         is_b = at_a >= end_a or (at_b < end_b and uses[at_b] <= uses[at_a])
-        before = packed[uses[at_a] if is_a else uses[at_b]]
+        step = uses[at_a] if is_a else uses[at_b]
+        before = packed[step]
         at_a += is_a
         at_b += is_b
         after = before + is_a * shift_a + is_b * shift_b
-        weight = weight_a if is_a else weight_b
+        weight = (weight_a if is_a else weight_b) * often[step]
         if is_even:
             delta += weight * each * (two_even_maximum(after, piece) - two_even_maximum(before, piece))
         elif field == FIELD_OF_TWO:

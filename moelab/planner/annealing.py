@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from moelab.planner.anneal_moves import anneal_moves
+from moelab.planner.distinct_steps import distinct_steps
 from moelab.planner.layer_steps import LayerSteps
 from moelab.planner.node_problem import NodeProblem
 from moelab.planner.packed_counts import field_bits, hall_tables
@@ -49,13 +50,15 @@ def annealed(
     temperatures = np.sqrt(uses_per_expert) * np.geomspace(first, cold, sweeps)
     temperatures[-1] = 1e-9
     code = np.ascontiguousarray(masks, np.int64).ravel().copy()
+    num_uses = steps.uses.ravel().astype(np.float64)
+    steps, often = distinct_steps(steps)
     first_use, uses = steps.inverted
     longest = 2 * int(steps.uses.max(initial=1))
     field = field_bits(masks, times, int(steps.sizes.max(initial=1)))
     free = np.array(problem.room(masks) if room is None else room, np.int64)
     change = anneal_moves(
-        steps.offsets, steps.keys, first_use, uses, (*layers, num_experts), problem.num_nodes, code, free,
-        problem.tier_bytes, times.piece_sizes, times.slowness, times.barrier, problem.layer_weight, worth,
+        steps.offsets, steps.keys, first_use, uses, often, num_uses, (*layers, num_experts), problem.num_nodes, code,
+        free, problem.tier_bytes, times.piece_sizes, times.slowness, times.barrier, problem.layer_weight, worth,
         temperatures,
         max(1, round(moves_per_expert * num_experts / sweeps)), np.array([seed], np.uint64), field,
         *hall_tables(times.num_tiers, field),

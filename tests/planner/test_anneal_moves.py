@@ -5,7 +5,9 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
+from moelab.planner import annealing
 from moelab.planner.annealing import annealed
+from moelab.planner.distinct_steps import distinct_steps
 from moelab.planner.layer_steps import LayerSteps
 from moelab.planner.node_problem import node_problem
 from moelab.planner.random_nodes import dealt_out
@@ -88,6 +90,24 @@ def test_memory_flows_to_the_layer_that_needs_it():
     masks = annealed(problem, problem.train, start, moves_per_expert=500)
     assert np.bitwise_count(masks).sum(1).tolist() == [4, 6]
     assert problem.used(masks).tolist() == problem.budget.tolist()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"nodes": 2}, {"nodes": 3}, {"nodes": 2, "expert_bytes": [1000, 1500, 700], "node_rates": [2.0, 1.0]}],
+    ids=str,
+)
+@pytest.mark.parametrize("worth", [0.0, 0.03])
+def test_as_if_every_layer_step_were_looked_at(monkeypatch, options, worth):
+    """Distinct sets with their counts, and all of them one by one: the same moves are taken."""
+    trace = seeded_trace(6, num_experts=6, top_k=2, decode_tokens=40, skew=1.0)
+    problem = node_problem(trace, held_out=0, extra_memory=0.5, **options)
+    assert distinct_steps(problem.train)[0].num_layer_steps < 0.7 * problem.train.num_layer_steps
+    start = dealt_out(problem, 2)
+    cold = {"moves_per_expert": 40, "worth": worth, "hot": 1e-9, "cold": 1e-9}  # nothing hangs on the rounding of sums
+    masks = annealed(problem, problem.train, start, **cold)
+    monkeypatch.setattr(annealing, "distinct_steps", lambda steps: (steps, np.ones(steps.num_layer_steps)))
+    assert (annealed(problem, problem.train, start, **cold) == masks).all()
 
 
 def test_only_one_layer_changes_where_asked():
