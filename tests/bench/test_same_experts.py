@@ -67,4 +67,7 @@ def test_it_runs(placed):
     same = SameExperts(placed)
     assert same.scaling() > 0
     assert same.beside("nothing", lambda: 2.0) == 2.0
-    assert same.at_one_speed("nothing", np.array([2.0])) == pytest.approx([2.0])
+    before = sum(same._all.bytes_of_node)
+    same.beside("something", lambda: 1.0)
+    read = sum(same._all.bytes_of_node) - before
+    assert read == 2 * SameExperts.experts_beside * placed.layout.expert_bytes, "of both nodes"

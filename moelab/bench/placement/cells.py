@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+WAYS = {
+    "model": "contention model, reads and kernels of the moment",
+    "reads": "contention model, reads of the moment",
+    "beforehand": "contention model, calibration alone",
+    "bytes": "total bytes over the read limit of the moment",
+    "kernel_bytes": "total bytes over what kernels read in the moment",
+}
+"""How seconds are predicted, by name. ``beforehand`` alone is fixed before anything runs; ``kernel_bytes`` knows what
+``model`` knows, and has no model."""
+
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """Arrays [rounds], seconds of all steps of the cell: measured; predicted by the contention model from what the
-    calibration's own calls took in the same round; by the calibration as it was, with the read rates of the round
-    alone; and bytes over the read limit of that round. ``link``: were experts copied meanwhile?
+    """Seconds of all steps of the cell, arrays [rounds]: measured, and ``predicted`` in each of ``WAYS``.
+
+    ``link``: were experts copied meanwhile? ``read_gb_per_s`` [rounds]: of all workers together, beside each run;
+    ``kernel_share`` [rounds]: what two busy nodes, or kernels beside copies, reach of it.
     """
 
     plan: str
@@ -20,23 +32,14 @@ class Cell:
     batch: int
     num_steps: int
     measured_s: np.ndarray
-    predicted_s: np.ndarray
-    calibrated_s: np.ndarray
-    naive_s: np.ndarray
+    predicted: Mapping[str, np.ndarray]
+    read_gb_per_s: np.ndarray
+    kernel_share: np.ndarray
     link: bool = False
 
-    @property
-    def error(self) -> float:
+    def error(self, way: str = "model") -> float:
         """Median over rounds of predicted over measured, - 1."""
-        return float(np.median(self.predicted_s / self.measured_s) - 1)
-
-    @property
-    def calibrated_error(self) -> float:
-        return float(np.median(self.calibrated_s / self.measured_s) - 1)
-
-    @property
-    def naive_error(self) -> float:
-        return float(np.median(self.naive_s / self.measured_s) - 1)
+        return float(np.median(self.predicted[way] / self.measured_s) - 1)
 
     @property
     def ms_per_step(self) -> float:
@@ -44,7 +47,7 @@ class Cell:
 
     @property
     def predicted_ms_per_step(self) -> float:
-        return float(1e3 * np.median(self.predicted_s) / self.num_steps)
+        return float(1e3 * np.median(self.predicted["model"]) / self.num_steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,18 +61,9 @@ class MemoryBound:
     cells: list[Cell]
     read_gb_per_s: tuple[float, float, float]
 
-    @property
-    def median_error(self) -> float:
+    def median_error(self, way: str = "model") -> float:
         """Median over cells of the absolute error."""
-        return float(np.median([abs(cell.error) for cell in self.cells]))
-
-    @property
-    def median_calibrated_error(self) -> float:
-        return float(np.median([abs(cell.calibrated_error) for cell in self.cells]))
-
-    @property
-    def median_naive_error(self) -> float:
-        return float(np.median([abs(cell.naive_error) for cell in self.cells]))
+        return float(np.median([abs(cell.error(way)) for cell in self.cells]))
 
     @property
     def span(self) -> float:

@@ -53,8 +53,8 @@ _FEWER_VISITS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class PlanRow:
-    """One plan. Milliseconds of one step through the layers that ran, ``beforehand_ms`` predicted on the planning half;
-    objective and gap on all held-out layer-steps."""
+    """One plan. Milliseconds of one step through the layers that ran: ``beforehand_ms`` predicted on the planning half,
+    ``measured_ms`` [rounds] at one speed, ``raw_ms`` as they were; objective and gap on all held-out layer-steps."""
 
     planner: str
     extra_memory: float
@@ -63,6 +63,7 @@ class PlanRow:
     predicted_ms: float
     beforehand_ms: float
     measured_ms: np.ndarray
+    raw_ms: np.ndarray
 
     @property
     def measured(self) -> tuple[float, float, float]:
@@ -74,7 +75,8 @@ class PlanRow:
 @dataclass(frozen=True, eq=False)
 class CoreBound:
     """``scaling`` [rounds]; ``kernel`` and shape that ran; ``steps``: what a step is. ``ranking`` by what is
-    predicted of the steps that run, ``beforehand`` by what the planning half says."""
+    predicted of the steps that run, ``raw`` the same over times as they were, ``beforehand`` by what the planning half
+    says, on which the plans were made."""
 
     trace: str
     steps: str
@@ -85,6 +87,7 @@ class CoreBound:
     scaling: np.ndarray
     rows: list[PlanRow]
     ranking: Ranking
+    raw: Ranking
     beforehand: Ranking
 
 
@@ -200,7 +203,7 @@ def core_bound(
     rows = [
         PlanRow(
             planner, share, *planned.scores[planner, share], predicted[planner, share], beforehand[planner, share],
-            1e3 * same.at_one_speed(text, values[text]) / num_steps,
+            1e3 * same.at_one_speed(text, values[text]) / num_steps, 1e3 * values[text] / num_steps,
         )
         for text, (planner, share) in names.items()
     ]  # fmt: skip
@@ -215,10 +218,12 @@ def core_bound(
         scaling=values["scaling"],
         rows=rows,
         ranking=ranking(np.array([row.predicted_ms for row in rows]), measured),
+        raw=ranking(np.array([row.predicted_ms for row in rows]), np.stack([row.raw_ms for row in rows])),
         beforehand=ranking(np.array([row.beforehand_ms for row in rows]), measured),
     )
 
 
 def _fitting_steps(planned: Planned, times: ExpertTimes, num_layers: int, seconds: float) -> int:
     step_s = num_layers * planned.held_out.header.top_k / NUM_NODES * 1.2 * times.expert_s[1]
-    return int(np.clip(seconds / ROUNDS / (len(planned.plans) * step_s), FEWEST_STEPS, MOST_STEPS))
+    of_plan_s = seconds / ROUNDS / len(planned.plans) - SameExperts.experts_beside * times.expert_s[1]
+    return int(np.clip(of_plan_s / step_s, FEWEST_STEPS, MOST_STEPS))

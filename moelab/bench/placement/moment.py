@@ -1,45 +1,50 @@
-"""Moment: the calibration's own calls on all nodes at once, made again beside a run.  Floor 6.
+"""Moment: kinds of calls that calibration makes, on one node and on all at once, made again beside a run.  Floor 6.
 
 Not only the speed of a shared memory changes within minutes, what kernels reach of it does too (a neighbour takes
-cores, clocks fall). So calls that calibration knows, two experts on each node for few tokens and for more, are run
-before and after each cell. Does not know cells, nor what they run.
+cores, clocks fall). So reads, and two experts on a node for few tokens and for more, are run before and after each
+cell. Does not know cells, nor what they run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from moelab.bench.placement.placed import PlacedLayers
-from moelab.calibration.expert_calls import TOKENS_AT_ONCE
+from moelab.calibration.expert_calls import TOKENS_AT_ONCE, TOKENS_OF_NODES
 from moelab.calibration.fit import first_node_rates, kernel_shares
 from moelab.calibration.rounds import timed
+from moelab.cost_model.node_time import read_shares, whole_expert_s
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.plan_copies import whole_on
 from moelab.domain.units import GB
 from moelab.kernels import read_nodes
 from moelab.kernels.pieces import num_units
 
-_READ_EXPERTS = 4  # of each node
-_EXPERTS = 2  # of each node
+READ_EXPERTS = 4  # of each node
+EXPERTS = 2  # of each node
 
 
 @dataclass(frozen=True)
 class Moment:
-    """``read_gb_per_s`` of each node while all read; ``call_s`` by tokens: two experts on each node."""
+    """``alone``: the first node, the others rest; ``together``: all nodes. Rates are of reads, of the slowest node
+    where there are several; seconds are of calls of two experts on each node, by their tokens."""
 
-    read_gb_per_s: float
-    call_s: dict[int, float]
+    alone_gb_per_s: float
+    together_gb_per_s: float
+    alone_s: dict[int, float]
+    together_s: dict[int, float]
 
 
-class BusyNodeCalls:
+class NodeCalls:
     """Makes them, on whole experts that lie round-robin on the nodes of ``placed``."""
 
     def __init__(self, placed: PlacedLayers, *, loop: int, seed: int = 0) -> None:
         num_nodes, num_experts = placed.pool.num_nodes, placed.num_experts
-        if num_experts < _READ_EXPERTS * num_nodes:
-            raise ValueError(f"got {num_experts} experts, expected {_READ_EXPERTS} on each of {num_nodes} nodes")
+        if num_experts < READ_EXPERTS * num_nodes:
+            raise ValueError(f"got {num_experts} experts, expected {READ_EXPERTS} on each of {num_nodes} nodes")
         node_of_expert = np.arange(num_experts) % num_nodes
         self.layer = placed.layer(0, whole_on(node_of_expert, num_units(placed.layout)))
         self._of_node = [np.flatnonzero(node_of_expert == node) for node in range(num_nodes)]
@@ -47,42 +52,88 @@ class BusyNodeCalls:
         assert arena is not None
         self._addresses = arena.addresses
         self._placed, self._loop, self._rng = placed, loop, np.random.default_rng(seed)
-        self._x = self._rng.standard_normal((max(TOKENS_AT_ONCE), placed.layout.hidden_size)).astype(np.float32)
+        most = max(*TOKENS_AT_ONCE, *TOKENS_OF_NODES)
+        self._x = self._rng.standard_normal((most, placed.layout.hidden_size)).astype(np.float32)
 
     def make(self) -> Moment:
         """One read and one call of each kind, each call behind an untimed one of one expert, as in the calibration."""
-        return Moment(self._read(), {tokens: self._call(tokens) for tokens in TOKENS_AT_ONCE})
+        first, every = range(1), range(len(self._of_node))
+        return Moment(
+            alone_gb_per_s=self._read(first), together_gb_per_s=self._read(every),
+            alone_s={tokens: self._call(first, tokens) for tokens in TOKENS_OF_NODES},
+            together_s={tokens: self._call(every, tokens) for tokens in TOKENS_AT_ONCE},
+        )  # fmt: skip
 
-    def _chosen(self, of_each: int) -> np.ndarray:
-        return np.concatenate([self._rng.permutation(experts)[:of_each] for experts in self._of_node])
+    def _chosen(self, nodes: range, of_each: int) -> np.ndarray:
+        return np.concatenate([self._rng.permutation(self._of_node[node])[:of_each] for node in nodes])
 
-    def _read(self) -> float:
-        size, num_nodes = self._placed.layout.expert_bytes, len(self._of_node)
-        node = np.repeat(np.arange(num_nodes), _READ_EXPERTS)
-        addresses = self._addresses[self._chosen(_READ_EXPERTS)]
-        spent = read_nodes(addresses, node, size, self._loop, self._placed.pool).max()
-        return float(_READ_EXPERTS * size / spent / GB)
+    def _read(self, nodes: range) -> float:
+        size = self._placed.layout.expert_bytes
+        addresses = self._addresses[self._chosen(nodes, READ_EXPERTS)]
+        spent = read_nodes(addresses, np.repeat(nodes, READ_EXPERTS), size, self._loop, self._placed.pool).max()
+        return float(READ_EXPERTS * size / spent / GB)
 
-    def _call(self, tokens: int) -> float:
+    def _call(self, nodes: range, tokens: int) -> float:
         one = self._rng.integers(0, self._placed.num_experts, (1, 1))
         self.layer.forward(self._x[:1], one, np.ones((1, 1), np.float32))
-        ids = np.tile(self._chosen(_EXPERTS), (tokens, 1))
+        ids = np.tile(self._chosen(nodes, EXPERTS), (tokens, 1))
         gates = np.full(ids.shape, 1 / ids.shape[1], np.float32)
         return timed(self.layer.forward, self._x[:tokens], ids, gates)
 
 
-def times_of(times: ExpertTimes, before: Moment, after: Moment) -> tuple[ExpertTimes, float]:
-    """(``times`` with the share that kernels reach now, GB/s of a node): of the moments before and after a run.
+@dataclass(frozen=True)
+class Now:
+    """``times`` as they are in a moment; GB/s of the nodes' reads while all read, of the slowest and in the mean; and
+    of the kernels of all nodes together, one token."""
 
-    The share is the median over calls of both; each is judged by the read rate that it was made beside.
+    times: ExpertTimes
+    slowest_gb_per_s: float
+    mean_gb_per_s: float
+    kernels_gb_per_s: float
+
+
+def now_of(times: ExpertTimes, moments: Sequence[Moment], num_nodes: int) -> Now:
+    """Of the moments before and after a run; medians over all their calls, rates by the time that they stand for.
+
+    What changes: times of experts and read rate of a node alone, by the first node's; read rate and kernel share of
+    all nodes at once, each share judged by the reads of its own moment. Overheads and sharpness stay as calibrated.
+    Raises ``ValueError`` for a calibration that has not seen so many nodes at once.
     """
-    (busy,) = times.busy
+    if num_nodes not in times.busy:
+        raise ValueError(f"{times.name} was calibrated on {sorted(times.busy)} busy nodes, expected {num_nodes}")
+    slower = [
+        max(seconds - times.layer_s - tokens * times.token_s, seconds / 2)  # overheads of a worse hour may be larger
+        / (EXPERTS * float(whole_expert_s(times, tokens)))
+        for moment in moments
+        for tokens, seconds in moment.alone_s.items()
+    ]
+    alone = harmonic_mean([moment.alone_gb_per_s for moment in moments])
+    faster = alone / times.read_gb_per_s
+    alone_now = times.model_copy(
+        update={
+            "expert_s": {tokens: float(np.median(slower)) * s for tokens, s in times.expert_s.items()},
+            "read_gb_per_s": alone,
+            "nodes": tuple(
+                node.model_copy(update={"read_gb_per_s": faster * node.read_gb_per_s}) for node in times.nodes
+            ),
+        }
+    )
     shares = []
-    for moment in (before, after):
-        rates = first_node_rates(times, busy, np.array([moment.read_gb_per_s]))
-        for tokens, seconds in moment.call_s.items():
-            shares.append(kernel_shares(times, busy, tokens, np.array([seconds]), rates))
-    rate = (before.read_gb_per_s + after.read_gb_per_s) / 2
-    (first,) = first_node_rates(times, busy, np.array([rate]))
-    now = times.busy[busy].model_copy(update={"kernel_share": float(np.median(shares)), "read_gb_per_s": float(first)})
-    return times.model_copy(update={"busy": {busy: now}}), rate
+    for moment in moments:
+        rates = first_node_rates(alone_now, num_nodes, np.array([moment.together_gb_per_s]))
+        for tokens, seconds in moment.together_s.items():
+            shares.append(kernel_shares(alone_now, num_nodes, tokens, np.array([seconds]), rates))
+    slowest = harmonic_mean([moment.together_gb_per_s for moment in moments])
+    first = float(first_node_rates(times, num_nodes, np.array([slowest]))[0])
+    busy = times.busy[num_nodes].model_copy(update={"kernel_share": float(np.median(shares)), "read_gb_per_s": first})
+    mean_share = float(read_shares(times)[:num_nodes].mean()) if times.nodes else 1.0
+    call_s = float(np.mean([moment.together_s[1] for moment in moments]))
+    return Now(
+        times=alone_now.model_copy(update={"busy": times.busy | {num_nodes: busy}}), slowest_gb_per_s=slowest,
+        mean_gb_per_s=first * mean_share, kernels_gb_per_s=num_nodes * EXPERTS * times.expert_bytes / call_s / GB,
+    )  # fmt: skip
+
+
+def harmonic_mean(rates: Sequence[float]) -> float:
+    """Of rates of as many bytes each: all bytes over all time."""
+    return len(rates) / sum(1 / rate for rate in rates)

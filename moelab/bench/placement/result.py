@@ -38,11 +38,17 @@ class PlacementResult:
 
     @classmethod
     def load(cls, path: str | Path) -> PlacementResult:
-        """Raises ``ValueError`` for a file of something else."""
+        """Raises ``ValueError`` for a file of something else, or of a version whose columns it lacks."""
         document = json.loads(Path(path).read_text())
         if set(document) != {"core", "memory", "pieces"}:
             raise ValueError(
                 f"{path} has {', '.join(document)}, expected core, memory, pieces: no result of this bench"
+            )
+        old = [name for name, one in document["memory"].items() if "median_error_by_way" not in one]
+        if old:
+            raise ValueError(
+                f"{path} has memory-bound results of an earlier version ({', '.join(old)}), expected errors by way: "
+                "measure them again into another file, or take them out"
             )
         return cls(**document)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from moelab.bench.placement import core_bound as core
 from moelab.bench.placement import memory_bound as memory
-from moelab.bench.placement.cells import Cell
+from moelab.bench.placement.cells import WAYS, Cell
 from moelab.bench.placement.core_bound import CoreBound, Planned, make_plans
 from moelab.bench.placement.pieces import pieces
 from moelab.bench.placement.result import PlacementResult, measured_on
@@ -155,6 +155,7 @@ def _core_document(found: CoreBound, trace: Trace, times: ExpertTimes) -> dict[s
             "beforehand_ms_per_token": row.beforehand_ms * scale,
             "measured_ms_per_token": row.measured[0] * scale,
             "measured_ms_per_token_range": (row.measured[1] * scale, row.measured[2] * scale),
+            "raw_ms_per_token": (row.raw_ms * scale).tolist(),
         }
         for row in found.rows
     ]  # fmt: skip
@@ -167,6 +168,7 @@ def _core_document(found: CoreBound, trace: Trace, times: ExpertTimes) -> dict[s
         "untied_pairs": found.ranking.num_untied, "pairs": found.ranking.num_pairs, "regret": found.ranking.regret,
         "chosen": _plan_name(found, found.ranking.chosen), "best": _plan_name(found, found.ranking.best),
         "kendall_tau_beforehand": found.beforehand.tau, "regret_beforehand": found.beforehand.regret,
+        "kendall_tau_raw": found.raw.tau, "regret_raw": found.raw.regret, "untied_pairs_raw": found.raw.num_untied,
         "chosen_beforehand": _plan_name(found, found.beforehand.chosen),
         "calibration_residual": times.residual, "calibration": times.model_dump(mode="json"), "rows": rows,
     }  # fmt: skip
@@ -185,8 +187,8 @@ def _memory(name: str, trace: Trace, folder: str | None, seconds: float, seed: i
         "trace": name, "seed": seed,
         "model": trace.header.model, "synthetic": trace.header.synthetic, "kernel": found.kernel,
         "layers_run": found.num_layers, "num_rounds": found.num_rounds, "num_cells": len(found.cells),
-        "median_error": found.median_error, "median_error_as_calibrated": found.median_calibrated_error,
-        "median_error_of_total_bytes": found.median_naive_error, "span": found.span,
+        "median_error": found.median_error(), "span": found.span,
+        "median_error_by_way": {way: found.median_error(way) for way in WAYS},
         "read_gb_per_s_range": found.read_gb_per_s, "calibration_residual": times.residual,
         "calibration": times.model_dump(mode="json"),
         "cells": [_cell_document(cell) for cell in found.cells],
@@ -197,6 +199,6 @@ def _cell_document(cell: Cell) -> dict[str, Any]:
     return {
         "plan": cell.plan, "policy": cell.policy, "capacity": cell.capacity, "batch": cell.batch,
         "predicted_ms_per_step": cell.predicted_ms_per_step, "measured_ms_per_step": cell.ms_per_step,
-        "error": cell.error, "error_as_calibrated": cell.calibrated_error,
-        "error_of_total_bytes": cell.naive_error, "uploads": cell.link,
+        "error": cell.error(), "error_by_way": {way: cell.error(way) for way in WAYS}, "uploads": cell.link,
+        "read_gb_per_s": cell.read_gb_per_s.tolist(), "kernel_share": cell.kernel_share.tolist(),
     }  # fmt: skip

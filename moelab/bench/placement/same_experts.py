@@ -22,6 +22,8 @@ _EXPERTS = 2  # of each node, in a step
 class SameExperts:
     """Of the first layer of ``placed``: all on its first node, or dealt to all."""
 
+    experts_beside = _STEPS * _EXPERTS  # of each node, one after the other, beside each run
+
     def __init__(self, placed: PlacedLayers, *, seed: int = 0) -> None:
         num_experts, num_nodes = placed.num_experts, placed.pool.num_nodes
         dealt, units = np.arange(num_experts) % num_nodes, num_units(placed.layout)

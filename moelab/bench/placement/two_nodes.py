@@ -1,7 +1,7 @@
 """Memory-bound cells on two virtual nodes of one memory: plans, a fast tier that holds the hottest, batches.  Floor 6.
 
 What the fast tier holds is not read at home (static: nothing is copied). Each run of a cell stands between two
-``Moment``s: their read rate, and what kernels reach of it, replace the calibrated ones.
+``Moment``s: their reads and kernels replace the calibrated ones (``WAYS`` says in which predictions).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from moelab.bench.placement.cells import Cell
 from moelab.bench.placement.core_bound import NUM_NODES, Planned
 from moelab.bench.placement.lockstep import ids_of_steps, lockstep
-from moelab.bench.placement.moment import BusyNodeCalls, Moment, times_of
+from moelab.bench.placement.moment import Moment, NodeCalls, now_of
 from moelab.bench.placement.placed import Entries, PlacedLayers, counted_bytes
 from moelab.calibration.rounds import in_rounds
 from moelab.domain.expert_times import ExpertTimes
@@ -32,7 +32,7 @@ def two_node_cells(
 ) -> tuple[list[Cell], np.ndarray]:  # fmt: skip
     """(cells, GB/s of both nodes together beside each run). ``loads`` [L, E] say what is hottest.
 
-    Predictions are fixed by the entries before anything runs; only the moment of the round enters afterwards.
+    Entries and the prediction ``beforehand`` are made before anything runs; into the others enters the moment.
     """
     keys = [(key, capacity, batch) for key, capacity, batch in product(planned.plans, CAPACITIES, STEPS_OF_BATCH)]
     layers = {key: placed.of(plan) for key, plan in planned.plans.items()}
@@ -45,15 +45,16 @@ def two_node_cells(
     entries: dict[tuple, Entries] = {
         (key, capacity, batch): placed.entries(layers[key], steps[capacity, batch]) for key, capacity, batch in keys
     }
+    before = {cell: each.seconds(times) for cell, each in entries.items()}
     tell(f"{len(keys)} cells on {NUM_NODES} nodes predicted")
-    calls = BusyNodeCalls(placed, loop=loop, seed=seed)
+    calls = NodeCalls(placed, loop=loop, seed=seed)
     moments: dict[tuple, list[tuple[Moment, Moment]]] = {cell: [] for cell in keys}
 
     def run(cell: tuple) -> float:
         key, capacity, batch = cell
-        before = calls.make()
+        first = calls.make()
         spent = placed.run(layers[key], steps[capacity, batch])
-        moments[cell].append((before, calls.make()))
+        moments[cell].append((first, calls.make()))
         return spent
 
     start = {key: counted_bytes(of_plan) for key, of_plan in layers.items()}
@@ -68,19 +69,26 @@ def two_node_cells(
     cells, rates = [], []
     for cell in keys:
         key, capacity, batch = cell
-        now = [times_of(times, *pair) for pair in moments[cell][1:]]  # the first round warms up
-        of_round = np.array([rate for _, rate in now])
-        rates.append(of_round)
+        work, num_bytes = entries[cell], float(entries[cell].num_bytes.sum())
+        now = [now_of(times, pair, NUM_NODES) for pair in moments[cell][1:]]  # the first round warms up
+        limit = NUM_NODES * np.array([each.slowest_gb_per_s for each in now])
+        rates.append(limit)
         cells.append(
             Cell(
                 plan=f"{key[0]} {key[1]:.0%}", policy="static" if capacity else "none", capacity=capacity, batch=batch,
                 num_steps=STEPS_OF_BATCH[batch], measured_s=values[str(cell)],
-                predicted_s=np.array([entries[cell].seconds(of_now) for of_now, _ in now]),
-                calibrated_s=np.array([entries[cell].seconds(times, {NUM_NODES: rate}) for rate in of_round]),
-                naive_s=float(entries[cell].num_bytes.sum()) / (NUM_NODES * of_round * GB),
+                predicted={
+                    "model": np.array([work.seconds(each.times) for each in now]),
+                    "reads": np.array([work.seconds(times, {NUM_NODES: each.mean_gb_per_s}) for each in now]),
+                    "beforehand": np.full(len(now), before[cell]),
+                    "bytes": num_bytes / (limit * GB),
+                    "kernel_bytes": num_bytes / (np.array([each.kernels_gb_per_s for each in now]) * GB),
+                },
+                read_gb_per_s=limit,
+                kernel_share=np.array([each.times.busy[NUM_NODES].kernel_share for each in now]),
             )
         )  # fmt: skip
-    return cells, NUM_NODES * np.concatenate(rates)
+    return cells, np.concatenate(rates)
 
 
 def missed(ids: np.ndarray, loads: np.ndarray, capacity: float) -> np.ndarray:

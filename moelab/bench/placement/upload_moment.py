@@ -1,6 +1,6 @@
 """UploadMoment: reads, kernels and copies of experts, each alone and two at once, beside a run.  Floor 6.
 
-The same kinds of calls as ``calibration.beside_uploads`` makes, because what memory gives and what kernels reach of it
+The kinds of calls that ``calibration.beside_uploads`` makes, because what memory gives and what kernels reach of it
 change within minutes. Does not know policies or cells.
 """
 
@@ -8,38 +8,55 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from moelab.bench.placement.moment import harmonic_mean
 from moelab.calibration.rounds import timed
 from moelab.calibration.uploader import Uploader
+from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.units import GB
 from moelab.kernels import RoutedExperts, read_once
 
 EXPERTS_OF_CALL = 4
 _COPIES_ALONE = 4
 _READ_EXPERTS_BESIDE = 2
-_COPIES_BESIDE = 6
+_COPIES_BESIDE = 10
 
 
 @dataclass(frozen=True)
 class UploadMoment:
-    """GB/s of experts: of a read loop and of copies while each is alone; of both while both run (``read_beside``,
-    ``copy_beside_read``); of copies beside kernels. ``kernel_s``, ``kernel_beside_s``: a call of four experts, one
-    token, alone and beside copies."""
+    """Of a read loop and of copies while each is alone, of both while both run (``read_beside``, ``copy_beside_read``),
+    of copies beside kernels. ``kernel_s``, ``kernel_beside_s``: a call of four experts, one token, alone and beside
+    copies."""
 
-    read_alone: float
-    copy_alone: float
-    read_beside: float
-    copy_beside_read: float
+    read_alone_gb_per_s: float
+    copy_alone_gb_per_s: float
+    read_beside_gb_per_s: float
+    copy_beside_read_gb_per_s: float
     kernel_s: float
     kernel_beside_s: float
-    copy_beside_kernel: float
+    copy_beside_kernel_gb_per_s: float
 
     def mean(self, other: UploadMoment) -> UploadMoment:
-        """Of the moments before and after a run."""
-        return UploadMoment(*((a + b) / 2 for a, b in zip(astuple(self), astuple(other), strict=True)))
+        """Of the moments before and after a run, rates by the time that they stand for."""
+        pairs = zip(asdict(self).items(), asdict(other).values(), strict=True)
+        return UploadMoment(
+            **{name: harmonic_mean([a, b]) if name.endswith("gb_per_s") else (a + b) / 2 for (name, a), b in pairs}
+        )
+
+    @classmethod
+    def as_calibrated(cls, times: ExpertTimes) -> UploadMoment:
+        """Reads and copies of a calibration, no kernels (nan); ``ValueError`` where none were copied in it."""
+        known = times.uploads
+        if known is None:
+            raise ValueError(f"{times.name} has no figures of copies, expected some: calibrate on two cores or more")
+        return cls(
+            read_alone_gb_per_s=times.read_gb_per_s, copy_alone_gb_per_s=known.alone_gb_per_s,
+            read_beside_gb_per_s=known.read_gb_per_s, copy_beside_read_gb_per_s=known.beside_gb_per_s, kernel_s=np.nan,
+            kernel_beside_s=np.nan, copy_beside_kernel_gb_per_s=np.nan,
+        )  # fmt: skip
 
 
 class UploadCalls:
@@ -58,13 +75,13 @@ class UploadCalls:
     def make(self) -> UploadMoment:
         read_beside_s, copy_beside_read_s = self._beside(self._reading(_READ_EXPERTS_BESIDE))
         copy_alone_s = self._copied_alone()
-        read_alone_s = self._second(self._reading(EXPERTS_OF_CALL))
+        read_alone_s = self._behind_one_s(self._reading(EXPERTS_OF_CALL))
         kernel_beside_s, copy_beside_kernel_s = self._beside(self._computing)
         return UploadMoment(
-            read_alone=self._rate(read_alone_s, EXPERTS_OF_CALL), copy_alone=self._rate(copy_alone_s),
-            read_beside=self._rate(read_beside_s, _READ_EXPERTS_BESIDE),
-            copy_beside_read=self._rate(copy_beside_read_s), kernel_s=self._second(self._computing),
-            kernel_beside_s=kernel_beside_s, copy_beside_kernel=self._rate(copy_beside_kernel_s),
+            read_alone_gb_per_s=self._rate(read_alone_s, EXPERTS_OF_CALL), copy_alone_gb_per_s=self._rate(copy_alone_s),
+            read_beside_gb_per_s=self._rate(read_beside_s, _READ_EXPERTS_BESIDE),
+            copy_beside_read_gb_per_s=self._rate(copy_beside_read_s), kernel_s=self._behind_one_s(self._computing),
+            kernel_beside_s=kernel_beside_s, copy_beside_kernel_gb_per_s=self._rate(copy_beside_kernel_s),
         )  # fmt: skip
 
     def _rate(self, seconds: float, experts: int = 1) -> float:
@@ -81,8 +98,8 @@ class UploadCalls:
         ids = self._rng.permutation(self._num_experts)[None, :EXPERTS_OF_CALL]
         self._layer.forward(self._x, ids, self._gates)
 
-    def _second(self, work: Callable[[], None]) -> float:
-        """Median seconds of two calls that follow one like them, as in the calibration."""
+    def _behind_one_s(self, work: Callable[[], None]) -> float:
+        """Median of two calls that follow one like them, as a layer follows a layer."""
         work()
         return float(np.median([timed(work) for _ in range(2)]))
 

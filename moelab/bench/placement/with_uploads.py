@@ -2,7 +2,7 @@
 
 Decisions are the simulator's own log, so residency follows the logical clock: a layer waits until what it admitted one
 step before has arrived, as ``cost_model.hybrid`` says. The copies are an ``Uploader``'s in place of a link. Each run
-stands between two ``UploadMoment``s, whose rates replace the calibrated ones.
+stands between two ``UploadMoment``s, whose figures replace the calibrated ones (``WAYS`` says in which predictions).
 """
 
 from __future__ import annotations
@@ -153,9 +153,30 @@ def upload_cells(
         cells.append(
             Cell(
                 plan="one node and a link", policy=policy, capacity=capacity, batch=batch, num_steps=NUM_STEPS,
-                measured_s=values[str(key)], predicted_s=np.array([predict(decided, times, m) for m in of_rounds]),
-                calibrated_s=np.array([predict_calibrated(decided, times, m) for m in of_rounds]),
-                naive_s=np.array([bytes_alone_s(decided, times, m) for m in of_rounds]), link=True,
+                measured_s=values[str(key)], link=True,
+                predicted={
+                    "model": np.array([predict(decided, times, each) for each in of_rounds]),
+                    "reads": np.array([predict_calibrated(decided, times, each) for each in of_rounds]),
+                    "beforehand": np.full(
+                        len(of_rounds), predict_calibrated(decided, times, UploadMoment.as_calibrated(times))
+                    ),
+                    "bytes": np.array(
+                        [
+                            bytes_alone_s(decided, times, each.read_beside_gb_per_s + each.copy_beside_read_gb_per_s)
+                            for each in of_rounds
+                        ]
+                    ),
+                    "kernel_bytes": np.array(
+                        [
+                            bytes_alone_s(
+                                decided, times, kernel_gb_per_s(times, each) + each.copy_beside_kernel_gb_per_s
+                            )
+                            for each in of_rounds
+                        ]
+                    ),
+                },
+                read_gb_per_s=np.array([each.read_alone_gb_per_s for each in of_rounds]),
+                kernel_share=np.array([kernel_gb_per_s(times, each) / each.read_beside_gb_per_s for each in of_rounds]),
             )
         )  # fmt: skip
     return cells
@@ -165,11 +186,11 @@ def predict(decided: Decided, times: ExpertTimes, moment: UploadMoment) -> float
     """Seconds by the contention model, from what kernels and copies take alone and at once in this moment."""
 
     def expert_s(call_s: float) -> float:
-        return max(call_s - times.layer_s - times.token_s, call_s / 2) / EXPERTS_OF_CALL  # as in the calibration
+        return max(call_s - times.layer_s - times.token_s, call_s / 2) / EXPERTS_OF_CALL
 
     alone_s = expert_s(moment.kernel_s)
     beside_s = max(alone_s, expert_s(moment.kernel_beside_s))  # others do not make kernels faster
-    return _composed_s(decided, times, moment, alone_s, beside_s, moment.copy_beside_kernel)
+    return _composed_s(decided, times, moment, alone_s, beside_s, moment.copy_beside_kernel_gb_per_s)
 
 
 def predict_calibrated(decided: Decided, times: ExpertTimes, moment: UploadMoment) -> float:
@@ -177,19 +198,25 @@ def predict_calibrated(decided: Decided, times: ExpertTimes, moment: UploadMomen
     assert times.uploads is not None
     one_s = float(whole_expert_s(times, 1))
     calibrated_s, now_s, beside_read_s = (
-        times.expert_bytes / (rate * GB) for rate in (times.read_gb_per_s, moment.read_alone, moment.read_beside)
+        times.expert_bytes / (rate * GB)
+        for rate in (times.read_gb_per_s, moment.read_alone_gb_per_s, moment.read_beside_gb_per_s)
     )
     alone_s = float(with_reads(one_s, calibrated_s, now_s, times.sharpness))
     slower_s = float(with_reads(one_s, calibrated_s, max(now_s, beside_read_s), times.sharpness))
-    copies = moment.copy_beside_read * times.uploads.upload_share
+    copies = moment.copy_beside_read_gb_per_s * times.uploads.upload_share
     return _composed_s(decided, times, moment, alone_s, slower_s / times.uploads.kernel_share, copies)
 
 
-def bytes_alone_s(decided: Decided, times: ExpertTimes, moment: UploadMoment) -> float:
-    """Seconds of total bytes over what read loop and copies reach together."""
+def kernel_gb_per_s(times: ExpertTimes, moment: UploadMoment) -> float:
+    """Of a call beside copies."""
+    return EXPERTS_OF_CALL * times.expert_bytes / moment.kernel_beside_s / GB
+
+
+def bytes_alone_s(decided: Decided, times: ExpertTimes, together_gb_per_s: float) -> float:
+    """Seconds of total bytes, read and copied, at what both reach together."""
     read = sum(len(np.unique(ids[ids != NO_EXPERT])) for of_step in decided.misses for ids in of_step)
     copied = sum(len(new) for of_step in decided.admitted for new in of_step)
-    return (read + copied) * times.expert_bytes / ((moment.read_beside + moment.copy_beside_read) * GB)
+    return (read + copied) * times.expert_bytes / (together_gb_per_s * GB)
 
 
 def _composed_s(
@@ -208,11 +235,11 @@ def _composed_s(
             miss[step, layer] = float(whole_expert_s(times, counts).sum()) / one_s
             upload[step, layer] = len(decided.admitted[step][layer])
             overhead += times.layer_s + times.token_s * len(ids) if len(counts) else 0.0
-    kernel_gb_per_s = size / alone_s / GB
-    home = max(moment.read_alone, kernel_gb_per_s, moment.copy_alone)
+    alone = size / alone_s / GB
+    home = max(moment.read_alone_gb_per_s, alone, moment.copy_alone_gb_per_s)
     rates = Rates(
-        read_gb_per_s=home, efficiency=kernel_gb_per_s / home, link_gb_per_s=moment.copy_alone,
-        layer_overhead_s=overhead / miss.size, measured_shared=(size / beside_s / GB, copy_beside),
-        link_start_s=times.uploads.start_s,
+        read_gb_per_s=home, efficiency=alone / home, link_gb_per_s=moment.copy_alone_gb_per_s,
+        layer_overhead_s=overhead / miss.size,
+        measured_shared=(size / beside_s / GB, copy_beside), link_start_s=times.uploads.start_s,
     )  # fmt: skip
     return float(hybrid(miss * size, np.zeros(shape), upload * size, rates).step_s.sum())
