@@ -31,6 +31,7 @@ def run_tests(path, *tests: str) -> str:
     return done.stdout
 
 
+@pytest.mark.build
 @pytest.mark.parametrize(("compiler", "optimise"), BUILDS)
 def test_other_compilers_and_optimisations(emulated_library, tmp_path, compiler, optimise):
     if shutil.which(compiler) is None:
