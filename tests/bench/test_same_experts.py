@@ -56,8 +56,9 @@ def test_steps_have_as_many_of_each_node_and_scaling_is_of_both(placed, monkeypa
 
     monkeypatch.setattr(placed, "run", run)
     assert same.scaling() == 2.0
-    assert [number for number, _ in ran] == [1, 1, 2, 2] * 12, "by turns, each behind one like it"
-    assert [experts for _, experts in ran[1::2]] == [step.ravel().tolist() for step in same.steps for _ in "12"]
+    assert [number for number, _ in ran] == ([1] * 6 + [2] * 6) * 2, "six by turns"
+    halves = [step.ravel().tolist() for step in same.steps]
+    assert [experts for _, experts in ran] == [*(halves[:6] * 2), *(halves[6:] * 2)]
     for _, experts in ran:
         assert sorted(expert % 2 for expert in experts) == [0, 0, 1, 1]
         assert len(set(experts)) == 4

@@ -39,19 +39,16 @@ class SameExperts:
         self._beside: dict[str, list[float]] = {}
 
     def scaling(self) -> float:
-        """Time on one node over that on all: step by step by turns, medians of twelve.
+        """Time on one node over that on all, medians of twelve steps, six by turns.
 
-        Each behind an untimed one like it, as a layer follows a layer: who slept through the other's step wakes in it.
+        Not step by step: a core that rested while the other node worked is slower for some milliseconds.
         """
-        pairs = []
-        for before, step in zip([self.steps[-1], *self.steps], self.steps, strict=False):
-            both = []
-            for layer in (self._one, self._all):
-                self._placed.run([layer], [before])
-                both.append(self._placed.run([layer], [step]))
-            pairs.append(both)
-        one, spread = np.median(pairs, axis=0)
-        return float(one / spread)
+        half = _STEPS // 2
+        one, spread = list[float](), list[float]()
+        for steps in (self.steps[:half], self.steps[half:]):
+            for layer, seconds in ((self._one, one), (self._all, spread)):
+                seconds += [self._placed.run([layer], [step]) for step in steps]
+        return float(np.median(one) / np.median(spread))
 
     def beside(self, name: str, work: Callable[[], float]) -> float:
         """What ``work`` returns; noted is how long the work of all nodes takes just before and after it."""
