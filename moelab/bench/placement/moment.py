@@ -23,8 +23,8 @@ from moelab.domain.units import GB
 from moelab.kernels import read_nodes
 from moelab.kernels.pieces import num_units
 
-READ_EXPERTS = 4  # of each node
-EXPERTS = 2  # of each node
+_READ_EXPERTS = 4  # of each node
+_EXPERTS = 2  # of each node
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class NodeCalls:
 
     def __init__(self, placed: PlacedLayers, *, loop: int, seed: int = 0) -> None:
         num_nodes, num_experts = placed.pool.num_nodes, placed.num_experts
-        if num_experts < READ_EXPERTS * num_nodes:
-            raise ValueError(f"got {num_experts} experts, expected {READ_EXPERTS} on each of {num_nodes} nodes")
+        if num_experts < _READ_EXPERTS * num_nodes:
+            raise ValueError(f"got {num_experts} experts, expected {_READ_EXPERTS} on each of {num_nodes} nodes")
         node_of_expert = np.arange(num_experts) % num_nodes
         self.layer = placed.layer(0, whole_on(node_of_expert, num_units(placed.layout)))
         self._of_node = [np.flatnonzero(node_of_expert == node) for node in range(num_nodes)]
@@ -69,14 +69,14 @@ class NodeCalls:
 
     def _read(self, nodes: range) -> float:
         size = self._placed.layout.expert_bytes
-        addresses = self._addresses[self._chosen(nodes, READ_EXPERTS)]
-        spent = read_nodes(addresses, np.repeat(nodes, READ_EXPERTS), size, self._loop, self._placed.pool).max()
-        return float(READ_EXPERTS * size / spent / GB)
+        addresses = self._addresses[self._chosen(nodes, _READ_EXPERTS)]
+        spent = read_nodes(addresses, np.repeat(nodes, _READ_EXPERTS), size, self._loop, self._placed.pool).max()
+        return float(_READ_EXPERTS * size / spent / GB)
 
     def _call(self, nodes: range, tokens: int) -> float:
         one = self._rng.integers(0, self._placed.num_experts, (1, 1))
         self.layer.forward(self._x[:1], one, np.ones((1, 1), np.float32))
-        ids = np.tile(self._chosen(nodes, EXPERTS), (tokens, 1))
+        ids = np.tile(self._chosen(nodes, _EXPERTS), (tokens, 1))
         gates = np.full(ids.shape, 1 / ids.shape[1], np.float32)
         return timed(self.layer.forward, self._x[:tokens], ids, gates)
 
@@ -103,7 +103,7 @@ def now_of(times: ExpertTimes, moments: Sequence[Moment], num_nodes: int) -> Now
         raise ValueError(f"{times.name} was calibrated on {sorted(times.busy)} busy nodes, expected {num_nodes}")
     slower = [
         max(seconds - times.layer_s - tokens * times.token_s, seconds / 2)  # overheads of a worse hour may be larger
-        / (EXPERTS * float(whole_expert_s(times, tokens)))
+        / (_EXPERTS * float(whole_expert_s(times, tokens)))
         for moment in moments
         for tokens, seconds in moment.alone_s.items()
     ]
@@ -130,7 +130,7 @@ def now_of(times: ExpertTimes, moments: Sequence[Moment], num_nodes: int) -> Now
     call_s = float(np.mean([moment.together_s[1] for moment in moments]))
     return Now(
         times=alone_now.model_copy(update={"busy": times.busy | {num_nodes: busy}}), slowest_gb_per_s=slowest,
-        mean_gb_per_s=first * mean_share, kernels_gb_per_s=num_nodes * EXPERTS * times.expert_bytes / call_s / GB,
+        mean_gb_per_s=first * mean_share, kernels_gb_per_s=num_nodes * _EXPERTS * times.expert_bytes / call_s / GB,
     )  # fmt: skip
 
 
