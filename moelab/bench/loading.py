@@ -66,7 +66,7 @@ COLUMNS = (
     Column("of the slower (quartiles)", "cold_ratio_to_slower", "cold_ratio_quartiles"),
     Column("warm", "warm_gb_per_s"), Column("saved", "saved_gb_per_s"),
     Column("of disk (quartiles)", "saved_ratio_to_disk", "saved_ratio_quartiles"),
-    Column("memory", "peak_memory_ratio"),
+    Column("memory", "peak_memory_ratio"), Column("pages", "pages"),
 )  # fmt: skip
 
 
@@ -91,6 +91,7 @@ class LoadingRow:
     peak_memory_ratio: float
     peak_memory_within_gate: bool | None
     num_rounds: int
+    pages: str  # what the arenas of the last load were granted
 
 
 def bench_loading(
@@ -186,7 +187,7 @@ def _measured(
                 read_all(copied if name == "copy" else files)
             row[name] = case()
         rounds.append(row)
-    saved_bytes = _loaded_bytes(checkpoint, options | {"packed": packed}) if "saved" in parts else 0
+    saved_bytes, pages = _loaded_bytes(checkpoint, options | ({"packed": packed} if "saved" in parts else {}))
     memory = measure_load_memory(checkpoint, **options) if "memory" in parts else None
     of = {name: np.array([row[name] for row in rounds]) for name in rounds[0]}
     cold = of["cold"] / np.minimum(of["disk"], of["copy"])
@@ -202,7 +203,7 @@ def _measured(
         saved_ratio_quartiles=_quartiles(saved_ratio),
         peak_memory_ratio=float("nan") if memory is None else memory.peak_ratio,
         peak_memory_within_gate=None if memory is None else memory.within(1.05, MORE_BYTES),
-        num_rounds=len(rounds),
+        num_rounds=len(rounds), pages=pages,
     )  # fmt: skip
 
 
@@ -228,9 +229,10 @@ def _load_s(checkpoint: Path, options: dict[str, Any], fresh_bytes: int, cold: l
         return engine.load_s
 
 
-def _loaded_bytes(checkpoint: Path, options: dict[str, Any]) -> int:
+def _loaded_bytes(checkpoint: Path, options: dict[str, Any]) -> tuple[int, str]:
+    """Bytes that a load reads, and on which pages its arenas lie."""
     with load(checkpoint, device="cpu", **options) as engine:
-        return engine.loaded_bytes
+        return engine.loaded_bytes, engine.huge_pages
 
 
 def drop_cached(files: list[Path]) -> None:

@@ -16,9 +16,8 @@ import json
 import math
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -43,8 +42,7 @@ class CheckpointError(ValueError):
         super().__init__(f"{where}: expected {expected}, got {got}; {fix}")
 
 
-@dataclass(frozen=True)
-class TensorEntry:
+class TensorEntry(NamedTuple):  # and no dataclass: a large model has 200,000
     """Where a tensor lies. `dtype` is the name that safetensors uses (BF16, F32, I32 ...), `offset` counts from the
     start of the file."""
 
@@ -159,9 +157,8 @@ class Checkpoint:
     def fingerprint(self, names_of_content: Iterable[str] = ()) -> str:
         """Short sha256 of config, of every name, dtype and shape, and of the content of a few tensors."""
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        for name in sorted(self.entries):
-            entry = self.entries[name]
-            digest.update(f"{name} {entry.dtype} {entry.shape}\n".encode())
+        rows = (f"{name} {entry.dtype} {entry.shape}\n" for name, entry in sorted(self.entries.items()))
+        digest.update("".join(rows).encode())
         for name in names_of_content:
             digest.update(self.fetch(self.read(name)).contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
@@ -187,16 +184,17 @@ def _read_entries(directory: Path) -> dict[str, TensorEntry]:
         if not isinstance(weight_map, dict):
             raise CheckpointError(index_path, "a weight_map", "none", "download the file again")
         entries: dict[str, TensorEntry] = {}
-        for file_name in sorted(set(weight_map.values())):
+        paths = {file_name: directory / file_name for file_name in sorted(set(weight_map.values()))}
+        for file_name, path in paths.items():
             if Path(file_name).name != file_name or not file_name.endswith(".safetensors"):
                 raise CheckpointError(
                     index_path, "file names that end in .safetensors", repr(file_name), "convert it to safetensors"
                 )
-            entries |= read_header(directory / file_name)
+            entries |= read_header(path)
         for name, file_name in weight_map.items():
-            if name not in entries or entries[name].file.name != file_name:
+            if name not in entries or entries[name].file is not paths[file_name]:
                 raise CheckpointError(
-                    directory / file_name, f"tensor {name}, as {INDEX_FILE} says", "no such tensor", "download it again"
+                    paths[file_name], f"tensor {name}, as {INDEX_FILE} says", "no such tensor", "download it again"
                 )
         return {name: entries[name] for name in weight_map}
     if (directory / SINGLE_FILE).exists():

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 from dataclasses import dataclass
+from functools import cache
 
 from moelab.kernels import native
 
@@ -51,8 +52,12 @@ class IsaStatus:
 
 def isa_table() -> list[IsaStatus]:
     """Every known ISA, in the order of ``KNOWN_ISAS``."""
+    return list(_isa_table(*native.library()))
+
+
+@cache  # every matrix of a model asks
+def _isa_table(library: ctypes.CDLL | None, reason: str) -> tuple[IsaStatus, ...]:
     rows = [IsaStatus("numba", True, True, "compiled on first use for this CPU")]
-    library, reason = native.library()
     for isa in KNOWN_ISAS[1:]:
         if library is None:
             rows.append(IsaStatus(isa, False, False, reason))
@@ -63,7 +68,7 @@ def isa_table() -> list[IsaStatus]:
         if isa == "avx512" and supported and not library.moelab_avx512_bf16():
             why = "no AVX512_BF16: bf16 weights with bf16 activations by avx2"
         rows.append(IsaStatus(isa, built, supported, why))
-    return rows
+    return tuple(rows)
 
 
 def _why_not(library: ctypes.CDLL, isa: str, built: bool) -> str:

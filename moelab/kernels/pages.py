@@ -105,9 +105,9 @@ def _aligned(num_bytes: int, node: int | None) -> tuple[mmap.mmap, np.ndarray, n
 def _map(num_bytes: int, node: int | None) -> tuple[mmap.mmap, str]:
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     left: list[str] = []  # what is reserved and was not taken
-    for page_bytes, name in ((1 << 30, "1 GB"), (2 << 20, "2 MB")):
+    for page_bytes, name in ((1 << 30, "1 GB"), (2 << 20, "2 MB")) if num_bytes >= HUGE_PAGE_BYTES else ():
         length, free = -(-num_bytes // page_bytes) * page_bytes, free_reserved_bytes(page_bytes, node)
-        if free == 0 or num_bytes < HUGE_PAGE_BYTES:
+        if free == 0:
             continue
         if why := _why_not_reserved(num_bytes, length, free, node):
             left.append(f"{name} reserved, not used: {why}")
@@ -149,22 +149,32 @@ def _advise(mapping: mmap.mmap, num_bytes: int) -> str:
         mapping.madvise(mmap.MADV_HUGEPAGE)
     except OSError as error:
         return f"plain: {error}"
-    if _TRANSPARENT.is_file() and "[never]" in _TRANSPARENT.read_text():  # advice is taken without a word
+    if "[never]" in _text(_TRANSPARENT):  # advice is taken without a word
         return "plain: transparent_hugepage is never"
     return _ADVISED
 
 
 def several_nodes() -> bool:
     """Has this machine more than one NUMA node with memory?"""
-    file = _NODES / "has_memory"
-    return file.is_file() and len(parse_core_list(file.read_text())) > 1
+    return len(parse_core_list(_text(f"{_NODES}/has_memory") or "0")) > 1
 
 
 def free_reserved_bytes(page_bytes: int, node: int | None = None) -> int:
     """Bytes of reserved huge pages of this size (of ``node``, else of all) that nobody has taken; 0 without any."""
-    folder = _HUGETLB if node is None else _NODES / f"node{node}/hugepages"
-    file = folder / f"hugepages-{page_bytes // 1024}kB/free_hugepages"
-    return int(file.read_text()) * page_bytes if file.is_file() else 0
+    folder = _HUGETLB if node is None else f"{_NODES}/node{node}/hugepages"
+    return int(_text(f"{folder}/hugepages-{page_bytes // 1024}kB/free_hugepages") or 0) * page_bytes
+
+
+def _text(path: Path | str) -> str:
+    """A small file of the system, without the objects that `Path` makes: a model has hundreds of mappings. Or empty."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        return os.read(descriptor, 4096).decode()
+    finally:
+        os.close(descriptor)
 
 
 def _bind(mapping: np.ndarray, node: int | None) -> str:

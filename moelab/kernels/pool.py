@@ -24,7 +24,7 @@ from moelab.kernels.places import caller_core, places
 from moelab.kernels.python_workers import PythonWorkers
 
 AHEAD = 2  # tasks that a worker draws before it does them, where it is told of each
-ON_THEIR_WAY_BYTES = 16 << 20  # reads of all workers together, while there are tasks to read ahead for
+ON_THEIR_WAY_BYTES = 48 << 20  # reads of all workers together, while there are tasks to read ahead for
 
 
 class Reads(Protocol):

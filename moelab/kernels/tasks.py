@@ -13,7 +13,7 @@ from itertools import accumulate
 from moelab.kernels.pool import AHEAD, Pool, Reads
 
 GROUP_BYTES = 1 << 20  # small tasks are drawn together until they are this much
-MOST_AHEAD = 24  # groups that are drawn ahead by all workers together, or AHEAD by each
+MOST_AHEAD = 64  # groups that are drawn ahead by all workers together, or AHEAD by each
 AHEAD_PART = 24  # and together at most this part of all bytes
 Task = Callable[[], object]
 Advance = Callable[[float], object]  # told the part (0 to 1) that is done

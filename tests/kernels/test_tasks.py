@@ -166,7 +166,8 @@ class SlowDisk:
 @pytest.mark.parametrize("num_bytes", [1 << 20, 2 << 20, 64 << 20])
 def test_whoever_waited_asks_again_before_the_task(num_bytes):
     """All reads come at once; no task is done while nothing is on its way, but at the end."""
-    disk, order, count, most = SlowDisk(num_bytes), [], 300, 40
+    disk, order, count = SlowDisk(num_bytes), [], 300
+    most = 2 * ON_THEIR_WAY_BYTES >> 20  # drawn ahead: more than is on its way, of the smallest of these reads too
     idle = []
 
     def do(number):
