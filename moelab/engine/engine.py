@@ -28,6 +28,7 @@ from moelab.engine.stepper import Stepper
 from moelab.engine.text import TextCodec, TextStream, stop_token_ids
 from moelab.kernels.isa import choose_isa
 from moelab.kernels.job import Activation
+from moelab.kernels.pages import granted
 
 if TYPE_CHECKING:
     from moelab.engine.fast_tier.fast_tier import FastTier
@@ -271,7 +272,8 @@ class Engine(Stepper):
             nodes += f" (a byte takes {' : '.join(f'{each:.3g}' for each in placements[0].slowness)})"
         if self.pool.num_nodes > 1 and not nodes:
             nodes = f", read by the workers of all {self.pool.num_nodes} {kind}"
-        return f"{num_bytes / 2**30:.2f} GiB{nodes}, binding {self.binding}, pages {self.huge_pages}"
+        pages = granted(self.huge_pages, (block for home in self._homes() for block in home.blocks))
+        return f"{num_bytes / 2**30:.2f} GiB{nodes}, binding {self.binding}, pages {pages}"
 
     def _caller(self) -> str:
         """Where worker 0 is, which is not pinned."""
@@ -295,14 +297,16 @@ class Engine(Stepper):
     @property
     def binding(self) -> str:
         """What memory of the routed experts is bound to, or why it is not."""
-        homes = [layer.owner if layer.placement is None else layer.placement for layer in self.routed]
-        return ", ".join(dict.fromkeys(part for home in homes for part in home.binding.split(", ")))
+        return ", ".join(dict.fromkeys(part for home in self._homes() for part in home.binding.split(", ")))
 
     @property
     def huge_pages(self) -> str:
         """The pages that memory of the routed experts was asked for with success, or why not."""
-        homes = [layer.owner if layer.placement is None else layer.placement for layer in self.routed]
-        return ", ".join(dict.fromkeys(home.huge_pages for home in homes))
+        return ", ".join(dict.fromkeys(home.huge_pages for home in self._homes()))
+
+    def _homes(self) -> list[Any]:
+        """Arena or placement of each layer."""
+        return [layer.owner if layer.placement is None else layer.placement for layer in self.routed]
 
     def __repr__(self) -> str:
         return summary_text("Engine", self.summary())

@@ -19,6 +19,7 @@ from moelab.dispatch.c_face import dispatch_arguments
 from moelab.domain.plan_copies import Copies
 from moelab.kernels import Activation, ExpertArena, ExpertLayout, NodePlacement, Pool, RoutedExperts
 from moelab.kernels.generated import fill_expert
+from moelab.kernels.pages import granted
 
 Arena = ExpertArena | NodePlacement
 
@@ -35,7 +36,8 @@ class ReplayWeights:
 
     @property
     def huge_pages(self) -> str:
-        return self.arenas[0].huge_pages
+        """What was asked for with success, and the share that is huge by now."""
+        return granted(self.arenas[0].huge_pages, (block for arena in self.arenas for block in arena.blocks))
 
     @property
     def binding(self) -> str:

@@ -53,6 +53,11 @@ class ExpertArena:
         return None if self._bytes is None else huge_bytes(self._bytes)
 
     @property
+    def blocks(self) -> list[np.ndarray]:
+        """What it holds in memory: one block, none when closed."""
+        return [] if self._bytes is None else [self._bytes]
+
+    @property
     def memory(self) -> np.ndarray:
         """All of it, uint8 [num_bytes]: expert after expert, ``stride`` bytes apart."""
         if self._bytes is None:

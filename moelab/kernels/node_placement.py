@@ -154,6 +154,11 @@ class NodePlacement:
     def huge_pages(self) -> str:
         return ", ".join(dict.fromkeys(each.pages for each in self.memory_of_copy.values()))
 
+    @property
+    def blocks(self) -> list[np.ndarray]:
+        """What it holds in memory: a block for each copy."""
+        return [each.memory for each in self.memory_of_copy.values()]
+
     def __len__(self) -> int:
         return self.num_experts
 

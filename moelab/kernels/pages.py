@@ -4,8 +4,9 @@ Tries reserved pages of 1 GB, then of 2 MB, then transparent huge pages by advic
 taken where enough are free and little of the last would be wasted, and not for one node of several: the system keeps
 them for a mapping from all nodes together, so that a bound one could run dry and die when it is written, unless all of
 it were written when it is made, by one thread, hundreds of GB of a large model. ``pages`` says what was got, or why
-not, with what was reserved and left; ``binding`` likewise; ``huge_bytes`` asks the system afterwards. Knows Linux;
-elsewhere plain pages. Does not know experts. Floor 1: NumPy, ``domain.machine`` and the standard library.
+not, with what was reserved and left; ``binding`` likewise; ``huge_bytes``, ``huge_share`` and ``granted`` ask the
+system afterwards. Knows Linux; elsewhere plain pages. Does not know experts. Floor 1: NumPy, ``domain.machine`` and the
+standard library.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import mmap
 import os
 import platform
 import re
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -203,14 +206,39 @@ def is_reserved(pages: str) -> bool:
 
 def huge_bytes(memory: np.ndarray) -> int | None:
     """Bytes of the mappings around ``memory`` that really sit on huge pages now; ``None`` where nobody says."""
+    found = _resident([memory])
+    return None if found is None else found[1]
+
+
+def huge_share(memories: Iterable[np.ndarray]) -> float | None:
+    """Of the bytes in memory of the mappings around these blocks the part on huge pages; ``None`` where nobody says."""
+    found = _resident(memories)
+    return None if found is None or found[0] == 0 else found[1] / found[0]
+
+
+def granted(pages: str, memories: Iterable[np.ndarray]) -> str:
+    """``pages``, what was asked for with success, and the share that is huge by now."""
+    share = huge_share(memories)
+    return pages if share is None else f"{pages} ({share:.0%} huge)"
+
+
+def _resident(memories: Iterable[np.ndarray]) -> tuple[int, int] | None:
+    """(bytes in memory, those on huge pages) of the mappings that hold some of these blocks."""
+    blocks = sorted((block.ctypes.data, block.ctypes.data + len(block)) for block in memories if len(block))
     smaps = Path("/proc/self/smaps")
-    if not smaps.is_file() or len(memory) == 0:
+    if not smaps.is_file() or not blocks:
         return None
-    first, last = memory.ctypes.data, memory.ctypes.data + len(memory)
-    total, inside = 0, False
-    for line in smaps.read_text().splitlines():
-        if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
-            inside = int(bounds[1], 16) < last and int(bounds[2], 16) > first
-        elif inside and line.startswith(("AnonHugePages:", "Private_Hugetlb:")):
-            total += int(line.split()[1]) * 1024
-    return total
+    firsts = [first for first, _ in blocks]
+    lasts = list(accumulate((last for _, last in blocks), max))
+    present = huge = 0
+    inside = False
+    with smaps.open() as lines:
+        for line in lines:
+            if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+                before = bisect_left(firsts, int(bounds[2], 16))  # blocks that begin below its end
+                inside = before > 0 and lasts[before - 1] > int(bounds[1], 16)
+            elif inside and line.startswith(("Rss:", "AnonHugePages:", "Private_Hugetlb:")):
+                num_bytes = int(line.split()[1]) * 1024
+                present += num_bytes if not line.startswith("Anon") else 0  # which are in Rss; reserved ones are not
+                huge += num_bytes if not line.startswith("Rss") else 0
+    return present, huge

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import sys
 from pathlib import Path
@@ -11,7 +12,15 @@ import pytest
 
 from moelab.kernels import ExpertArena, ExpertLayout
 from moelab.kernels import pages as module
-from moelab.kernels.pages import HUGE_PAGE_BYTES, free_reserved_bytes, huge_bytes, is_reserved, map_pages
+from moelab.kernels.pages import (
+    HUGE_PAGE_BYTES,
+    free_reserved_bytes,
+    granted,
+    huge_bytes,
+    huge_share,
+    is_reserved,
+    map_pages,
+)
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 RESERVED = Path("/proc/sys/vm/nr_hugepages")
@@ -41,6 +50,26 @@ def test_advised_pages_become_huge_where_the_system_allows_it():
     elif pages.pages == "2 MB, advised":
         assert granted is not None
         assert granted >= 8 * HUGE_PAGE_BYTES  # the system may be short of whole pages, but not of most
+
+
+@linux
+def test_the_share_that_is_huge_is_of_these_blocks_alone():
+    """One block on huge pages, one on plain ones by advice, and half of each."""
+    huge, plain = (map_pages(16 * HUGE_PAGE_BYTES).memory for _ in range(2))
+    if huge_share([huge]) is not None:
+        pytest.skip("the mappings lie beside another one")
+    assert (
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(plain.ctypes.data), ctypes.c_size_t(len(plain)), 15) == 0
+    )  # NOHUGEPAGE
+    for memory in (huge, plain):
+        memory[::4096] = 1
+    assert huge_share([plain]) == 0
+    assert granted("plain", [plain[4096:8192]]) == "plain (0% huge)"
+    if huge_bytes(huge) != len(huge):
+        pytest.skip("the system gave less than all huge pages")
+    assert huge_share([huge]) == 1
+    assert huge_share([plain[:100], huge[5000:6000]]) == pytest.approx(0.5, abs=0.02)
+    assert huge_share([]) is None
 
 
 @linux
