@@ -39,13 +39,16 @@ class SameExperts:
         self._beside: dict[str, list[float]] = {}
 
     def scaling(self) -> float:
-        """Time on one node over that on all, medians of twelve steps, six by turns.
+        """Time of an expert for each node on one node over that on all, medians of twelve steps, six by turns.
 
-        Not step by step: a core that rested while the other node worked is slower for some milliseconds.
+        Not step by step: a core that rested while the other node worked is slower for some milliseconds. And of one
+        expert for each node, the shortest call of real ones: what neighbours take of either core delays the later of
+        two, the more the longer a call is, and that is not what nodes take from each other (docs/log.md).
         """
         half = _STEPS // 2
         one, spread = list[float](), list[float]()
-        for steps in (self.steps[:half], self.steps[half:]):
+        short = [step[..., ::_EXPERTS] for step in self.steps]
+        for steps in (short[:half], short[half:]):
             for layer, seconds in ((self._one, one), (self._all, spread)):
                 seconds += [self._placed.run([layer], [step]) for step in steps]
         return float(np.median(one) / np.median(spread))
