@@ -10,8 +10,8 @@ import time
 from datetime import UTC, datetime
 
 import numpy as np
-import psutil
 
+from moelab.domain.free_memory import free_memory_bytes
 from moelab.domain.machine import Machine
 from moelab.domain.units import GB
 from moelab.kernels import Activation, ExpertArena, ExpertLayout, Pool, RoutedExperts, choose_isa, read_limit, read_once
@@ -30,7 +30,7 @@ def quick_probe(*, isa: str | None = None, activation: Activation = "int8", seco
     """
     machine = Machine.detect()
     layout = ExpertLayout(*_PROBE_SHAPE, "int4_g32")
-    memory = min(_PROBE_BYTES, psutil.virtual_memory().available // 4)
+    memory = min(_PROBE_BYTES, free_memory_bytes() // 4)
     num_experts = max(2, min(memory // layout.expert_bytes, 24))
     chosen = choose_isa(isa).isa
     with Pool() as pool, ExpertArena(layout, num_experts) as arena:

@@ -40,6 +40,7 @@ def examine(probe: bool = True) -> dict[str, dict[str, Any]]:
     from moelab import __version__
     from moelab.calibration import machine_file
     from moelab.domain.allowed_cores import cgroup_core_quota
+    from moelab.domain.free_memory import cgroup_room_bytes, free_memory_bytes
     from moelab.domain.machine import Machine
     from moelab.engine.device import describe_torch
     from moelab.kernels import choose_isa, isa_table
@@ -75,8 +76,9 @@ def examine(probe: bool = True) -> dict[str, dict[str, Any]]:
                 {"name": node.name, "cores": list(node.cores), "memory_bytes": node.memory_bytes}
                 for node in machine.nodes
             ],
-            "memory_available_bytes": memory.available,
+            "memory_available_bytes": free_memory_bytes(),
             "memory_total_bytes": memory.total,
+            "cgroup_memory_left_bytes": cgroup_room_bytes(),
             "last_level_cache_bytes": machine.last_level_cache_bytes,
             "huge_pages": _huge_pages(),
             "machine_file": str(machine_file()) if machine_file().is_file() else None,
@@ -119,6 +121,7 @@ def for_people(document: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]
     """The sections of ``examine`` as tables: prose, GiB and percent instead of plain numbers."""
     about, kernels, machine = document["moelab"], document["kernels"], document["machine"]
     quota, pages, figures = machine["cgroup_quota_cores"], machine["huge_pages"], document["bandwidth"]
+    left = machine["cgroup_memory_left_bytes"]
     tables: dict[str, dict[str, Any]] = {
         "moelab": {name.replace("_", " "): value for name, value in about.items()},
         "kernels": {
@@ -130,6 +133,7 @@ def for_people(document: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]
             "cpu": machine["cpu"],
             "cores usable": machine["num_cores"],
             "cgroup quota": "none" if quota is None else f"{quota:g} cores",
+            "cgroup memory": "no limit" if left is None else f"{left / 2**30:.1f} GiB left",
             "NUMA nodes": len(machine["nodes"]),
             **{
                 node["name"]: f"cores {', '.join(map(str, node['cores']))}; {node['memory_bytes'] / 2**30:.1f} GiB"

@@ -12,8 +12,9 @@ import os
 from itertools import zip_longest
 from pathlib import Path
 
+from moelab.domain.cgroups import CGROUPS, OWN_CGROUP, own_folders
+
 SYSTEM = Path("/sys/devices/system")
-_CGROUPS, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def allowed_cores(system: Path = SYSTEM) -> list[int]:
@@ -54,24 +55,9 @@ def node_of_core(core: int, system: Path = SYSTEM) -> int:
     return 0
 
 
-def cgroup_core_quota(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> float | None:
-    """Cores' worth of CPU time that this process's cgroup and its ancestors grant, the least; ``None``: no limit.
-
-    ``cgroups`` is where the control groups are mounted, ``own`` the file that names the process's own: a slice of
-    systemd, a job of Slurm or a container with the host's view has its limit there and not at the root.
-    """
-    quotas = []
-    for line in own.read_text().splitlines() if own.is_file() else ["0::/"]:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        roots = [cgroups] if not controllers else [cgroups / controllers, cgroups / "cpu"]
-        root = next((root for root in roots if root.is_dir()), None)
-        parts = [part for part in path.split("/") if part not in ("", ".", "..")]
-        if root is None:
-            continue
-        for depth in range(len(parts) + 1):
-            quotas.append(_quota_of(root.joinpath(*parts[:depth])))
+def cgroup_core_quota(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> float | None:
+    """Cores' worth of CPU time that this process's cgroup and its ancestors grant, the least; ``None``: no limit."""
+    quotas = map(_quota_of, own_folders("cpu", cgroups, own))
     return min((quota for quota in quotas if quota is not None), default=None)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from moelab.domain.free_memory import free_memory_bytes
 from moelab.domain.model import ModelSpec
 from moelab.engine.expert_tensors import ExpertTensors, Parts, Strip
 from moelab.engine.strips import STRIP_BYTES
@@ -20,6 +21,7 @@ from moelab.kernels.job import ACTIVATIONS, ACTIVATIONS_OF_FORMAT, Activation, W
 from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.node_arenas import round_robin
 from moelab.kernels.node_placement import NodePlacement
+from moelab.kernels.pages import RESERVED_SIZES, free_reserved_bytes, several_nodes
 from moelab.kernels.pieces import num_units
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import RoutedExperts
@@ -149,11 +151,11 @@ def routed_of(
 
 def check_memory(num_bytes: int) -> None:
     """MemoryError before the first page is touched."""
-    import psutil
-
-    available = psutil.virtual_memory().available
+    available = free_memory_bytes()
+    if not several_nodes():  # whose memory is bound and takes no reserved pages
+        available += sum(map(free_reserved_bytes, RESERVED_SIZES))
     if num_bytes > available:
         raise MemoryError(
             f"experts: expected {num_bytes / 2**30:.1f} GiB of free memory, got {available / 2**30:.1f} GiB; "
-            "free memory, load a smaller model, or leave out activation='f32'"
+            "free memory (or raise the limit of the container), load a smaller model, or leave out activation='f32'"
         )

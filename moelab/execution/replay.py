@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from tqdm.auto import tqdm
 
 from moelab.calibration import resolve_machine
+from moelab.domain.free_memory import free_memory_bytes
 from moelab.domain.machine import Machine
 from moelab.domain.model import ModelSpec
 from moelab.domain.node_slowness import NodeSlowness, node_slowness
@@ -185,7 +185,7 @@ def _shape_row(run: Run, shape: ModelSpec, activation: Activation | None) -> Rep
     header = run.trace.header
     layout = ExpertLayout(shape.hidden_size, shape.moe_intermediate_size, "int4_g32")
     folding = fold_to_memory(
-        header.num_layers, header.num_experts, layout.expert_bytes, psutil.virtual_memory().available // 2,
+        header.num_layers, header.num_experts, layout.expert_bytes, free_memory_bytes() // 2,
         run.here.last_level_cache_bytes, min_experts=header.top_k,
     )  # fmt: skip
     copies, placement = _placement(run, folding, shape.moe_intermediate_size)

@@ -2,7 +2,8 @@
 
 Memory that is bound to a node comes from there or from nowhere: when the node is full, Linux does not answer "no
 memory" but kills the process at the write, long after the mapping succeeded. So room is asked for before. Page cache of
-files counts as free, because the kernel gives it up first. Other processes may still be faster; nothing here reserves.
+files counts as free, because the kernel gives it up first. The limit of the
+process's control group holds for all nodes together. Other processes may still be faster; nothing here reserves.
 Knows Linux sysfs; elsewhere nothing is known and nothing refused. Floor 1: NumPy and the standard library.
 """
 
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from moelab.domain.free_memory import cgroup_room_bytes
 
 _NODES = Path("/sys/devices/system/node")
 _MIN_FREE = Path("/proc/sys/vm/min_free_kbytes")
@@ -40,10 +43,12 @@ def check_room(node: int, num_bytes: int) -> None:
     """Raise ``MemoryError`` where ``num_bytes`` more do not fit on ``node`` of the operating system."""
     room = room_bytes(node)
     if room is not None and num_bytes > room:
+        of_group = cgroup_room_bytes()
+        group = "" if of_group is None else f", left by the control group {of_group / 2**30:.2f} GiB"
         raise MemoryError(
             f"node{node}: expected room for {num_bytes / 2**30:.2f} GiB; got {room / 2**30:.2f} GiB (free "
-            f"{(free_bytes(node) or 0) / 2**30:.2f} GiB, promised to others {promised_bytes(node) / 2**30:.2f} GiB): "
-            "place fewer experts on it"
+            f"{(free_bytes(node) or 0) / 2**30:.2f} GiB, promised to others {promised_bytes(node) / 2**30:.2f} GiB"
+            f"{group}): place fewer experts on it"
         )
 
 
@@ -53,7 +58,11 @@ def room_bytes(node: int) -> int | None:
     if free is None:
         return None
     margin = _MARGIN_BYTES + _MIN_FREE_TIMES * 1024 * (int(_MIN_FREE.read_text()) if _MIN_FREE.is_file() else 0)
-    return max(0, free - promised_bytes(node) - margin)
+    room = free - promised_bytes(node) - margin
+    if (of_group := cgroup_room_bytes()) is not None:  # one limit for all nodes
+        nodes = {entry.node for entry in _promises}
+        room = min(room, of_group - sum(map(promised_bytes, nodes)) - _MARGIN_BYTES)
+    return max(0, room)
 
 
 def free_bytes(node: int) -> int | None:

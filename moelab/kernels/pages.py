@@ -28,6 +28,7 @@ from moelab.domain.allowed_cores import parse_core_list
 from moelab.kernels.node_memory import check_room, promise
 
 HUGE_PAGE_BYTES = 2 << 20
+RESERVED_SIZES = {1 << 30: "1 GB", HUGE_PAGE_BYTES: "2 MB"}  # tried in this order
 _HUGETLB = Path("/sys/kernel/mm/hugepages")
 _NODES = Path("/sys/devices/system/node")
 _MAP_HUGETLB, _SIZE_SHIFT = 0x40000, 26
@@ -108,7 +109,7 @@ def _aligned(num_bytes: int, node: int | None) -> tuple[mmap.mmap, np.ndarray, n
 def _map(num_bytes: int, node: int | None) -> tuple[mmap.mmap, str]:
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     left: list[str] = []  # what is reserved and was not taken
-    for page_bytes, name in ((1 << 30, "1 GB"), (2 << 20, "2 MB")) if num_bytes >= HUGE_PAGE_BYTES else ():
+    for page_bytes, name in RESERVED_SIZES.items() if num_bytes >= HUGE_PAGE_BYTES else ():
         length, free = -(-num_bytes // page_bytes) * page_bytes, free_reserved_bytes(page_bytes, node)
         if free == 0:
             continue

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from moelab.domain.free_memory import free_memory_bytes
 from moelab.domain.plan_copies import Copies, has_several
 from moelab.kernels import NodePlacement, Pool, RoutedExperts
 from moelab.kernels.copy_memory import CopyMemory, give_back, take_again
@@ -157,9 +158,7 @@ class Moves:
         for node, num_bytes in zip(self.memory_nodes, most.tolist(), strict=True):
             if node is not None and several_nodes():
                 check_room(node, num_bytes)
-        import psutil
-
-        if most_total > (available := psutil.virtual_memory().available):
+        if most_total > (available := free_memory_bytes()):
             raise MemoryError(
                 f"the moves: expected {most_total / 2**30:.2f} GiB of free memory on the way, got "
                 f"{available / 2**30:.2f} GiB: free memory, or apply a plan of fewer copies"

@@ -20,6 +20,8 @@ def test_json_has_plain_numbers(capfd):
     assert set(document) == {"moelab", "kernels", "machine", "bandwidth", "missing"}
     machine = document["machine"]
     assert 0 < machine["memory_available_bytes"] <= machine["memory_total_bytes"]
+    left = machine["cgroup_memory_left_bytes"]
+    assert left is None or left >= 0
     assert machine["num_cores"] >= 1
     assert all(node["memory_bytes"] > 0 for node in machine["nodes"])
     assert {"source", "read_gb_per_s", "kernel", "kernel_efficiency", "layer_overhead_s"} == set(document["bandwidth"])

@@ -32,6 +32,7 @@ def system(tmp_path, monkeypatch):
     (tmp_path / "min_free").write_text(f"{8 * 1024}\n")
     monkeypatch.setattr(node_memory, "_NODES", tmp_path)
     monkeypatch.setattr(node_memory, "_MIN_FREE", tmp_path / "min_free")
+    monkeypatch.setattr(node_memory, "cgroup_room_bytes", lambda: None)
     monkeypatch.setattr(pages, "_NODES", tmp_path)
     monkeypatch.setattr(pages, "_bind", lambda mapping, node: f"node{node}")  # this machine has no node 1
     return tmp_path
@@ -49,6 +50,18 @@ def test_refused_by_name_and_in_gib(system):
     check_room(1, 920 * MIB)
     with pytest.raises(MemoryError, match=r"node1: expected room for 0.90 GiB; got 0.90 GiB \(free 0.98 GiB, promised"):
         check_room(1, 920 * MIB + 1)
+
+
+def test_a_limit_of_the_control_group_is_of_all_nodes_together(system, monkeypatch):
+    monkeypatch.setattr(node_memory, "cgroup_room_bytes", lambda: 600 * MIB)
+    assert room_bytes(1) == (600 - 64) * MIB
+    held = pages.map_pages(200 * MIB, node=0)
+    assert room_bytes(1) == (600 - 202 - 64) * MIB
+    with pytest.raises(MemoryError, match=r"left by the control group 0.59 GiB\): place fewer"):
+        check_room(1, 500 * MIB)
+    assert not held.memory[:1000].any()
+    monkeypatch.setattr(node_memory, "cgroup_room_bytes", lambda: 4000 * MIB)
+    assert room_bytes(1) == 920 * MIB
 
 
 def test_promises_of_mappings_that_live_and_are_not_written(system):

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import psutil
 
 from moelab.bench.placement.lockstep import ids_of_steps, lockstep
 from moelab.bench.placement.placed import PlacedLayers, counted_bytes
@@ -22,6 +21,7 @@ from moelab.bench.placement.rank import Ranking, ranking
 from moelab.bench.placement.same_experts import SameExperts
 from moelab.calibration.rounds import in_rounds
 from moelab.domain.expert_times import ExpertTimes
+from moelab.domain.free_memory import free_memory_bytes
 from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Phase, Trace
@@ -158,7 +158,7 @@ def _bound(problem: Any, masks: np.ndarray) -> float:
 
 def fitting_layers(layout: ExpertLayout, num_experts: int, most: int, forms: int = 3) -> int:
     """Layers whose experts fit in ``forms`` copies: at least one."""
-    memory = min(MOST_BYTES, psutil.virtual_memory().available // 3)
+    memory = min(MOST_BYTES, free_memory_bytes() // 3)
     return int(max(1, min(most, memory // (forms * num_experts * layout.expert_bytes))))
 
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import psutil
 
 from moelab.calibration.calibrate import shape_of
 from moelab.calibration.rounds import in_rounds
 from moelab.calibration.shelf import Shelf, pieces_on
 from moelab.domain.allowed_cores import allowed_cores
+from moelab.domain.free_memory import free_memory_bytes
 from moelab.domain.plan_copies import whole_on
 from moelab.kernels import ExpertLayout, Pool, RoutedExperts, choose_isa
 from moelab.kernels.pieces import num_units
@@ -46,7 +46,7 @@ def pieces(
 def _of_shape(shape: str, layout: ExpertLayout, isa: str, seconds: float, seed: int) -> list[dict[str, Any]]:
     units = num_units(layout)
     node_counts = [count for count in NODES if count <= units]
-    memory = min(_SHELF_BYTES, psutil.virtual_memory().available // (3 * (1 + len(node_counts))))
+    memory = min(_SHELF_BYTES, free_memory_bytes() // (3 * (1 + len(node_counts))))
     num_experts = int(max(_FEWEST_EXPERTS, min(48, memory // layout.expert_bytes)))
     cores = len(allowed_cores())
     rng = np.random.default_rng(seed)
