@@ -16,6 +16,7 @@ from scipy.optimize import nnls
 from moelab.calibration.expert_calls import TOKENS, ExpertCalls
 from moelab.cost_model.node_time import entry_s, fluid, read_shares
 from moelab.domain.expert_times import SAME_RATE, BusyNodes, ExpertTimes, NodeTimes
+from moelab.domain.spread import Spread
 
 SHARPNESSES = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 20.0)
 USUAL_SHARPNESS = 4.0  # what kernels want where rounds tell: docs/log.md
@@ -44,6 +45,7 @@ def fit(calls: ExpertCalls, kernel: str) -> ExpertTimes:
         piece_factor={pieces: _factor(seconds, whole, layer_s + token_s) for pieces, seconds in calls.pieces.items()},
         read_gb_per_s=float(np.median(calls.reads[1])),
         residual=float(np.median(errors)),
+        expert_s_spread=_spread(calls, expert_s[0]),
         num_calls=sum(
             len(each)
             for group in (calls.one_node, calls.apart, calls.pieces, calls.busy, calls.of_nodes)
@@ -69,6 +71,14 @@ def _rows(calls: ExpertCalls) -> tuple[np.ndarray, np.ndarray]:
         rows.append(row)
         measured.append(np.median(seconds))
     return np.array(rows), np.array(measured)
+
+
+def _spread(calls: ExpertCalls, expert_s: float) -> Spread | None:
+    """Of an expert of one token: the rounds' speeds, each the median over calls on the first node alone of what they
+    took over what they take. Single calls are noisier than what is predicted of many. None where it takes no time."""
+    groups = (calls.one_node, calls.apart, calls.pieces)
+    slower = np.median([seconds / np.median(seconds) for group in groups for seconds in group.values()], axis=0)
+    return Spread.of(slower).scaled(expert_s / float(np.median(slower))) if expert_s else None
 
 
 def _factor(pieces: np.ndarray, whole: np.ndarray, overhead_s: float) -> float:

@@ -163,6 +163,25 @@ def test_pieces_are_dearer_by_their_factor_whatever_a_token_costs(token_s):
     assert times.piece_factor == pytest.approx(FACTORS, rel=1e-3)
 
 
+def test_rounds_of_a_machine_that_slows_down_are_its_spread():
+    """All calls of a round at one speed, which falls by a fifth from beginning to end; noise of single calls beside it
+    is far smaller in the rounds."""
+    made, slower = calls(9, noise=0.05), np.linspace(1, 1.25, 60)
+    for group in (made.one_node, made.apart, made.pieces):
+        for seconds in group.values():
+            seconds *= slower
+    found = fit(made, "generic/int4_g32/int8")
+    spread = found.expert_s_spread
+    assert spread.num_rounds == 60
+    assert spread.middle == pytest.approx(found.expert_s[1])
+    assert spread.low == pytest.approx(np.percentile(slower, 25) / np.median(slower) * spread.middle, rel=0.02)
+    assert spread.high == pytest.approx(np.percentile(slower, 75) / np.median(slower) * spread.middle, rel=0.02)
+    assert spread.drift == pytest.approx(np.median(slower[-20:]) / np.median(slower[:20]) - 1, abs=0.03)
+    steady = fit(calls(9, noise=0.05), "generic/int4_g32/int8").expert_s_spread
+    assert steady.width < 0.04 < 0.1 < spread.width
+    assert abs(steady.drift) < 0.03
+
+
 def test_disturbed_rounds_do_not_count():
     """A third of all calls three times as long, at random: medians hardly move."""
     times = fit(calls(3, noise=0.01, disturbed=0.3), "generic/int4_g32/int8")
