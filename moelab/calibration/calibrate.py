@@ -49,7 +49,8 @@ def calibrate(
 
     ``expert_shapes``: model presets, or ``HxI``. ``virtual_nodes`` divides the cores of a machine of one node.
     ``seconds`` is about what measuring takes, at most ``MOST_SECONDS``; generating weights comes on top.
-    What makes the numbers doubtful (``doubts``: a busy machine) stands in ``notes``.
+    What makes the numbers doubtful (``doubts``: a busy machine) stands in ``notes``, how far they moved meanwhile
+    beside them (``Spread``): predictions of milliseconds will be off by as much.
     Raises ``ValueError`` for an unknown shape, kernels without the native library, or seconds out of range;
     ``MemoryError`` where the experts do not fit.
     """
@@ -164,7 +165,11 @@ def _measured(node: NumaNode, reads: NodeReads, number: int, nodes: Sequence[Num
     if number >= len(reads.by_threads):
         return node
     remote = {nodes[other].name: rate for other, rate in reads.remote[number].items()}
-    return node.model_copy(update={"read_gb_per_s": reads.by_threads[number], "remote_read_gb_per_s": remote})
+    measured = {
+        "read_gb_per_s": reads.by_threads[number], "remote_read_gb_per_s": remote,
+        "read_gb_per_s_spread": reads.spread_of_node[number],
+    }  # fmt: skip
+    return node.model_copy(update=measured)
 
 
 def _share(reads: NodeReads, busy: int) -> float:

@@ -1,4 +1,5 @@
-"""doubts: why a calibration should not be trusted: the machine was busy with something else meanwhile.  Floor 3.
+"""doubts: why a calibration should not be trusted: the machine was busy with something else meanwhile; and where it
+holds for its minutes alone, because the machine itself moved.  Floor 3.
 
 Judged on the machine document alone, against fixed limits. Does not measure again.
 """
@@ -11,6 +12,7 @@ from moelab.domain.machine import Machine
 from moelab.domain.units import GB
 
 MOST_SPREAD = 0.5  # middle half of a read rate's rounds over their median
+MOST_WIDTH = 0.10  # middle half of a figure's rounds over their median: predictions in ms are off by as much
 MOST_RESIDUAL = 0.05  # median relative error of a fit
 MOST_OF_READS = 1.1  # a kernel's rate over that of a pure read by the same workers in the same rounds
 
@@ -36,3 +38,17 @@ def doubts_of(machine: Machine) -> tuple[str, ...]:
                 f"most {MOST_OF_READS:g} times that: {again}, or take experts that do not fit the cache"
             )
     return tuple(found)
+
+
+def unsteady_of(machine: Machine) -> str | None:
+    """One sentence where reads of a node or a kernel moved by more than ``MOST_WIDTH`` in the rounds: which, by how
+    much, what follows, what to do. None where nothing did, or where nobody noted it (older files)."""
+    spreads = {f"{node.name} reads": node.read_gb_per_s_spread for node in machine.nodes}
+    spreads |= {times.name: times.expert_s_spread for times in machine.expert_times}
+    moved = [f"{name} {each.width:.0%}" for name, each in spreads.items() if each and each.width > MOST_WIDTH]
+    if not moved:
+        return None
+    return (
+        f"quartiles of the rounds are apart by more than {MOST_WIDTH:.0%}: {', '.join(moved)}. Predictions in ms will "
+        "be off by that much, or more in another hour: calibrate again on a quieter machine, or use ratios of them"
+    )

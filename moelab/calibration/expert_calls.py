@@ -1,34 +1,40 @@
 """Expert-shaped kernels by turns: whole and in pieces on one node, each node alone, several at once, reads. Floor 3.
 
-Every call takes other experts than the one before it, so that weights larger than the cache come from memory, and
-follows an untimed one of one expert, as a layer follows a layer: after something else it takes a tenth of a millisecond
-more, which no generation pays. Knows which calls there are and runs them in rounds; what they mean is ``fit``'s.
+Reads and calls on nodes are ``dealt_calls``'s, so that others can make them again; what is on the first node alone, in
+other numbers or in pieces, is made like them. Knows which calls there are and runs them in rounds; what they mean is
+``fit``'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import psutil
 
-from moelab.calibration.rounds import in_rounds, timed
+from moelab.calibration.dealt_calls import (
+    EXPERTS_OF_NODE,
+    READ_OF_NODE,
+    TOKENS_AT_ONCE,
+    TOKENS_OF_NODES,
+    DealtCalls,
+    behind_one_s,
+)
+from moelab.calibration.rounds import in_rounds
 from moelab.calibration.shelf import Shelf, pieces_on
 from moelab.domain.plan_copies import whole_on
-from moelab.kernels import Activation, ExpertLayout, Pool, RoutedExperts, read_nodes
+from moelab.kernels import Activation, ExpertLayout, Pool, RoutedExperts
 from moelab.kernels.pieces import num_units
 
 _SHELF_BYTES = 400_000_000
 TOKENS = (1, 2, 3, 4, 6, 8)
-TOKENS_AT_ONCE = (1, 2, 4)
 PIECES = (2, 4, 8)
 ON_ONE_NODE = tuple(
     [(experts, 1) for experts in (1, 2, 4)] + [(2, tokens) for tokens in TOKENS[1:]] + [(1, 4), (4, 2), (1, 8)]
 )
 """(distinct experts, tokens of each)."""
-TOKENS_OF_NODES = (1, 4)
-"""Of two experts, on each node alone: few, where reading decides, and many, where cores do."""
 APART = (2, 4)
 """Tokens that each have an expert of their own."""
 
@@ -57,15 +63,17 @@ def measure(
     layout: ExpertLayout, pool: Pool, *, isa: str, activation: Activation, loop: int, seconds: float,
     on_round: Callable[[float], object], seed: int = 0,
 ) -> ExpertCalls:  # fmt: skip
-    """All calls in rounds for about ``seconds``; raises ``MemoryError`` where not even eight experts fit."""
+    """All calls in rounds for about ``seconds``; raises ``MemoryError`` where not even eight experts fit, or those that
+    are read at once."""
     num_nodes, units = pool.num_nodes, num_units(layout)
     cuts = [pieces for pieces in PIECES if units % pieces == 0]
     forms = 1 + len(cuts) + (num_nodes - 1)
     memory = min(forms * _SHELF_BYTES, psutil.virtual_memory().available // 3)
-    num_experts = min(memory // (forms * layout.expert_bytes), 64) // num_nodes * num_nodes
-    if num_experts < 2 * max(4, num_nodes):
+    fewest = max(2 * max(APART), READ_OF_NODE * num_nodes)
+    num_experts = min(memory // (forms * layout.expert_bytes), max(64, fewest)) // num_nodes * num_nodes
+    if num_experts < fewest:
         raise MemoryError(
-            f"calibrating needs {2 * max(4, num_nodes)} experts of {layout.expert_bytes / 1e6:.1f} MB in {forms} "
+            f"calibrating needs {fewest} experts of {layout.expert_bytes / 1e6:.1f} MB in {forms} "
             f"forms, free are {psutil.virtual_memory().available / 1e9:.1f} GB: take a smaller --expert-shape"
         )
     rng = np.random.default_rng(seed)
@@ -81,41 +89,14 @@ def measure(
     cut = {pieces: layer(pieces_on(num_experts, units, [0] * pieces)) for pieces in cuts}
     for other in (spread, *cut.values()):
         other.share_scratch(whole)
-    copies = spread.placement
-    assert copies is not None
-    of_node = [np.arange(node, num_experts, num_nodes) for node in range(num_nodes)]
-    addresses = copies.addresses
     inputs = rng.standard_normal((max(TOKENS), layout.hidden_size)).astype(np.float32)
-
-    def call(of: RoutedExperts, ids: np.ndarray) -> float:
-        gates = np.full(ids.shape, 1 / ids.shape[1], np.float32)
-        of.forward(inputs[:1], rng.integers(0, num_experts, (1, 1)), np.ones((1, 1), np.float32))
-        return timed(of.forward, inputs[: len(ids)], ids, gates)
+    dealt = DealtCalls(spread, loop=loop, rng=rng)
 
     def together(of: RoutedExperts, experts: int, tokens: int) -> Callable[[], float]:
-        return lambda: call(of, np.tile(rng.permutation(num_experts)[:experts], (tokens, 1)))
+        return lambda: behind_one_s(of, inputs, np.tile(rng.permutation(num_experts)[:experts], (tokens, 1)), rng)
 
     def apart(tokens: int) -> Callable[[], float]:
-        return lambda: call(whole, rng.permutation(num_experts)[:tokens, None])
-
-    def at_once(busy: int, tokens: int) -> Callable[[], float]:
-        def once() -> float:
-            ids = np.concatenate([rng.permutation(of_node[node])[:2] for node in range(busy)])
-            return call(spread, np.tile(ids, (tokens, 1)))
-
-        return once
-
-    def alone(node: int, tokens: int) -> Callable[[], float]:
-        return lambda: call(spread, np.tile(rng.permutation(of_node[node])[:2], (tokens, 1)))
-
-    def read(readers: range) -> Callable[[], float]:
-        def once() -> float:
-            ids = np.concatenate([rng.permutation(of_node[node])[:4] for node in readers])
-            node = np.repeat(np.array(readers), 4)
-            spent = read_nodes(addresses[ids], node, layout.expert_bytes, loop, pool).max()
-            return 4 * layout.expert_bytes / spent / 1e9
-
-        return once
+        return lambda: behind_one_s(whole, inputs, rng.permutation(num_experts)[:tokens, None], rng)
 
     cases: dict[str, Callable[[], float]] = {}
     for experts, tokens in ON_ONE_NODE:
@@ -123,16 +104,16 @@ def measure(
     for tokens in APART:
         cases[f"apart {tokens}"] = apart(tokens)
     for pieces in cuts:
-        cases[f"pieces {pieces}"] = together(cut[pieces], 2, 1)
+        cases[f"pieces {pieces}"] = together(cut[pieces], EXPERTS_OF_NODE, 1)
     for busy in range(1, num_nodes + 1):
-        cases[f"read {busy}"] = read(range(busy))
+        cases[f"read {busy}"] = partial(dealt.read_gb_per_s, range(busy))
         for tokens in TOKENS_AT_ONCE if busy > 1 else ():
-            cases[f"busy {busy} {tokens}"] = at_once(busy, tokens)
+            cases[f"busy {busy} {tokens}"] = partial(dealt.call_s, range(busy), tokens)
     nodes = range(num_nodes if num_nodes > 1 else 0)
     for node in nodes:
-        cases[f"read of {node}"] = read(range(node, node + 1))
+        cases[f"read of {node}"] = partial(dealt.read_gb_per_s, [node])
         for tokens in TOKENS_OF_NODES:
-            cases[f"node {node} {tokens}"] = alone(node, tokens)
+            cases[f"node {node} {tokens}"] = partial(dealt.call_s, [node], tokens)
     values = in_rounds(cases, seconds=seconds, seed=seed, on_round=on_round)
     return ExpertCalls(
         layout=layout,

@@ -16,10 +16,12 @@ from scipy.optimize import nnls
 from moelab.calibration.expert_calls import TOKENS, ExpertCalls
 from moelab.cost_model.node_time import entry_s, fluid, read_shares
 from moelab.domain.expert_times import SAME_RATE, BusyNodes, ExpertTimes, NodeTimes
+from moelab.domain.spread import Spread
 
 SHARPNESSES = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 20.0)
 USUAL_SHARPNESS = 4.0  # what kernels want where rounds tell: docs/log.md
 _AS_GOOD = 1e-3  # errors of rounds that differ by less say nothing
+_LEAST_SHARED = 0.01  # of a call, where the nodes it is on work together
 _NOISE = 2.0  # nor by less than so many times what a median error of n calls is uncertain by, of the error: 1 / sqrt(n)
 
 
@@ -44,6 +46,7 @@ def fit(calls: ExpertCalls, kernel: str) -> ExpertTimes:
         piece_factor={pieces: _factor(seconds, whole, layer_s + token_s) for pieces, seconds in calls.pieces.items()},
         read_gb_per_s=float(np.median(calls.reads[1])),
         residual=float(np.median(errors)),
+        expert_s_spread=_spread(calls, expert_s[0]),
         num_calls=sum(
             len(each)
             for group in (calls.one_node, calls.apart, calls.pieces, calls.busy, calls.of_nodes)
@@ -69,6 +72,14 @@ def _rows(calls: ExpertCalls) -> tuple[np.ndarray, np.ndarray]:
         rows.append(row)
         measured.append(np.median(seconds))
     return np.array(rows), np.array(measured)
+
+
+def _spread(calls: ExpertCalls, expert_s: float) -> Spread | None:
+    """Of an expert of one token: the rounds' speeds, each the median over calls on the first node alone of what they
+    took over what they take. Single calls are noisier than what is predicted of many. None where it takes no time."""
+    groups = (calls.one_node, calls.apart, calls.pieces)
+    slower = np.median([seconds / np.median(seconds) for group in groups for seconds in group.values()], axis=0)
+    return Spread.of(slower).scaled(expert_s / float(np.median(slower))) if expert_s else None
 
 
 def _factor(pieces: np.ndarray, whole: np.ndarray, overhead_s: float) -> float:
@@ -102,27 +113,32 @@ def first_node_rates(times: ExpertTimes, busy: int, slowest: np.ndarray) -> np.n
     return slowest / read_shares(times)[:busy].min() if times.nodes else slowest
 
 
-def _two_each_s(times: ExpertTimes, tokens: int, busy: int, rate: float) -> float:
-    """Two experts on each of so many nodes; unequal ones are done one after the other."""
+def _two_each_s(times: ExpertTimes, tokens: int, busy: int, rate: float) -> tuple[float, float]:
+    """Two experts on each of so many nodes: (seconds while all of them work, seconds from when the first is done).
+
+    Unequal nodes are done one after the other. How much is left of each then does not depend on how fast all are.
+    """
     if not times.nodes:
-        return 2 * float(entry_s(times, 1.0, tokens, busy=busy, read_gb_per_s=rate))
+        return 2 * float(entry_s(times, 1.0, tokens, busy=busy, read_gb_per_s=rate)), 0.0
     node, one = np.arange(busy), np.ones(busy)
     rates = {busy: rate}
     work = [
         2 * entry_s(times, one, tokens, busy=number, read_gb_per_s=rates.get(number), node=node)
         for number in range(1, busy + 1)
     ]
-    return float(fluid(np.array(work)[:, None, :])[0])
+    all_at_work_s = float(work[-1].min())
+    return all_at_work_s, float(fluid(np.array(work)[:, None, :])[0]) - all_at_work_s
 
 
 def kernel_shares(times: ExpertTimes, busy: int, tokens: int, seconds: np.ndarray, rates: np.ndarray) -> np.ndarray:
     """[rounds]: what the kernels alone and the read rate of the round allow over what calls of two experts on each of
-    ``busy`` nodes took. ``rates``: GB/s of the first node while so many read.
+    ``busy`` nodes took, of the part in which all of these work. ``rates``: GB/s of the first node while so many read.
     """
     as_allowed = BusyNodes(read_gb_per_s=1.0, kernel_share=1.0)
     unit = times.model_copy(update={"busy": times.busy | {busy: as_allowed}})
     experts = np.maximum(seconds - times.layer_s - tokens * times.token_s, 1e-9)
-    return np.array([_two_each_s(unit, tokens, busy, rate) for rate in rates]) / experts
+    shared, rest = np.array([_two_each_s(unit, tokens, busy, rate) for rate in rates]).T
+    return shared / np.maximum(experts - rest, _LEAST_SHARED * experts)  # a disturbed round may say that none is left
 
 
 def _allowed(calls: ExpertCalls, times: ExpertTimes, busy: int) -> dict[int, np.ndarray]:

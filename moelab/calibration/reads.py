@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 
 from moelab.calibration.rounds import in_rounds
+from moelab.domain.spread import Spread
 from moelab.kernels import Pool, read_limit, read_nodes
 from moelab.kernels.pages import map_pages
 
@@ -24,13 +25,15 @@ _CACHES = 4  # a buffer is so many times the last-level cache
 @dataclass(frozen=True)
 class NodeReads:
     """GB/s. ``by_threads`` [node]: of its own memory, alone; ``remote`` [node]: by number of the node that owns it;
-    ``at_once``: of each node (their mean) while so many read. ``spread``: middle half over the median, the widest."""
+    ``at_once``: of each node (their mean) while so many read. ``spread``: middle half over the median, the widest;
+    ``spread_of_node``: over the rounds, of its own memory by the best number of threads."""
 
     by_threads: list[dict[int, float]]
     remote: list[dict[int, float]]
     at_once: dict[int, float]
     loop: int
     spread: float
+    spread_of_node: list[Spread]
 
 
 def node_reads(
@@ -79,8 +82,9 @@ def node_reads(
         values = in_rounds(cases, seconds=seconds, on_round=on_round)
     median = {name: float(np.median(each)) for name, each in values.items()}
     quartiles = [np.percentile(each, (25, 75)) for each in values.values()]
+    by_threads = [{t: median[f"own {n} {t}"] for t in counts if f"own {n} {t}" in median} for n in range(num_nodes)]
     return NodeReads(
-        by_threads=[{t: median[f"own {n} {t}"] for t in counts if f"own {n} {t}" in median} for n in range(num_nodes)],
+        by_threads=by_threads,
         remote=[
             {other: median[f"from {n} {other}"] for other in range(num_nodes) if f"from {n} {other}" in median}
             for n in range(num_nodes)
@@ -88,4 +92,8 @@ def node_reads(
         at_once={busy: median[f"busy {busy}"] for busy in range(2, num_nodes + 1)},
         loop=loop,
         spread=float(max((high - low) / value for (low, high), value in zip(quartiles, median.values(), strict=True))),
+        spread_of_node=[
+            Spread.of(values[f"own {node} {max(rates, key=rates.__getitem__)}"])
+            for node, rates in enumerate(by_threads)
+        ],
     )

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from moelab.calibration import calibrate, machine_file
     from moelab.calibration.calibrate import DEFAULT_SHAPES
+    from moelab.calibration.doubts import unsteady_of
 
     if options.virtual_nodes is not None and options.out is None:
         raise ValueError(
@@ -38,11 +39,17 @@ def run(options: argparse.Namespace) -> None:
         seconds=options.seconds, out=out, progress=not options.json,
     )  # fmt: skip
     seconds = time.perf_counter() - begin
+    unsteady = unsteady_of(machine)
     if options.json:
-        print_json({"out": str(out), "seconds": seconds, "machine": machine.model_dump(mode="json")})
+        print_json(
+            {"out": str(out), "seconds": seconds, "unsteady": unsteady, "machine": machine.model_dump(mode="json")}
+        )
         return
+    warning = {"UNSTEADY": unsteady} if unsteady else {}
     doubt = ", IN DOUBT: see below" if machine.notes else ""
-    print_rows(f"machine written to {out} in {seconds:.0f} s{doubt}", {**machine.summary(), **_figures(machine)})
+    print_rows(
+        f"machine written to {out} in {seconds:.0f} s{doubt}", {**machine.summary(), **_figures(machine), **warning}
+    )
 
 
 def _figures(machine) -> dict[str, str]:

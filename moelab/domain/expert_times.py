@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from moelab.domain.spread import Spread
+
 SAME_RATE = 0.05
 """Read rates of nodes that differ by less count as equal: two runs of one node differ by as much."""
 
@@ -67,8 +69,9 @@ class ExpertTimes(_Document):
     ``nodes``: every node, the first with factors 1, of which all other figures are; empty: nobody measured the others,
     so all are as the first. ``scaled_by``: said where ``nodes`` were not measured but follow from that.
     ``sharpness``: how abruptly memory takes over from the kernels (``cost_model.node_time``). ``residual``: median
-    relative error of the fit over the calls that gave it, ``num_calls``. ``date``: of that measurement, ``None`` in
-    older files, which have the machine's alone.
+    relative error of the fit over the calls that gave it, ``num_calls``. ``expert_s_spread``: of the seconds of an
+    expert of one token over the rounds of those calls, by all that ran on the first node alone; ``date``: of that
+    measurement. Both are ``None`` in older files, which have the machine's date alone.
     """
 
     kernel: str
@@ -87,6 +90,7 @@ class ExpertTimes(_Document):
     nodes: tuple[NodeTimes, ...] = ()
     scaled_by: str | None = None
     date: str | None = None
+    expert_s_spread: Spread | None = None
     residual: float
     num_calls: int
 
@@ -96,9 +100,11 @@ class ExpertTimes(_Document):
         return f"{self.kernel} at {self.hidden_size} x {self.intermediate_size}{scaled}"
 
     @property
-    def defaults(self) -> dict[str, Any]:
-        """Fields that say nothing: a document of before they were there is the same document."""
-        left_out: dict[str, Any] = {name: True for name in ("nodes", "scaled_by", "date") if not getattr(self, name)}
+    def without_cost(self) -> dict[str, Any]:
+        """Fields that no cost depends on, or that say nothing: a document of before they were there is the same."""
+        left_out: dict[str, Any] = {"expert_s_spread": True} | {
+            name: True for name in ("nodes", "scaled_by", "date") if not getattr(self, name)
+        }
         return left_out | ({"uploads": {"start_s"}} if self.uploads is not None and not self.uploads.start_s else {})
 
     def scaled(self, rates: Sequence[float], by: str) -> ExpertTimes:

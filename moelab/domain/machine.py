@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from moelab.domain import machine_presets
 from moelab.domain.allowed_cores import allowed_cores, parse_core_list
 from moelab.domain.expert_times import ExpertTimes
+from moelab.domain.spread import Spread
 from moelab.domain.summary import summary_html, summary_text
 from moelab.domain.units import GIB
 
@@ -33,6 +34,7 @@ class NumaNode(_Document):
     """One NUMA node. ``read_gb_per_s`` maps a thread count to GB/s of a pure read of local memory.
 
     ``memory_channels`` and ``transfer_mt_per_s`` give its peak, where known. ``cores`` may be written as ``"0-31"``.
+    ``read_gb_per_s_spread``: of the best of the rates while it was calibrated, ``None`` where nobody noted it.
     """
 
     name: str
@@ -40,6 +42,7 @@ class NumaNode(_Document):
     memory_bytes: int = Field(ge=0)
     read_gb_per_s: dict[int, float] = Field(default_factory=dict)
     remote_read_gb_per_s: dict[str, float] = Field(default_factory=dict)
+    read_gb_per_s_spread: Spread | None = None
     memory_channels: int | None = Field(default=None, ge=1)
     transfer_mt_per_s: int | None = Field(default=None, ge=1)
 
@@ -186,17 +189,17 @@ class Machine(_Document):
         return times.scaled(rates, f"read rates of {self.name}")
 
     def fingerprint(self) -> str:
-        """Short sha256 of what costs depend on; channels and others' measurements are left out."""
+        """Short sha256 of what costs depend on; channels, spreads and others' measurements are left out."""
         import hashlib
 
-        told = {"memory_channels", "transfer_mt_per_s"}
+        told = {"memory_channels", "transfer_mt_per_s", "read_gb_per_s_spread"}
         left_out: Any = {
             "nodes": {"__all__": told},
             "published_read_fractions": True,
             "matrix_unit": True,
             "unified_memory": not self.unified_memory,
             "notes": True,
-            "expert_times": {n: each.defaults for n, each in enumerate(self.expert_times)} or True,
+            "expert_times": {n: each.without_cost for n, each in enumerate(self.expert_times)} or True,
         }
         return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
 
@@ -235,10 +238,12 @@ class Machine(_Document):
             rows[node.name + (" (virtual)" if self.virtual else "")] = (
                 f"{len(node.cores)} cores, {node.memory_bytes / GIB:.1f} GiB, "
                 + (f"reads {rate:.1f} GB/s" if rate else "read rate not measured")
+                + (f" ({node.read_gb_per_s_spread.text(1)})" if node.read_gb_per_s_spread else "")
             )
         for times in self.expert_times:
             of = f" of {times.date}" if times.date and times.date != self.date else ""
-            rows[times.name] = f"{1e3 * times.expert_s[1]:.3f} ms an expert, residual {times.residual:.1%}{of}"
+            spread = f" ({times.expert_s_spread.scaled(1e3).text(3)})" if times.expert_s_spread else ""
+            rows[times.name] = f"{1e3 * times.expert_s[1]:.3f} ms an expert{spread}, residual {times.residual:.1%}{of}"
         for number, note in enumerate(self.notes):
             rows[f"IN DOUBT {number + 1}"] = note
         for tier in self.fast_tiers:

@@ -334,8 +334,12 @@ def test_command_and_page(tmp_path):
     assert "prose" in text
     assert "after" in text
     assert "\nold\n" not in text
-    assert "| 60 of 171 | 1.0% (anneal 10%; best mirror 100%) | met | 0.900, 2.0% | 0.850, 1.5% |" in text
+    assert "| 60 of 171 | 1.0% (anneal 10%; best mirror 100%) | not noted | met | 0.900, 2.0% | 0.850, 1.5% |" in text
     assert "| anneal | 10% | 1.080 | 8.0% | 8.0 | 7.5 (7.4 to 7.6) | 1.067 |" in text
+    drawn = {"regret_interval": (0.0, 0.034), "chosen_is_best": 0.25, "regret_raw_interval": (0.004, 0.05),
+             "chosen_is_best_raw": 0.1}  # fmt: skip
+    sure = PlacementResult({}, {}, []).with_core(one | drawn).markdown()
+    assert "| 0.0% to 3.4%, best in 25% | met | 0.900, 2.0% (0.4% to 5.0%) | 0.850, 1.5% |" in sure
     missed = PlacementResult({}, {}, []).with_core({**one, "regret": 0.03})
     assert "| missed |" in missed.markdown()
     result.save(tmp_path / "kept.json")
@@ -344,7 +348,7 @@ def test_command_and_page(tmp_path):
     assert len(again.to_frame()) == 1
     for key in [key for key in one if key.endswith(("_raw", "_beforehand"))]:
         del one[key]
-    assert "| met | not noted | not noted |" in PlacementResult({}, {}, []).with_core(one).markdown()
+    assert "| not noted | met | not noted | not noted |" in PlacementResult({}, {}, []).with_core(one).markdown()
     (tmp_path / "old.json").write_text(json.dumps({"core": {}, "memory": {"t": {"median_error": 0.04}}, "pieces": []}))
     with pytest.raises(ValueError, match=r"of an earlier version \(t\), expected errors by way"):
         PlacementResult.load(tmp_path / "old.json")

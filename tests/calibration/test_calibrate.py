@@ -40,12 +40,17 @@ def test_everything_is_measured(calibrated):
     ]
     for node in machine.nodes:
         assert node.best_read_gb_per_s > 0.1
+        assert node.read_gb_per_s_spread.middle == node.best_read_gb_per_s
     assert 0 < machine.contention["read_share_of_2_nodes"] <= 1
     assert machine.layer_overhead_s > 0
     assert machine.barrier_s >= 0
     times = machine.times_of(512, 256, "generic/int4_g32/int8")
     assert times is not None
     assert times.expert_s[8] > times.expert_s[1] > 0
+    spread = times.expert_s_spread
+    assert 0 < spread.low <= spread.middle <= spread.high
+    assert spread.middle == pytest.approx(times.expert_s[1])
+    assert spread.num_rounds >= FEWEST_ROUNDS
     assert set(times.piece_factor) == {2, 4, 8}
     assert times.busy[2].kernel_share > 0.1
     assert times.uploads is None or 0 < times.uploads.start_s < 0.5

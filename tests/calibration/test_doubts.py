@@ -3,12 +3,16 @@
 import json
 from importlib import import_module
 
+import numpy as np
 import pytest
 
-from moelab.calibration.doubts import doubts_of
+from moelab.calibration import reads
+from moelab.calibration.doubts import doubts_of, unsteady_of
 from moelab.cli import main
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.machine import Machine, NumaNode
+from moelab.domain.spread import Spread
+from moelab.kernels.native import library
 from moelab.planner.cut_price import measured_price
 
 
@@ -71,3 +75,61 @@ def test_calibrate_judges_what_it_measured(tmp_path, monkeypatch):
         pytest.skip("native kernels are not built")
     found = module.calibrate(["256x128"], isa="generic", seconds=1.0, out=tmp_path / "machine.json", progress=False)
     assert found.notes == Machine.load(tmp_path / "machine.json").notes == ("judged 256",)
+
+
+def spread(low, high, *, middle=1.0):
+    return Spread(low=low * middle, middle=middle, high=high * middle, drift=-0.07, num_rounds=20)
+
+
+def moving(of_node, of_kernel):
+    plain = machine()
+    nodes = (plain.nodes[0], plain.nodes[1].model_copy(update={"read_gb_per_s_spread": of_node}))
+    times = plain.expert_times[0].model_copy(update={"expert_s_spread": of_kernel})
+    return plain.model_copy(update={"nodes": nodes, "expert_times": (times,)})
+
+
+def test_a_machine_that_moved_says_by_how_much():
+    assert unsteady_of(machine()) is None  # nobody noted it
+    assert unsteady_of(moving(spread(0.96, 1.05), spread(0.95, 1.04, middle=1e-3))) is None
+    only = unsteady_of(moving(spread(0.95, 1.06, middle=30.0), spread(0.96, 1.05)))
+    assert "apart by more than 10%: node1 reads 11%. Predictions in ms will be off by that much" in only
+    both = unsteady_of(moving(spread(0.95, 1.06), spread(0.7, 1.2, middle=1e-3)))
+    assert "node1 reads 11%, generic/int4_g32/int8 at 64 x 256 50%." in both
+    assert both.endswith("calibrate again on a quieter machine, or use ratios of them")
+    assert doubts_of(moving(spread(0.5, 2.0), None)) == (), "it holds for its minutes"
+
+
+def test_the_command_warns(tmp_path, capsys, monkeypatch):
+    for found, warns in ((moving(spread(0.95, 1.3, middle=30.0), None), True), (machine(), False)):
+        monkeypatch.setattr("moelab.calibration.calibrate", lambda *shapes, found=found, **options: found)
+        out = str(tmp_path / "machine.json")
+        assert main(["calibrate", "--out", out]) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert ("UNSTEADY quartiles of the rounds" in printed) is warns
+        assert main(["calibrate", "--out", out, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["unsteady"] == unsteady_of(found)
+
+
+def test_reads_of_a_memory_of_known_speeds_have_its_spread(monkeypatch):
+    """Reads are made up: rounds at 20 GB/s, then at 10; the second node, where there is one, always at 16."""
+    if library()[0] is None:
+        pytest.skip("native kernels are not built")
+    seen = dict.fromkeys(range(2), 0)
+
+    def read_nodes(addresses, node_of_address, num_bytes, loop, pool):
+        node = int(node_of_address[0])
+        total = len(addresses) * num_bytes
+        if len({*node_of_address}) == 1:
+            seen[node] += 1
+        rate = 16.0 if node else (20.0 if seen[0] <= 1 + 4 else 10.0)  # the first round is left out
+        return np.array([total / rate / 1e9])
+
+    monkeypatch.setattr(reads, "read_nodes", read_nodes)
+    monkeypatch.setattr(reads, "_CACHES", 0.01)
+    two = len(reads.Pool().node_of_worker) > 1
+    found = reads.node_reads(virtual_nodes=2 if two else 1, cache_bytes=1, seconds=0.0, on_round=lambda share: None)
+    rates = found.spread_of_node[0]
+    assert (rates.low, rates.middle, rates.high, rates.num_rounds) == pytest.approx((20, 20, 20, 5))
+    assert rates.drift == pytest.approx(-0.5)
+    if two:
+        assert found.spread_of_node[1] == Spread(low=16, middle=16, high=16, drift=0, num_rounds=5)

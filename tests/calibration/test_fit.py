@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from moelab.calibration.expert_calls import APART, ON_ONE_NODE, PIECES, TOKENS, TOKENS_AT_ONCE, ExpertCalls
-from moelab.calibration.fit import fit
-from moelab.cost_model.node_time import entry_s
+from moelab.calibration.fit import fit, kernel_shares
+from moelab.cost_model.node_time import entry_s, layer_steps_s
+from moelab.domain.expert_times import BusyNodes, NodeTimes
 from moelab.kernels import ExpertLayout
+from tests import placement_times
 
 LAYOUT = ExpertLayout(1024, 512, "int4_g32")
 LAYER_S, TOKEN_S = 3e-5, 2e-6
@@ -98,6 +100,43 @@ def test_two_nodes_at_once_that_differ():
     assert times.busy[2].read_gb_per_s == pytest.approx(2.5)  # of the first, which nobody slows
 
 
+@pytest.mark.parametrize("share", [0.6, 0.9, 1.1])
+@pytest.mark.parametrize("slower", [1.4, 3.0])
+def test_share_of_nodes_that_differ_is_of_what_they_share(share, slower):
+    """The second node takes longer: until the first is done both are slowed down, by hand, then it goes on alone."""
+    made = calls(0, noise=0.0, sharpness=4.0)
+    for (_, tokens), seconds in made.busy.items():
+        alone = [2 * EXPERT_S[tokens], 2 * slower * EXPERT_S[tokens]]
+        both_s = alone[0] / share  # reads have enough for both
+        seconds[:] = LAYER_S + tokens * TOKEN_S + both_s + (1 - both_s * share / alone[1]) * alone[1]
+    made = replace(made, reads={1: np.full(60, 2.5), 2: np.full(60, 2.5 / slower)})
+    times = fit(with_nodes(made, {1: slower, 4: slower}, 2.5 / slower, noise=0.0), "generic/int4_g32/int8")
+    assert times.busy[2].kernel_share == pytest.approx(share, rel=0.01)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("busy", [2, 3])
+def test_calls_that_a_share_predicts_give_it_back(busy, seed):
+    """Nodes of any speeds, one after the other done: what was put into a prediction comes out of its seconds."""
+    rng, slower = np.random.default_rng(seed), np.array([1.0, 1.7, 0.6])
+    nodes = tuple(NodeTimes(workers=1, factor={1: 1.2 * s, 4: s}, read_gb_per_s=10 / s) for s in slower)
+    shares = {
+        number: BusyNodes(read_gb_per_s=rng.uniform(3, 9), kernel_share=rng.uniform(0.6, 1.1)) for number in (2, 3)
+    }
+    times = placement_times.times(nodes=nodes, busy=shares, expert_s={1: 1e-5, 2: 1.3e-5, 4: 2e-5})
+    node, tokens = np.repeat(np.arange(busy), 2), int(rng.choice([1, 2, 4]))
+    seconds = layer_steps_s(
+        times, step=np.zeros(2 * busy, int), node=node, part=np.ones(2 * busy), num_tokens=np.full(2 * busy, tokens),
+        tokens_of_step=np.array([tokens]), num_nodes=3,
+    )  # fmt: skip
+    rates = np.array([shares[busy].read_gb_per_s])
+    known = times.model_copy(update={"busy": {number: shares[number] for number in range(2, busy)}})
+    assert kernel_shares(known, busy, tokens, seconds, rates) == pytest.approx(shares[busy].kernel_share)
+    broken = kernel_shares(known, busy, tokens, seconds / 10, rates)
+    assert (broken > shares[busy].kernel_share).all()
+    assert np.isfinite(broken).all()
+
+
 def test_nodes_alike_within_noise_are_one():
     plain = fit(calls(0, noise=0.01), "generic/int4_g32/int8")
     beside = fit(with_nodes(calls(0, noise=0.01), {1: 1.02, 4: 0.98}, 2.45), "generic/int4_g32/int8")
@@ -161,6 +200,25 @@ def test_pieces_are_dearer_by_their_factor_whatever_a_token_costs(token_s):
     times = fit(calls(6, noise=0.0, token_s=token_s), "generic/int4_g32/int8")
     assert times.token_s == pytest.approx(token_s, rel=1e-3, abs=1e-8)
     assert times.piece_factor == pytest.approx(FACTORS, rel=1e-3)
+
+
+def test_rounds_of_a_machine_that_slows_down_are_its_spread():
+    """All calls of a round at one speed, which falls by a fifth from beginning to end; noise of single calls beside it
+    is far smaller in the rounds."""
+    made, slower = calls(9, noise=0.05), np.linspace(1, 1.25, 60)
+    for group in (made.one_node, made.apart, made.pieces):
+        for seconds in group.values():
+            seconds *= slower
+    found = fit(made, "generic/int4_g32/int8")
+    spread = found.expert_s_spread
+    assert spread.num_rounds == 60
+    assert spread.middle == pytest.approx(found.expert_s[1])
+    assert spread.low == pytest.approx(np.percentile(slower, 25) / np.median(slower) * spread.middle, rel=0.02)
+    assert spread.high == pytest.approx(np.percentile(slower, 75) / np.median(slower) * spread.middle, rel=0.02)
+    assert spread.drift == pytest.approx(np.median(slower[-20:]) / np.median(slower[:20]) - 1, abs=0.03)
+    steady = fit(calls(9, noise=0.05), "generic/int4_g32/int8").expert_s_spread
+    assert steady.width < 0.04 < 0.1 < spread.width
+    assert abs(steady.drift) < 0.03
 
 
 def test_disturbed_rounds_do_not_count():

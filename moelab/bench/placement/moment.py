@@ -2,7 +2,7 @@
 
 Not only the speed of a shared memory changes within minutes, what kernels reach of it does too (a neighbour takes
 cores, clocks fall). So reads, and two experts on a node for few tokens and for more, are run before and after each
-cell. Does not know cells, nor what they run.
+cell, by the calibration's own ``DealtCalls``. Does not know cells, nor what they run.
 """
 
 from __future__ import annotations
@@ -13,18 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from moelab.bench.placement.placed import PlacedLayers
-from moelab.calibration.expert_calls import TOKENS_AT_ONCE, TOKENS_OF_NODES
+from moelab.calibration.dealt_calls import EXPERTS_OF_NODE, TOKENS_AT_ONCE, TOKENS_OF_NODES, DealtCalls
 from moelab.calibration.fit import first_node_rates, kernel_shares
-from moelab.calibration.rounds import timed
 from moelab.cost_model.node_time import read_shares, whole_expert_s
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.plan_copies import whole_on
 from moelab.domain.units import GB
-from moelab.kernels import read_nodes
 from moelab.kernels.pieces import num_units
-
-_READ_EXPERTS = 4  # of each node
-_EXPERTS = 2  # of each node
 
 
 @dataclass(frozen=True)
@@ -42,43 +37,19 @@ class NodeCalls:
     """Makes them, on whole experts that lie round-robin on the nodes of ``placed``."""
 
     def __init__(self, placed: PlacedLayers, *, loop: int, seed: int = 0) -> None:
-        num_nodes, num_experts = placed.pool.num_nodes, placed.num_experts
-        if num_experts < _READ_EXPERTS * num_nodes:
-            raise ValueError(f"got {num_experts} experts, expected {_READ_EXPERTS} on each of {num_nodes} nodes")
-        node_of_expert = np.arange(num_experts) % num_nodes
-        self.layer = placed.layer(0, whole_on(node_of_expert, num_units(placed.layout)))
-        self._of_node = [np.flatnonzero(node_of_expert == node) for node in range(num_nodes)]
-        arena = self.layer.placement
-        assert arena is not None
-        self._addresses = arena.addresses
-        self._placed, self._loop, self._rng = placed, loop, np.random.default_rng(seed)
-        most = max(*TOKENS_AT_ONCE, *TOKENS_OF_NODES)
-        self._x = self._rng.standard_normal((most, placed.layout.hidden_size)).astype(np.float32)
+        self._num_nodes = placed.pool.num_nodes
+        dealt = np.arange(placed.num_experts) % self._num_nodes
+        self.layer = placed.layer(0, whole_on(dealt, num_units(placed.layout)))
+        self._calls = DealtCalls(self.layer, loop=loop, rng=np.random.default_rng(seed))
 
     def make(self) -> Moment:
-        """One read and one call of each kind, each call behind an untimed one of one expert, as in the calibration."""
-        first, every = range(1), range(len(self._of_node))
+        """One read and one call of each kind."""
+        calls, first, every = self._calls, range(1), range(self._num_nodes)
         return Moment(
-            alone_gb_per_s=self._read(first), together_gb_per_s=self._read(every),
-            alone_s={tokens: self._call(first, tokens) for tokens in TOKENS_OF_NODES},
-            together_s={tokens: self._call(every, tokens) for tokens in TOKENS_AT_ONCE},
+            alone_gb_per_s=calls.read_gb_per_s(first), together_gb_per_s=calls.read_gb_per_s(every),
+            alone_s={tokens: calls.call_s(first, tokens) for tokens in TOKENS_OF_NODES},
+            together_s={tokens: calls.call_s(every, tokens) for tokens in TOKENS_AT_ONCE},
         )  # fmt: skip
-
-    def _chosen(self, nodes: range, of_each: int) -> np.ndarray:
-        return np.concatenate([self._rng.permutation(self._of_node[node])[:of_each] for node in nodes])
-
-    def _read(self, nodes: range) -> float:
-        size = self._placed.layout.expert_bytes
-        addresses = self._addresses[self._chosen(nodes, _READ_EXPERTS)]
-        spent = read_nodes(addresses, np.repeat(nodes, _READ_EXPERTS), size, self._loop, self._placed.pool).max()
-        return float(_READ_EXPERTS * size / spent / GB)
-
-    def _call(self, nodes: range, tokens: int) -> float:
-        one = self._rng.integers(0, self._placed.num_experts, (1, 1))
-        self.layer.forward(self._x[:1], one, np.ones((1, 1), np.float32))
-        ids = np.tile(self._chosen(nodes, _EXPERTS), (tokens, 1))
-        gates = np.full(ids.shape, 1 / ids.shape[1], np.float32)
-        return timed(self.layer.forward, self._x[:tokens], ids, gates)
 
 
 @dataclass(frozen=True)
@@ -103,7 +74,7 @@ def now_of(times: ExpertTimes, moments: Sequence[Moment], num_nodes: int) -> Now
         raise ValueError(f"{times.name} was calibrated on {sorted(times.busy)} busy nodes, expected {num_nodes}")
     slower = [
         max(seconds - times.layer_s - tokens * times.token_s, seconds / 2)  # overheads of a worse hour may be larger
-        / (_EXPERTS * float(whole_expert_s(times, tokens)))
+        / (EXPERTS_OF_NODE * float(whole_expert_s(times, tokens)))
         for moment in moments
         for tokens, seconds in moment.alone_s.items()
     ]
@@ -128,9 +99,10 @@ def now_of(times: ExpertTimes, moments: Sequence[Moment], num_nodes: int) -> Now
     busy = times.busy[num_nodes].model_copy(update={"kernel_share": float(np.median(shares)), "read_gb_per_s": first})
     mean_share = float(read_shares(times)[:num_nodes].mean()) if times.nodes else 1.0
     call_s = float(np.mean([moment.together_s[1] for moment in moments]))
+    call_bytes = num_nodes * EXPERTS_OF_NODE * times.expert_bytes
     return Now(
         times=alone_now.model_copy(update={"busy": times.busy | {num_nodes: busy}}), slowest_gb_per_s=slowest,
-        mean_gb_per_s=first * mean_share, kernels_gb_per_s=num_nodes * _EXPERTS * times.expert_bytes / call_s / GB,
+        mean_gb_per_s=first * mean_share, kernels_gb_per_s=call_bytes / call_s / GB,
     )  # fmt: skip
 
 

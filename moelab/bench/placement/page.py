@@ -17,9 +17,11 @@ Two virtual nodes of one core each, `generic` kernels, so that a node is a serve
 node take that many times as long as on two (median, quartiles; gate {scaling}). Calibrated, then predicted, then run by
 turns, each run between two of the same experts on both nodes, at whose median speed it is given; pairs that the rounds
 do not tell apart (two standard errors) are ties and left out. Gates: tau {kendall_tau}, {untied_pairs} untied pairs,
-regret of choosing by prediction {regret:.0%}: of the model, which is told the held-out steps that run. The last
-columns: tau and regret over times as they were, and of predictions on the planning half, where plans look as good as
-they were made to. Weights are generated; ms/token are of the routed experts of all layers, scaled from those that ran.
+regret of choosing by prediction {regret:.0%}: of the model, which is told the held-out steps that run. The interval of
+regret (95%) draws the rounds again, and says in which part of the draws the choice is the best; the gate is of the
+regret itself, which noise makes higher on average. The last columns: tau and regret over times as they were, and of
+predictions on the planning half, where plans look as good as they were made to. Weights are generated; ms/token are of
+the routed experts of all layers, scaled from those that ran.
 
 """.format(**GATES)
 
@@ -60,14 +62,27 @@ def _verdict(good: bool) -> str:
 
 
 def _order(one: dict[str, Any], kind: str) -> str:
-    """Tau and regret; results that were kept before either was noted have none."""
+    """Tau and regret with its interval; results that were kept before one of them was noted have none."""
     if f"kendall_tau_{kind}" not in one:
         return "not noted"
-    return f"{one[f'kendall_tau_{kind}']:.3f}, {one[f'regret_{kind}']:.1%}"
+    order = f"{one[f'kendall_tau_{kind}']:.3f}, {one[f'regret_{kind}']:.1%}"
+    known = f"regret_{kind}_interval" in one
+    return f"{order} ({_interval(one[f'regret_{kind}_interval'])})" if known else order
+
+
+def _interval(interval: Sequence[float]) -> str:
+    return f"{interval[0]:.1%} to {interval[1]:.1%}"
+
+
+def _how_sure(one: dict[str, Any]) -> str:
+    if "regret_interval" not in one:
+        return "not noted"
+    return f"{_interval(one['regret_interval'])}, best in {one['chosen_is_best']:.0%}"
 
 
 def core_summary(found: Sequence[dict[str, Any]]) -> str:
-    head = ("trace", "kernel and shape", "one node over two", "Kendall tau", "untied pairs", "regret", "gates",
+    head = ("trace", "kernel and shape", "one node over two", "Kendall tau", "untied pairs", "regret",
+            "its interval, and how often the choice is best", "gates",
             "as timed, without the speed beside", "predicted on the planning half, in sample")  # fmt: skip
     rows = []
     for one in found:
@@ -81,6 +96,7 @@ def core_summary(found: Sequence[dict[str, Any]]) -> str:
                 one["trace"], one["kernel"], f"{one['scaling']:.2f} ({low:.2f} to {high:.2f})",
                 f"{one['kendall_tau']:.3f}", f"{one['untied_pairs']} of {one['pairs']}",
                 f"{one['regret']:.1%} ({one['chosen']}; best {one['best']})",
+                _how_sure(one),
                 _verdict(good),
                 _order(one, "raw"),
                 _order(one, "beforehand"),

@@ -11,39 +11,46 @@ from itertools import combinations
 
 import numpy as np
 
+from moelab.bench.placement.regret import regret
+
 NOISE = 2.0
 """A pair is a tie where the median difference of the rounds is within so many of its standard errors."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """``tau`` over ``num_untied`` of ``num_pairs``; ``regret``: measured, of the predicted best over the best, - 1."""
+    """``tau`` over ``num_untied`` of ``num_pairs``; ``regret``: measured, of the predicted best over the best, - 1,
+    with its interval and in which part of the draws the predicted best is the best (``Regret``)."""
 
     tau: float
     num_pairs: int
     num_untied: int
     regret: float
+    regret_interval: tuple[float, float]
+    chosen_is_best: float
     chosen: int
     best: int
 
 
 def ranking(predicted: np.ndarray, measured: np.ndarray) -> Ranking:
     """``predicted`` [P], ``measured`` [P, rounds], paired by round. NaN for ``tau`` where every pair is a tie."""
-    middle = np.median(measured, axis=1)
     signs = []
     for i, j in combinations(range(len(predicted)), 2):
         difference = measured[i] - measured[j]
         if abs(np.median(difference)) <= NOISE * standard_error_of_median(difference):
             continue
         signs.append(np.sign(predicted[i] - predicted[j]) * np.sign(np.median(difference)))
-    chosen, best = int(np.argmin(predicted)), int(np.argmin(middle))
+    chosen = int(np.argmin(predicted))
+    of_chosen = regret(measured, chosen)
     return Ranking(
         tau=float(np.mean(signs)) if signs else float("nan"),
         num_pairs=len(predicted) * (len(predicted) - 1) // 2,
         num_untied=len(signs),
-        regret=float(middle[chosen] / middle[best] - 1),
+        regret=of_chosen.value,
+        regret_interval=of_chosen.interval,
+        chosen_is_best=of_chosen.chosen_is_best,
         chosen=chosen,
-        best=best,
+        best=of_chosen.best,
     )
 
 

@@ -155,6 +155,7 @@ def _core_document(found: CoreBound, trace: Trace, times: ExpertTimes) -> dict[s
             "beforehand_ms_per_token": row.beforehand_ms * scale,
             "measured_ms_per_token": row.measured[0] * scale,
             "measured_ms_per_token_range": (row.measured[1] * scale, row.measured[2] * scale),
+            "measured_ms_per_token_by_round": (row.measured_ms * scale).tolist(),
             "raw_ms_per_token": (row.raw_ms * scale).tolist(),
         }
         for row in found.rows
@@ -166,9 +167,14 @@ def _core_document(found: CoreBound, trace: Trace, times: ExpertTimes) -> dict[s
         "num_steps": found.num_steps, "num_rounds": found.num_rounds, "virtual_nodes": core.NUM_NODES,
         "scaling": float(middle), "scaling_range": (float(low), float(high)), "kendall_tau": found.ranking.tau,
         "untied_pairs": found.ranking.num_untied, "pairs": found.ranking.num_pairs, "regret": found.ranking.regret,
+        "regret_interval": found.ranking.regret_interval, "chosen_is_best": found.ranking.chosen_is_best,
         "chosen": _plan_name(found, found.ranking.chosen), "best": _plan_name(found, found.ranking.best),
         "kendall_tau_beforehand": found.beforehand.tau, "regret_beforehand": found.beforehand.regret,
-        "kendall_tau_raw": found.raw.tau, "regret_raw": found.raw.regret, "untied_pairs_raw": found.raw.num_untied,
+        "regret_beforehand_interval": found.beforehand.regret_interval,
+        "chosen_is_best_beforehand": found.beforehand.chosen_is_best,
+        "kendall_tau_raw": found.raw.tau, "regret_raw": found.raw.regret,
+        "regret_raw_interval": found.raw.regret_interval, "chosen_is_best_raw": found.raw.chosen_is_best,
+        "untied_pairs_raw": found.raw.num_untied,
         "chosen_beforehand": _plan_name(found, found.beforehand.chosen),
         "calibration_residual": times.residual, "calibration": times.model_dump(mode="json"), "rows": rows,
     }  # fmt: skip

@@ -18,9 +18,10 @@ import numpy as np
 from moelab.bench.placement.cells import Cell
 from moelab.bench.placement.core_bound import Planned
 from moelab.bench.placement.lockstep import lockstep
-from moelab.bench.placement.upload_moment import EXPERTS_OF_CALL, UploadCalls, UploadMoment
+from moelab.bench.placement.upload_moment import UploadMoment
 from moelab.calibration.rounds import in_rounds
 from moelab.calibration.shelf import Shelf
+from moelab.calibration.upload_calls import EXPERTS_OF_CALL, UploadCalls
 from moelab.calibration.uploader import Uploader
 from moelab.cost_model.hybrid import Rates, hybrid
 from moelab.cost_model.node_time import whole_expert_s, with_reads
@@ -120,14 +121,14 @@ def upload_cells(
         slots = [np.ones(layout.expert_bytes, np.uint8) for _ in range(8)]
         moments: dict[tuple, list[UploadMoment]] = {key: [] for key in keys}
         with Uploader(slots, cores[-1]) as uploader:
-            calls = UploadCalls(layers[0], uploader, loop=loop, seed=seed)
+            calls = UploadCalls(layers[0], uploader, loop=loop, rng=np.random.default_rng(seed))
             block_of = [[arena.copy(expert, 0) for expert in range(num_experts)] for arena in arenas]
 
             def blocks(layer: int, experts: list[int]) -> list[np.ndarray]:
                 return [block_of[layer][expert] for expert in experts]
 
             def run(key: tuple[str, float, int]) -> float:
-                before = calls.make()
+                before = UploadMoment.now(calls, layout.expert_bytes)
                 decided, waiting = work[key], [0] * num_layers
                 begin = time.perf_counter()
                 for misses, admitted in zip(decided.misses, decided.admitted, strict=True):
@@ -141,7 +142,7 @@ def upload_cells(
                         layer.forward(x[: len(ids)], ids, gates)
                 seconds_of_steps = time.perf_counter() - begin
                 uploader.wait()
-                moments[key].append(before.mean(calls.make()))
+                moments[key].append(before.mean(UploadMoment.now(calls, layout.expert_bytes)))
                 return seconds_of_steps
 
             cases: dict[str, Callable[[], float]] = {str(key): partial(run, key) for key in keys}
