@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-import psutil
 
 from moelab.calibration.dealt_calls import (
     EXPERTS_OF_NODE,
@@ -24,6 +23,7 @@ from moelab.calibration.dealt_calls import (
 )
 from moelab.calibration.rounds import in_rounds
 from moelab.calibration.shelf import Shelf, pieces_on
+from moelab.domain.free_memory import free_memory_bytes
 from moelab.domain.plan_copies import whole_on
 from moelab.kernels import Activation, ExpertLayout, Pool, RoutedExperts
 from moelab.kernels.pieces import num_units
@@ -68,13 +68,13 @@ def measure(
     num_nodes, units = pool.num_nodes, num_units(layout)
     cuts = [pieces for pieces in PIECES if units % pieces == 0]
     forms = 1 + len(cuts) + (num_nodes - 1)
-    memory = min(forms * _SHELF_BYTES, psutil.virtual_memory().available // 3)
+    memory = min(forms * _SHELF_BYTES, free_memory_bytes() // 3)
     fewest = max(2 * max(APART), READ_OF_NODE * num_nodes)
     num_experts = min(memory // (forms * layout.expert_bytes), max(64, fewest)) // num_nodes * num_nodes
     if num_experts < fewest:
         raise MemoryError(
             f"calibrating needs {fewest} experts of {layout.expert_bytes / 1e6:.1f} MB in {forms} "
-            f"forms, free are {psutil.virtual_memory().available / 1e9:.1f} GB: take a smaller --expert-shape"
+            f"forms, free are {free_memory_bytes() / 1e9:.1f} GB: take a smaller --expert-shape"
         )
     rng = np.random.default_rng(seed)
     shelf = Shelf(layout, num_experts, pool)

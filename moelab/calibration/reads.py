@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
-import psutil
 
 from moelab.calibration.rounds import in_rounds
+from moelab.domain.free_memory import free_memory_bytes
 from moelab.domain.spread import Spread
 from moelab.kernels import Pool, read_limit, read_nodes
 from moelab.kernels.pages import map_pages
@@ -48,7 +48,7 @@ def node_reads(
         pools = {most_threads: full}
         for threads in counts[:-1]:
             pools[threads] = stack.enter_context(Pool(threads * num_nodes, virtual_nodes=virtual_nodes))
-        size = min(_CACHES * max(cache_bytes, 32 << 20), psutil.virtual_memory().available // (4 * num_nodes))
+        size = min(_CACHES * max(cache_bytes, 32 << 20), free_memory_bytes() // (4 * num_nodes))
         num_chunks = max(2, size // _CHUNK_BYTES)
         memory = [map_pages(num_chunks * _CHUNK_BYTES, node).memory for node in full.memory_node_of_node]
 
