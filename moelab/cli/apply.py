@@ -77,15 +77,19 @@ def run(options: argparse.Namespace) -> int:
             extra_bytes=extra_bytes,
             progress=not options.json,
         )
+        next_one, settling = _part(engine, streams, [1] * len(prompts))  # with the native steps made again
         tokens_after, after = _part(engine, streams, counts)
-        result: dict[str, Any] = {**applied.summary(), "before": before, "after": after, "prompts": len(prompts)}
+        result: dict[str, Any] = {
+            **applied.summary(), "before": before, "after": after, "prompts": len(prompts),
+            "ms_of_first_token_after": settling["ms_per_token"],
+        }  # fmt: skip
         difference = None
         if whole is not None:
-            parts = zip(first, tokens_before, tokens_after, strict=True)
+            parts = zip(first, tokens_before, next_one, tokens_after, strict=True)
             # Between nodes no bit changes, so no token; beside a fast tier a close one may.
             margin = MARGIN if options.margin is None else options.margin
             allowed = margin if had_tier or engine.fast_tier is not None else 0.0
-            difference = Difference.of(whole, [a + b + c for a, b, c in parts], allowed)
+            difference = Difference.of(whole, [a + b + c + d for a, b, c, d in parts], allowed)
             result |= difference.summary()
     if options.json:
         print_json(result)

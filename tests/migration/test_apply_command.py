@@ -29,6 +29,13 @@ def test_command(capture, tmp_path, capsys):
     assert 0 < result["peak_extra_bytes"] < result["bytes_added"] / 3
     for when in ("before", "after"):
         assert result[when]["ms_per_token"] > 0
+    # The first token of each text in either half counts for neither: prefill, and native steps that are made again.
+    rows = [json.loads(line) for line in prompts.read_text().splitlines()[:2]]
+    lengths = [row["max_new_tokens"] for row in rows]
+    assert result["before"]["tokens"] == sum(length // 2 - 1 for length in lengths)
+    assert result["tokens_compared"] == sum(lengths)
+    assert result["after"]["tokens"] == sum(lengths) - result["before"]["tokens"] - 2 * len(lengths)
+    assert result["ms_of_first_token_after"] > 0
     assert main([*command, "--no-check"]) == 0
     printed = capsys.readouterr().out
     assert "ms_per_token after" in printed
