@@ -180,8 +180,15 @@ class Exploration:
             pinned=tuple((int(layer), int(expert), FAST) for layer, expert in np.argwhere(draft.pinned)),
             policy=policy,
             planner={"name": placed_by, "held_out": self.held_out, "seed": self.seed, **self.how},
-            fingerprints={"trace": self._trace_fingerprint},
+            fingerprints={"trace": self._trace_fingerprint}, node_rates=self._node_rates(settings.nodes),
         )  # fmt: skip
+
+    def _node_rates(self, num_nodes: int) -> tuple[float, ...] | None:
+        """GB/s of nodes that the machine has, as planners take them; ``None`` of one, of divided and unknown ones."""
+        if num_nodes < 2 or self.machine is None or len(self.machine.nodes) != num_nodes:
+            return None
+        known = [rate for node in self.machine.nodes if (rate := node.best_read_gb_per_s) is not None]
+        return tuple(known) if len(known) == num_nodes else None
 
     # -- figures ---------------------------------------------------------------------------------------
 

@@ -237,3 +237,17 @@ def test_machine_of_more_nodes_is_virtual():
     assert machine_of_nodes(machine_with(2), 1).nodes[0].name == "node0"
     with pytest.raises(ValueError, match="3 nodes on test, which has 2"):
         machine_of_nodes(machine_with(2), 3)
+
+
+@pytest.mark.parametrize(("planner", "nodes", "rates"), [
+    ("anneal", 2, (10.0, 15.0)), ("mirror", 2, (10.0, 15.0)), ("anneal", 4, None), ("frequency", 1, None),
+])  # fmt: skip
+def test_a_plan_says_the_rates_of_the_nodes_that_it_was_made_for(planner, nodes, rates):
+    """Those that the planner's own plan has; nodes that the machine is divided into have none."""
+    trace, machine = trace_of(), machine_with(2)
+    exploration = Exploration(trace, machine=machine)
+    plan = exploration.full(Settings(4, planner=planner) if nodes == 1 else Settings(0, nodes, 0.25, planner)).plan
+    assert plan.node_rates == rates
+    if nodes == 2:
+        own = moelab.PLANNERS[planner](trace, nodes=2, extra_memory=0.25, machine=machine, score=False)
+        assert plan.node_rates == own.node_rates
