@@ -20,6 +20,7 @@ from moelab.calibration.expert_calls import measure
 from moelab.calibration.fit import fit
 from moelab.calibration.probe import layer_overhead_s
 from moelab.calibration.reads import NodeReads, node_reads
+from moelab.calibration.steadiest import steadiest
 from moelab.domain.allowed_cores import allowed_cores
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.machine import FastTierDevice, Machine, NumaNode
@@ -31,6 +32,7 @@ from moelab.kernels.native import library
 
 DEFAULT_SHAPES = ("kimi-k2.6",)
 MOST_SECONDS = 100.0
+WHOLE_SECONDS = 110.0  # of all tries: under two minutes
 
 
 def calibrate(
@@ -44,16 +46,21 @@ def calibrate(
     out: str | Path | None = None,
     progress: bool = True,
     seed: int = 0,
+    tries: int = 2,
 ) -> Machine:
     """This machine, measured; written to ``out`` (whole or not at all) where one is named.
 
     ``expert_shapes``: model presets, or ``HxI``. ``virtual_nodes`` divides the cores of a machine of one node.
-    ``seconds`` is about what measuring takes, at most ``MOST_SECONDS``; generating weights comes on top.
+    ``seconds`` is about what measuring takes, at most ``MOST_SECONDS``; generating weights comes on top. Where figures
+    moved by more than a tenth meanwhile it is all measured again, ``tries`` times at most and while ``WHOLE_SECONDS``
+    allow another one; the steadiest stays (``steadiest``).
     What makes the numbers doubtful (``doubts``: a busy machine) stands in ``notes``, how far they moved meanwhile
     beside them (``Spread``): predictions of milliseconds will be off by as much.
     Raises ``ValueError`` for an unknown shape, kernels without the native library, or seconds out of range;
     ``MemoryError`` where the experts do not fit.
     """
+    if tries < 1:
+        raise ValueError(f"tries is {tries}, expected 1 or more")
     if not 1 <= seconds <= MOST_SECONDS:
         raise ValueError(f"seconds is {seconds}, expected 1 to {MOST_SECONDS:g}: a calibration takes under two minutes")
     chosen = choose_isa(isa).isa
@@ -65,33 +72,50 @@ def calibrate(
     layouts = [ExpertLayout(*shape_of(each), weight_format) for each in expert_shapes]
     mode = activation or ACTIVATIONS_OF_FORMAT[weight_format][0]
     before = _kept(out)
+
+    def once(number: int) -> Machine:
+        again = f" once more ({number + 1} of {tries}), the machine moved" if number else ""
+        with tqdm(total=100, desc=f"calibrating{again}", unit="%", disable=not progress, leave=False) as bar:
+            return _measured_machine(layouts, virtual_nodes, chosen, mode, seconds, seed + number, bar)
+
+    calibrated = _merged(steadiest(once, tries=tries, most_seconds=WHOLE_SECONDS), before)
+    calibrated = calibrated.model_copy(update={"notes": doubts_of(calibrated)})
+    if out is not None:
+        calibrated.save(out)
+    return calibrated
+
+
+def _measured_machine(
+    layouts: Sequence[ExpertLayout], virtual_nodes: int | None, chosen: str, mode: Activation, seconds: float,
+    seed: int, bar: tqdm,
+) -> Machine:  # fmt: skip
+    """All of it, once."""
     machine = _with_nodes(Machine.detect(), virtual_nodes)
     part = seconds / (1 + 2 * len(layouts))
-    with tqdm(total=100, desc="calibrating", unit="%", disable=not progress, leave=False) as bar:
-        tell = _progress(bar, num_parts=1 + 2 * len(layouts))
-        reads = node_reads(
-            virtual_nodes=virtual_nodes, cache_bytes=machine.last_level_cache_bytes, seconds=part, on_round=tell(0)
-        )
-        times = []
-        for number, layout in enumerate(layouts):
-            times.append(
-                _expert_times(
-                    layout,
-                    reads.loop,
-                    virtual_nodes,
-                    chosen,
-                    mode,
-                    part,
-                    tell(1 + 2 * number),
-                    tell(2 + 2 * number),
-                    seed,
-                )
+    tell = _progress(bar, num_parts=1 + 2 * len(layouts))
+    reads = node_reads(
+        virtual_nodes=virtual_nodes, cache_bytes=machine.last_level_cache_bytes, seconds=part, on_round=tell(0)
+    )
+    times = []
+    for number, layout in enumerate(layouts):
+        times.append(
+            _expert_times(
+                layout,
+                reads.loop,
+                virtual_nodes,
+                chosen,
+                mode,
+                part,
+                tell(1 + 2 * number),
+                tell(2 + 2 * number),
+                seed,
             )
-        with Pool(virtual_nodes=virtual_nodes) as pool:
-            overhead_s = layer_overhead_s(pool, chosen, mode)
-    kernel = f"{chosen}/{weight_format}/{mode}"
+        )
+    with Pool(virtual_nodes=virtual_nodes) as pool:
+        overhead_s = layer_overhead_s(pool, chosen, mode)
+    kernel = f"{chosen}/{layouts[0].weight_format}/{mode}"
     today = datetime.now(UTC).strftime("%Y-%m-%d")
-    calibrated = machine.model_copy(
+    return machine.model_copy(
         update={
             "source": "calibration",
             "date": today,
@@ -105,11 +129,6 @@ def calibrate(
             "expert_times": tuple(each.model_copy(update={"date": today}) for each in times),
         }
     )
-    calibrated = _merged(calibrated, before)
-    calibrated = calibrated.model_copy(update={"notes": doubts_of(calibrated)})
-    if out is not None:
-        calibrated.save(out)
-    return calibrated
 
 
 def shape_of(name: str) -> tuple[int, int]:

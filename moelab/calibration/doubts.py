@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from moelab.domain.machine import Machine
+from moelab.domain.spread import Spread
 from moelab.domain.units import GB
 
 MOST_SPREAD = 0.5  # middle half of a read rate's rounds over their median
@@ -43,12 +44,21 @@ def doubts_of(machine: Machine) -> tuple[str, ...]:
 def unsteady_of(machine: Machine) -> str | None:
     """One sentence where reads of a node or a kernel moved by more than ``MOST_WIDTH`` in the rounds: which, by how
     much, what follows, what to do. None where nothing did, or where nobody noted it (older files)."""
-    spreads = {f"{node.name} reads": node.read_gb_per_s_spread for node in machine.nodes}
-    spreads |= {times.name: times.expert_s_spread for times in machine.expert_times}
-    moved = [f"{name} {each.width:.0%}" for name, each in spreads.items() if each and each.width > MOST_WIDTH]
+    moved = [f"{name} {each.width:.0%}" for name, each in _spreads(machine).items() if each.width > MOST_WIDTH]
     if not moved:
         return None
     return (
         f"quartiles of the rounds are apart by more than {MOST_WIDTH:.0%}: {', '.join(moved)}. Predictions in ms will "
         "be off by that much, or more in another hour: calibrate again on a quieter machine, or use ratios of them"
     )
+
+
+def width_of(machine: Machine) -> float:
+    """The widest middle half of what was noted, over its median; 0 where nothing was."""
+    return max((each.width for each in _spreads(machine).values()), default=0.0)
+
+
+def _spreads(machine: Machine) -> dict[str, Spread]:
+    found = {f"{node.name} reads": node.read_gb_per_s_spread for node in machine.nodes}
+    found |= {times.name: times.expert_s_spread for times in machine.expert_times}
+    return {name: each for name, each in found.items() if each is not None}

@@ -79,7 +79,7 @@ def _calibrated(shape: str, isa: str | None, seconds: float, seed: int) -> Exper
     """Of two virtual nodes, now: the machine is in the state that the measurement finds it in."""
     with tempfile.TemporaryDirectory() as folder:
         machine = calibrate(
-            [shape], virtual_nodes=core.NUM_NODES, isa=isa, seconds=max(1.0, min(40.0, seconds)),
+            [shape], virtual_nodes=core.NUM_NODES, isa=isa, seconds=max(1.0, min(40.0, seconds)), tries=3,
             out=Path(folder) / "machine.json", progress=False, seed=seed,
         )  # fmt: skip
     return machine.expert_times[0]
