@@ -5,12 +5,33 @@ from pathlib import Path
 
 import pytest
 
+from tests import beside
+
 ALLOWED = {
     line
     for line in (Path(__file__).parent / "allowed_skips.txt").read_text().splitlines()
     if line and not line.startswith("#")
 }
 _not_allowed: list[str] = []
+_beside = pytest.StashKey[beside.Beside]()
+
+
+def pytest_sessionstart(session):
+    if beside.wanted(session.config):
+        session.config.stash[_beside] = beside.Beside()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """What the second process runs is told last."""
+    if _beside in config.stash:
+        items.sort(key=lambda item: -1 if (place := beside.room_of(item.path)) is None else place)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item):
+    second = item.config.stash.get(_beside, None)
+    return True if second and beside.room_of(item.path) is not None and second.tell(item) else None
 
 
 def pytest_runtest_logreport(report):
@@ -31,11 +52,21 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus):
-    if _not_allowed and exitstatus == 0:
+    second = session.config.stash.get(_beside, None)
+    if (_not_allowed or (second and second.broke())) and exitstatus == 0:
         session.exitstatus = 1
 
 
-def pytest_terminal_summary(terminalreporter):
+def pytest_unconfigure(config):
+    if _beside in config.stash:
+        config.stash[_beside].close()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    second = config.stash.get(_beside, None)
+    if second and second.broke():
+        terminalreporter.section("the second process", sep="=", red=True)
+        terminalreporter.line(second.broke(), red=True)
     if _not_allowed:
         terminalreporter.section("skips that are not in tests/allowed_skips.txt", sep="=", red=True)
         for line in _not_allowed:
