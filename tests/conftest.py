@@ -18,7 +18,7 @@ _beside = pytest.StashKey[beside.Beside]()
 
 def pytest_sessionstart(session):
     if beside.wanted(session.config):
-        session.config.stash[_beside] = beside.Beside()
+        session.config.stash[_beside] = beside.Beside([beside.TESTS / room for room in beside.ROOMS])
 
 
 @pytest.hookimpl(trylast=True)
