@@ -41,6 +41,25 @@ def pytest_runtest_logreport(report):
             _not_allowed.append(f"{report.nodeid}: {reason}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_probe():
+    """Commands that find no calibration probe the machine for two seconds: here once for each way."""
+    from moelab.calibration import machine_files
+    from moelab.kernels import choose_isa
+
+    probe, known = machine_files.quick_probe, {}
+
+    def probe_once(*, isa=None, activation="int8"):
+        way = (choose_isa(isa).isa, activation, frozenset(beside.cores()))
+        if way not in known:
+            known[way] = probe(isa=isa, activation=activation)
+        return known[way]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine_files, "quick_probe", probe_once)
+        yield
+
+
 def pytest_collection_finish():
     """What all imports made stays until the end: a full collection that walks through it takes half a second.
 
