@@ -92,9 +92,12 @@ class Beside:
         return True
 
     def broke(self) -> str | None:
-        """What it said last, where it ended otherwise than by running its tests."""
-        code = self.process.poll()
-        if code is None or code in ENDS:
+        """What it said last, where it ended otherwise than by running its tests; it may take time to clear away."""
+        try:
+            code = self.process.wait(20 if self._reports else 0)
+        except subprocess.TimeoutExpired:  # this run broke off, nobody waits for the rest
+            return None
+        if code in ENDS:
             return None
         return (
             f"tests/beside.py: expected its process to run its tests; got exit {code}\n{self._said.read_text()[-3000:]}"

@@ -72,7 +72,7 @@ def pytest_collection_finish():
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus):
     second = session.config.stash.get(_beside, None)
-    if (_not_allowed or (second and second.broke())) and exitstatus == 0:
+    if exitstatus == 0 and (_not_allowed or (second and second.broke())):
         session.exitstatus = 1
 
 

@@ -50,10 +50,16 @@ def test_what_it_found(tmp_path, request):
     assert told["test_number[2]"][0].failed
     assert "assert 2 == 1" in str(told["test_number[2]"][0].longrepr)
     assert told["test_not_here"][0].longrepr[2] == "Skipped: never here"
-    second.process.wait(60)
     assert second.reports_of("test_it.py::test_of_nobody") is None
     assert second.broke() is None
     second.close()
+
+
+def test_a_run_that_breaks_off_waits_for_nothing(tmp_path):
+    second = second_process(tmp_path, "import time\n\ndef test_long():\n    time.sleep(600)\n")
+    assert second.broke() is None
+    second.close()
+    assert second.process.returncode not in (None, *beside.ENDS)
 
 
 def test_a_process_that_breaks_off(tmp_path):
