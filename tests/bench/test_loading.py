@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and the page cache of Linux"),
 ]
 SMALL = {"hidden_size": 256, "moe_intermediate_size": 128, "num_experts": 8, "vocab_size": 512}
+FEW_LAYERS = {"num_moe_layers": 3}  # in the bench 12 of int4
 # A hundred times smaller than the models that the bound of 200 MB is meant for, and so is the bound here.
 MEDIUM = {"hidden_size": 1024, "moe_intermediate_size": 512, "num_experts": 32, "vocab_size": 24_000}
 MORE_BYTES = 25_000_000
@@ -66,7 +67,7 @@ def test_every_case_is_a_row(monkeypatch):
     monkeypatch.setattr(loading, "CASES", loading.CASES[2:4])
     monkeypatch.setattr(loading, "COPY_ROWS", 16)
     monkeypatch.setattr(loading, "COPY_COLUMNS", 256)
-    rows = loading.bench_loading(0.01, SMALL)
+    rows = loading.bench_loading(0.01, SMALL | FEW_LAYERS)
     assert [(row.experts, row.linear_layers) for row in rows] == [
         (form, " ".join(how.values())) for form, how in loading.CASES
     ]
@@ -83,7 +84,7 @@ def test_parts_of_a_case_in_a_folder_that_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "COPY_COLUMNS", 256)
     made = []
     for _ in range(2):
-        (row,) = loading.bench_loading(0, SMALL, ["int4-int8"], ["cold"], rounds=4, keep=tmp_path)
+        (row,) = loading.bench_loading(0, SMALL | FEW_LAYERS, ["int4-int8"], ["cold"], rounds=4, keep=tmp_path)
         assert row.num_rounds == 4
         assert row.cold_ratio_to_slower > 0
         assert np.isnan([row.saved_ratio_to_disk, row.warm_gb_per_s, row.peak_memory_ratio]).all()
