@@ -64,7 +64,7 @@ COLUMNS = (
     Column("experts", "experts"), Column("linear layers", "linear_layers"), Column("GB", "source_gb"),
     Column("disk GB/s", "disk_gb_per_s"), Column("copy", "copy_gb_per_s"), Column("cold", "cold_gb_per_s"),
     Column("of the slower (quartiles)", "cold_ratio_to_slower", "cold_ratio_quartiles"),
-    Column("warm", "warm_gb_per_s"), Column("saved", "saved_gb_per_s"),
+    Column("warm", "warm_gb_per_s"), Column("disk of saved", "saved_disk_gb_per_s"), Column("saved", "saved_gb_per_s"),
     Column("of disk (quartiles)", "saved_ratio_to_disk", "saved_ratio_quartiles"),
     Column("memory", "peak_memory_ratio"), Column("pages", "pages"),
 )  # fmt: skip
@@ -91,7 +91,8 @@ class LoadingRow:
     peak_memory_ratio: float
     peak_memory_within_gate: bool | None
     num_rounds: int
-    pages: str  # what the arenas of the last load were granted
+    pages: str  # of the experts' memory in all loads: asked for with success, and the share that was huge
+    saved_disk_gb_per_s: float
 
 
 def bench_loading(
@@ -168,16 +169,19 @@ def _measured(
     disk, saved_disk = Disk(files, pool), Disk(saved_files, pool)
     copied = [path for number, path in enumerate(files) if number * path.stat().st_size < COPIED_BYTES]
     rounds: list[dict[str, float]] = []
+    pages: list[str] = []
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(rounds) < least:
         row = {}
         cases: dict[str, Callable[[], float]] = {
             "disk": disk.bytes_per_s,
-            "cold": lambda: num_bytes / _load_s(checkpoint, options, fresh_bytes, files),
+            "cold": lambda: num_bytes / _load_s(checkpoint, options, fresh_bytes, pages, files),
             "copy": lambda: copy_permuted(copied, pool, fresh_bytes),
-            "warm": lambda: num_bytes / _load_s(checkpoint, options, fresh_bytes),
+            "warm": lambda: num_bytes / _load_s(checkpoint, options, fresh_bytes, pages),
             "saved_disk": saved_disk.bytes_per_s,
-            "saved_s": lambda: _load_s(checkpoint, options | {"packed": packed}, fresh_bytes, [*saved_files, *files]),
+            "saved_s": lambda: _load_s(
+                checkpoint, options | {"packed": packed}, fresh_bytes, pages, [*saved_files, *files]
+            ),
         }
         for name, case in cases.items():
             if not parts_of(name) & set(parts):
@@ -187,7 +191,7 @@ def _measured(
                 read_all(copied if name == "copy" else files)
             row[name] = case()
         rounds.append(row)
-    saved_bytes, pages = _loaded_bytes(checkpoint, options | ({"packed": packed} if "saved" in parts else {}))
+    saved_bytes = _loaded_bytes(checkpoint, options | {"packed": packed}) if "saved" in parts else 0
     memory = measure_load_memory(checkpoint, **options) if "memory" in parts else None
     of = {name: np.array([row[name] for row in rounds]) for name in rounds[0]}
     cold = of["cold"] / np.minimum(of["disk"], of["copy"])
@@ -203,7 +207,7 @@ def _measured(
         saved_ratio_quartiles=_quartiles(saved_ratio),
         peak_memory_ratio=float("nan") if memory is None else memory.peak_ratio,
         peak_memory_within_gate=None if memory is None else memory.within(1.05, MORE_BYTES),
-        num_rounds=len(rounds), pages=pages,
+        num_rounds=len(rounds), pages=", ".join(dict.fromkeys(pages)), saved_disk_gb_per_s=_median(of["saved_disk"]),
     )  # fmt: skip
 
 
@@ -221,18 +225,21 @@ def _median(rates: np.ndarray) -> float:
     return float(np.median(rates)) / 1e9
 
 
-def _load_s(checkpoint: Path, options: dict[str, Any], fresh_bytes: int, cold: list[Path] | None = None) -> float:
-    """Seconds of one load into warm memory; the files ``cold`` are taken out of the page cache before."""
+def _load_s(
+    checkpoint: Path, options: dict[str, Any], fresh_bytes: int, pages: list[str], cold: list[Path] | None = None
+) -> float:
+    """Seconds of one load into warm memory, ``pages`` of which are noted; the files ``cold`` are taken out of the page
+    cache before."""
     drop_cached(cold or [])
     touch_memory(fresh_bytes)
     with load(checkpoint, device="cpu", **options) as engine:
+        pages.append(engine.expert_pages)
         return engine.load_s
 
 
-def _loaded_bytes(checkpoint: Path, options: dict[str, Any]) -> tuple[int, str]:
-    """Bytes that a load reads, and on which pages its arenas lie."""
+def _loaded_bytes(checkpoint: Path, options: dict[str, Any]) -> int:
     with load(checkpoint, device="cpu", **options) as engine:
-        return engine.loaded_bytes, engine.huge_pages
+        return engine.loaded_bytes
 
 
 def drop_cached(files: list[Path]) -> None:

@@ -55,7 +55,7 @@ def calibrate(
     moved by more than a tenth meanwhile it is all measured again, ``tries`` times at most and while ``WHOLE_SECONDS``
     allow another one; the steadiest stays (``steadiest``).
     What makes the numbers doubtful (``doubts``: a busy machine) stands in ``notes``, how far they moved meanwhile
-    beside them (``Spread``): predictions of milliseconds will be off by as much.
+    beside them (``Spread``): predictions of milliseconds may be off by as much.
     Raises ``ValueError`` for an unknown shape, kernels without the native library, or seconds out of range;
     ``MemoryError`` where the experts do not fit.
     """

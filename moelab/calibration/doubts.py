@@ -13,7 +13,7 @@ from moelab.domain.spread import Spread
 from moelab.domain.units import GB
 
 MOST_SPREAD = 0.5  # middle half of a read rate's rounds over their median
-MOST_WIDTH = 0.10  # middle half of a figure's rounds over their median: predictions in ms are off by as much
+MOST_WIDTH = 0.10  # middle half of a figure's rounds over their median: predictions in ms may be off by as much
 MOST_RESIDUAL = 0.05  # median relative error of a fit
 MOST_OF_READS = 1.1  # a kernel's rate over that of a pure read by the same workers in the same rounds
 
@@ -48,8 +48,8 @@ def unsteady_of(machine: Machine) -> str | None:
     if not moved:
         return None
     return (
-        f"quartiles of the rounds are apart by more than {MOST_WIDTH:.0%}: {', '.join(moved)}. Predictions in ms will "
-        "be off by that much, or more in another hour: calibrate again on a quieter machine, or use ratios of them"
+        f"quartiles of the rounds are apart by more than {MOST_WIDTH:.0%}: {', '.join(moved)}. Predictions in ms may "
+        "be off by as much, or by more in another hour: calibrate again on a quieter machine, or use ratios of them"
     )
 
 

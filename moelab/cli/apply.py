@@ -77,11 +77,12 @@ def run(options: argparse.Namespace) -> int:
             extra_bytes=extra_bytes,
             progress=not options.json,
         )
-        next_one, settling = _part(engine, streams, [1] * len(prompts))  # with the native steps made again
+        # With the native steps made again, for the first text that goes on.
+        next_one, settling = _part(engine, streams, [1] * len(prompts))
         tokens_after, after = _part(engine, streams, counts)
         result: dict[str, Any] = {
             **applied.summary(), "before": before, "after": after, "prompts": len(prompts),
-            "ms_of_first_token_after": settling["ms_per_token"],
+            "mean_ms_of_first_tokens_after": settling["ms_per_token"],
         }  # fmt: skip
         difference = None
         if whole is not None:
@@ -117,7 +118,7 @@ def _part(
     now, num_tokens = engine.counters, sum(map(len, tokens))
     return tokens, {
         "tokens": num_tokens,
-        "ms_per_token": 1e3 * seconds / max(1, num_tokens),
+        "ms_per_token": 1e3 * seconds / num_tokens if num_tokens else None,
         "expert_bytes_per_token": (now.expert_bytes - at_start.expert_bytes) / max(1, num_tokens),
         "bytes_of_node": [a - b for a, b in zip_longest(_bytes_of_node(engine), nodes_at_start, fillvalue=0)],
     }

@@ -272,8 +272,7 @@ class Engine(Stepper):
             nodes += f" (a byte takes {' : '.join(f'{each:.3g}' for each in placements[0].slowness)})"
         if self.pool.num_nodes > 1 and not nodes:
             nodes = f", read by the workers of all {self.pool.num_nodes} {kind}"
-        pages = granted(self.huge_pages, (block for home in self._homes() for block in home.blocks))
-        return f"{num_bytes / 2**30:.2f} GiB{nodes}, binding {self.binding}, pages {pages}"
+        return f"{num_bytes / 2**30:.2f} GiB{nodes}, binding {self.binding}, pages {self.expert_pages}"
 
     def _caller(self) -> str:
         """Where worker 0 is, which is not pinned."""
@@ -303,6 +302,11 @@ class Engine(Stepper):
     def huge_pages(self) -> str:
         """The pages that memory of the routed experts was asked for with success, or why not."""
         return ", ".join(dict.fromkeys(home.huge_pages for home in self._homes()))
+
+    @property
+    def expert_pages(self) -> str:
+        """The same, with the share of what is in memory that is huge now."""
+        return granted(self.huge_pages, (block for home in self._homes() for block in home.blocks))
 
     def _homes(self) -> list[Any]:
         """Arena or placement of each layer."""

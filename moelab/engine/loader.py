@@ -38,6 +38,7 @@ from moelab.engine.routed_arenas import (
     new_homes,
     num_bytes_of,
     routed_of,
+    unreserved_bytes_of,
 )
 from moelab.engine.strips import joined_copy
 from moelab.kernels.isa import choose_isa
@@ -322,7 +323,7 @@ def _homes(
     if make is None:
         return new_homes(spec.num_moe_layers, spec.n_routed_experts, layout, isa, pool)
     homes = make(spec, layout, pool)
-    check_memory(num_bytes_of(homes))
+    check_memory(unreserved_bytes_of(homes))
     return homes
 
 

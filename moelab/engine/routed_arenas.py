@@ -21,7 +21,7 @@ from moelab.kernels.job import ACTIVATIONS, ACTIVATIONS_OF_FORMAT, Activation, W
 from moelab.kernels.layout import ExpertLayout
 from moelab.kernels.node_arenas import round_robin
 from moelab.kernels.node_placement import NodePlacement
-from moelab.kernels.pages import RESERVED_SIZES, free_reserved_bytes, several_nodes
+from moelab.kernels.pages import bytes_in_reserve, is_reserved
 from moelab.kernels.pieces import num_units
 from moelab.kernels.pool import Pool
 from moelab.kernels.routed import RoutedExperts
@@ -62,7 +62,8 @@ def expert_layout(spec: ModelSpec, weight_format: WeightFormat) -> ExpertLayout:
 
 def new_arenas(num_layers: int, num_experts: int, layout: ExpertLayout) -> list[ExpertArena]:
     """Empty ones. MemoryError before the first page is touched."""
-    check_memory(num_layers * num_experts * layout.expert_bytes)
+    sizes = [num_experts * layout.expert_bytes] * num_layers
+    check_memory(sum(sizes) - bytes_in_reserve(sizes))
     return [ExpertArena(layout, num_experts) for _ in range(num_layers)]
 
 
@@ -149,11 +150,20 @@ def routed_of(
     return routed
 
 
+def unreserved_bytes_of(homes: Homes) -> int:
+    """Of what these homes hold, the bytes that are not on reserved huge pages."""
+    total = 0
+    for home in homes:
+        if isinstance(home, ExpertArena):
+            total += 0 if is_reserved(home.huge_pages) else home.num_bytes
+        else:
+            total += sum(len(each.memory) for each in home.memory_of_copy.values() if not is_reserved(each.pages))
+    return total
+
+
 def check_memory(num_bytes: int) -> None:
-    """MemoryError before the first page is touched."""
+    """MemoryError before the first page is touched; ``num_bytes`` of pages that are not reserved."""
     available = free_memory_bytes()
-    if not several_nodes():  # whose memory is bound and takes no reserved pages
-        available += sum(map(free_reserved_bytes, RESERVED_SIZES))
     if num_bytes > available:
         raise MemoryError(
             f"experts: expected {num_bytes / 2**30:.1f} GiB of free memory, got {available / 2**30:.1f} GiB; "

@@ -184,7 +184,7 @@ class Exploration:
         )  # fmt: skip
 
     def _node_rates(self, num_nodes: int) -> tuple[float, ...] | None:
-        """GB/s of nodes that the machine has, as planners take them; ``None`` of one, of divided and unknown ones."""
+        """GB/s for dispatch, of a machine of as many nodes; ``None`` of one, of others, of unknown ones."""
         if num_nodes < 2 or self.machine is None or len(self.machine.nodes) != num_nodes:
             return None
         known = [rate for node in self.machine.nodes if (rate := node.best_read_gb_per_s) is not None]

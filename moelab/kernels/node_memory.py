@@ -2,9 +2,9 @@
 
 Memory that is bound to a node comes from there or from nowhere: when the node is full, Linux does not answer "no
 memory" but kills the process at the write, long after the mapping succeeded. So room is asked for before. Page cache of
-files counts as free, because the kernel gives it up first. The limit of the
-process's control group holds for all nodes together. Other processes may still be faster; nothing here reserves.
-Knows Linux sysfs; elsewhere nothing is known and nothing refused. Floor 1: NumPy and the standard library.
+files counts as free, because the kernel gives it up first. The limit of the process's control group holds for all
+nodes together. Other processes may still be faster; nothing here reserves. Knows Linux sysfs; elsewhere nothing is
+known and nothing refused. Floor 1: NumPy and the standard library.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import ctypes
 import mmap
 import re
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,28 +42,49 @@ _promises: list[_Promise] = []
 
 def check_room(node: int, num_bytes: int) -> None:
     """Raise ``MemoryError`` where ``num_bytes`` more do not fit on ``node`` of the operating system."""
-    room = room_bytes(node)
-    if room is not None and num_bytes > room:
-        of_group = cgroup_room_bytes()
-        group = "" if of_group is None else f", left by the control group {of_group / 2**30:.2f} GiB"
+    check_rooms({node: num_bytes})
+
+
+def check_rooms(wanted: Mapping[int, int]) -> None:
+    """Raise ``MemoryError`` where these bytes by node do not fit there, or not all of them into the control group."""
+    promised = _promised()
+    for node, num_bytes in wanted.items():
+        room = _room(node, promised)
+        if room is not None and num_bytes > room:
+            raise MemoryError(
+                f"node{node}: expected room for {num_bytes / 2**30:.2f} GiB; got {room / 2**30:.2f} GiB (free "
+                f"{(free_bytes(node) or 0) / 2**30:.2f} GiB, promised to others {promised.get(node, 0) / 2**30:.2f} "
+                "GiB): place fewer experts on it"
+            )
+    of_group = cgroup_room_bytes()
+    if of_group is None:
+        return
+    taken, total = sum(promised.values()), sum(wanted.values())
+    in_group = max(0, of_group - taken - _MARGIN_BYTES)
+    if total > in_group:
         raise MemoryError(
-            f"node{node}: expected room for {num_bytes / 2**30:.2f} GiB; got {room / 2**30:.2f} GiB (free "
-            f"{(free_bytes(node) or 0) / 2**30:.2f} GiB, promised to others {promised_bytes(node) / 2**30:.2f} GiB"
-            f"{group}): place fewer experts on it"
+            f"{', '.join(f'node{node}' for node in wanted)}: expected room for {total / 2**30:.2f} GiB; got "
+            f"{in_group / 2**30:.2f} GiB (left by the control group {of_group / 2**30:.2f} GiB, promised to others "
+            f"{taken / 2**30:.2f} GiB): raise the limit of the container"
         )
 
 
 def room_bytes(node: int) -> int | None:
     """Bytes that can still be promised, a margin for the system kept; ``None`` where nobody says what is free."""
+    promised = _promised()
+    room, of_group = _room(node, promised), cgroup_room_bytes()
+    if room is None or of_group is None:
+        return room
+    return min(room, max(0, of_group - sum(promised.values()) - _MARGIN_BYTES))
+
+
+def _room(node: int, promised: Mapping[int, int]) -> int | None:
+    """Of the node's own memory."""
     free = free_bytes(node)
     if free is None:
         return None
     margin = _MARGIN_BYTES + _MIN_FREE_TIMES * 1024 * (int(_MIN_FREE.read_text()) if _MIN_FREE.is_file() else 0)
-    room = free - promised_bytes(node) - margin
-    if (of_group := cgroup_room_bytes()) is not None:  # one limit for all nodes
-        nodes = {entry.node for entry in _promises}
-        room = min(room, of_group - sum(map(promised_bytes, nodes)) - _MARGIN_BYTES)
-    return max(0, room)
+    return max(0, free - promised.get(node, 0) - margin)
 
 
 def free_bytes(node: int) -> int | None:
@@ -93,12 +115,17 @@ def promise_again(address: int, num_bytes: int) -> None:
 
 def promised_bytes(node: int) -> int:
     """Bytes of live mappings bound to ``node`` that have no page yet."""
+    return _promised().get(node, 0)
+
+
+def _promised() -> dict[int, int]:
+    """The same of all nodes that have some, by node."""
     _promises[:] = [entry for entry in _promises if entry.mapping() is not None]
-    return sum(
-        max(0, entry.num_bytes - entry.withdrawn_bytes - _written_bytes(entry.address, entry.num_bytes))
-        for entry in _promises
-        if entry.node == node
-    )
+    found: dict[int, int] = {}
+    for entry in _promises:
+        left = entry.num_bytes - entry.withdrawn_bytes - _written_bytes(entry.address, entry.num_bytes)
+        found[entry.node] = found.get(entry.node, 0) + max(0, left)
+    return found
 
 
 def _written_bytes(address: int, length: int) -> int:

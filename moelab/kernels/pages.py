@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from moelab.domain.allowed_cores import parse_core_list
-from moelab.kernels.node_memory import check_room, promise
+from moelab.domain.system_files import text_of
+from moelab.kernels.node_memory import check_room, check_rooms, promise
 
 HUGE_PAGE_BYTES = 2 << 20
 RESERVED_SIZES = {1 << 30: "1 GB", HUGE_PAGE_BYTES: "2 MB"}  # tried in this order
@@ -82,8 +83,8 @@ def map_parts(num_bytes: int, parts: Sequence[Part]) -> Pages:
         return map_pages(num_bytes)
     nodes = sorted({node for *_, node in bound})
     try:
-        for node in nodes if several_nodes() else ():
-            check_room(node, sum(stop - start for start, stop, on in bound if on == node))
+        if several_nodes():
+            check_rooms({node: sum(stop - start for start, stop, on in bound if on == node) for node in nodes})
     except MemoryError as error:
         return replace(map_pages(num_bytes), binding=f"none: {error}")
     mapping, _, memory, said = _aligned(num_bytes, nodes[0])
@@ -153,32 +154,41 @@ def _advise(mapping: mmap.mmap, num_bytes: int) -> str:
         mapping.madvise(mmap.MADV_HUGEPAGE)
     except OSError as error:
         return f"plain: {error}"
-    if "[never]" in _text(_TRANSPARENT):  # advice is taken without a word
+    if "[never]" in text_of(_TRANSPARENT):  # advice is taken without a word
         return "plain: transparent_hugepage is never"
     return _ADVISED
 
 
 def several_nodes() -> bool:
     """Has this machine more than one NUMA node with memory?"""
-    return len(parse_core_list(_text(f"{_NODES}/has_memory") or "0")) > 1
+    return len(parse_core_list(text_of(f"{_NODES}/has_memory") or "0")) > 1
 
 
 def free_reserved_bytes(page_bytes: int, node: int | None = None) -> int:
     """Bytes of reserved huge pages of this size (of ``node``, else of all) that nobody has taken; 0 without any."""
     folder = _HUGETLB if node is None else f"{_NODES}/node{node}/hugepages"
-    return int(_text(f"{folder}/hugepages-{page_bytes // 1024}kB/free_hugepages") or 0) * page_bytes
+    return int(text_of(f"{folder}/hugepages-{page_bytes // 1024}kB/free_hugepages") or 0) * page_bytes
 
 
-def _text(path: Path | str) -> str:
-    """A small file of the system, without the objects that `Path` makes: a model has hundreds of mappings. Or empty."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return ""
-    try:
-        return os.read(descriptor, 4096).decode()
-    finally:
-        os.close(descriptor)
+def bytes_in_reserve(sizes: Iterable[int]) -> int:
+    """Of unbound mappings of these sizes, made one after the other now, the bytes that would lie on reserved pages:
+    they need no memory that the system calls available."""
+    free = {size: _unclaimed_bytes(size) for size in RESERVED_SIZES}
+    total = 0
+    for num_bytes in sizes:
+        for page_bytes in RESERVED_SIZES if num_bytes >= HUGE_PAGE_BYTES else ():
+            length = -(-num_bytes // page_bytes) * page_bytes
+            if free[page_bytes] and not _why_not_reserved(num_bytes, length, free[page_bytes], None):
+                free[page_bytes] -= length
+                total += num_bytes
+                break
+    return total
+
+
+def _unclaimed_bytes(page_bytes: int) -> int:
+    """Free reserved pages that no mapping was promised."""
+    promised = int(text_of(f"{_HUGETLB}/hugepages-{page_bytes // 1024}kB/resv_hugepages") or 0)
+    return max(0, free_reserved_bytes(page_bytes) - promised * page_bytes)
 
 
 def _bind(mapping: np.ndarray, node: int | None) -> str:

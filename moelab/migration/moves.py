@@ -20,7 +20,7 @@ from moelab.domain.free_memory import free_memory_bytes
 from moelab.domain.plan_copies import Copies, has_several
 from moelab.kernels import NodePlacement, Pool, RoutedExperts
 from moelab.kernels.copy_memory import CopyMemory, give_back, take_again
-from moelab.kernels.node_memory import check_room
+from moelab.kernels.node_memory import check_rooms
 from moelab.kernels.node_placement import Copy, memory_of_arena
 from moelab.kernels.pages import several_nodes
 from moelab.kernels.pieces import cut, piece_of
@@ -155,9 +155,8 @@ class Moves:
             most_total = max(most_total, total + int(each.added.sum()))
             held += each.added - each.removed
             total += each.growth
-        for node, num_bytes in zip(self.memory_nodes, most.tolist(), strict=True):
-            if node is not None and several_nodes():
-                check_room(node, num_bytes)
+        if several_nodes():
+            check_rooms({n: b for n, b in zip(self.memory_nodes, most.tolist(), strict=True) if n is not None})
         if most_total > (available := free_memory_bytes()):
             raise MemoryError(
                 f"the moves: expected {most_total / 2**30:.2f} GiB of free memory on the way, got "

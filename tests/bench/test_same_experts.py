@@ -46,7 +46,8 @@ def test_drift_of_the_machine_cancels(placed, monkeypatch, seed):
     assert 0.5 * 0.7 < a[0] < 0.5 * 1.6
 
 
-def test_steps_have_as_many_of_each_node_and_scaling_is_of_both(placed, monkeypatch):
+@pytest.mark.parametrize(("of_each", "places"), [(2, [0, 1, 2, 3]), (1, [0, 2])])
+def test_steps_have_as_many_of_each_node_and_scaling_is_of_both(placed, monkeypatch, of_each, places):
     same, ran = SameExperts(placed), []
     nodes = {id(same._one): 1, id(same._all): 2}
 
@@ -55,12 +56,12 @@ def test_steps_have_as_many_of_each_node_and_scaling_is_of_both(placed, monkeypa
         return 1.0 / nodes[id(layers[0])]
 
     monkeypatch.setattr(placed, "run", run)
-    assert same.scaling() == 2.0
+    assert same.scaling(of_each) == 2.0
     assert [number for number, _ in ran] == ([1] * 6 + [2] * 6) * 2, "six by turns"
-    halves = [step.ravel()[[0, 2]].tolist() for step in same.steps]
+    halves = [step.ravel()[places].tolist() for step in same.steps]
     assert [experts for _, experts in ran] == [*(halves[:6] * 2), *(halves[6:] * 2)]
     for _, experts in ran:
-        assert sorted(expert % 2 for expert in experts) == [0, 1], "an expert of each node"
+        assert sorted(expert % 2 for expert in experts) == sorted([0, 1] * of_each), "as many of each node"
     for step in same.steps:
         assert sorted(step.ravel() % 2) == [0, 0, 1, 1]
         assert len(set(step.ravel())) == 4

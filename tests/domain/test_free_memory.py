@@ -16,13 +16,14 @@ from moelab.domain.free_memory import cgroup_room_bytes, free_memory_bytes
 GIB = 1 << 30
 
 
-def group(folder, limit, usage, unused, v1=False):
+def group(folder, limit, usage, cache, v1=False):
     folder.mkdir(parents=True, exist_ok=True)
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if v1 else ("memory.max", "memory.current")
     (folder / names[0]).write_text(f"{limit}\n")
     (folder / names[1]).write_text(f"{usage}\n")
-    key = "total_inactive_file" if v1 else "inactive_file"
-    (folder / "memory.stat").write_text(f"anon 5\ninactive_file 77\n{key} {unused}\n")
+    total = "total_" if v1 else ""
+    text = f"anon 5\ninactive_file 77\n{total}inactive_file {cache // 4}\n{total}active_file {cache - cache // 4}\n"
+    (folder / "memory.stat").write_text(text)
 
 
 def test_the_least_of_the_own_group_and_those_above_it(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from moelab.kernels import node_memory, pages
 from moelab.kernels.copy_memory import give_back, take_memory
-from moelab.kernels.node_memory import check_room, free_bytes, promised_bytes, room_bytes
+from moelab.kernels.node_memory import check_room, check_rooms, free_bytes, promised_bytes, room_bytes
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 MIB = 1 << 20
@@ -57,8 +57,15 @@ def test_a_limit_of_the_control_group_is_of_all_nodes_together(system, monkeypat
     assert room_bytes(1) == (600 - 64) * MIB
     held = pages.map_pages(200 * MIB, node=0)
     assert room_bytes(1) == (600 - 202 - 64) * MIB
-    with pytest.raises(MemoryError, match=r"left by the control group 0.59 GiB\): place fewer"):
+    with pytest.raises(MemoryError, match=r"node1: .* \(left by the control group 0.59 GiB, .*: raise the limit"):
         check_room(1, 500 * MIB)
+    # Each alone has room, both together have not.
+    for node in (0, 1):
+        check_rooms({node: 180 * MIB})
+    with pytest.raises(MemoryError, match=r"node0, node1: expected room for 0.35 GiB; got 0.33 GiB"):
+        check_rooms({0: 180 * MIB, 1: 180 * MIB})
+    with pytest.raises(MemoryError, match="node0, node1"):
+        check_rooms(dict.fromkeys((0, 1), 180 * MIB))
     assert not held.memory[:1000].any()
     monkeypatch.setattr(node_memory, "cgroup_room_bytes", lambda: 4000 * MIB)
     assert room_bytes(1) == 920 * MIB

@@ -14,6 +14,7 @@ from moelab.kernels import ExpertArena, ExpertLayout
 from moelab.kernels import pages as module
 from moelab.kernels.pages import (
     HUGE_PAGE_BYTES,
+    bytes_in_reserve,
     free_reserved_bytes,
     granted,
     huge_bytes,
@@ -54,22 +55,46 @@ def test_advised_pages_become_huge_where_the_system_allows_it():
 
 @linux
 def test_the_share_that_is_huge_is_of_these_blocks_alone():
-    """One block on huge pages, one on plain ones by advice, and half of each."""
-    huge, plain = (map_pages(16 * HUGE_PAGE_BYTES).memory for _ in range(2))
-    if huge_share([huge]) is not None:
-        pytest.skip("the mappings lie beside another one")
-    assert (
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(plain.ctypes.data), ctypes.c_size_t(len(plain)), 15) == 0
-    )  # NOHUGEPAGE
-    for memory in (huge, plain):
+    """One block on huge pages, if the system gives them, and one on plain ones; together what both have."""
+    assert huge_share([]) is None
+    whole = np.frombuffer(mmap.mmap(-1, 34 * HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+    first = -whole.ctypes.data % HUGE_PAGE_BYTES
+    huge, plain = whole[first:][: 16 * HUGE_PAGE_BYTES], whole[first:][16 * HUGE_PAGE_BYTES :]
+    for memory, advice in ((huge, 14), (plain, 15)):  # MADV_HUGEPAGE, MADV_NOHUGEPAGE: two mappings from here on
+        status = ctypes.CDLL(None).madvise(
+            ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(len(memory) // 4096 * 4096), advice
+        )
+        assert status == 0
         memory[::4096] = 1
     assert huge_share([plain]) == 0
     assert granted("plain", [plain[4096:8192]]) == "plain (0% huge)"
-    if huge_bytes(huge) != len(huge):
-        pytest.skip("the system gave less than all huge pages")
-    assert huge_share([huge]) == 1
-    assert huge_share([plain[:100], huge[5000:6000]]) == pytest.approx(0.5, abs=0.02)
-    assert huge_share([]) is None
+    share = huge_bytes(huge) / len(huge)
+    assert huge_share([huge[5000:6000]]) == pytest.approx(share, abs=0.01)
+    both = share * len(huge) / (len(huge) + len(plain))
+    assert huge_share([plain[:100], huge[:100]]) == pytest.approx(both, abs=0.07)
+    assert huge_share([huge[-50:], plain[:100], plain[70:]]) == pytest.approx(both, abs=0.07)
+
+
+@linux
+@pytest.mark.parametrize(
+    ("huge", "large", "claimed", "sizes", "expected"),
+    [
+        (600, 0, 0, [400, 400, 400, 400], [400, 400, 400]),  # as many as there is room for
+        (600, 0, 150, [400, 400, 400, 400], [400, 400]),  # some were promised to others
+        (0, 3, 0, [614, 614], []),  # a third of a page of 1 GB would be wasted
+        (400, 2, 0, [1000, 1000, 600, 600], [1000, 1000, 600]),  # each size of page for what fits it
+        (10, 0, 0, [1, 1], []),  # less than a page of 2 MB
+    ],
+)
+def test_what_would_lie_on_reserved_pages(tmp_path, monkeypatch, huge, large, claimed, sizes, expected):
+    """``sizes`` in MiB; as `map_pages` would take them one after the other."""
+    for size, count in (("1048576", large), ("2048", huge)):
+        folder = tmp_path / f"hugepages-{size}kB"
+        folder.mkdir()
+        (folder / "free_hugepages").write_text(f"{count}\n")
+        (folder / "resv_hugepages").write_text(f"{claimed if size == '2048' else 0}\n")
+    monkeypatch.setattr(module, "_HUGETLB", tmp_path)
+    assert bytes_in_reserve([size << 20 for size in sizes]) == sum(expected) << 20
 
 
 @linux

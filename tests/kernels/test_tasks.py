@@ -13,7 +13,7 @@ import pytest
 from moelab.kernels import Pool, native
 from moelab.kernels.linear import pack_matrices
 from moelab.kernels.pool import AHEAD, ON_THEIR_WAY_BYTES
-from moelab.kernels.tasks import GROUP_BYTES, Tasks, group
+from moelab.kernels.tasks import GROUP_BYTES, MOST_AHEAD, Tasks, group
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -163,11 +163,10 @@ class SlowDisk:
         return waited
 
 
-@pytest.mark.parametrize("num_bytes", [1 << 20, 2 << 20, 64 << 20])
-def test_whoever_waited_asks_again_before_the_task(num_bytes):
+@pytest.mark.parametrize(("num_bytes", "most"), [(1 << 20, MOST_AHEAD), (1 << 20, 96), (2 << 20, 40), (64 << 20, 40)])
+def test_whoever_waited_asks_again_before_the_task(num_bytes, most):
     """All reads come at once; no task is done while nothing is on its way, but at the end."""
-    disk, order, count = SlowDisk(num_bytes), [], 300
-    most = 2 * ON_THEIR_WAY_BYTES >> 20  # drawn ahead: more than is on its way, of the smallest of these reads too
+    disk, order, count = SlowDisk(num_bytes), [], 8 * most
     idle = []
 
     def do(number):

@@ -35,7 +35,7 @@ def test_command(capture, tmp_path, capsys):
     assert result["before"]["tokens"] == sum(length // 2 - 1 for length in lengths)
     assert result["tokens_compared"] == sum(lengths)
     assert result["after"]["tokens"] == sum(lengths) - result["before"]["tokens"] - 2 * len(lengths)
-    assert result["ms_of_first_token_after"] > 0
+    assert result["mean_ms_of_first_tokens_after"] > 0
     assert main([*command, "--no-check"]) == 0
     printed = capsys.readouterr().out
     assert "ms_per_token after" in printed

@@ -203,12 +203,11 @@ def test_room_is_asked_for_before_the_first_move(pool, monkeypatch):
     layers, blocks = random_layers(pool)
     asked = []
 
-    def check(node, num_bytes):
-        asked.append((node, num_bytes))
-        if node == 1:
-            raise MemoryError("node1: expected room for more; got less")
+    def check(wanted):
+        asked.append(wanted)
+        raise MemoryError("node1: expected room for more; got less")
 
-    monkeypatch.setattr(moves_module, "check_room", check)
+    monkeypatch.setattr(moves_module, "check_rooms", check)
     monkeypatch.setattr(moves_module, "several_nodes", lambda: True)
     copies = some_copies(np.random.default_rng(1))
     moves = Moves(layers, pool, [0, 1])
@@ -220,7 +219,7 @@ def test_room_is_asked_for_before_the_first_move(pool, monkeypatch):
     for of_layer in copies:
         for _, start, stop, node in zip(*(column.tolist() for column in of_layer), strict=True):
             wanted[node] += piece_of(LAYOUT, start, stop).num_bytes
-    assert asked == [(0, wanted[0]), (1, wanted[1])]  # arenas lie nowhere: they make no room on a node
+    assert asked == [{0: wanted[0], 1: wanted[1]}]  # arenas lie nowhere: they make no room on a node
 
 
 def test_layers_that_shrink_go_first(pool):

@@ -74,9 +74,9 @@ class PlanRow:
 
 @dataclass(frozen=True, eq=False)
 class CoreBound:
-    """``scaling`` [rounds]; ``kernel`` and shape that ran; ``steps``: what a step is. ``ranking`` by what is
-    predicted of the steps that run, ``raw`` the same over times as they were, ``beforehand`` by what the planning half
-    says, on which the plans were made."""
+    """``scaling`` [rounds], ``scaling_of_one`` with one expert of each node in a step, the shortest call; ``kernel`` and
+    shape that ran; ``steps``: what a step is. ``ranking`` by what is predicted of the steps that run, ``raw`` the same
+    over times as they were, ``beforehand`` by what the planning half says, on which the plans were made."""
 
     trace: str
     steps: str
@@ -85,6 +85,7 @@ class CoreBound:
     num_steps: int
     num_rounds: int
     scaling: np.ndarray
+    scaling_of_one: np.ndarray
     rows: list[PlanRow]
     ranking: Ranking
     raw: Ranking
@@ -192,7 +193,8 @@ def core_bound(
         cases: dict[str, Callable[[], float]] = {
             text: partial(same.beside, text, partial(placed.run, layers[key], steps)) for text, key in names.items()
         }
-        values = in_rounds(cases | {"scaling": same.scaling}, seconds=seconds, seed=seed)
+        cases |= {"scaling": same.scaling, "scaling of one": partial(same.scaling, 1)}
+        values = in_rounds(cases, seconds=seconds, seed=seed)
         runs = len(values["scaling"]) + 1
         for key, of_plan in layers.items():
             if not np.array_equal(counted_bytes(of_plan) - before[key], runs * entries[key].bytes_of_node):
@@ -216,6 +218,7 @@ def core_bound(
         num_steps=num_steps,
         num_rounds=runs - 1,
         scaling=values["scaling"],
+        scaling_of_one=values["scaling of one"],
         rows=rows,
         ranking=ranking(np.array([row.predicted_ms for row in rows]), measured),
         raw=ranking(np.array([row.predicted_ms for row in rows]), np.stack([row.raw_ms for row in rows])),

@@ -13,8 +13,9 @@ GATES = {"scaling": 1.9, "kendall_tau": 0.9, "untied_pairs": 50, "regret": 0.02,
 
 _CORE = """### Core-bound: predicted beside measured
 
-Two virtual nodes of one core each, `generic` kernels, so that a node is a server of its own: the same experts on one
-node take that many times as long as on two (median, quartiles; gate {scaling}). Calibrated, then predicted, then run by
+Two virtual nodes of one core each, `generic` kernels, so that a node is a server of its own: the same experts, two
+of each node, on one node take that many times as long as on two (median, quartiles; gate {scaling}; one of each, the
+shortest call, beside it). Calibrated, then predicted, then run by
 turns, each run between two of the same experts on both nodes, at whose median speed it is given; pairs that the rounds
 do not tell apart (two standard errors) are ties and left out. Gates: tau {kendall_tau}, {untied_pairs} untied pairs,
 regret of choosing by prediction {regret:.0%}: of the model, which is told the held-out steps that run. The interval of
@@ -80,6 +81,10 @@ def _how_sure(one: dict[str, Any]) -> str:
     return f"{_interval(one['regret_interval'])}, best in {one['chosen_is_best']:.0%}"
 
 
+def _of_one(one: dict[str, Any]) -> str:
+    return f"; {one['scaling_of_one_expert']:.2f}" if "scaling_of_one_expert" in one else ""
+
+
 def core_summary(found: Sequence[dict[str, Any]]) -> str:
     head = ("trace", "kernel and shape", "one node over two", "Kendall tau", "untied pairs", "regret",
             "its interval, and how often the choice is best", "gates",
@@ -93,7 +98,7 @@ def core_summary(found: Sequence[dict[str, Any]]) -> str:
         )  # fmt: skip
         rows.append(
             (
-                one["trace"], one["kernel"], f"{one['scaling']:.2f} ({low:.2f} to {high:.2f})",
+                one["trace"], one["kernel"], f"{one['scaling']:.2f} ({low:.2f} to {high:.2f}){_of_one(one)}",
                 f"{one['kendall_tau']:.3f}", f"{one['untied_pairs']} of {one['pairs']}",
                 f"{one['regret']:.1%} ({one['chosen']}; best {one['best']})",
                 _how_sure(one),

@@ -38,17 +38,16 @@ class SameExperts:
         ]
         self._beside: dict[str, list[float]] = {}
 
-    def scaling(self) -> float:
-        """Time of an expert for each node on one node over that on all, medians of twelve steps, six by turns.
+    def scaling(self, of_each: int = _EXPERTS) -> float:
+        """Time on one node over that on all, medians of twelve steps, six by turns; ``of_each`` (1 or 2) experts of
+        each node in a step.
 
-        Not step by step: a core that rested while the other node worked is slower for some milliseconds. And of one
-        expert for each node, the shortest call of real ones: what neighbours take of either core delays the later of
-        two, the more the longer a call is, and that is not what nodes take from each other (docs/log.md).
+        Not step by step: a core that rested while the other node worked is slower for some milliseconds.
         """
         half = _STEPS // 2
         one, spread = list[float](), list[float]()
-        short = [step[..., ::_EXPERTS] for step in self.steps]
-        for steps in (short[:half], short[half:]):
+        chosen = [step[..., :: _EXPERTS // of_each] for step in self.steps]
+        for steps in (chosen[:half], chosen[half:]):
             for layer, seconds in ((self._one, one), (self._all, spread)):
                 seconds += [self._placed.run([layer], [step]) for step in steps]
         return float(np.median(one) / np.median(spread))
