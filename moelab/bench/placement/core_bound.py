@@ -75,8 +75,8 @@ class PlanRow:
 @dataclass(frozen=True, eq=False)
 class CoreBound:
     """``scaling`` [rounds], ``scaling_of_one`` with one expert of each node in a step, the shortest call; ``kernel``
-    and shape that ran; ``steps``: what a step is. ``ranking`` by what is predicted of the steps that run, ``raw`` the same
-    over times as they were, ``beforehand`` by what the planning half says, on which the plans were made."""
+    and shape that ran; ``steps``: what a step is. ``ranking`` by what is predicted of the steps that run, ``raw`` the
+    same over times as they were, ``beforehand`` by what the planning half says, on which the plans were made."""
 
     trace: str
     steps: str
