@@ -106,10 +106,11 @@ def test_it_stands_in_ranking_and_document():
     assert found.regret_interval == regret(measured, 1).interval
     assert found.chosen_is_best == regret(measured, 1).chosen_is_best
     rows = [PlanRow(f"p{n}", 0.0, 1.0, 0.0, predicted[n], 1.0, measured[n], raw[n]) for n in range(4)]
-    core = CoreBound("t", "decode", "k", 2, 6, 7, np.full(7, 1.9), rows, found, as_timed, found)
+    core = CoreBound("t", "decode", "k", 2, 6, 7, np.full(7, 1.9), np.full(7, 1.95), rows, found, as_timed, found)
     header = type("Header", (), {"num_layers": 4, "model": "m", "synthetic": False})
     trace = type("Trace", (), {"header": header})
     document = import_module("moelab.bench.placement.run")._core_document(core, trace, times())
+    assert (document["scaling"], document["scaling_of_one_expert"]) == (1.9, 1.95)
     assert document["regret_interval"] == found.regret_interval
     assert document["regret_raw_interval"] == as_timed.regret_interval != found.regret_interval
     assert document["chosen_is_best_beforehand"] == found.chosen_is_best
