@@ -101,6 +101,8 @@ def test_live_decode(open_notebook):
     button["generate"].click()
     widget.get_by_text("of at most 100000").wait_for()
     ended = notebook.keep_busy("view.wait()")
+    # "begun" is printed just before it waits; the thread that decodes may have the interpreter in between.
+    page.wait_for_timeout(1000)
     notebook.interrupt()
     ended()
     widget.get_by_text("Stopped after").wait_for()

@@ -269,6 +269,7 @@ def test_cancel_while_a_cell_waits(open_notebook, theme):
     panel.press("full")
     page.locator(".moelab-message", has_text="a long search").wait_for()
     ended = notebook.keep_busy("view.wait()")
+    page.wait_for_timeout(1000)  # "begun" is printed just before it waits; the search may have the interpreter
     notebook.interrupt()
     ended()
     page.locator(".moelab-message", has_text="Cancelled. The preview stands").wait_for()
