@@ -108,8 +108,12 @@ def test_reserved_pages_are_taken_and_given_back():
         free = free_reserved_bytes(HUGE_PAGE_BYTES)
         if free < 4 * HUGE_PAGE_BYTES:
             pytest.skip("no right to reserve huge pages")
-        pages = map_pages(3 * HUGE_PAGE_BYTES + 100, node=0)
+        size = 3 * HUGE_PAGE_BYTES + 100
+        most = free // HUGE_PAGE_BYTES
+        assert bytes_in_reserve([size] * most) == most // 4 * size
+        pages = map_pages(size, node=0)
         assert pages.pages == "2 MB, reserved"
+        assert bytes_in_reserve([size] * most) == (most - 4) // 4 * size, "promised, though nothing is written yet"
         assert pages.binding == "node0"
         pages.memory[:] = 1
         assert huge_bytes(pages.memory) == 4 * HUGE_PAGE_BYTES
