@@ -15,9 +15,10 @@ from moelab.bench.placement.lockstep import ids_of_steps, lockstep
 from moelab.bench.placement.moment import Moment, NodeCalls, now_of
 from moelab.bench.placement.pieces import pieces
 from moelab.bench.placement.placed import PlacedLayers
-from moelab.bench.placement.rank import ranking, standard_error_of_median
+from moelab.bench.placement.rank import ranking
 from moelab.bench.placement.result import BEGIN, END, PlacementResult
 from moelab.bench.placement.run import PARTS, _planned, run
+from moelab.bench.placement.step_times import StepTimes
 from moelab.cli.bench import BENCHES
 from moelab.cost_model import node_time
 from moelab.domain.trace import NO_EXPERT, Phase, TokenTable, Trace
@@ -97,36 +98,29 @@ def test_ranking_is_what_pairs_say(seed):
     rng = np.random.default_rng(seed)
     true = rng.random(9)
     predicted = true + 0.1 * rng.standard_normal(9)
-    measured = true[:, None] * (1 + 0.05 * rng.standard_normal((9, 11)))
+    measured = StepTimes(true[:, None] * (1 + 0.05 * rng.standard_normal((11, 9, 3))))
     found = ranking(predicted, measured)
     agree = disagree = 0
     for i, j in combinations(range(9), 2):
-        difference = np.median(measured[i] - measured[j])
-        if abs(difference) <= 2 * standard_error_of_median(measured[i] - measured[j]):
+        difference = measured.mean_s[i] - measured.mean_s[j]
+        if abs(difference) <= 2 * np.std(measured.drawn_mean_s[:, i] - measured.drawn_mean_s[:, j]):
             continue
         same = (predicted[i] < predicted[j]) == (difference < 0)
         agree, disagree = agree + same, disagree + (not same)
     assert (found.num_pairs, found.num_untied) == (36, agree + disagree)
     assert found.tau == pytest.approx((agree - disagree) / (agree + disagree))
-    middle = np.median(measured, axis=1)
-    assert found.regret == pytest.approx(middle[np.argmin(predicted)] / middle.min() - 1)
+    assert found.regret == pytest.approx(measured.mean_s[np.argmin(predicted)] / measured.mean_s.min() - 1)
     assert found.regret >= 0
 
 
 def test_equal_predictions_of_different_times_cost_and_noise_makes_ties():
-    measured = np.array([[1.0] * 5, [2.0] * 5, [2.0, 2.1, 1.9, 2.05, 1.95]])
-    found = ranking(np.array([1.0, 1.0, 2.0]), measured)
+    measured = np.array([[1.0] * 5, [2.0] * 5, [2.0, 2.1, 1.9, 2.05, 1.95]]).T[:, :, None]
+    found = ranking(np.array([1.0, 1.0, 2.0]), StepTimes(measured))
     assert found.num_untied == 2  # the second and the third are a tie
     assert found.tau == pytest.approx(0.5)
-    assert np.isnan(ranking(np.array([1.0, 2.0]), np.ones((2, 5))).tau)
-
-
-def test_error_of_the_median_is_that_of_draws():
-    rng = np.random.default_rng(0)
-    draws = rng.standard_normal((4000, 25))
-    assert np.median([standard_error_of_median(row) for row in draws]) == pytest.approx(
-        np.std(np.median(draws, axis=1)), rel=0.15
-    )
+    assert np.isnan(ranking(np.array([1.0, 2.0]), StepTimes(np.ones((5, 2, 1)))).tau)
+    once = ranking(np.array([1.0, 2.0]), StepTimes(np.array([[[1.0], [2.0]]])))
+    assert (once.num_untied, once.regret) == (0, 0.0), "nobody knows how sure one round is"
 
 
 @pytest.mark.parametrize("batch", [1, 3, 40])
@@ -159,8 +153,10 @@ def test_core_bound_runs_what_it_predicted(planned):
     found = core.core_bound("seeded", planned, times(), seconds=0.2, num_steps=6)
     assert {(row.planner, row.extra_memory) for row in found.rows} == set(planned.plans)
     assert found.ranking.num_pairs == 6
-    assert found.num_rounds >= 5
+    assert found.times.seconds.shape[1:] == (4, 6)
+    assert found.times.num_rounds >= 5
     assert (found.scaling > 0).all()
+    assert found.scaling.shape == found.scaling_of_one.shape == (found.times.num_rounds,)
     of_name = {row.planner: row for row in found.rows}
     # Three experts of two nodes: cut in two halves each (10% dearer), or two whole ones; then the overheads.
     assert of_name["mirror"].predicted_ms == pytest.approx(1e3 * 2 * (1e-5 + 1e-6 + 2e-5), rel=0.05)
@@ -171,7 +167,9 @@ def test_core_bound_runs_what_it_predicted(planned):
         assert of_name[name].beforehand_ms == pytest.approx(of_name[name].predicted_ms)
     assert of_name["round_robin"].beforehand_ms != pytest.approx(of_name["round_robin"].predicted_ms, rel=1e-6)
     assert found.beforehand.num_pairs == found.ranking.num_pairs
-    assert all(row.measured[1] <= row.measured[0] <= row.measured[2] for row in found.rows)
+    for row, mean_s in zip(found.rows, found.times.at_one_speed().mean_s, strict=True):
+        assert row.measured_ms == pytest.approx(1e3 * mean_s)
+        assert 0 < row.measured_ms_interval[0] <= row.measured_ms_interval[1]
 
 
 @needs_native
@@ -319,13 +317,15 @@ def test_command_and_page(tmp_path):
         run(parts=["cores"])
     row = {"planner": "anneal", "extra_memory": 0.1, "heldout_ratio_to_ideal": 1.08, "gap": 0.08,
            "predicted_ms_per_token": 8.0, "measured_ms_per_token": 7.5,
-           "measured_ms_per_token_range": (7.4, 7.6)}  # fmt: skip
+           "measured_ms_per_token_interval": (7.4, 7.6)}  # fmt: skip
     one = {"trace": "t", "model": "m", "synthetic": False, "steps": "decode", "kernel": "k", "layers_run": 2,
            "layers_of_model": 26, "num_steps": 40, "num_rounds": 8, "virtual_nodes": 2, "scaling": 1.95,
-           "scaling_range": (1.9, 1.97), "kendall_tau": 0.95, "untied_pairs": 60, "pairs": 171, "regret": 0.01,
+           "scaling_range": (1.9, 1.97), "scaling_of_one_expert": 1.93, "kendall_tau": 0.95, "untied_pairs": 60,
+           "pairs": 171, "regret": 0.01, "regret_interval": (0.0, 0.034), "chosen_is_best": 0.25,
            "chosen": "anneal 10%", "best": "mirror 100%", "kendall_tau_beforehand": 0.85, "regret_beforehand": 0.015,
-           "chosen_beforehand": "coact 10%", "kendall_tau_raw": 0.9, "regret_raw": 0.02,
-           "calibration_residual": 0.01, "rows": [row]}  # fmt: skip
+           "regret_beforehand_interval": (0.0, 0.02), "chosen_beforehand": "coact 10%", "kendall_tau_raw": 0.9,
+           "regret_raw": 0.02, "regret_raw_interval": (0.004, 0.05), "calibration_residual": 0.01, "rows": [row],
+           "step_us": [[[1]]]}  # fmt: skip
     result = PlacementResult({}, {}, []).with_core(one)
     page = tmp_path / "page.md"
     page.write_text(f"# Title\n\nprose\n{BEGIN}\nold\n{END}\nafter\n")
@@ -334,23 +334,18 @@ def test_command_and_page(tmp_path):
     assert "prose" in text
     assert "after" in text
     assert "\nold\n" not in text
-    assert "| 60 of 171 | 1.0% (anneal 10%; best mirror 100%) | not noted | met | 0.900, 2.0% | 0.850, 1.5% |" in text
+    assert "| 1.95 (1.90 to 1.97); 1.93 | 0.950 | 60 of 171 | 1.0% (anneal 10%; best mirror 100%) |" in text
+    assert "| 0.0% to 3.4%, best in 25% | met | 0.900, 2.0% (0.4% to 5.0%) | 0.850, 1.5% (0.0% to 2.0%) |" in text
     assert "| anneal | 10% | 1.080 | 8.0% | 8.0 | 7.5 (7.4 to 7.6) | 1.067 |" in text
-    drawn = {"regret_interval": (0.0, 0.034), "chosen_is_best": 0.25, "regret_raw_interval": (0.004, 0.05),
-             "chosen_is_best_raw": 0.1}  # fmt: skip
-    sure = PlacementResult({}, {}, []).with_core(one | drawn).markdown()
-    assert "| 0.0% to 3.4%, best in 25% | met | 0.900, 2.0% (0.4% to 5.0%) | 0.850, 1.5% |" in sure
     missed = PlacementResult({}, {}, []).with_core({**one, "regret": 0.03})
     assert "| missed |" in missed.markdown()
     result.save(tmp_path / "kept.json")
     again = PlacementResult.load(tmp_path / "kept.json")
     assert json.dumps(again.to_dict()) == json.dumps(result.to_dict())
     assert len(again.to_frame()) == 1
-    for key in [key for key in one if key.endswith(("_raw", "_beforehand"))]:
-        del one[key]
-    assert "| not noted | met | not noted | not noted |" in PlacementResult({}, {}, []).with_core(one).markdown()
-    (tmp_path / "old.json").write_text(json.dumps({"core": {}, "memory": {"t": {"median_error": 0.04}}, "pieces": []}))
-    with pytest.raises(ValueError, match=r"of an earlier version \(t\), expected errors by way"):
+    old = {"core": {"s": {"regret": 0.01}}, "memory": {"t": {"median_error": 0.04}}, "pieces": []}
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    with pytest.raises(ValueError, match=r"earlier version \(core of s, memory of t\), expected times by step and er"):
         PlacementResult.load(tmp_path / "old.json")
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match="no result of this bench"):

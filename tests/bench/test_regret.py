@@ -8,14 +8,20 @@ import pytest
 from moelab.analysis.bootstrap import resamples
 from moelab.bench.placement.core_bound import CoreBound, PlanRow
 from moelab.bench.placement.rank import ranking
-from moelab.bench.placement.regret import NUM_SAMPLES, regret
+from moelab.bench.placement.regret import Regret, regret
+from moelab.bench.placement.step_times import NUM_SAMPLES, StepTimes
 from tests.placement_times import times
 
 
-def naive(measured, chosen, seed):
+def of(measured):
+    """Times of one step, [P, R]."""
+    return StepTimes(np.asarray(measured).T[:, :, None])
+
+
+def naive(measured, chosen):
     """Plan by plan and draw by draw."""
 
-    def of(rounds):
+    def regret_of(rounds):
         middle = []
         for plan in measured:
             values = sorted(float(plan[each]) for each in rounds)
@@ -24,11 +30,11 @@ def naive(measured, chosen, seed):
         return middle[chosen] / min(middle) - 1, middle.index(min(middle))
 
     num_rounds = measured.shape[1]
-    value, best = of(range(num_rounds))
+    value, best = regret_of(range(num_rounds))
     draws = []
-    for counts in resamples(num_rounds, NUM_SAMPLES, seed):
+    for counts in resamples(num_rounds, NUM_SAMPLES, 0):
         rounds = [number for number, times_drawn in enumerate(counts) for _ in range(int(times_drawn))]
-        draws.append(of(rounds)[0])
+        draws.append(regret_of(rounds)[0])
     draws.sort()
     at = 0.975 * (len(draws) - 1)
     high = draws[int(at)] + (at - int(at)) * (draws[int(at) + 1] - draws[int(at)])
@@ -41,36 +47,36 @@ def test_it_is_the_naive_twins(seed):
     num_plans, num_rounds = int(rng.integers(2, 6)), int(rng.integers(2, 12))
     measured = rng.uniform(1, 1.1, num_plans)[:, None] * np.exp(0.05 * rng.standard_normal((num_plans, num_rounds)))
     chosen = int(rng.integers(num_plans))
-    found = regret(measured, chosen, seed=seed)
-    value, interval, is_best, best = naive(measured, chosen, seed)
+    found = regret(of(measured), chosen)
+    value, interval, is_best, best = naive(measured, chosen)
     assert (found.value, found.best) == (pytest.approx(value), best)
     assert found.interval == pytest.approx(interval)
     assert found.chosen_is_best == pytest.approx(is_best)
-    assert found == regret(measured, chosen, seed=seed), "always the same draws"
+    assert found == regret(of(measured), chosen), "always the same draws"
 
 
 def test_two_plans_by_hand():
     """Three rounds; the other's median is 1.0 but for draws of the third round twice or thrice: 7 of 27, and then 1.3.
     The chosen one always takes 1.1."""
-    found = regret(np.array([[1.1, 1.1, 1.1], [1.0, 1.0, 1.3]]), 0)
+    found = regret(of([[1.1, 1.1, 1.1], [1.0, 1.0, 1.3]]), 0)
     assert (found.value, found.best) == (pytest.approx(0.1), 1)
     assert found.interval == pytest.approx((0.1, 0.1))
     assert found.chosen_is_best == pytest.approx(7 / 27, abs=0.03)
-    never = regret(np.array([[1.1, 1.1, 1.1], [1.0, 1.0, 1.0]]), 0)
+    never = regret(of([[1.1, 1.1, 1.1], [1.0, 1.0, 1.0]]), 0)
     assert (never.interval, never.chosen_is_best) == (pytest.approx((0.1, 0.1)), 0.0)
-    right = regret(np.array([[1.1, 1.1, 1.1], [1.0, 1.0, 1.0]]), 1)
+    right = regret(of([[1.1, 1.1, 1.1], [1.0, 1.0, 1.0]]), 1)
     assert (right.value, right.interval, right.chosen_is_best) == (0.0, (0.0, 0.0), 1.0)
 
 
 def test_what_disturbs_a_round_disturbs_all_plans():
     """Rounds that differ by a factor of three, plans always by 5%: regret is sure, although no median is."""
     speed = np.random.default_rng(0).uniform(1, 3, 9)
-    found = regret(np.array([1.05, 1.0, 1.2])[:, None] * speed, 0)
+    found = regret(of(np.array([1.05, 1.0, 1.2])[:, None] * speed), 0)
     assert found.interval == pytest.approx((0.05, 0.05))
 
 
 def test_one_round_has_no_interval():
-    found = regret(np.array([[1.1], [1.0]]), 0)
+    found = regret(of([[1.1], [1.0]]), 0)
     assert found.value == pytest.approx(0.1)
     assert np.isnan([*found.interval, found.chosen_is_best]).all()
 
@@ -81,7 +87,9 @@ def test_simulated_intervals_hold_the_true_regret(chosen, true):
     rng, sims = np.random.default_rng(chosen), 40
     plans = np.array([1.0, 1.0, *np.linspace(1.02, 1.10, 17)])
     assert plans[chosen] - 1 == pytest.approx(true)
-    found = [regret(plans[:, None] * np.exp(0.08 / 1.349 * rng.standard_normal((19, 8))), chosen) for _ in range(sims)]
+    found = [
+        regret(of(plans[:, None] * np.exp(0.08 / 1.349 * rng.standard_normal((19, 8)))), chosen) for _ in range(sims)
+    ]
     held = np.mean([low - 1e-12 <= true <= high for low, high in (each.interval for each in found)])
     assert held >= 0.87, "0.94 in 500 simulations, 0.87 is two standard errors below"
     assert np.median([each.value for each in found]) > true, "noise makes regret higher"
@@ -91,7 +99,7 @@ def test_simulated_intervals_hold_the_true_regret(chosen, true):
 def test_more_noise_says_less(seed):
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((5, 9))
-    few, many = (regret(np.linspace(1, 1.2, 5)[:, None] * np.exp(size * noise), 0) for size in (0.01, 0.1))
+    few, many = (regret(of(np.linspace(1, 1.2, 5)[:, None] * np.exp(size * noise)), 0) for size in (0.01, 0.1))
     assert few.interval[1] - few.interval[0] < many.interval[1] - many.interval[0]
     assert few.chosen_is_best == 1.0
     assert many.chosen_is_best < 1.0
@@ -99,14 +107,14 @@ def test_more_noise_says_less(seed):
 
 def test_it_stands_in_ranking_and_document():
     rng = np.random.default_rng(1)
-    measured = np.linspace(1, 1.1, 4)[:, None] * np.exp(0.05 * rng.standard_normal((4, 7)))
-    raw = measured * rng.uniform(0.5, 2, (4, 7))
-    predicted = np.array([2.0, 1.0, 3.0, 4.0])
+    plans, speed = np.linspace(1e-3, 1.1e-3, 4)[:, None], rng.uniform(0.5, 2, (7, 1, 3))
+    raw = StepTimes(speed * plans * np.exp(0.05 * rng.standard_normal((7, 4, 3))))
+    measured, predicted = raw.at_one_speed(), np.array([2.0, 1.0, 3.0, 4.0])
     found, as_timed = ranking(predicted, measured), ranking(predicted, raw)
-    assert found.regret_interval == regret(measured, 1).interval
-    assert found.chosen_is_best == regret(measured, 1).chosen_is_best
-    rows = [PlanRow(f"p{n}", 0.0, 1.0, 0.0, predicted[n], 1.0, measured[n], raw[n]) for n in range(4)]
-    core = CoreBound("t", "decode", "k", 2, 6, 7, np.full(7, 1.9), np.full(7, 1.95), rows, found, as_timed, found)
+    of_choice = regret(measured, 1)
+    assert of_choice == Regret(found.regret, found.regret_interval, found.chosen_is_best, found.best)
+    rows = [PlanRow(f"p{n}", 0.0, 1.0, 0.0, predicted[n], 1.0, 1e3 * measured.mean_s[n], (0.9, 1.1)) for n in range(4)]
+    core = CoreBound("t", "decode", "k", 2, 3, raw, np.full(7, 1.9), np.full(7, 1.95), rows, found, as_timed, found)
     header = type("Header", (), {"num_layers": 4, "model": "m", "synthetic": False})
     trace = type("Trace", (), {"header": header})
     document = import_module("moelab.bench.placement.run")._core_document(core, trace, times())
@@ -114,5 +122,6 @@ def test_it_stands_in_ranking_and_document():
     assert document["regret_interval"] == found.regret_interval
     assert document["regret_raw_interval"] == as_timed.regret_interval != found.regret_interval
     assert document["chosen_is_best_beforehand"] == found.chosen_is_best
-    kept = np.array([row["measured_ms_per_token_by_round"] for row in document["rows"]])
-    assert regret(kept, 1).interval == pytest.approx(found.regret_interval), "it can be drawn again from what is kept"
+    assert document["rows"][1]["measured_ms_per_token"] == pytest.approx(2e3 * measured.mean_s[1]), "two of four layers"
+    again = StepTimes(1e-6 * np.array(document["step_us"])).at_one_speed()
+    assert regret(again, 1).interval == pytest.approx(found.regret_interval, abs=2e-3), "drawn again from what is kept"

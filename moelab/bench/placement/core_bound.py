@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from moelab.bench.placement.lockstep import ids_of_steps, lockstep
+from moelab.analysis.bootstrap import basic_interval
+from moelab.bench.placement.lockstep import ids_of_steps, single_tokens
 from moelab.bench.placement.placed import PlacedLayers, counted_bytes
 from moelab.bench.placement.rank import Ranking, ranking
 from moelab.bench.placement.same_experts import SameExperts
-from moelab.calibration.rounds import in_rounds
+from moelab.bench.placement.step_times import StepTimes, by_turns
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.free_memory import free_memory_bytes
 from moelab.domain.machine import Machine
@@ -27,7 +27,7 @@ from moelab.domain.plan import Plan
 from moelab.domain.trace import Phase, Trace
 from moelab.kernels import ExpertLayout, Pool
 from moelab.planner import NODE_PLANNERS
-from moelab.planner.node_plan import masks_of_plan
+from moelab.planner.node_plan import bound, masks_of_plan
 from moelab.planner.node_problem import node_problem
 from moelab.planner.node_score import node_score
 from moelab.planner.static_plan import of_phase, split
@@ -36,8 +36,8 @@ from moelab.source_stamp import stamp_of_room
 NUM_NODES = 2
 HELD_OUT = 0.5
 MOST_BYTES = 4_000_000_000
-ROUNDS = 9
-PLANNING_STEPS = 400
+ROUNDS = 15
+PLANNING_STEPS = 2000
 FEWEST_STEPS, MOST_STEPS = 8, 60
 PLANS = (
     ("round_robin", 0.0), ("random_nodes", 0.0), ("random_nodes", 0.1), ("random_nodes", 0.25),
@@ -51,10 +51,10 @@ _FEWER_VISITS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class PlanRow:
     """One plan. Milliseconds of one step through the layers that ran: ``beforehand_ms`` predicted on the planning half,
-    ``measured_ms`` [rounds] at one speed, ``raw_ms`` as they were; objective and gap on all held-out layer-steps."""
+    ``measured_ms`` at one speed with its interval of 95%; objective and gap on all held-out layer-steps."""
 
     planner: str
     extra_memory: float
@@ -62,34 +62,31 @@ class PlanRow:
     gap: float
     predicted_ms: float
     beforehand_ms: float
-    measured_ms: np.ndarray
-    raw_ms: np.ndarray
-
-    @property
-    def measured(self) -> tuple[float, float, float]:
-        """(median, lower, upper quartile) over rounds."""
-        low, middle, high = np.percentile(self.measured_ms, (25, 50, 75))
-        return float(middle), float(low), float(high)
+    measured_ms: float
+    measured_ms_interval: tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
 class CoreBound:
-    """``scaling`` [rounds], ``scaling_of_one`` with one expert of each node in a step, the shortest call; ``kernel``
-    and shape that ran; ``steps``: what a step is. ``ranking`` by what is predicted of the steps that run, ``raw`` the
-    same over times as they were, ``beforehand`` by what the planning half says, on which the plans were made."""
+    """``scaling`` [R], ``scaling_of_one`` with one expert of each node in a step, the shortest call; ``kernel``
+    and shape that ran; ``steps``: what a step is; ``times`` of the plans in the order of ``rows``, as they were.
+    ``ranking`` by what is predicted of the steps that run, ``raw`` the same over times as they were, ``beforehand`` by
+    what the planning half says, on which the plans were made; ``within`` among plans of the same extra memory."""
 
     trace: str
     steps: str
     kernel: str
     num_layers: int
     num_steps: int
-    num_rounds: int
+    num_requests: int
+    times: StepTimes
     scaling: np.ndarray
     scaling_of_one: np.ndarray
     rows: list[PlanRow]
     ranking: Ranking
     raw: Ranking
     beforehand: Ranking
+    within: dict[float, Ranking]
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,14 +144,8 @@ def make_plans(trace: Trace, *, machine: Machine | None = None, seed: int = 0, p
         masks = masks_of_plan(plan)
         score = node_score(problem.test, masks, problem.times, problem.layer_weight)
         made[name, share] = plan
-        scores[name, share] = (score.ratio, score.mean / _bound(problem, masks) - 1)
+        scores[name, share] = (score.ratio, score.mean / bound(problem, masks) - 1)
     return Planned(made, scores, planning, held_out, steps_name(shared))
-
-
-def _bound(problem: Any, masks: np.ndarray) -> float:
-    from moelab.planner.node_plan import bound
-
-    return bound(problem, masks)
 
 
 def fitting_layers(layout: ExpertLayout, num_experts: int, most: int, forms: int = 3) -> int:
@@ -178,55 +169,54 @@ def core_bound(
             layout, num_layers, header.num_experts, pool, isa=isa, activation=activation  # type: ignore[arg-type]
         )  # fmt: skip
         num_steps = num_steps or _fitting_steps(planned, times, num_layers, seconds)
-        steps = ids_of_steps(lockstep(planned.held_out, 1, num_steps, seed=seed), num_layers)
+        held_out = single_tokens(planned.held_out, num_steps, seed=seed)
+        steps, num_steps = ids_of_steps(held_out, num_layers), held_out.num_tokens
         layers = {key: placed.of(plan) for key, plan in planned.plans.items()}
         entries = {key: placed.entries(of_plan, steps) for key, of_plan in layers.items()}
         predicted = {key: 1e3 * each.seconds(times) / num_steps for key, each in entries.items()}
-        known = ids_of_steps(lockstep(planned.planning, 1, PLANNING_STEPS, seed=seed), num_layers)
+        known = ids_of_steps(single_tokens(planned.planning, PLANNING_STEPS, seed=seed), num_layers)
         beforehand = {
             key: 1e3 * placed.entries(of_plan, known).seconds(times) / len(known) for key, of_plan in layers.items()
         }
         tell(f"{name}: {len(layers)} plans predicted, {num_layers} layers, {num_steps} steps")
         before = {key: counted_bytes(of_plan) for key, of_plan in layers.items()}
-        names = {f"{planner} {share}": (planner, share) for planner, share in layers}
         same = SameExperts(placed, seed=seed)
-        cases: dict[str, Callable[[], float]] = {
-            text: partial(same.beside, text, partial(placed.run, layers[key], steps)) for text, key in names.items()
-        }
-        cases |= {"scaling": same.scaling, "scaling of one": partial(same.scaling, 1)}
-        values = in_rounds(cases, seconds=seconds, seed=seed)
-        runs = len(values["scaling"]) + 1
+        scaling: list[tuple[float, float]] = []
+        keys = list(layers)
+        timed = by_turns(
+            lambda plan, step: placed.run(layers[keys[plan]], [steps[step]]), len(keys), num_steps,
+            seconds=seconds, seed=seed, after_round=lambda: scaling.append((same.scaling(), same.scaling(1))),
+        )  # fmt: skip
         for key, of_plan in layers.items():
-            if not np.array_equal(counted_bytes(of_plan) - before[key], runs * entries[key].bytes_of_node):
+            read, expected = counted_bytes(of_plan) - before[key], (timed.num_rounds + 1) * entries[key].bytes_of_node
+            if not np.array_equal(read, expected):
                 raise RuntimeError(
-                    f"kernels read {counted_bytes(of_plan) - before[key]} bytes under {key}, expected "
-                    f"{runs * entries[key].bytes_of_node}: a bug of moelab, please report it"
+                    f"kernels read {read} bytes under {key}, expected {expected}: a bug of moelab, please report it"
                 )
+    measured = timed.at_one_speed()
+    low, high = 1e3 * np.array(basic_interval(measured.mean_s, measured.drawn_mean_s))
     rows = [
         PlanRow(
-            planner, share, *planned.scores[planner, share], predicted[planner, share], beforehand[planner, share],
-            1e3 * same.at_one_speed(text, values[text]) / num_steps, 1e3 * values[text] / num_steps,
+            *key, *planned.scores[key], predicted[key], beforehand[key],
+            float(1e3 * measured.mean_s[n]), (float(low[n]), float(high[n])),
         )
-        for text, (planner, share) in names.items()
+        for n, key in enumerate(keys)
     ]  # fmt: skip
-    measured = np.stack([row.measured_ms for row in rows])
+    of_two, of_one = np.array(scaling[1:]).T
+    told = np.array([row.predicted_ms for row in rows])
     return CoreBound(
-        trace=name,
-        steps=planned.steps,
-        kernel=times.name,
-        num_layers=num_layers,
-        num_steps=num_steps,
-        num_rounds=runs - 1,
-        scaling=values["scaling"],
-        scaling_of_one=values["scaling of one"],
-        rows=rows,
-        ranking=ranking(np.array([row.predicted_ms for row in rows]), measured),
-        raw=ranking(np.array([row.predicted_ms for row in rows]), np.stack([row.raw_ms for row in rows])),
+        trace=name, steps=planned.steps, kernel=times.name, num_layers=num_layers, num_steps=num_steps,
+        num_requests=len(np.unique(held_out.tokens.request)), times=timed, scaling=of_two, scaling_of_one=of_one, rows=rows,
+        ranking=ranking(told, measured), raw=ranking(told, timed),
         beforehand=ranking(np.array([row.beforehand_ms for row in rows]), measured),
-    )
+        within={
+            share: ranking(told[of_share], measured.of(of_share))
+            for share in sorted({share for _, share in keys})
+            if len(of_share := np.flatnonzero([share == each for _, each in keys])) > 1
+        },
+    )  # fmt: skip
 
 
 def _fitting_steps(planned: Planned, times: ExpertTimes, num_layers: int, seconds: float) -> int:
     step_s = num_layers * planned.held_out.header.top_k / NUM_NODES * 1.2 * times.expert_s[1]
-    of_plan_s = seconds / ROUNDS / len(planned.plans) - SameExperts.experts_beside * times.expert_s[1]
-    return int(np.clip(of_plan_s / step_s, FEWEST_STEPS, MOST_STEPS))
+    return int(np.clip(seconds / ROUNDS / len(planned.plans) / step_s, FEWEST_STEPS, MOST_STEPS))

@@ -1,7 +1,7 @@
 """Lockstep: steps of several requests together, made of their recorded tokens.  Floor 6.
 
 A step has the next token of each of B requests, so unions are of real routing, and prefill tokens become steps of their
-own (``token`` steps, labelled so by the caller). Does not know plans.
+own (``token`` steps, labelled so by the caller). Single tokens are drawn from all requests. Does not know plans.
 """
 
 from __future__ import annotations
@@ -38,6 +38,22 @@ def lockstep(trace: Trace, batch: int, num_steps: int, *, seed: int = 0) -> Trac
     tokens = TokenTable.build(
         step=np.repeat(np.arange(num_steps), batch), request=np.tile(np.arange(batch), num_steps),
         position=np.repeat(np.arange(num_steps), batch), phase=int(Phase.DECODE),
+    )  # fmt: skip
+    return Trace(trace.header, trace.experts[rows], trace.gate_weights[rows], tokens)
+
+
+def single_tokens(trace: Trace, num_steps: int, *, seed: int = 0) -> Trace:
+    """``num_steps`` steps of one token each, drawn from all requests; all tokens where there are fewer.
+
+    Neighbours of a request route alike, so a lane of it would be one request's steps. Raises ``ValueError`` without
+    tokens.
+    """
+    if not trace.num_tokens or num_steps < 1:
+        raise ValueError(f"got {trace.num_tokens} tokens, {num_steps} steps, expected 1 or more of each")
+    rows = np.random.default_rng(seed).permutation(trace.num_tokens)[:num_steps]
+    tokens = TokenTable.build(
+        step=np.arange(len(rows)), request=trace.tokens.request[rows], position=trace.tokens.position[rows],
+        phase=trace.tokens.phase[rows],
     )  # fmt: skip
     return Trace(trace.header, trace.experts[rows], trace.gate_weights[rows], tokens)
 

@@ -15,14 +15,16 @@ _CORE = """### Core-bound: predicted beside measured
 
 Two virtual nodes of one core each, `generic` kernels, so that a node is a server of its own: the same experts, two
 of each node, on one node take that many times as long as on two (median, quartiles; gate {scaling}; one of each, the
-shortest call, beside it). Calibrated, then predicted, then run by
-turns, each run between two of the same experts on both nodes, at whose median speed it is given; pairs that the rounds
-do not tell apart (two standard errors) are ties and left out. Gates: tau {kendall_tau}, {untied_pairs} untied pairs,
-regret of choosing by prediction {regret:.0%}: of the model, which is told the held-out steps that run. The interval of
-regret (95%) draws the rounds again, and says in which part of the draws the choice is the best; the gate is of the
-regret itself, which noise makes higher on average. The last columns: tau and regret over times as they were, and of
-predictions on the planning half, where plans look as good as they were made to. Weights are generated; ms/token are of
-the routed experts of all layers, scaled from those that ran.
+shortest call, beside it). Calibrated, then predicted, then run: steps are single tokens drawn from all held-out
+requests; in each turn every plan runs a step, each another one. A step's time is the median over rounds, at one speed
+(divided by how much slower than usual the plans were in that turn, in their median). Pairs that rounds drawn again do
+not tell apart (two standard errors) are ties and left out. Gates: tau {kendall_tau}, {untied_pairs} untied pairs,
+regret of choosing by prediction {regret:.0%}: of the model, which is told the held-out steps that run. Intervals (95%)
+draw rounds again: of these steps, not of others. Beside that of regret, in which part of the draws the choice is the
+best; the gate is of the regret itself, which noise makes higher on average. Then tau over untied pairs, and regret,
+among plans of the same extra memory; over times as they were; and of predictions on the planning half, where plans look
+as good as they were made to. Weights are generated; ms/token are of the routed experts of all layers, scaled from those
+that ran, at the median speed of the run: their intervals hold for one plan beside another.
 
 """.format(**GATES)
 
@@ -39,12 +41,13 @@ and below the error of total bytes over the read limit.
 
 """.format(**GATES)
 
-_PIECES = """### Cut or whole
+_PIECES = """### Whole, cut or both
 
-A layer-step of 8 experts, one token, `{kernel}`: every expert cut over the nodes (`row_split`) beside whole ones in
-perfect balance (`mirror`, or a balance as good), ceil(K / N) on the fullest node. `composed`: more nodes than cores,
-run one after the other on one core. A tie: the middle half of the rounds holds 1
-(no confidence interval).
+A layer-step at one token, `{kernel}`, of 8 experts, or of 7 where a fast tier serves one: whole experts in perfect
+balance (`mirror`, or a balance as good), ceil(K / N) on the fullest node; every expert cut over the nodes
+(`row_split`); as many whole ones as the nodes divide and the rest cut (`split_some`). `composed`: more nodes than
+cores, the fullest node's work alone on one core, so without waits for other nodes. Ratios are medians over rounds, with
+their intervals (95%, rounds drawn again); a form is beaten where another one is faster with all of its interval.
 
 """
 
@@ -63,32 +66,24 @@ def _verdict(good: bool) -> str:
 
 
 def _order(one: dict[str, Any], kind: str) -> str:
-    """Tau and regret with its interval; results that were kept before one of them was noted have none."""
-    if f"kendall_tau_{kind}" not in one:
-        return "not noted"
-    order = f"{one[f'kendall_tau_{kind}']:.3f}, {one[f'regret_{kind}']:.1%}"
-    known = f"regret_{kind}_interval" in one
-    return f"{order} ({_interval(one[f'regret_{kind}_interval'])})" if known else order
+    """Tau and regret with its interval."""
+    interval = _interval(one[f"regret_{kind}_interval"])
+    return f"{one[f'kendall_tau_{kind}']:.3f}, {one[f'regret_{kind}']:.1%} ({interval})"
+
+
+def _within(one: dict[str, Any]) -> str:
+    order = f"{one['kendall_tau']:.3f} over {one['untied_pairs']} of {one['pairs']}, {one['regret']:.1%}"
+    return f"{one['extra_memory']:.0%}: {order}"
 
 
 def _interval(interval: Sequence[float]) -> str:
     return f"{interval[0]:.1%} to {interval[1]:.1%}"
 
 
-def _how_sure(one: dict[str, Any]) -> str:
-    if "regret_interval" not in one:
-        return "not noted"
-    return f"{_interval(one['regret_interval'])}, best in {one['chosen_is_best']:.0%}"
-
-
-def _of_one(one: dict[str, Any]) -> str:
-    return f"; {one['scaling_of_one_expert']:.2f}" if "scaling_of_one_expert" in one else ""
-
-
 def core_summary(found: Sequence[dict[str, Any]]) -> str:
     head = ("trace", "kernel and shape", "one node over two", "Kendall tau", "untied pairs", "regret",
-            "its interval, and how often the choice is best", "gates",
-            "as timed, without the speed beside", "predicted on the planning half, in sample")  # fmt: skip
+            "its interval, and how often the choice is best", "gates", "among plans of the same extra memory",
+            "as timed, at whatever speed", "predicted on the planning half, in sample")  # fmt: skip
     rows = []
     for one in found:
         low, high = one["scaling_range"]
@@ -98,11 +93,13 @@ def core_summary(found: Sequence[dict[str, Any]]) -> str:
         )  # fmt: skip
         rows.append(
             (
-                one["trace"], one["kernel"], f"{one['scaling']:.2f} ({low:.2f} to {high:.2f}){_of_one(one)}",
+                one["trace"], one["kernel"],
+                f"{one['scaling']:.2f} ({low:.2f} to {high:.2f}); {one['scaling_of_one_expert']:.2f}",
                 f"{one['kendall_tau']:.3f}", f"{one['untied_pairs']} of {one['pairs']}",
                 f"{one['regret']:.1%} ({one['chosen']}; best {one['best']})",
-                _how_sure(one),
+                f"{_interval(one['regret_interval'])}, best in {one['chosen_is_best']:.0%}",
                 _verdict(good),
+                "; ".join(map(_within, one["within_extra_memory"])),
                 _order(one, "raw"),
                 _order(one, "beforehand"),
             )
@@ -112,11 +109,11 @@ def core_summary(found: Sequence[dict[str, Any]]) -> str:
 
 def core_table(one: dict[str, Any]) -> str:
     kind = "SYNTHETIC" if one["synthetic"] else "recorded"
-    head = ("planner", "extra memory", "held-out max / (K/N)", "gap to bound", "predicted ms/token",
-            "measured ms/token (quartiles)", "predicted / measured")  # fmt: skip
+    head = ("planner", "extra memory", "held-out max / (K/N)", "over ceil(K/N), pieces K/N", "predicted ms/token",
+            "measured ms/token (95%)", "predicted / measured")  # fmt: skip
     rows = []
     for row in one["rows"]:
-        low, high = row["measured_ms_per_token_range"]
+        low, high = row["measured_ms_per_token_interval"]
         measured = row["measured_ms_per_token"]
         rows.append(
             (
@@ -128,7 +125,8 @@ def core_table(one: dict[str, Any]) -> str:
         )  # fmt: skip
     title = (
         f"#### {one['trace']} ({one['model']}, {kind}, {one['steps']}; {one['kernel']}; {one['layers_run']} of "
-        f"{one['layers_of_model']} layers, {one['num_steps']} held-out steps, {one['num_rounds']} rounds; "
+        f"{one['layers_of_model']} layers, {one['num_steps']} held-out steps of "
+        f"{one['num_requests']} requests, {one['num_rounds']} rounds; "
         "virtual nodes)\n\n"
     )
     return title + measured_where([one]) + markdown_table(head, rows)
@@ -183,28 +181,24 @@ def memory_table(one: dict[str, Any]) -> str:
 
 
 def pieces_table(found: Sequence[dict[str, Any]]) -> str:
-    head = (
-        "expert shape",
-        "MB",
-        "nodes",
-        "how",
-        "whole, us",
-        "cut, us",
-        "cut / whole (quartiles)",
-        "by bytes alone",
-        "wins",
-    )
-    rows = []
-    for row in found:
-        low, high = row["cut_over_whole_range"]
-        rows.append(
-            (
-                f"{row['shape']} ({row['hidden_size']} x {row['intermediate_size']})" if "x" not in row["shape"]
-                else row["shape"].replace("x", " x "),
-                f"{row['expert_bytes'] / 1e6:.2f}", str(row["nodes"]), "composed" if row["composed"] else "measured",
-                f"{row['whole_us']:.0f}", f"{row['cut_us']:.0f}",
-                f"{row['cut_over_whole']:.3f} ({low:.3f} to {high:.3f})",
-                f"{row['bytes_over_whole']:.3f}", row["wins"],
-            )
-        )  # fmt: skip
+    head = ("expert shape", "MB", "nodes", "experts", "how", "whole, us", "cut / whole (95%)", "by bytes alone",
+            "mixture / whole (95%)", "by bytes alone", "not beaten")  # fmt: skip
+    rows = [
+        (
+            f"{row['shape']} ({row['hidden_size']} x {row['intermediate_size']})" if "x" not in row["shape"]
+            else row["shape"].replace("x", " x "),
+            f"{row['expert_bytes'] / 1e6:.2f}", str(row["nodes"]), str(row["experts"]),
+            "composed" if row["composed"] else "measured", f"{row['us']['whole']:.0f}",
+            *_of_form(row, "cut"), *_of_form(row, "mixture"), row["wins"],
+        )
+        for row in found
+    ]  # fmt: skip
     return _PIECES.format(kernel=found[0]["kernel"]) + measured_where(found) + markdown_table(head, rows)
+
+
+def _of_form(row: dict[str, Any], form: str) -> tuple[str, str]:
+    """Its ratio to whole experts, measured and by bytes; nothing where the form is one of the others."""
+    if form not in row["over_whole"]:
+        return "", ""
+    low, high = row["over_whole_interval"][form]
+    return f"{row['over_whole'][form]:.3f} ({low:.3f} to {high:.3f})", f"{row['bytes_over_whole'][form]:.3f}"

@@ -12,9 +12,10 @@ from itertools import combinations
 import numpy as np
 
 from moelab.bench.placement.regret import regret
+from moelab.bench.placement.step_times import StepTimes
 
 NOISE = 2.0
-"""A pair is a tie where the median difference of the rounds is within so many of its standard errors."""
+"""A pair is a tie where its difference is within so many standard errors of it, of rounds drawn again."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,15 @@ class Ranking:
     best: int
 
 
-def ranking(predicted: np.ndarray, measured: np.ndarray) -> Ranking:
-    """``predicted`` [P], ``measured`` [P, rounds], paired by round. NaN for ``tau`` where every pair is a tie."""
+def ranking(predicted: np.ndarray, measured: StepTimes) -> Ranking:
+    """``predicted`` [P], of the plans of ``measured``. NaN for ``tau`` where every pair is a tie."""
     signs = []
+    mean_s, drawn = measured.mean_s, measured.drawn_mean_s
     for i, j in combinations(range(len(predicted)), 2):
-        difference = measured[i] - measured[j]
-        if abs(np.median(difference)) <= NOISE * standard_error_of_median(difference):
+        error = np.std(drawn[:, i] - drawn[:, j]) if len(drawn) else np.inf
+        if abs(mean_s[i] - mean_s[j]) <= NOISE * error:
             continue
-        signs.append(np.sign(predicted[i] - predicted[j]) * np.sign(np.median(difference)))
+        signs.append(np.sign(predicted[i] - predicted[j]) * np.sign(mean_s[i] - mean_s[j]))
     chosen = int(np.argmin(predicted))
     of_chosen = regret(measured, chosen)
     return Ranking(
@@ -52,9 +54,3 @@ def ranking(predicted: np.ndarray, measured: np.ndarray) -> Ranking:
         chosen=chosen,
         best=of_chosen.best,
     )
-
-
-def standard_error_of_median(values: np.ndarray) -> float:
-    """From the median absolute deviation, as of a normal distribution, so that single disturbed rounds do not count."""
-    deviation = 1.4826 * float(np.median(np.abs(values - np.median(values))))
-    return float(np.sqrt(np.pi / 2) * deviation / np.sqrt(len(values)))

@@ -44,11 +44,14 @@ class PlacementResult:
             raise ValueError(
                 f"{path} has {', '.join(document)}, expected core, memory, pieces: no result of this bench"
             )
-        old = [name for name, one in document["memory"].items() if "median_error_by_way" not in one]
+        old = [
+            f"{part} of {name}" for part, key in (("core", "step_us"), ("memory", "median_error_by_way"))
+            for name, one in document[part].items() if key not in one
+        ]  # fmt: skip
         if old:
             raise ValueError(
-                f"{path} has memory-bound results of an earlier version ({', '.join(old)}), expected errors by way: "
-                "measure them again into another file, or take them out"
+                f"{path} has results of an earlier version ({', '.join(old)}), expected times by step and errors by "
+                "way: measure them again into another file, or take them out"
             )
         return cls(**document)
 

@@ -54,15 +54,22 @@ def run(
         name, trace = _name(Path(path)), open_source(path).load()
         if "core" in parts:
             result = result.with_core(_core(name, trace, plans, seconds, seed) | measured_on())
+            _save(result, keep)
         if "memory" in parts:
             result = result.with_memory(_memory(name, trace, plans, seconds, seed) | measured_on())
+            _save(result, keep)
     if "pieces" in parts:
         result = result.with_pieces([row | measured_on() for row in pieces(seconds=seconds, tell=_tell)])
-    if keep:
-        result.save(keep)
+        _save(result, keep)
     if out:
         result.write_page(out)
     return result
+
+
+def _save(result: PlacementResult, keep: str | None) -> None:
+    """After each part: what is measured outlives a failure of the next."""
+    if keep:
+        result.save(keep)
 
 
 def _name(path: Path) -> str:
@@ -141,7 +148,7 @@ def _core(name: str, trace: Trace, folder: str | None, seconds: float, seed: int
     planned = _planned(name, trace, folder, core.PLANS)
     times = _calibrated(_shape(trace), "generic", seconds / 2, seed)
     found = core.core_bound(name, planned, times, seconds=seconds, seed=seed, tell=_tell)
-    return _core_document(found, trace, times)
+    return {"seed": seed} | _core_document(found, trace, times)
 
 
 def _core_document(found: CoreBound, trace: Trace, times: ExpertTimes) -> dict[str, Any]:
@@ -153,10 +160,8 @@ def _core_document(found: CoreBound, trace: Trace, times: ExpertTimes) -> dict[s
             "heldout_ratio_to_ideal": row.heldout_ratio_to_ideal,
             "gap": row.gap, "predicted_ms_per_token": row.predicted_ms * scale,
             "beforehand_ms_per_token": row.beforehand_ms * scale,
-            "measured_ms_per_token": row.measured[0] * scale,
-            "measured_ms_per_token_range": (row.measured[1] * scale, row.measured[2] * scale),
-            "measured_ms_per_token_by_round": (row.measured_ms * scale).tolist(),
-            "raw_ms_per_token": (row.raw_ms * scale).tolist(),
+            "measured_ms_per_token": row.measured_ms * scale,
+            "measured_ms_per_token_interval": tuple(scale * end for end in row.measured_ms_interval),
         }
         for row in found.rows
     ]  # fmt: skip
@@ -164,7 +169,8 @@ def _core_document(found: CoreBound, trace: Trace, times: ExpertTimes) -> dict[s
     return {
         "trace": found.trace, "model": header.model, "synthetic": header.synthetic, "steps": found.steps,
         "kernel": found.kernel, "layers_run": found.num_layers, "layers_of_model": header.num_layers,
-        "num_steps": found.num_steps, "num_rounds": found.num_rounds, "virtual_nodes": core.NUM_NODES,
+        "num_steps": found.num_steps, "num_requests": found.num_requests, "num_rounds": found.times.num_rounds,
+        "virtual_nodes": core.NUM_NODES,
         "scaling": float(middle), "scaling_range": (float(low), float(high)),
         "scaling_of_one_expert": float(np.median(found.scaling_of_one)), "kendall_tau": found.ranking.tau,
         "untied_pairs": found.ranking.num_untied, "pairs": found.ranking.num_pairs, "regret": found.ranking.regret,
@@ -177,7 +183,13 @@ def _core_document(found: CoreBound, trace: Trace, times: ExpertTimes) -> dict[s
         "regret_raw_interval": found.raw.regret_interval, "chosen_is_best_raw": found.raw.chosen_is_best,
         "untied_pairs_raw": found.raw.num_untied,
         "chosen_beforehand": _plan_name(found, found.beforehand.chosen),
+        "within_extra_memory": [
+            {"extra_memory": share, "kendall_tau": one.tau, "untied_pairs": one.num_untied, "pairs": one.num_pairs,
+             "regret": one.regret, "regret_interval": one.regret_interval} for share, one in found.within.items()
+        ],
         "calibration_residual": times.residual, "calibration": times.model_dump(mode="json"), "rows": rows,
+        # [round][row][step], through the layers that ran.
+        "step_us": np.rint(1e6 * found.times.seconds).astype(int).tolist(), "turn": found.times.turn.tolist(),
     }  # fmt: skip
 
 

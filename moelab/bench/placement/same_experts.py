@@ -1,18 +1,11 @@
-"""SameExperts: one piece of work on one node and on all: what nodes add, and how fast the cores are now.  Floor 6.
-
-Runs minutes apart differ by a quarter where neighbours take the cores of a virtual machine, more than plans do. What
-runs beside this work can be told at one speed. Does not know plans.
-"""
+"""SameExperts: one piece of work on one node and on all: what nodes add.  Floor 6.  Does not know plans."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from moelab.bench.placement.placed import PlacedLayers
 from moelab.domain.plan_copies import whole_on
-from moelab.kernels import RoutedExperts
 from moelab.kernels.pieces import num_units
 
 _STEPS = 12
@@ -21,8 +14,6 @@ _EXPERTS = 2  # of each node, in a step
 
 class SameExperts:
     """Of the first layer of ``placed``: all on its first node, or dealt to all."""
-
-    experts_beside = _STEPS * _EXPERTS  # of each node, one after the other, beside each run
 
     def __init__(self, placed: PlacedLayers, *, seed: int = 0) -> None:
         num_experts, num_nodes = placed.num_experts, placed.pool.num_nodes
@@ -36,7 +27,6 @@ class SameExperts:
             np.concatenate([rng.permutation(experts)[:_EXPERTS] for experts in of_node])[None, None, :]
             for _ in range(_STEPS)
         ]
-        self._beside: dict[str, list[float]] = {}
 
     def scaling(self, of_each: int = _EXPERTS) -> float:
         """Time on one node over that on all, medians of twelve steps, six by turns; ``of_each`` (1 or 2) experts of
@@ -51,20 +41,3 @@ class SameExperts:
             for layer, seconds in ((self._one, one), (self._all, spread)):
                 seconds += [self._placed.run([layer], [step]) for step in steps]
         return float(np.median(one) / np.median(spread))
-
-    def beside(self, name: str, work: Callable[[], float]) -> float:
-        """What ``work`` returns; noted is how long the work of all nodes takes just before and after it."""
-        half = _STEPS // 2
-        before = self._median_s(self._all, self.steps[:half])
-        seconds = work()
-        after = self._median_s(self._all, self.steps[half:])
-        self._beside.setdefault(name, []).append((before + after) / 2)
-        return seconds
-
-    def at_one_speed(self, name: str, seconds: np.ndarray) -> np.ndarray:
-        """``seconds`` [rounds] of the last runs of ``name`` at the median speed over all that ran beside this work."""
-        last = {each: np.array(spent[-len(seconds) :]) for each, spent in self._beside.items()}
-        return seconds / last[name] * float(np.median(np.concatenate(list(last.values()))))
-
-    def _median_s(self, layer: RoutedExperts, steps: Sequence[np.ndarray]) -> float:
-        return float(np.median([self._placed.run([layer], [step]) for step in steps]))
