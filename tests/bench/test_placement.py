@@ -8,10 +8,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from moelab.analysis.bootstrap import resamples
 from moelab.bench.placement import core_bound as core
+from moelab.bench.placement import pieces as pieces_room
 from moelab.bench.placement import two_nodes, with_uploads
 from moelab.bench.placement.cells import WAYS, Cell, MemoryBound
-from moelab.bench.placement.lockstep import ids_of_steps, lockstep
+from moelab.bench.placement.lockstep import ids_of_steps, lockstep, single_tokens
 from moelab.bench.placement.moment import Moment, NodeCalls, now_of
 from moelab.bench.placement.pieces import pieces
 from moelab.bench.placement.placed import PlacedLayers
@@ -93,12 +95,16 @@ def test_steps_that_run_were_not_planned_on(name, seed, tmp_path):
             assert set(np.unique(each.held_out.tokens.request)) == set(how["held_out_requests"])
 
 
+def step_times(seconds):
+    return StepTimes(seconds, np.broadcast_to(np.arange(seconds.shape[2]), seconds.shape))
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_ranking_is_what_pairs_say(seed):
     rng = np.random.default_rng(seed)
     true = rng.random(9)
     predicted = true + 0.1 * rng.standard_normal(9)
-    measured = StepTimes(true[:, None] * (1 + 0.05 * rng.standard_normal((11, 9, 3))))
+    measured = step_times(true[:, None] * (1 + 0.05 * rng.standard_normal((11, 9, 3))))
     found = ranking(predicted, measured)
     agree = disagree = 0
     for i, j in combinations(range(9), 2):
@@ -115,11 +121,11 @@ def test_ranking_is_what_pairs_say(seed):
 
 def test_equal_predictions_of_different_times_cost_and_noise_makes_ties():
     measured = np.array([[1.0] * 5, [2.0] * 5, [2.0, 2.1, 1.9, 2.05, 1.95]]).T[:, :, None]
-    found = ranking(np.array([1.0, 1.0, 2.0]), StepTimes(measured))
+    found = ranking(np.array([1.0, 1.0, 2.0]), step_times(measured))
     assert found.num_untied == 2  # the second and the third are a tie
     assert found.tau == pytest.approx(0.5)
-    assert np.isnan(ranking(np.array([1.0, 2.0]), StepTimes(np.ones((5, 2, 1)))).tau)
-    once = ranking(np.array([1.0, 2.0]), StepTimes(np.array([[[1.0], [2.0]]])))
+    assert np.isnan(ranking(np.array([1.0, 2.0]), step_times(np.ones((5, 2, 1)))).tau)
+    once = ranking(np.array([1.0, 2.0]), step_times(np.array([[[1.0], [2.0]]])))
     assert (once.num_untied, once.regret) == (0, 0.0), "nobody knows how sure one round is"
 
 
@@ -139,6 +145,23 @@ def test_lockstep_steps_are_recorded_tokens(trace, batch):
         lockstep(trace, 0, 3)
 
 
+def _names(trace):
+    return list(zip(trace.tokens.request.tolist(), trace.tokens.position.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("num_steps", [1, 60, 10**6])
+def test_single_tokens_are_of_all_requests(trace, num_steps):
+    steps = single_tokens(trace, num_steps, seed=2)
+    assert steps.num_tokens == len(ids_of_steps(steps, 2)) == min(num_steps, trace.num_tokens)
+    recorded = {key: row.tolist() for key, row in zip(_names(trace), trace.experts, strict=True)}
+    assert len(set(_names(steps))) == steps.num_tokens, "each once"
+    assert [recorded[key] for key in _names(steps)] == steps.experts.tolist()
+    if num_steps == 60:
+        assert len(np.unique(steps.tokens.request)) == 12
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        single_tokens(trace, 0)
+
+
 def test_missed_are_those_that_are_not_hottest():
     loads = np.array([[5, 9, 1, 7], [1, 2, 3, 4]])
     ids = np.array([[[0, 1], [0, 3]]], np.uint16)
@@ -155,8 +178,9 @@ def test_core_bound_runs_what_it_predicted(planned):
     assert found.ranking.num_pairs == 6
     assert found.times.seconds.shape[1:] == (4, 6)
     assert found.times.num_rounds >= 5
-    assert (found.scaling > 0).all()
-    assert found.scaling.shape == found.scaling_of_one.shape == (found.times.num_rounds,)
+    for one in (found.scaling, found.scaling_of_one):
+        assert 0 < one.interval[0] <= one.interval[1]
+        assert one.value > 0
     of_name = {row.planner: row for row in found.rows}
     # Three experts of two nodes: cut in two halves each (10% dearer), or two whole ones; then the overheads.
     assert of_name["mirror"].predicted_ms == pytest.approx(1e3 * 2 * (1e-5 + 1e-6 + 2e-5), rel=0.05)
@@ -167,6 +191,8 @@ def test_core_bound_runs_what_it_predicted(planned):
         assert of_name[name].beforehand_ms == pytest.approx(of_name[name].predicted_ms)
     assert of_name["round_robin"].beforehand_ms != pytest.approx(of_name["round_robin"].predicted_ms, rel=1e-6)
     assert found.beforehand.num_pairs == found.ranking.num_pairs
+    assert {share: one.num_pairs for share, one in found.within.items()} == {0.0: 1}, "the others have nobody beside"
+    assert 1 < found.num_requests <= 6
     for row, mean_s in zip(found.rows, found.times.at_one_speed().mean_s, strict=True):
         assert row.measured_ms == pytest.approx(1e3 * mean_s)
         assert 0 < row.measured_ms_interval[0] <= row.measured_ms_interval[1]
@@ -227,15 +253,17 @@ def test_every_part_runs_held_out_steps(planned, monkeypatch):
     """Whatever is run is drawn from the half that was not planned on; predictions beforehand are of the other one."""
     drawn_from, beforehand = [], []
     for part in (core, two_nodes, with_uploads):
+        draws = "single_tokens" if part is core else "lockstep"
+        real_draws = getattr(part, draws)
 
-        def drawn(trace, *given, real=part.lockstep, of=part.__name__, **named):
-            if given[1] == core.PLANNING_STEPS:
+        def drawn(trace, *given, real=real_draws, of=part.__name__, **named):
+            if given[0] == core.PLANNING_STEPS:
                 beforehand.append((of, trace))
             else:
                 drawn_from.append((of, trace))
             return real(trace, *given, **named)
 
-        monkeypatch.setattr(part, "lockstep", drawn)
+        monkeypatch.setattr(part, draws, drawn)
     core.core_bound("seeded", planned, times(), seconds=0.1, num_steps=3)
     with Pool(2, virtual_nodes=2) as pool:
         placed = PlacedLayers(ExpertLayout(64, 64, "int4_g32"), 2, 8, pool, isa="generic", activation="int8")
@@ -300,15 +328,80 @@ def test_cells_with_uploads_run(planned):
 
 @needs_native
 def test_pieces():
-    rows = pieces(shapes=("128x128",), seconds=0.2, isa="generic")
-    assert [row["nodes"] for row in rows] == [2, 3, 4]  # four units of rows are too few for eight nodes
-    assert [row["composed"] for row in rows] == [cores < 2, True, True]
-    by_nodes = {row["nodes"]: row for row in rows}
-    assert by_nodes[3]["bytes_over_whole"] == pytest.approx(8 / 3 / 3)
+    rows = pieces(shapes=("128x128",), seconds=0.4, isa="generic")
+    # Four units of rows are too few for eight nodes.
+    assert [(row["nodes"], row["experts"]) for row in rows] == [(n, k) for n in (2, 3, 4) for k in (8, 7)]
+    assert [row["composed"] for row in rows] == [cores < 2] * 2 + [True] * 4
+    by = {(row["nodes"], row["experts"]): row for row in rows}
+    assert {key: sorted(row["us"]) for key, row in by.items()} == {
+        key: ["cut", "mixture", "whole"] if key in {(2, 7), (3, 8), (3, 7), (4, 7)} else ["cut", "whole"] for key in by
+    }
+    assert by[3, 8]["bytes_over_whole"] == pytest.approx({"whole": 1.0, "cut": 8 / 9, "mixture": 8 / 9})
+    assert by[4, 7]["bytes_over_whole"] == pytest.approx({"whole": 1.0, "cut": 7 / 8, "mixture": 7 / 8})
     for row in rows:
-        low, high = row["cut_over_whole_range"]
-        assert low <= row["cut_over_whole"] <= high
-        assert row["wins"] == ("whole" if low > 1 else "cut" if high < 1 else "tie")
+        assert row["over_whole"]["whole"] == 1.0
+        for form, (low, high) in row["over_whole_interval"].items():
+            assert low <= high
+            assert abs(row["over_whole"][form] - (low + high) / 2) <= high - low
+            if form != "whole" and high < 1:
+                assert "whole" not in row["wins"].split(" or ")
+        assert row["wins"]
+
+
+def test_composed_times_are_of_the_fullest_node():
+    """Overheads of 1 us, experts of 10 us, cut ones 12: by hand."""
+    layout = ExpertLayout(128, 128, "int4_g32")  # four units: two, one and one on three nodes
+    times = {f"whole {n}": np.full(3, 1.0 + 10 * n) for n in range(1, 9)}
+    times |= {f"cut 3 {n}": np.full(3, 1.0 + 12 * n) for n in (8, 7, 2, 1)}
+    row = pieces_room._row("128x128", layout, "generic", 3, 8, times)
+    largest = 0.5 if (np.rint(np.linspace(0, 4, 4)) == [0, 1, 3, 4]).all() else None
+    assert row["us"] == pytest.approx(
+        {"whole": 31e6, "cut": 1e6 * (1 + 96 * largest), "mixture": 1e6 * (21 + 24 * largest)}
+    )
+    assert row["wins"] == "whole"
+    times["whole 3"] = np.full(3, 50.0)
+    assert pieces_room._row("128x128", layout, "generic", 3, 8, times)["wins"] == "mixture"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ratios_are_the_naive_twins(seed):
+    rng = np.random.default_rng(seed)
+    num = int(rng.integers(2, 12))
+    a, b = rng.uniform(1, 2, num), rng.uniform(1, 2, num)
+    middle, low, high = pieces_room.ratio(a, b)
+    assert middle == pytest.approx(np.median(a / b))
+    medians = []
+    for counts in resamples(num, 400, 0).astype(int):
+        drawn = sorted(np.repeat(a / b, counts))
+        medians.append(drawn[-(-num // 2) - 1])
+    assert (low, high) == pytest.approx(
+        (2 * middle - np.quantile(medians, 0.975), 2 * middle - np.quantile(medians, 0.025))
+    )
+    one = pieces_room.ratio(np.ones(1), np.ones(1))
+    assert one[0] == 1
+    assert np.isnan(one[1:]).all()
+
+
+@needs_native
+@needs_two_cores
+def test_memory_document_and_results_after_each_part(planned, trace, tmp_path, monkeypatch):
+    """What a real run of the cells becomes; a failure of the next part leaves it in the file."""
+    bench_run = import_module("moelab.bench.placement.run")
+    t = times(kernel="generic/int4_g32/int8")
+    monkeypatch.setattr(bench_run, "_planned", lambda *a: planned)
+    monkeypatch.setattr(bench_run, "_calibrated", lambda *a: t)
+    monkeypatch.setattr(bench_run, "pieces", lambda **k: 1 / 0)
+    monkeypatch.setattr(bench_run, "open_source", lambda path: type("Source", (), {"load": lambda self: trace})())
+    kept = tmp_path / "kept.json"
+    with pytest.raises(ZeroDivisionError):
+        run(0.3, traces=["seeded"], parts=["core", "memory", "pieces"], keep=str(kept))
+    found = PlacementResult.load(kept)
+    assert set(found.core) == set(found.memory) == {"seeded"}
+    core_part, memory_part = found.core["seeded"], found.memory["seeded"]
+    assert core_part["seed"] == memory_part["seed"] == 0
+    assert memory_part["num_cells"] == len(memory_part["cells"])
+    assert memory_part["span"] > 1
+    assert "Memory-bound" in found.markdown()
 
 
 def test_command_and_page(tmp_path):
@@ -319,12 +412,15 @@ def test_command_and_page(tmp_path):
            "predicted_ms_per_token": 8.0, "measured_ms_per_token": 7.5,
            "measured_ms_per_token_interval": (7.4, 7.6)}  # fmt: skip
     one = {"trace": "t", "model": "m", "synthetic": False, "steps": "decode", "kernel": "k", "layers_run": 2,
-           "layers_of_model": 26, "num_steps": 40, "num_rounds": 8, "virtual_nodes": 2, "scaling": 1.95,
-           "scaling_range": (1.9, 1.97), "scaling_of_one_expert": 1.93, "kendall_tau": 0.95, "untied_pairs": 60,
-           "pairs": 171, "regret": 0.01, "regret_interval": (0.0, 0.034), "chosen_is_best": 0.25,
+           "layers_of_model": 26, "num_steps": 40, "num_requests": 12, "num_rounds": 8, "virtual_nodes": 2,
+           "scaling": 1.95, "scaling_interval": (1.9, 1.97), "scaling_of_one_expert": 1.93,
+           "kendall_tau": 0.95, "untied_pairs": 60, "pairs": 171, "regret": 0.01,
+           "regret_interval": (0.0, 0.034), "chosen_is_best": 0.25,
            "chosen": "anneal 10%", "best": "mirror 100%", "kendall_tau_beforehand": 0.85, "regret_beforehand": 0.015,
            "regret_beforehand_interval": (0.0, 0.02), "chosen_beforehand": "coact 10%", "kendall_tau_raw": 0.9,
            "regret_raw": 0.02, "regret_raw_interval": (0.004, 0.05), "calibration_residual": 0.01, "rows": [row],
+           "within_extra_memory": [{"extra_memory": 0.1, "kendall_tau": 0.8, "untied_pairs": 11, "pairs": 15,
+                                    "regret": 0.012}],
            "step_us": [[[1]]]}  # fmt: skip
     result = PlacementResult({}, {}, []).with_core(one)
     page = tmp_path / "page.md"
@@ -335,7 +431,8 @@ def test_command_and_page(tmp_path):
     assert "after" in text
     assert "\nold\n" not in text
     assert "| 1.95 (1.90 to 1.97); 1.93 | 0.950 | 60 of 171 | 1.0% (anneal 10%; best mirror 100%) |" in text
-    assert "| 0.0% to 3.4%, best in 25% | met | 0.900, 2.0% (0.4% to 5.0%) | 0.850, 1.5% (0.0% to 2.0%) |" in text
+    assert "| 0.0% to 3.4%, best in 25% | met | 10%: 0.800 over 11 of 15, 1.2% | 0.900, 2.0% (0.4% to 5.0%) |" in text
+    assert "(0.4% to 5.0%) | 0.850, 1.5% (0.0% to 2.0%) |" in text
     assert "| anneal | 10% | 1.080 | 8.0% | 8.0 | 7.5 (7.4 to 7.6) | 1.067 |" in text
     missed = PlacementResult({}, {}, []).with_core({**one, "regret": 0.03})
     assert "| missed |" in missed.markdown()

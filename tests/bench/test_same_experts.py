@@ -2,10 +2,11 @@
 
 import os
 
+import numpy as np
 import pytest
 
 from moelab.bench.placement.placed import PlacedLayers
-from moelab.bench.placement.same_experts import SameExperts
+from moelab.bench.placement.same_experts import SameExperts, scaling
 from moelab.kernels import ExpertLayout, Pool
 from moelab.kernels.native import library
 
@@ -24,7 +25,7 @@ def placed():
 
 
 @pytest.mark.parametrize(("of_each", "places"), [(2, [0, 1, 2, 3]), (1, [0, 2])])
-def test_steps_have_as_many_of_each_node_and_scaling_is_of_both(placed, monkeypatch, of_each, places):
+def test_steps_have_as_many_of_each_node_and_times_are_of_both(placed, monkeypatch, of_each, places):
     same, ran = SameExperts(placed), []
     nodes = {id(same._one): 1, id(same._all): 2}
 
@@ -33,7 +34,7 @@ def test_steps_have_as_many_of_each_node_and_scaling_is_of_both(placed, monkeypa
         return 1.0 / nodes[id(layers[0])]
 
     monkeypatch.setattr(placed, "run", run)
-    assert same.scaling(of_each) == 2.0
+    assert same.times(of_each).tolist() == [[1.0] * 12, [0.5] * 12]
     assert [number for number, _ in ran] == ([1] * 6 + [2] * 6) * 2, "six by turns"
     halves = [step.ravel()[places].tolist() for step in same.steps]
     assert [experts for _, experts in ran] == [*(halves[:6] * 2), *(halves[6:] * 2)]
@@ -47,6 +48,19 @@ def test_steps_have_as_many_of_each_node_and_scaling_is_of_both(placed, monkeypa
 def test_it_runs(placed):
     same = SameExperts(placed)
     before = sum(same._all.bytes_of_node)
-    assert same.scaling() > 0
+    assert (same.times() > 0).all()
     read = sum(same._all.bytes_of_node) - before
     assert read == 12 * 4 * placed.layout.expert_bytes, "twelve steps of two experts of each node"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_disturbed_calls_do_not_count(seed):
+    rng = np.random.default_rng(seed)
+    true = np.array([[2.0], [1.05]]) * rng.uniform(1, 1.2, 12)
+    rounds = [true * np.where(rng.random((2, 12)) < 0.1, 3.0, 1.0) for _ in range(13)]
+    found = scaling(rounds)
+    assert found.value == pytest.approx(2 / 1.05)
+    assert found.interval[0] <= found.value <= found.interval[1]
+    alone = scaling(rounds[:1])
+    assert alone.value > 0
+    assert np.isnan(alone.interval).all()

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from moelab.analysis.bootstrap import basic_interval
 from moelab.bench.placement.lockstep import ids_of_steps, single_tokens
 from moelab.bench.placement.placed import PlacedLayers, counted_bytes
 from moelab.bench.placement.rank import Ranking, ranking
-from moelab.bench.placement.same_experts import SameExperts
+from moelab.bench.placement.same_experts import SameExperts, Scaling, scaling
 from moelab.bench.placement.step_times import StepTimes, by_turns
 from moelab.domain.expert_times import ExpertTimes
 from moelab.domain.free_memory import free_memory_bytes
@@ -68,7 +67,7 @@ class PlanRow:
 
 @dataclass(frozen=True, eq=False)
 class CoreBound:
-    """``scaling`` [R], ``scaling_of_one`` with one expert of each node in a step, the shortest call; ``kernel``
+    """``scaling``, ``scaling_of_one`` with one expert of each node in a step, the shortest call; ``kernel``
     and shape that ran; ``steps``: what a step is; ``times`` of the plans in the order of ``rows``, as they were.
     ``ranking`` by what is predicted of the steps that run, ``raw`` the same over times as they were, ``beforehand`` by
     what the planning half says, on which the plans were made; ``within`` among plans of the same extra memory."""
@@ -80,8 +79,8 @@ class CoreBound:
     num_steps: int
     num_requests: int
     times: StepTimes
-    scaling: np.ndarray
-    scaling_of_one: np.ndarray
+    scaling: Scaling
+    scaling_of_one: Scaling
     rows: list[PlanRow]
     ranking: Ranking
     raw: Ranking
@@ -181,11 +180,11 @@ def core_bound(
         tell(f"{name}: {len(layers)} plans predicted, {num_layers} layers, {num_steps} steps")
         before = {key: counted_bytes(of_plan) for key, of_plan in layers.items()}
         same = SameExperts(placed, seed=seed)
-        scaling: list[tuple[float, float]] = []
+        same_s: list[tuple[np.ndarray, np.ndarray]] = []
         keys = list(layers)
         timed = by_turns(
             lambda plan, step: placed.run(layers[keys[plan]], [steps[step]]), len(keys), num_steps,
-            seconds=seconds, seed=seed, after_round=lambda: scaling.append((same.scaling(), same.scaling(1))),
+            seconds=seconds, seed=seed, after_round=lambda: same_s.append((same.times(), same.times(1))),
         )  # fmt: skip
         for key, of_plan in layers.items():
             read, expected = counted_bytes(of_plan) - before[key], (timed.num_rounds + 1) * entries[key].bytes_of_node
@@ -194,7 +193,7 @@ def core_bound(
                     f"kernels read {read} bytes under {key}, expected {expected}: a bug of moelab, please report it"
                 )
     measured = timed.at_one_speed()
-    low, high = 1e3 * np.array(basic_interval(measured.mean_s, measured.drawn_mean_s))
+    low, high = 1e3 * np.quantile(measured.drawn_mean_s, (0.025, 0.975), axis=0)
     rows = [
         PlanRow(
             *key, *planned.scores[key], predicted[key], beforehand[key],
@@ -202,11 +201,12 @@ def core_bound(
         )
         for n, key in enumerate(keys)
     ]  # fmt: skip
-    of_two, of_one = np.array(scaling[1:]).T
+    of_two, of_one = (scaling(rounds) for rounds in zip(*same_s[1:], strict=True))
     told = np.array([row.predicted_ms for row in rows])
     return CoreBound(
         trace=name, steps=planned.steps, kernel=times.name, num_layers=num_layers, num_steps=num_steps,
-        num_requests=len(np.unique(held_out.tokens.request)), times=timed, scaling=of_two, scaling_of_one=of_one, rows=rows,
+        num_requests=len(np.unique(held_out.tokens.request)), times=timed, scaling=of_two, scaling_of_one=of_one,
+        rows=rows,
         ranking=ranking(told, measured), raw=ranking(told, timed),
         beforehand=ranking(np.array([row.beforehand_ms for row in rows]), measured),
         within={

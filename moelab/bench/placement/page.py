@@ -14,8 +14,8 @@ GATES = {"scaling": 1.9, "kendall_tau": 0.9, "untied_pairs": 50, "regret": 0.02,
 _CORE = """### Core-bound: predicted beside measured
 
 Two virtual nodes of one core each, `generic` kernels, so that a node is a server of its own: the same experts, two
-of each node, on one node take that many times as long as on two (median, quartiles; gate {scaling}; one of each, the
-shortest call, beside it). Calibrated, then predicted, then run: steps are single tokens drawn from all held-out
+of each node, on one node take that many times as long as on two (medians over rounds of each call, 95%; gate
+{scaling}; one of each, the shortest call, beside it). Calibrated, then predicted, then run: steps are single tokens drawn from all held-out
 requests; in each turn every plan runs a step, each another one. A step's time is the median over rounds, at one speed
 (divided by how much slower than usual the plans were in that turn, in their median). Pairs that rounds drawn again do
 not tell apart (two standard errors) are ties and left out. Gates: tau {kendall_tau}, {untied_pairs} untied pairs,
@@ -86,7 +86,7 @@ def core_summary(found: Sequence[dict[str, Any]]) -> str:
             "as timed, at whatever speed", "predicted on the planning half, in sample")  # fmt: skip
     rows = []
     for one in found:
-        low, high = one["scaling_range"]
+        low, high = one["scaling_interval"]
         good = (
             one["scaling"] >= GATES["scaling"] and one["kendall_tau"] >= GATES["kendall_tau"]
             and one["untied_pairs"] >= GATES["untied_pairs"] and one["regret"] <= GATES["regret"]

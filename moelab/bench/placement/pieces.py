@@ -27,6 +27,7 @@ from moelab.kernels.pieces import num_units
 SHAPES = ("256x128", "deepseek-v2-lite", "gpt-oss-20b", "kimi-k2.6")
 NODES = (2, 3, 4, 8)
 TOP_K = 8
+FORMS = ("whole", "cut", "mixture")
 _SHELF_BYTES = 400_000_000
 _FEWEST_EXPERTS = 16
 _NUM_SAMPLES = 400
@@ -99,9 +100,9 @@ def _measured(
             numbers = {TOP_K, TOP_K - 1, remainder(TOP_K, count)[1], remainder(TOP_K - 1, count)[1]} - {0}
             cases |= {f"cut {count} {num}": once(cut, any_of(num)) for num in sorted(numbers)}
         if cores == 2 and 2 in node_counts:
-            dealt, cut = whole_on(whole_ids % 2, units), pieces_on(num_experts, units, [0, 1])
-            of_whole, of_cut = layer(shelf_of_two, dealt), layer(shelf_of_two, cut)
-            mixed = layer(shelf_of_two, _both(dealt, cut, half))
+            dealt, halved = whole_on(whole_ids % 2, units), pieces_on(num_experts, units, [0, 1])
+            of_whole, of_cut = layer(shelf_of_two, dealt), layer(shelf_of_two, halved)
+            mixed = layer(shelf_of_two, _both(dealt, halved, half))
             for num in (TOP_K, TOP_K - 1):
                 cases[f"two whole {num}"] = once(of_whole, lambda num=num: even(num))  # type: ignore[misc]
                 cases[f"two cut {num}"] = once(of_cut, any_of(num))

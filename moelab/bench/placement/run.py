@@ -165,14 +165,13 @@ def _core_document(found: CoreBound, trace: Trace, times: ExpertTimes) -> dict[s
         }
         for row in found.rows
     ]  # fmt: skip
-    low, middle, high = np.percentile(found.scaling, (25, 50, 75))
     return {
         "trace": found.trace, "model": header.model, "synthetic": header.synthetic, "steps": found.steps,
         "kernel": found.kernel, "layers_run": found.num_layers, "layers_of_model": header.num_layers,
         "num_steps": found.num_steps, "num_requests": found.num_requests, "num_rounds": found.times.num_rounds,
         "virtual_nodes": core.NUM_NODES,
-        "scaling": float(middle), "scaling_range": (float(low), float(high)),
-        "scaling_of_one_expert": float(np.median(found.scaling_of_one)), "kendall_tau": found.ranking.tau,
+        "scaling": found.scaling.value, "scaling_interval": found.scaling.interval,
+        "scaling_of_one_expert": found.scaling_of_one.value, "kendall_tau": found.ranking.tau,
         "untied_pairs": found.ranking.num_untied, "pairs": found.ranking.num_pairs, "regret": found.ranking.regret,
         "regret_interval": found.ranking.regret_interval, "chosen_is_best": found.ranking.chosen_is_best,
         "chosen": _plan_name(found, found.ranking.chosen), "best": _plan_name(found, found.ranking.best),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from moelab.bench.placement.placed import PlacedLayers
+from moelab.bench.placement.step_times import StepTimes
 from moelab.domain.plan_copies import whole_on
 from moelab.kernels.pieces import num_units
 
@@ -28,16 +32,34 @@ class SameExperts:
             for _ in range(_STEPS)
         ]
 
-    def scaling(self, of_each: int = _EXPERTS) -> float:
-        """Time on one node over that on all, medians of twelve steps, six by turns; ``of_each`` (1 or 2) experts of
-        each node in a step.
+    def times(self, of_each: int = _EXPERTS) -> np.ndarray:
+        """Seconds [2, 12] of twelve steps on one node and on all, six by turns; ``of_each`` (1 or 2) experts of each
+        node in a step.
 
         Not step by step: a core that rested while the other node worked is slower for some milliseconds.
         """
         half = _STEPS // 2
-        one, spread = list[float](), list[float]()
-        chosen = [step[..., :: _EXPERTS // of_each] for step in self.steps]
-        for steps in (chosen[:half], chosen[half:]):
-            for layer, seconds in ((self._one, one), (self._all, spread)):
-                seconds += [self._placed.run([layer], [step]) for step in steps]
-        return float(np.median(one) / np.median(spread))
+        seconds = np.empty((2, _STEPS))
+        for first in (0, half):
+            for row, layer in enumerate((self._one, self._all)):
+                for number in range(first, first + half):
+                    step = self.steps[number][..., :: _EXPERTS // of_each]
+                    seconds[row, number] = self._placed.run([layer], [step])
+        return seconds
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How many times as long one node takes as all, with its interval of 95%, NaN from one round."""
+
+    value: float
+    interval: tuple[float, float]
+
+
+def scaling(rounds: Sequence[np.ndarray]) -> Scaling:
+    """Of ``times`` [2, 12] of each round: medians over rounds of each call, as plans are measured."""
+    seconds = np.stack(rounds)
+    found = StepTimes(seconds, np.zeros(seconds.shape, np.int64))
+    drawn = found.drawn_mean_s
+    interval = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975)) if len(drawn) else (np.nan, np.nan)
+    return Scaling(float(found.mean_s[0] / found.mean_s[1]), (float(interval[0]), float(interval[1])))

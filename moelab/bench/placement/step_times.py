@@ -20,6 +20,7 @@ from moelab.analysis.bootstrap import resamples
 FEWEST_ROUNDS = 5
 NUM_SAMPLES = 2000
 _AT_ONCE = 50  # resamples
+_POLISHES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +53,18 @@ class StepTimes:
         return StepTimes(self.seconds[:, plans], self.turn[:, plans])
 
     def at_one_speed(self) -> StepTimes:
-        """Divided by how much slower than usual the plans were in that turn, in the median over plans."""
+        """Divided by how much slower than usual the plans were in that turn, in the median over plans.
+
+        What is usual for a call is known better once the turns are at one speed, so this is done a few times (median
+        polish: Tukey 1977, Exploratory Data Analysis, chapter 11).
+        """
         place = np.argsort(self.turn, axis=2)  # [R, P, turn]: the step
-        relative = self.seconds / np.median(self.seconds, axis=0)
-        slowness = np.median(np.take_along_axis(relative, place, axis=2), axis=1, keepdims=True)
-        of_step = np.take_along_axis(np.broadcast_to(slowness, self.turn.shape), self.turn, axis=2)
-        return StepTimes(self.seconds / of_step, self.turn)
+        seconds = self.seconds
+        for _ in range(_POLISHES):
+            relative = np.take_along_axis(seconds / np.median(seconds, axis=0), place, axis=2)
+            slowness = np.broadcast_to(np.median(relative, axis=1, keepdims=True), self.turn.shape)
+            seconds = seconds / np.take_along_axis(slowness, self.turn, axis=2)
+        return StepTimes(seconds, self.turn)
 
 
 def _means(seconds: np.ndarray, rounds: int = 0) -> np.ndarray:
