@@ -83,7 +83,9 @@ def _row(
 ) -> KernelRow:
     layout, rng = arena.layout, np.random.default_rng(batch)
     ours = RoutedExperts(layout, arena.addresses, activation="int8", pool=pool, owner=arena)
-    reference = ReadReference(arena, np.zeros(len(arena), np.int64), pool, placed=False)
+    reference = ReadReference(
+        arena.addresses, arena.layout.expert_bytes, np.zeros(len(arena), np.int64), pool, placed=False
+    )
     reference.choose(np.sort(rng.permutation(len(arena))[: 2 * TOP_K]))
     out = np.empty((batch, HIDDEN_SIZE), np.float32)
     x, ids, gates = random_step(rng, batch, len(arena))

@@ -22,6 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from moelab.bench.memory_states import pair_steps
+from moelab.bench.read_reference import Read, ReadReference, experts_beside
 from moelab.bench.result import BenchResult, Column
 from moelab.domain.model import ModelSpec
 from moelab.domain.trace import Phase
@@ -40,21 +41,22 @@ from moelab.kernels import (
     Pool,
     RoutedExperts,
     choose_isa,
-    read_limit,
-    read_nodes,
     round_robin,
 )
 from moelab.kernels.generated import fill_expert
 
 CONTEXT = 1024
+READ_EXPERTS = 16
 COLUMNS = (
     Column("linear layers", "dense_weights"), Column("head", "head"), Column("ms/token", "ms_per_token"),
     Column("bytes a token", "bytes_per_token"), Column("limit, GB/s", "read_limit_gb_per_s"),
     Column("ratio (quartiles)", "ratio_to_limit", "ratio_quartiles"), Column("routed ms", "routed_ms"),
     Column("linear", "linear_ms"), Column("attention", "attention_ms"), Column("other", "other_ms"),
-    Column("steps", "num_steps"),
+    Column("steps", "num_steps"), Column("left out", "num_left_out"), Column("gate", "gate_ratio"),
+    Column("within", "within_gate"),
 )  # fmt: skip
 GATE_CASE = ("int8", True)  # linear layers, head
+GATE_RATIO = 1.15
 GATE_KEYS = ("ratio_to_limit", "ms_per_token", "bytes_per_token", "read_limit_gb_per_s")
 
 
@@ -65,7 +67,8 @@ class EngineRow:
     Routed experts, linear layers (shared expert and router among them) and attention are medians of what the library
     counted; ``other_ms`` is what is left of the step: norms, rotation, router's choice, meetings of the workers,
     Python, sampling. ``routed_*_per_node`` and the tail of a layer call are what the kernels counted, over all steps.
-    ``*_of_state``: the same steps by the state of the memory, the slower first.
+    ``*_of_state``: the same steps by the state of the memory, the slower first. ``within_gate``: is the median ratio,
+    where there is a gate?
     """
 
     dense_weights: str
@@ -75,6 +78,8 @@ class EngineRow:
     read_limit_gb_per_s: float
     ratio_to_limit: float
     ratio_quartiles: tuple[float, float]
+    gate_ratio: float | None
+    within_gate: bool | None
     routed_ms: float
     linear_ms: float
     attention_ms: float
@@ -184,15 +189,15 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
     engine = part.engine
     layout, addresses = engine.routed[0].layout, np.concatenate([layer.address_of_expert for layer in engine.routed])
     nodes = np.concatenate([_nodes_of(layer) for layer in engine.routed])
-    best = read_limit(addresses[:16], layout.expert_bytes, engine.pool, rounds=3, node_of_address=nodes[:16])
     rng = np.random.default_rng(0)
+    reference = ReadReference(addresses, layout.expert_bytes, nodes, engine.pool, placed=engine.pool.num_nodes > 1)
+    reference.choose(np.sort(rng.permutation(len(addresses))[:READ_EXPERTS]))
     cache = engine.new_cache(1)
     cache.reserve(CONTEXT + 1)
     for memory in cache.layers:
         memory.normal_()
     greedy = Sampling()
     generator, sequence = greedy.generator(0), engine.new_sequence([1], 1, greedy, ())
-    linears = part.linears if head else part.linears[1:]
 
     def step(token: int) -> int:
         cache.lengths[0] = CONTEXT  # always the same context
@@ -200,11 +205,11 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
         return 0 if logits is None else pick(logits[0, -1], greedy, generator)
 
     step_s: list[float] = []
-    read_s: list[float] = []  # of a byte, all nodes reading their own at once
-    limits: list[np.ndarray] = []  # GB/s of each node
+    reads: list[Read] = []
     step_bytes: list[int] = []
     parts: list[tuple[float, float, float]] = []
-    ops = engine.model.program(1).ops
+    program = engine.model.program(1)
+    ops = program.ops
 
     def attention_s() -> float:
         seconds = ops.seconds_of_kind()
@@ -214,36 +219,35 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
     other_bytes = part.other_bytes()
     counts_before = Counts.of(engine.routed)
 
-    def read() -> float:
-        """Seconds a byte of experts in an order that no step has, all nodes reading their own at once."""
-        others = rng.permutation(len(addresses))[:16]
-        node_s = read_nodes(addresses[others], nodes[others], layout.expert_bytes, best.loop, engine.pool)
-        num_bytes = layout.expert_bytes * np.bincount(nodes[others], minlength=len(node_s))
-        limits.append(np.divide(num_bytes, 1e9 * node_s, out=np.full(len(node_s), np.nan), where=num_bytes > 0))
-        return 1 / (1e9 * float(np.nansum(limits[-1])))
+    first_of_layer = np.cumsum([0, *(layer.num_experts for layer in engine.routed[:-1])])[:, None, None]
 
-    read_s.append(read())
+    def read() -> None:
+        """Of experts that the step before did not use, all nodes reading their own at once."""
+        done = (program.expert_ids + first_of_layer).ravel()
+        reads.append(reference.read(experts_beside(rng, len(addresses), done, done, READ_EXPERTS)))
+
+    read()
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(step_s) < 8:
-        before, linear_before = engine.counters, sum(linear.seconds for linear in linears)
-        bytes_before = _bytes_read(linears)
+        before, linear_before = engine.counters, sum(linear.seconds for linear in part.linears)
+        bytes_before = _bytes_read(part.linears)
         attention_before = attention_s()
         # A random token: what the experts of a constant one read would stay in the cache.
         start = time.perf_counter()
         token = step((token + int(rng.integers(1 << 16))) % engine.spec.vocab_size)
         step_s.append(time.perf_counter() - start)
         after = engine.counters
-        linear_bytes = _bytes_read(linears) - bytes_before
+        linear_bytes = _bytes_read(part.linears) - bytes_before
         step_bytes.append(other_bytes + linear_bytes + after.expert_bytes - before.expert_bytes)
-        linear_now = sum(linear.seconds for linear in linears)
+        linear_now = sum(linear.seconds for linear in part.linears)
         parts.append((after.expert_s - before.expert_s, linear_now - linear_before, attention_s() - attention_before))
-        read_s.append(read())
-    reads = np.array(read_s)
-    paired = pair_steps(1 / reads, np.zeros(len(reads)))
+        read()
+    rates = np.array([each.gb_per_s for each in reads])
+    paired = pair_steps(rates, np.array([each.choice for each in reads]))
     kept, state = paired.kept, paired.state
     if not kept.any():  # nothing to choose from: said by num_left_out
         kept, state = np.ones(len(kept), bool), None
-    beside = ((reads[:-1] + reads[1:]) / 2)[kept]
+    beside = (1e-9 / rates[:-1] + 1e-9 / rates[1:])[kept] / 2  # seconds of a byte
     taken = np.array(step_s)[kept]
     ratio = taken / (np.array(step_bytes)[kept] * beside)
     of_state = [np.ones(len(taken), bool)] if state is None else [state == which for which in (0, 1)]
@@ -251,11 +255,14 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
     routed_ms, linear_ms, attention_ms = (1e3 * float(part) for part in np.median(np.array(parts)[kept], axis=0))
     median = float(np.median(taken))
     read_rate = 1 / float(np.median(beside)) / 1e9
+    limits = np.nanmedian(np.array([each.gb_per_s_of_node for each in reads]), axis=0)
     counted = Bandwidth.of(
-        "", Counts.of(engine.routed) - counts_before, tuple(np.nanmedian(np.array(limits), axis=0).tolist()),
-        read_loop=best.loop_name, virtual_nodes=engine.pool.virtual,
+        "", Counts.of(engine.routed) - counts_before, tuple(limits.tolist()), read_loop=reference.most_used(reads),
+        virtual_nodes=engine.pool.virtual,
     ).totals  # fmt: skip
+    gate = GATE_RATIO if (dense_weights, head) == GATE_CASE else None
     return EngineRow(
+        gate_ratio=gate, within_gate=None if gate is None else bool(middle <= gate),
         dense_weights=dense_weights, head=head, ms_per_token=1e3 * median, bytes_per_token=int(np.median(step_bytes)),
         read_limit_gb_per_s=read_rate, ratio_to_limit=float(middle),
         ratio_quartiles=(float(low), float(high)), routed_ms=routed_ms, linear_ms=linear_ms, attention_ms=attention_ms,

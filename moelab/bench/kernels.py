@@ -173,7 +173,7 @@ def bench_case(
     out = np.empty((batch, HIDDEN_SIZE), np.float32)
     x, ids, gates = random_step(rng, batch, len(arena))
     layer.forward(x, ids, gates, out)  # compile before the clock starts
-    reference = ReadReference(arena, nodes, pool, placed)
+    reference = ReadReference(arena.addresses, layout.expert_bytes, nodes, pool, placed=placed)
     reference.choose(np.sort(rng.permutation(len(arena))[: 2 * TOP_K]))  # the first ones lie on the largest pages
     step = random_step(rng, batch, len(arena))
     reads = [reference.read(experts_beside(rng, len(arena), ids, step[1], TOP_K))]
@@ -200,8 +200,7 @@ def bench_case(
     of_peak = np.median(flops / np.array(forward_s) / 1e9 / np.array(peaks)) if peaks else np.nan
     counts, calls = Counts.of([layer]) - counts_before, len(forward_s)
     tail_s = None if np.isnan(counts.tail_s[0]) else float(counts.tail_s[0])
-    of_loop = np.bincount([read.choice for read in reads])
-    read_loop = reference.choices[int(np.argmax(of_loop))].loop_name
+    read_loop = reference.most_used(reads)
     limits = np.nanmedian(np.array([read.gb_per_s_of_node for read in reads]), axis=0)
     of_node = Bandwidth.of(
         "", counts, tuple(limits.tolist()), read_loop=read_loop, virtual_nodes=pool.virtual

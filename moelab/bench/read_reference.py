@@ -7,11 +7,12 @@ measured. Reads carry the number of their choice, so that no step is compared ac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from moelab.kernels import ExpertArena, NodeArenas, Pool, read_limit, read_nodes, read_once
+from moelab.kernels import Pool, read_limit, read_nodes, read_once
 
 # A rate that differs from that of the choice by more percent of the smaller is of another state: more than reads of one
 # state differ by, less than half of the gap.
@@ -58,10 +59,13 @@ def experts_beside(
 
 
 class ReadReference:
-    """Reads of experts of an arena. ``nodes`` [E]: the node of each; by node if ``placed``."""
+    """Reads of ``expert_bytes`` at ``addresses`` [E]; ``nodes`` [E]: the node of each; by node if ``placed``."""
 
-    def __init__(self, arena: ExpertArena | NodeArenas, nodes: np.ndarray, pool: Pool, placed: bool) -> None:
-        self.arena, self.nodes, self.pool, self.placed = arena, nodes, pool, placed
+    def __init__(
+        self, addresses: np.ndarray, expert_bytes: int, nodes: np.ndarray, pool: Pool, *, placed: bool
+    ) -> None:
+        self.addresses, self.expert_bytes, self.nodes = addresses, expert_bytes, nodes
+        self.pool, self.placed = pool, placed
         self.choices: list[Choice] = []
         self.current = 0
 
@@ -71,7 +75,7 @@ class ReadReference:
         for _ in range(MAX_TRIES):
             before = self._rates(experts, probe)[0]
             best = read_limit(
-                self.arena.addresses[experts], self.arena.layout.expert_bytes, self.pool, rounds=3,
+                self.addresses[experts], self.expert_bytes, self.pool, rounds=3,
                 node_of_address=self.nodes[experts] if self.placed else None,
             )  # fmt: skip
             if not differ(before, self._rates(experts, probe)[0]):
@@ -94,13 +98,16 @@ class ReadReference:
                 rates = self._rates(experts, self.choices[self.current].loop)
         return Read(*rates, self.current)
 
+    def most_used(self, reads: Sequence[Read]) -> str:
+        """The loop that most of these reads were made by."""
+        return self.choices[int(np.argmax(np.bincount([read.choice for read in reads])))].loop_name
+
     def _is_elsewhere(self, rates: tuple[float, np.ndarray]) -> bool:
         return differ(rates[0], self.choices[self.current].gb_per_s)
 
     def _rates(self, experts: np.ndarray, loop: int) -> tuple[float, np.ndarray]:
         """GB/s of all together until the last is done, and of each node."""
-        addresses, nodes = self.arena.addresses[experts], self.nodes[experts]
-        expert_bytes = self.arena.layout.expert_bytes
+        addresses, nodes, expert_bytes = self.addresses[experts], self.nodes[experts], self.expert_bytes
         if not self.placed:
             rate = len(addresses) * expert_bytes / read_once(addresses, expert_bytes, loop, self.pool) / 1e9
             return rate, np.array([rate])

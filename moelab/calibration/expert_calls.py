@@ -44,6 +44,8 @@ class ExpertCalls:
     """Seconds by call, float64 [rounds]; ``reads`` GB/s of each node, the slowest, by number of busy nodes.
 
     ``of_nodes`` by (node, tokens), ``reads_of_nodes`` GB/s by node: each of several nodes alone; ``workers`` [N].
+    What is compared has the other just before and after it, for a round is longer than a machine stays the same:
+    ``beside_pieces`` the same number of whole experts, ``beside_nodes`` the first node's call; the mean of the two.
     """
 
     layout: ExpertLayout
@@ -52,9 +54,11 @@ class ExpertCalls:
     one_node: dict[tuple[int, int], np.ndarray]
     apart: dict[int, np.ndarray]
     pieces: dict[int, np.ndarray]
+    beside_pieces: dict[int, np.ndarray]
     busy: dict[tuple[int, int], np.ndarray]
     reads: dict[int, np.ndarray]
     of_nodes: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    beside_nodes: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     reads_of_nodes: dict[int, np.ndarray] = field(default_factory=dict)
     workers: tuple[int, ...] = ()
 
@@ -98,13 +102,24 @@ def measure(
     def apart(tokens: int) -> Callable[[], float]:
         return lambda: behind_one_s(whole, inputs, rng.permutation(num_experts)[:tokens, None], rng)
 
+    noted: dict[str, list[float]] = {}
+
+    def beside(name: str, first: Callable[[], float], call: Callable[[], float]) -> Callable[[], float]:
+        def run() -> float:
+            before, seconds = first(), call()
+            noted.setdefault(name, []).append((before + first()) / 2)
+            return seconds
+
+        return run
+
     cases: dict[str, Callable[[], float]] = {}
     for experts, tokens in ON_ONE_NODE:
         cases[f"one {experts} {tokens}"] = together(whole, experts, tokens)
     for tokens in APART:
         cases[f"apart {tokens}"] = apart(tokens)
     for pieces in cuts:
-        cases[f"pieces {pieces}"] = together(cut[pieces], EXPERTS_OF_NODE, 1)
+        name = f"pieces {pieces}"
+        cases[name] = beside(name, together(whole, EXPERTS_OF_NODE, 1), together(cut[pieces], EXPERTS_OF_NODE, 1))
     for busy in range(1, num_nodes + 1):
         cases[f"read {busy}"] = partial(dealt.read_gb_per_s, range(busy))
         for tokens in TOKENS_AT_ONCE if busy > 1 else ():
@@ -113,8 +128,10 @@ def measure(
     for node in nodes:
         cases[f"read of {node}"] = partial(dealt.read_gb_per_s, [node])
         for tokens in TOKENS_OF_NODES:
-            cases[f"node {node} {tokens}"] = partial(dealt.call_s, [node], tokens)
+            name = f"node {node} {tokens}"
+            cases[name] = beside(name, partial(dealt.call_s, [0], tokens), partial(dealt.call_s, [node], tokens))
     values = in_rounds(cases, seconds=seconds, seed=seed, on_round=on_round)
+    other = {name: np.array(each[1:]) for name, each in noted.items()}  # the first round warms up
     return ExpertCalls(
         layout=layout,
         num_nodes=num_nodes,
@@ -122,9 +139,11 @@ def measure(
         one_node={key: values[f"one {key[0]} {key[1]}"] for key in ON_ONE_NODE},
         apart={tokens: values[f"apart {tokens}"] for tokens in APART},
         pieces={pieces: values[f"pieces {pieces}"] for pieces in cuts},
+        beside_pieces={pieces: other[f"pieces {pieces}"] for pieces in cuts},
         busy={(b, t): values[f"busy {b} {t}"] for b in range(2, num_nodes + 1) for t in TOKENS_AT_ONCE},
         reads={busy: values[f"read {busy}"] for busy in range(1, num_nodes + 1)},
         of_nodes={(n, t): values[f"node {n} {t}"] for n in nodes for t in TOKENS_OF_NODES},
+        beside_nodes={(n, t): other[f"node {n} {t}"] for n in nodes for t in TOKENS_OF_NODES},
         reads_of_nodes={n: values[f"read of {n}"] for n in nodes},
         workers=tuple(pool.node_of_worker.count(node) for node in range(num_nodes)),
     )

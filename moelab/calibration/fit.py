@@ -2,8 +2,8 @@
 
     call on one node = layer_s + tokens x token_s + distinct experts x expert_s[tokens of each]
 
-over the medians of all kinds of calls. Pieces are ratios to the same experts whole within each round, nodes ratios to
-the first node; nodes that are within ``SAME_RATE`` of it in everything count as its equals. What is left of
+over the medians of all kinds of calls. Pieces are ratios to as many whole experts that run beside them, nodes ratios
+to the first node beside them; nodes that are within ``SAME_RATE`` of it in everything count as its equals. What is left of
 calls on several nodes is one share for each number of nodes, over the read rate of its round, so that a machine that
 changes its memory's speed meanwhile changes nothing. Lawson and Hanson (1974) by SciPy.
 """
@@ -33,7 +33,6 @@ def fit(calls: ExpertCalls, kernel: str) -> ExpertTimes:
     solution, _ = nnls(rows / measured[:, None], np.ones(len(measured)))
     layer_s, token_s, *expert_s = solution.tolist()
     errors = np.abs(rows @ solution / measured - 1)
-    whole = calls.one_node[2, 1]
     times = ExpertTimes(
         kernel=kernel,
         hidden_size=calls.layout.hidden_size,
@@ -43,7 +42,10 @@ def fit(calls: ExpertCalls, kernel: str) -> ExpertTimes:
         layer_s=layer_s,
         token_s=token_s,
         expert_s=dict(zip(TOKENS, np.maximum.accumulate(expert_s).tolist(), strict=True)),
-        piece_factor={pieces: _factor(seconds, whole, layer_s + token_s) for pieces, seconds in calls.pieces.items()},
+        piece_factor={
+            pieces: _factor(seconds, calls.beside_pieces[pieces], layer_s + token_s)
+            for pieces, seconds in calls.pieces.items()
+        },
         read_gb_per_s=float(np.median(calls.reads[1])),
         residual=float(np.median(errors)),
         expert_s_spread=_spread(calls, expert_s[0]),
@@ -96,8 +98,9 @@ def _nodes(calls: ExpertCalls, times: ExpertTimes) -> tuple[NodeTimes, ...]:
         for number, tokens in calls.of_nodes:
             if number == node:
                 overhead_s = times.layer_s + tokens * times.token_s
-                here, first = (np.maximum(calls.of_nodes[n, tokens] - overhead_s, 1e-9) for n in (node, 0))
-                factor[tokens] = float(np.median(here / first))
+                both = (calls.of_nodes[node, tokens], calls.beside_nodes[node, tokens])
+                here, first = (np.maximum(seconds - overhead_s, 1e-9) for seconds in both)
+                factor[tokens] = float(np.median(here / first)) if node else 1.0
         rate = times.read_gb_per_s * float(np.median(rates / calls.reads_of_nodes[0]))
         nodes.append(NodeTimes(workers=calls.workers[node], factor=factor, read_gb_per_s=rate))
     figures = [value for each in nodes for value in (*each.factor.values(), each.read_gb_per_s / times.read_gb_per_s)]

@@ -40,8 +40,8 @@ class Memory:
         return SimpleNamespace(loop=best, loop_name=f"loop {best}", gb_per_s=rates[best])
 
     def reference(self):
-        arena = SimpleNamespace(addresses=np.arange(NUM_EXPERTS), layout=SimpleNamespace(expert_bytes=EXPERT_BYTES))
-        reference = ReadReference(arena, np.zeros(NUM_EXPERTS, int), None, placed=False)
+        nodes = np.zeros(NUM_EXPERTS, int)
+        reference = ReadReference(np.arange(NUM_EXPERTS), EXPERT_BYTES, nodes, None, placed=False)
         reference.choose(np.arange(NUM_EXPERTS))
         return reference
 

@@ -35,9 +35,10 @@ def test_steps_have_as_many_of_each_node_and_times_are_of_both(placed, monkeypat
 
     monkeypatch.setattr(placed, "run", run)
     assert same.times(of_each).tolist() == [[1.0] * 12, [0.5] * 12]
-    assert [number for number, _ in ran] == ([1] * 6 + [2] * 6) * 2, "six by turns"
-    halves = [step.ravel()[places].tolist() for step in same.steps]
-    assert [experts for _, experts in ran] == [*(halves[:6] * 2), *(halves[6:] * 2)]
+    assert [number for number, _ in ran] == ([1] * 7 + [2] * 7) * 2, "one that does not count and six, by turns"
+    steps = [step.ravel()[places].tolist() for step in same.steps]
+    first, second = ([half[-1], *half] for half in (steps[:6], steps[6:]))
+    assert [experts for _, experts in ran] == [*first, *first, *second, *second]
     for _, experts in ran:
         assert sorted(expert % 2 for expert in experts) == sorted([0, 1] * of_each), "as many of each node"
     for step in same.steps:
@@ -50,7 +51,7 @@ def test_it_runs(placed):
     before = sum(same._all.bytes_of_node)
     assert (same.times() > 0).all()
     read = sum(same._all.bytes_of_node) - before
-    assert read == 12 * 4 * placed.layout.expert_bytes, "twelve steps of two experts of each node"
+    assert read == 14 * 4 * placed.layout.expert_bytes, "fourteen steps of two experts of each node"
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -44,6 +44,7 @@ def calls(seed, *, noise, share=0.9, sharpness=6.0, rounds=60, disturbed=0.0, to
         one_node={(e, t): taken(LAYER_S + t * token_s + e * EXPERT_S[t]) for e, t in ON_ONE_NODE},
         apart={t: taken(LAYER_S + t * token_s + t * EXPERT_S[1]) for t in APART},
         pieces={p: taken(LAYER_S + token_s + 2 * EXPERT_S[1] * FACTORS[p]) for p in PIECES},
+        beside_pieces={p: taken(LAYER_S + token_s + 2 * EXPERT_S[1]) for p in PIECES},
         busy={(2, t): taken(LAYER_S + t * token_s + 2 * at_once(t)) for t in TOKENS_AT_ONCE},
         reads={1: taken(alone), 2: read * np.exp(noise / 3 * rng.standard_normal(rounds))},
     )
@@ -65,14 +66,27 @@ def test_known_times_come_back(seed):
 def with_nodes(made, slower, rate, *, noise=0.01, workers=(1, 1)):
     """Beside ``calls`` each node alone: the second takes ``slower`` [tokens] times as long, and reads at ``rate``."""
     rng = np.random.default_rng(11)
-    of_nodes, reads = {}, {}
-    drift = 1 + 0.5 * (np.arange(60) % 7 == 0)  # moments of the machine, which both nodes of a round share
+    of_nodes, beside, reads = {}, {}, {}
+    drift = 1 + 0.5 * (np.arange(60) % 2 == 0)  # moments of the machine, which calls beside each other share
     for node in (0, 1):
         reads[node] = (rate if node else 2.5) / drift
         for tokens, factor in slower.items():
             seconds = 2 * EXPERT_S[tokens] * (factor if node else 1.0) * np.exp(noise * rng.standard_normal(60))
             of_nodes[node, tokens] = LAYER_S + tokens * TOKEN_S + seconds * drift
-    return replace(made, of_nodes=of_nodes, reads_of_nodes=reads, workers=workers)
+            beside[node, tokens] = LAYER_S + tokens * TOKEN_S + 2 * EXPERT_S[tokens] * drift
+    return replace(made, of_nodes=of_nodes, beside_nodes=beside, reads_of_nodes=reads, workers=workers)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pieces_are_compared_with_what_ran_beside_them(seed):
+    """A machine that is half the time a third slower, in few rounds: other calls of a round say nothing of a call."""
+    rng = np.random.default_rng(seed)
+    made = calls(seed, noise=0.01, rounds=20)
+    for pieces in PIECES:
+        slow = np.where(rng.random(20) < 0.5, 1.35, 1.0)
+        made.pieces[pieces][:] *= slow
+        made.beside_pieces[pieces][:] *= slow
+    assert fit(made, "generic/int4_g32/int8").piece_factor == pytest.approx(FACTORS, rel=0.02)
 
 
 @pytest.mark.parametrize("slower", [{1: 3.0, 4: 2.0}, {1: 0.5, 4: 0.8}])
