@@ -22,10 +22,10 @@ from moelab.calibration.dealt_calls import (
     behind_one_s,
 )
 from moelab.calibration.rounds import in_rounds
-from moelab.calibration.shelf import Shelf, pieces_on
+from moelab.calibration.shelf import Shelf, pieces_on, touch
 from moelab.domain.free_memory import free_memory_bytes
 from moelab.domain.plan_copies import whole_on
-from moelab.kernels import Activation, ExpertLayout, Pool, RoutedExperts
+from moelab.kernels import Activation, ExpertLayout, NodePlacement, Pool, RoutedExperts
 from moelab.kernels.pieces import num_units
 
 _SHELF_BYTES = 400_000_000
@@ -104,8 +104,12 @@ def measure(
 
     noted: dict[str, list[float]] = {}
 
-    def beside(name: str, first: Callable[[], float], call: Callable[[], float]) -> Callable[[], float]:
+    def beside(
+        name: str, first: Callable[[], float], call: Callable[[], float], placed: NodePlacement | None = None
+    ) -> Callable[[], float]:
         def run() -> float:
+            if placed is not None:
+                touch(placed)
             before, seconds = first(), call()
             noted.setdefault(name, []).append((before + first()) / 2)
             return seconds
@@ -119,7 +123,9 @@ def measure(
         cases[f"apart {tokens}"] = apart(tokens)
     for pieces in cuts:
         name = f"pieces {pieces}"
-        cases[name] = beside(name, together(whole, EXPERTS_OF_NODE, 1), together(cut[pieces], EXPERTS_OF_NODE, 1))
+        cases[name] = beside(
+            name, together(whole, EXPERTS_OF_NODE, 1), together(cut[pieces], EXPERTS_OF_NODE, 1), cut[pieces].placement
+        )
     for busy in range(1, num_nodes + 1):
         cases[f"read {busy}"] = partial(dealt.read_gb_per_s, range(busy))
         for tokens in TOKENS_AT_ONCE if busy > 1 else ():

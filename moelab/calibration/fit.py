@@ -3,9 +3,9 @@
     call on one node = layer_s + tokens x token_s + distinct experts x expert_s[tokens of each]
 
 over the medians of all kinds of calls. Pieces are ratios to as many whole experts that run beside them, nodes ratios
-to the first node beside them; nodes that are within ``SAME_RATE`` of it in everything count as its equals. What is left of
-calls on several nodes is one share for each number of nodes, over the read rate of its round, so that a machine that
-changes its memory's speed meanwhile changes nothing. Lawson and Hanson (1974) by SciPy.
+to the first node beside them; nodes that are within ``SAME_RATE`` of it in everything count as its equals. What is
+left of calls on several nodes is one share for each number of nodes, over the read rate of its round, so that a
+machine that changes its memory's speed meanwhile changes nothing. Lawson and Hanson (1974) by SciPy.
 """
 
 from __future__ import annotations

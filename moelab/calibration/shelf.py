@@ -6,6 +6,7 @@ and pieces on others. Does not know kernels or plans.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -63,3 +64,10 @@ def pieces_on(num_experts: int, num_units: int, node_of_piece: Sequence[int]) ->
         experts, np.tile(ends[:-1], num_experts), np.tile(ends[1:], num_experts),
         np.tile(np.asarray(node_of_piece, np.int64), num_experts),
     )  # fmt: skip
+
+
+def touch(placed: NodePlacement) -> None:
+    """Every page of it once. What nobody has touched for seconds takes longer at its next touch on a virtual machine
+    (docs/log.md, 2026-11-27, calibration of pieces), and no generation leaves its experts alone for so long."""
+    for block in placed.memory_of_copy.values():
+        block.memory[:: mmap.PAGESIZE].max()

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from moelab.calibration.shelf import Shelf, pieces_on
+from moelab.calibration.shelf import Shelf, pieces_on, touch
 from moelab.calibration.uploader import Uploader
 from moelab.domain.plan_copies import whole_on
 from moelab.kernels import ExpertLayout, Pool, RoutedExperts
@@ -46,6 +46,28 @@ def test_placements_share_memory_and_bits(seed):
         assert len(set(sizes[3:])) == 1  # the second time everything is there already
         assert sizes[0] == E * LAYOUT.expert_bytes
         assert sizes[3] <= 4 * E * LAYOUT.expert_bytes
+
+
+def test_touch_reads_every_page_of_every_copy(monkeypatch):
+    """A copy that is not there any more would be noticed: its memory is asked for."""
+    with Pool(1) as pool:
+        placed = Shelf(LAYOUT, 3, pool).placement(pieces_on(3, num_units(LAYOUT), [0, 0]))
+        asked = []
+
+        class Block:
+            def __init__(self, memory):
+                self.memory = self
+                self.real = memory
+
+            def __getitem__(self, pages):
+                asked.append((pages.start, pages.stop, pages.step, len(self.real)))
+                return self.real[pages]
+
+        blocks = {copy: Block(block.memory) for copy, block in placed.memory_of_copy.items()}
+        monkeypatch.setattr(placed, "memory_of_copy", blocks)
+        touch(placed)
+    assert len(asked) == 6
+    assert all((start, stop) == (None, None) and step <= 4096 < size for start, stop, step, size in asked)
 
 
 def test_own_source():
