@@ -17,10 +17,8 @@ uint64_t moelab_avx512_read_2(const void *, uint64_t);
 uint64_t moelab_avx512_read_4(const void *, uint64_t);
 uint64_t moelab_avx2_read_1_pages(const void *, uint64_t);
 uint64_t moelab_avx2_read_2_pages(const void *, uint64_t);
-uint64_t moelab_avx2_read_4_pages(const void *, uint64_t);
 uint64_t moelab_avx512_read_1_pages(const void *, uint64_t);
 uint64_t moelab_avx512_read_2_pages(const void *, uint64_t);
-uint64_t moelab_avx512_read_4_pages(const void *, uint64_t);
 }
 
 struct read_row {
@@ -37,7 +35,6 @@ static const read_row read_rows[] = {
     {"avx2", "avx2, 4 streams", moelab_avx2_read_4},
     {"avx2", "avx2, 1 stream, pages", moelab_avx2_read_1_pages},
     {"avx2", "avx2, 2 streams, pages", moelab_avx2_read_2_pages},
-    {"avx2", "avx2, 4 streams, pages", moelab_avx2_read_4_pages},
 #endif
 #ifdef MOELAB_AVX512
     {"avx512", "avx512, 1 stream", moelab_avx512_read_1},
@@ -45,7 +42,6 @@ static const read_row read_rows[] = {
     {"avx512", "avx512, 4 streams", moelab_avx512_read_4},
     {"avx512", "avx512, 1 stream, pages", moelab_avx512_read_1_pages},
     {"avx512", "avx512, 2 streams, pages", moelab_avx512_read_2_pages},
-    {"avx512", "avx512, 4 streams, pages", moelab_avx512_read_4_pages},
 #endif
 };
 

@@ -30,6 +30,3 @@ extern "C" uint64_t moelab_avx512_read_1_pages(const void *data, uint64_t bytes)
 extern "C" uint64_t moelab_avx512_read_2_pages(const void *data, uint64_t bytes) {
     return read_streams<vector, 2, 4, true>(data, bytes);
 }
-extern "C" uint64_t moelab_avx512_read_4_pages(const void *data, uint64_t bytes) {
-    return read_streams<vector, 4, 4, true>(data, bytes);
-}

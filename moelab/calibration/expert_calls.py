@@ -105,11 +105,12 @@ def measure(
     noted: dict[str, list[float]] = {}
 
     def beside(
-        name: str, first: Callable[[], float], call: Callable[[], float], placed: NodePlacement | None = None
+        name: str, first: Callable[[], float], call: Callable[[], float], *placed: NodePlacement | None
     ) -> Callable[[], float]:
         def run() -> float:
-            if placed is not None:
-                touch(placed)
+            for each in placed:
+                if each is not None:
+                    touch(each)
             before, seconds = first(), call()
             noted.setdefault(name, []).append((before + first()) / 2)
             return seconds
@@ -124,8 +125,9 @@ def measure(
     for pieces in cuts:
         name = f"pieces {pieces}"
         cases[name] = beside(
-            name, together(whole, EXPERTS_OF_NODE, 1), together(cut[pieces], EXPERTS_OF_NODE, 1), cut[pieces].placement
-        )
+            name, together(whole, EXPERTS_OF_NODE, 1), together(cut[pieces], EXPERTS_OF_NODE, 1),
+            whole.placement, cut[pieces].placement,
+        )  # fmt: skip
     for busy in range(1, num_nodes + 1):
         cases[f"read {busy}"] = partial(dealt.read_gb_per_s, range(busy))
         for tokens in TOKENS_AT_ONCE if busy > 1 else ():
