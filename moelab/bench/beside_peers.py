@@ -13,12 +13,12 @@ from functools import partial
 import numpy as np
 from tqdm.auto import tqdm
 
+from moelab.bench.kernel_row import KernelRow
 from moelab.bench.kernels import (
     FLOPS_PER_PAIR,
     HIDDEN_SIZE,
     INTERMEDIATE_SIZE,
     TOP_K,
-    KernelRow,
     generated_experts,
     random_step,
 )
@@ -65,7 +65,7 @@ def rows_beside_peers(seconds: float) -> Iterator[KernelRow]:
             bar.set_postfix_str(name)
             reason = kind.available()
             if reason is not None:
-                yield KernelRow.absent(name, reason)
+                yield KernelRow("absent", name=name, reason=reason)
                 continue
             # kt-kernel's caller spins beside its workers: fewer of them may be faster.
             for threads in sorted({1, pool.num_workers}) if name.startswith("kt") else [pool.num_workers]:
@@ -113,8 +113,8 @@ def _row(
     of_loop = np.bincount([read.choice for read in reads])
     flops, median = batch * TOP_K * FLOPS_PER_PAIR, float(np.median(seconds_of_peer))
     return KernelRow(
-        isa=f"{peer.name} ({peer.version()})", weights="its own", activation="its own", carried="its own",
-        batch=batch, threads=threads,
+        kind="peer", name=peer.name, version=peer.version(), weights="its own", activation="its own",
+        carried="its own", batch=batch, threads=threads,
         ms_median=1e3 * median, ms_min=1e3 * min(peer_s), ms_max=1e3 * max(peer_s),
         gb_per_s=float(np.median(rates)), read_limit_gb_per_s=float(np.median(limits)),
         read_loop=reference.choices[int(np.argmax(of_loop))].loop_name,
