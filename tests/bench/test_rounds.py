@@ -148,3 +148,15 @@ def test_each_read_of_a_round_agrees_with_each(rates, agree):
     assert rounds.agree.tolist() == [agree]
     other_loop = (*reads[:2], Read(reads[2].gb_per_s, reads[2].gb_per_s_of_node, 1))
     assert not rounds_module.Rounds(one, one, np.array([[0], [1]]), other_loop).agree.any()
+
+
+@pytest.mark.parametrize(("first", "beside"), [(0, (40, 44)), (1, (44, 46))])
+def test_a_step_stands_beside_the_reads_next_to_it(first, beside):
+    """The first side at 21 GB/s, in the first or in the second place of a round; reads of 40, 44, 46 GB/s."""
+    reads = tuple(Read(float(rate), np.array([rate]), 0) for rate in (40, 44, 46))
+    rounds = rounds_module.Rounds(np.ones((2, 1)), np.ones((2, 1)), np.array([[first], [1 - first]]), reads)
+    row = rounds.beside_reads(0, np.array([21.0]))
+    limit = 2 / (1 / beside[0] + 1 / beside[1])
+    assert row["read_limit_gb_per_s"] == pytest.approx(limit)
+    assert row["percent_of_read_limit"] == pytest.approx(100 * 21 / limit)
+    assert (row["num_left_out"], row["num_agreeing"]) == (0, int(rounds.agree.sum()))
