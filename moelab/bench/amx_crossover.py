@@ -7,12 +7,12 @@ Every step sends the same number of tokens through each of 8 random experts of K
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 
 from moelab.bench import kernels
-from moelab.bench.kernels import KernelRow, generated_experts
+from moelab.bench.kernel_row import KernelRow
+from moelab.bench.kernels import generated_experts
 from moelab.kernels import ExpertArena, NodeArenas, Pool, RoutedExperts
 
 TOKENS_OF_EXPERT = (1, 2, 3, 4, 5, 6, 8, 12, 16, 32)
@@ -42,11 +42,9 @@ def _row(arena: ExpertArena | NodeArenas, pool: Pool, few: str, tokens: int, sec
             pair.append(time.perf_counter() - start)
         times.append((pair[0], pair[1]))
     ratios = np.array([first / second for first, second in times[1:]])  # the first pair fills buffers
-    values: dict[str, Any] = {name: None for name in KernelRow.__dataclass_fields__}
-    values |= {
-        "isa": f"crossover: {few} / amx", "weights": "int4_g32", "activation": "int8", "batch": tokens,
-        "threads": pool.num_workers, "ms_median": 1e3 * float(np.median([second for _, second in times[1:]])),
-        "num_steps": len(ratios), "times_ours": float(np.median(ratios)),
-        "times_ours_quartiles": (float(np.percentile(ratios, 25)), float(np.percentile(ratios, 75))),
-    }  # fmt: skip
-    return KernelRow(**values)
+    return KernelRow(
+        kind="crossover", isa="amx", name=f"beside {few}", weights="int4_g32", activation="int8", batch=tokens,
+        threads=pool.num_workers, ms_median=1e3 * float(np.median([second for _, second in times[1:]])),
+        num_steps=len(ratios), times_ours=float(np.median(ratios)),
+        times_ours_quartiles=(float(np.percentile(ratios, 25)), float(np.percentile(ratios, 75))),
+    )  # fmt: skip

@@ -1,36 +1,38 @@
-"""Our expert layer and a peer's by turns in one process, each step beside a read: who is faster, by how much.
+"""Our expert layer and a peer's by turns in one process, each step between two reads: who is faster, by how much.
 
-W1 of ``kernels`` at several batch sizes. The peer gets the numbers of our int4 weights as float32 and quantises them
-as it likes; its pool may spin after a step, so there is a pause before anything else is timed. Floor 6.
+W1 of ``kernels`` at several batch sizes, in ``rounds``. The peer gets the numbers of our int4 weights as float32 and
+quantises them as it likes; its pool may spin after a step, and ours before it, so there is a pause on both sides of
+its step. Floor 6.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from moelab.bench.kernel_row import KernelRow
 from moelab.bench.kernels import (
     FLOPS_PER_PAIR,
     HIDDEN_SIZE,
     INTERMEDIATE_SIZE,
     TOP_K,
-    KernelRow,
     generated_experts,
     random_step,
 )
 from moelab.bench.peers import PEERS
 from moelab.bench.peers.peer import Peer
 from moelab.bench.read_reference import Read, ReadReference, experts_beside
+from moelab.bench.rounds import Side, Step, take_rounds
 from moelab.kernels import ExpertArena, NodeArenas, Pool, RoutedExperts, bf16_to_float32
 from moelab.kernels.reference import relative_error
 
 NUM_EXPERTS = 24  # 0.6 GB of int4, 2.1 GB of bf16: many times any last-level cache
 BATCHES = (1, 4, 16, 128)
-PAUSE_S = 0.08  # workers of a peer that spin after their step would take a core from what follows
+# Workers that spin after their work take a core from what follows: a peer's after its step, ours (0.2 ms) before it.
+PAUSE_S, OUR_PAUSE_S = 0.08, 0.002
 
 
 def float_expert(arena: ExpertArena | NodeArenas, expert: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -65,7 +67,7 @@ def rows_beside_peers(seconds: float) -> Iterator[KernelRow]:
             bar.set_postfix_str(name)
             reason = kind.available()
             if reason is not None:
-                yield KernelRow.absent(name, reason)
+                yield KernelRow("absent", name=name, reason=reason)
                 continue
             # kt-kernel's caller spins beside its workers: fewer of them may be faster.
             for threads in sorted({1, pool.num_workers}) if name.startswith("kt") else [pool.num_workers]:
@@ -88,39 +90,27 @@ def _row(
     )
     reference.choose(np.sort(rng.permutation(len(arena))[: 2 * TOP_K]))
     out = np.empty((batch, HIDDEN_SIZE), np.float32)
-    x, ids, gates = random_step(rng, batch, len(arena))
+
+    def step() -> Step:
+        return random_step(rng, batch, len(arena))
+
+    def read(done: np.ndarray, coming: np.ndarray) -> Read:
+        return reference.read(experts_beside(rng, len(arena), done, coming, TOP_K))
+
+    x, ids, gates = step()
     error = relative_error(peer.forward(x, ids, gates), ours.forward(x, ids, gates, out))
-    peer_s: list[float] = []
-    our_s: list[float] = []
-    reads: list[Read] = []
-    distinct: list[int] = []
-    started = time.perf_counter()
-    while time.perf_counter() - started < seconds or len(peer_s) < 4:
-        x, ids, gates = random_step(rng, batch, len(arena))
-        distinct.append(len(np.unique(ids)))
-        start = time.perf_counter()
-        peer.forward(x, ids, gates)
-        peer_s.append(time.perf_counter() - start)
-        time.sleep(PAUSE_S)
-        x, ids, gates = random_step(rng, batch, len(arena))
-        start = time.perf_counter()
-        ours.forward(x, ids, gates, out)
-        our_s.append(time.perf_counter() - start)
-        reads.append(reference.read(experts_beside(rng, len(arena), ids, ids, TOP_K)))
-    seconds_of_peer = np.array(peer_s)
-    ratio = np.percentile(seconds_of_peer / np.array(our_s), (50, 25, 75))
-    rates = np.array(distinct) * peer.weight_bytes_per_expert / seconds_of_peer / 1e9
-    limits = np.array([read.gb_per_s for read in reads])
-    low, middle, high = np.percentile(100 * rates / limits, (25, 50, 75))
-    of_loop = np.bincount([read.choice for read in reads])
-    flops, median = batch * TOP_K * FLOPS_PER_PAIR, float(np.median(seconds_of_peer))
+    sides = Side(peer.forward, OUR_PAUSE_S, PAUSE_S), Side(lambda x, ids, gates: ours.forward(x, ids, gates, out))
+    rounds = take_rounds(sides, step, read, seconds)
+    peer_s = rounds.seconds[0]
+    rates = rounds.num_distinct[0] * peer.weight_bytes_per_expert / peer_s / 1e9
+    middle, low, high = np.percentile(rounds.ratios(), (50, 25, 75)).tolist()
+    of_loop = np.bincount([read.choice for read in rounds.reads])
+    flops, median = batch * TOP_K * FLOPS_PER_PAIR, float(np.median(peer_s))
     return KernelRow(
-        isa=f"{peer.name} ({peer.version()})", weights="its own", activation="its own", carried="its own",
-        batch=batch, threads=threads,
-        ms_median=1e3 * median, ms_min=1e3 * min(peer_s), ms_max=1e3 * max(peer_s),
-        gb_per_s=float(np.median(rates)), read_limit_gb_per_s=float(np.median(limits)),
-        read_loop=reference.choices[int(np.argmax(of_loop))].loop_name,
-        percent_of_read_limit=float(middle), percent_quartiles=(float(low), float(high)), gflops=flops / median / 1e9,
-        percent_of_peak=None, tail_percent=None, relative_error=error, num_steps=len(peer_s),
-        times_ours=float(ratio[0]), times_ours_quartiles=(float(ratio[1]), float(ratio[2])),
+        kind="peer", name=peer.name, version=peer.version(), weights="its own", activation="its own",
+        carried="its own", batch=batch, threads=threads,
+        ms_median=1e3 * median, ms_min=1e3 * float(peer_s.min()), ms_max=1e3 * float(peer_s.max()),
+        gb_per_s=float(np.median(rates)), read_loop=reference.choices[int(np.argmax(of_loop))].loop_name,
+        gflops=flops / median / 1e9, relative_error=error, num_steps=len(peer_s),
+        times_ours=middle, times_ours_quartiles=(low, high), **rounds.beside_reads(0, rates),
     )  # fmt: skip

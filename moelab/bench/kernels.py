@@ -5,7 +5,8 @@ the kernel and reads of OTHER random experts by the best loop take turns in one 
 the median of the ratios of bytes/s, with its quartiles, of a step and the reads before and after it. Steps between
 unequal reads are left out and counted, two states of a shared memory told apart (``memory_states``). Large batches are
 bound by computing and stand beside a register-only loop of the same instruction as well. Absolute figures of a shared
-machine drift, ratios of neighbours do not. Peers: ``peers``. Floor 6, no torch but in peers.
+machine drift, ratios of neighbours do not. Cases, gates and verdicts: ``kernel_gates``; what a row says:
+``kernel_row``; peers: ``peers``. Floor 6, no torch but in peers.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from functools import cache
-from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from moelab.bench.kernel_gates import MORE, QUICK, judged
+from moelab.bench.kernel_row import COLUMNS, KernelRow
 from moelab.bench.memory_states import PairedSteps, beside_reads, pair_steps
 from moelab.bench.read_reference import Read, ReadReference, experts_beside
-from moelab.bench.result import BenchResult, Column
+from moelab.bench.result import BenchResult
 from moelab.kernels import (
     Activation,
     Bandwidth,
@@ -44,87 +46,11 @@ HIDDEN_SIZE, INTERMEDIATE_SIZE, TOP_K = 7168, 2048, 8
 FLOPS_PER_PAIR = 6 * HIDDEN_SIZE * INTERMEDIATE_SIZE
 # Experts of one format: 1.2 to 2.8 GB, many times any last-level cache.
 NUM_EXPERTS: dict[WeightFormat, int] = {"int4_g32": 48, "int8_g32": 32, "bf16": 24, "float32": 16}
-# The rows of the issue's table; "all" threads are the pool's.
-QUICK: tuple[tuple[str, WeightFormat, Activation, int, str], ...] = (
-    ("avx512", "int4_g32", "int8", 1, "all"), ("avx512", "int4_g32", "int8", 1, "one"),
-    ("avx512", "int4_g32", "bf16", 1, "all"), ("avx2", "int4_g32", "int8", 1, "all"),
-    ("avx512", "int4_g32", "int8", 4, "all"), ("avx512", "int4_g32", "int8", 16, "all"),
-    ("avx512", "int4_g32", "int8", 128, "all"), ("amx", "int4_g32", "int8", 128, "all"),
-)  # fmt: skip
-MORE: tuple[tuple[str, WeightFormat, Activation, int, str], ...] = (
-    ("numba", "int4_g32", "int8", 1, "all"), ("generic", "int4_g32", "int8", 1, "all"),
-    ("avx2", "int4_g32", "bf16", 1, "all"), ("numba", "int4_g32", "bf16", 1, "all"),
-    ("avx512", "int8_g32", "int8", 1, "all"), ("avx512", "int8_g32", "bf16", 1, "all"),
-    ("avx2", "int8_g32", "int8", 1, "all"), ("avx2", "int8_g32", "bf16", 1, "all"),
-    ("avx512", "bf16", "bf16", 1, "all"), ("avx2", "bf16", "bf16", 1, "all"),
-    ("avx512", "float32", "f32", 1, "all"), ("avx2", "float32", "f32", 1, "all"),
-)  # fmt: skip
-COLUMNS = (
-    Column("case", "isa"), Column("weights", "weights"), Column("mode", "activation"), Column("carried", "carried"),
-    Column("batch", "batch"), Column("workers", "threads"), Column("ms", "ms_median"), Column("GB/s", "gb_per_s"),
-    Column("limit", "read_limit_gb_per_s"),
-    Column("% of limit (quartiles)", "percent_of_read_limit", "percent_quartiles"),
-    Column("% of peak", "percent_of_peak"), Column("GFLOP/s", "gflops"), Column("error", "relative_error"),
-    Column("x ours (quartiles)", "times_ours", "times_ours_quartiles"),
-)  # fmt: skip
 _ERROR_SIZE = (
     256  # intermediate size of the experts whose error is taken: the float64 reference of a whole one takes seconds
 )
 _ERROR_EXPERTS = 3
-
-
-@dataclass(frozen=True)
-class KernelRow:
-    """One case: times of the layer-step in ms, paired percent of the read limit with quartiles, error to float64.
-
-    Of ``num_steps`` steps ``num_left_out`` are in no percentage of the read limit: the reads around them differ. What
-    ends in ``per_state`` is of the slow and the fast state of the memory, where a row has steps of both.
-    ``carried``: the numbers that ``activation`` is multiplied as (``int16`` in most of mode bf16).
-    ``percent_of_peak`` is of a register-only loop of the same instruction, where the ISA has one (mode bf16: of
-    vdpbf16ps, which has as many products in a cycle as two vpdpbusd for 16 bits); ``tail_us`` the time between the
-    first and the last worker, after gate_up and down, mean of a call, ``tail_percent`` its share. What ends in
-    ``per_node`` is what the kernels counted (``gb_per_s`` is of the whole call), of ``virtual_nodes`` where that is
-    true. In a row of a peer ``isa`` is its name and ``times_ours`` the median of the paired ratios of its time and ours
-    (``relative_error``: to ours); a missing peer or ISA has no numbers. Rows of the crossover say so in ``isa``:
-    ``batch`` is tokens of an expert, ``times_ours`` AVX-512's time by AMX's.
-    """
-
-    isa: str
-    weights: str | None
-    activation: str | None
-    carried: str | None
-    batch: int | None
-    threads: int | None
-    ms_median: float | None
-    ms_min: float | None
-    ms_max: float | None
-    gb_per_s: float | None
-    read_limit_gb_per_s: float | None
-    read_loop: str | None
-    percent_of_read_limit: float | None
-    percent_quartiles: tuple[float, float] | None
-    gflops: float | None
-    percent_of_peak: float | None
-    tail_percent: float | None
-    relative_error: float | None
-    num_steps: int | None
-    num_left_out: int | None = None
-    read_limit_gb_per_s_per_state: tuple[float, float] | None = None
-    percent_of_read_limit_per_state: tuple[float, float] | None = None
-    percent_quartiles_per_state: tuple[tuple[float, float], tuple[float, float]] | None = None
-    num_steps_per_state: tuple[int, int] | None = None
-    gb_per_s_per_node: tuple[float, ...] | None = None
-    percent_of_read_limit_per_node: tuple[float, ...] | None = None
-    tail_us: float | None = None
-    virtual_nodes: bool | None = None
-    times_ours: float | None = None
-    times_ours_quartiles: tuple[float, float] | None = None
-
-    @classmethod
-    def absent(cls, name: str, reason: str) -> KernelRow:
-        """The row of a peer or an ISA that cannot run here."""
-        values: dict[str, Any] = dict.fromkeys(field.name for field in fields(cls))
-        return cls(**{**values, "isa": f"{name}: {reason}"})
+QUICK_S = 2.5  # of steps of a case: the main cases are done in 40 s
 
 
 @contextmanager
@@ -206,7 +132,7 @@ def bench_case(
         "", counts, tuple(limits.tolist()), read_loop=read_loop, virtual_nodes=pool.virtual
     ).totals  # fmt: skip
     return KernelRow(
-        isa=isa, weights=layout.weight_format, activation=activation, carried=layer.carried, batch=batch,
+        kind="case", isa=isa, weights=layout.weight_format, activation=activation, carried=layer.carried, batch=batch,
         threads=pool.num_workers, virtual_nodes=pool.virtual,
         ms_median=1e3 * median, ms_min=1e3 * min(forward_s), ms_max=1e3 * max(forward_s),
         gb_per_s=float(np.median(rates)), read_loop=read_loop,
@@ -270,7 +196,8 @@ def bench_kernels(seconds: float, quick: bool = False) -> list[KernelRow]:
     missing = {row.isa: row.why for row in isa_table() if not row.supported}
     every = QUICK if quick else QUICK + MORE
     cases = [case for case in every if case[0] not in missing]
-    rows = [KernelRow.absent(isa, missing[isa]) for isa in dict.fromkeys(case[0] for case in every) if isa in missing]
+    absent = [isa for isa in dict.fromkeys(case[0] for case in every) if isa in missing]
+    rows = [KernelRow("absent", isa=isa, reason=missing[isa]) for isa in absent]
     with tqdm(total=len(cases), desc="kernels", unit="case") as bar:
         for weight_format in dict.fromkeys(case[1] for case in cases):
             with generated_experts(weight_format) as arena:
@@ -285,15 +212,16 @@ def run(seconds: float = 10.0, quick: bool = False) -> BenchResult:
     """``moelab bench kernels``: ``seconds`` of steps a case, and peers; ``quick``: main cases, under 40 s."""
     from moelab.bench.layer_call import rows_of_layer_calls
 
-    rows = bench_kernels(min(seconds, 2.5) if quick else seconds, quick)
+    seconds = min(seconds, QUICK_S) if quick else seconds
+    rows = bench_kernels(seconds, quick)
     rows += rows_of_layer_calls(0.3)
     if "amx" in {row.isa for row in isa_table() if row.supported}:
         from moelab.bench.amx_crossover import rows_of_crossover
 
-        rows += rows_of_crossover(min(seconds, 2.5) if quick else seconds)
+        rows += rows_of_crossover(seconds)
     if not quick:
         from moelab.bench.beside_peers import rows_beside_peers
 
         rows += rows_beside_peers(seconds)
     title = f"expert layers of {HIDDEN_SIZE} x {INTERMEDIATE_SIZE}, top-{TOP_K}, beside a read of as many bytes"
-    return BenchResult(title, [asdict(row) for row in rows], columns=COLUMNS)
+    return BenchResult(title, [asdict(row) for row in judged(rows)], columns=COLUMNS)

@@ -1,24 +1,23 @@
 """What a call of a layer costs when it has next to nothing to compute: two workers woken, three meetings, nothing read.
 
-Gate of the project: under 15 microseconds with two workers. In the library (as it counts its own calls), and from
-Python with the copies of inputs and output. The workers are hot, as in a decode step, where they spin between two
-layers. Floor 6.
+Gate of the project: under 15 microseconds with two workers (``kernel_gates``). In the library (as it counts its own
+calls), and from Python with the copies of inputs and output. The workers are hot, as in a decode step, where they
+spin between two layers. Floor 6.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 
-from moelab.bench.kernels import KernelRow
+from moelab.bench.kernel_gates import EMPTY_CALL
+from moelab.bench.kernel_row import KernelRow
 from moelab.kernels import ExpertArena, ExpertLayout, Pool, RoutedExperts, isa_table
 from moelab.kernels.generated import fill_expert
 
 LAYOUT = ExpertLayout(64, 32, "int4_g32")
 TOP_K = 4
-GATE_US = 15.0
 
 
 class OnPool(RoutedExperts):
@@ -55,14 +54,12 @@ def _rows(arena: ExpertArena, pool: Pool, isa: str, seconds: float) -> list[Kern
         layer.forward(x, ids, gates, out)
         outside.append(time.perf_counter() - start)
         inside.append(layer.seconds - before)
-    return [_row(isa, where, pool, times) for where, times in (("in library", inside), ("from Python", outside))]
+    return [_row(isa, name, pool, times) for name, times in ((EMPTY_CALL, inside), (f"{EMPTY_CALL}, Python", outside))]
 
 
-def _row(isa: str, where: str, pool: Pool, times: list[float]) -> KernelRow:
-    values: dict[str, Any] = dict.fromkeys(KernelRow.__dataclass_fields__)
-    values |= {
-        "isa": f"{isa}: empty call {where} (gate {GATE_US:.0f} us)", "weights": LAYOUT.weight_format,
-        "activation": "int8", "batch": 1, "threads": pool.num_workers, "ms_median": 1e3 * float(np.median(times)),
-        "ms_min": 1e3 * min(times), "ms_max": 1e3 * max(times), "num_steps": len(times),
-    }  # fmt: skip
-    return KernelRow(**values)
+def _row(isa: str, name: str, pool: Pool, times: list[float]) -> KernelRow:
+    return KernelRow(
+        kind="call", isa=isa, name=name, weights=LAYOUT.weight_format, activation="int8", batch=1,
+        threads=pool.num_workers, ms_median=1e3 * float(np.median(times)), ms_min=1e3 * min(times),
+        ms_max=1e3 * max(times), num_steps=len(times),
+    )  # fmt: skip

@@ -45,8 +45,13 @@ def pair_steps(rates: np.ndarray, loops: np.ndarray) -> PairedSteps:
     before, after = np.asarray(rates[:-1], float), np.asarray(rates[1:], float)
     difference = 100 * np.abs(before - after) / np.minimum(before, after)
     kept = (difference <= MAX_READ_DIFFERENCE) & (np.asarray(loops[:-1]) == np.asarray(loops[1:]))
-    reference = (2 / (1 / before + 1 / after))[kept]
+    reference = between(before, after)[kept]
     return PairedSteps(kept, reference, states_of(reference))
+
+
+def between(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """GB/s of a read that takes the mean time of one before and one after."""
+    return 2 / (1 / before + 1 / after)
 
 
 def states_of(rates: np.ndarray) -> np.ndarray | None:

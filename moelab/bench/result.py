@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,11 +12,16 @@ if TYPE_CHECKING:
 
 
 class Column(NamedTuple):
-    """A column of the table: ``key`` of the rows under ``heading``, with the range or quartiles of ``spread``."""
+    """A column of the table: ``key`` of the rows under ``heading``, with the range or quartiles of ``spread``.
+
+    Where one value is not enough to be read, ``text`` makes the cell of the whole row; ``key`` decides whether any row
+    has something to show.
+    """
 
     heading: str
     key: str
     spread: str | None = None
+    text: Callable[[Mapping[str, Any]], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class BenchResult:
 
 
 def _cell(row: Mapping[str, Any], column: Column) -> str:
+    if column.text is not None:
+        return column.text(row)
     spread = None if column.spread is None else row[column.spread]
     return _text(row[column.key]) + ("" if spread is None else f" ({_text(spread)})")
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from moelab.bench import beside_peers, kernels, layer_call, memory_states, read_reference
+from moelab.bench import beside_peers, kernel_gates, kernels, layer_call, memory_states, read_reference
 from moelab.bench import engine as engine_bench
 from moelab.cli import main
 from moelab.domain.allowed_cores import affinity_mask
@@ -19,6 +19,7 @@ from moelab.store import shipped
 from tests.kernels.random_experts import carried_as
 
 KEYS = "isa weights activation batch threads ms_median ms_min ms_max percent_of_read_limit gflops relative_error"
+ISAS = {row.isa for row in isa_table()}
 AVAILABLE = [row.isa for row in isa_table() if row.supported]
 
 
@@ -35,12 +36,13 @@ def small(monkeypatch):
 
 
 def test_every_case_of_this_machine_is_a_row(small):
-    rows = [asdict(row) for row in kernels.bench_kernels(0.01) if row.batch is not None]
+    rows = [asdict(row) for row in kernels.bench_kernels(0.01) if row.kind == "case"]
     expected = [case for case in kernels.QUICK + kernels.MORE if case[0] in AVAILABLE]
     assert len(rows) == len(expected)
     assert {(row["isa"], row["weights"], row["activation"], row["batch"]) for row in rows} == {c[:4] for c in expected}
     for row in rows:
         assert set(KEYS.split()) <= set(row)
+        assert row["name"] is row["reason"] is None
         assert row["ms_min"] <= row["ms_median"] <= row["ms_max"]
         assert row["percent_of_read_limit"] > 0
         assert row["num_left_out"] == 0
@@ -57,11 +59,33 @@ def test_an_isa_that_the_machine_lacks_is_a_row(small, monkeypatch):
     ]  # fmt: skip
     monkeypatch.setattr(kernels, "isa_table", lambda: table)
     rows = kernels.bench_kernels(0.01, quick=True)
-    names = ["avx512: not supported by this CPU", "avx2: not built", "amx: not built"]
-    assert [row.isa for row in rows] == names
+    reasons = {"avx512": "not supported by this CPU", "avx2": "not built", "amx": "not built"}
+    assert [(row.kind, row.isa, row.reason) for row in rows] == [("absent", *pair) for pair in reasons.items()]
     rows = kernels.bench_kernels(0.01)
-    assert [row.isa for row in rows if row.batch is None] == [*names, "generic: not built"]
-    assert {row.isa for row in rows if row.batch is not None} == {"numba"}
+    assert {row.isa: row.reason for row in rows if row.kind == "absent"} == reasons | {"generic": "not built"}
+    assert {row.isa for row in rows if row.kind != "absent"} == {"numba"}
+
+
+def test_the_bench_prints_its_gates_and_says_the_same_in_json(small, monkeypatch, capsys):
+    """``--quick``, at small sizes: every row of the project's table has a gate and a verdict."""
+    monkeypatch.setattr(kernels, "QUICK_S", 0.01)
+    result = kernels.run(quick=True)
+    assert main(["bench", "kernels", "--quick", "--json"]) in (0, None)
+    told = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["kind"], row["isa"], row["gate"]) for row in told] == [
+        (row["kind"], row["isa"], row["gate"]) for row in result.rows
+    ]
+    heading, *lines = result.table()
+    assert {"gate", "within", "left out"} <= set(heading)
+    assert len(lines) == len(told)
+    for row in told:
+        assert set(KEYS.split()) <= set(row)
+        assert row["kind"] in ("case", "call", "absent")
+        assert row["isa"] in ISAS
+        if row["kind"] == "case" and row["isa"] in ("avx512", "avx2"):
+            assert isinstance(row["within_gate"], bool)
+        if row["kind"] == "case" and row["isa"] != "amx" and row["batch"] != 16:
+            assert row["gate_percent"] in (92.0, 90.0, 65.0)
 
 
 def test_an_empty_layer_call_is_two_rows_of_each_isa():
@@ -71,7 +95,9 @@ def test_an_empty_layer_call_is_two_rows_of_each_isa():
         isas = [isa for isa in AVAILABLE if isa != "numba"] if pool.num_workers == 2 else []
         for isa in isas:
             assert layer_call.OnPool(layer_call.LAYOUT, arena.addresses, isa, "int8", pool).workers(1) is pool
-    assert [row.isa.split(":")[0] for row in rows] == [isa for isa in isas for _ in range(2)]
+    assert [(row.kind, row.isa, row.name) for row in rows] == [
+        ("call", isa, name) for isa in isas for name in ("empty call", "empty call, Python")
+    ]
     for inside, outside in zip(rows[::2], rows[1::2], strict=True):
         assert 0 < inside.ms_min <= inside.ms_median <= outside.ms_median
         assert inside.threads == 2
@@ -82,13 +108,14 @@ def test_an_empty_layer_call_is_two_rows_of_each_isa():
 def test_an_empty_layer_call_is_within_ten_times_its_gate():
     """150 us, seen 3.7: a sleep or a thread made in it would be more. On a busy machine one quiet moment is enough."""
     fastest: dict[str, float] = {}
+    gate_us = kernel_gates.GATES["call"].us
     for _ in range(100):
         for row in layer_call.rows_of_layer_calls(0.0):
-            if "in library" in row.isa:
+            if row.name == kernel_gates.EMPTY_CALL:
                 fastest[row.isa] = min(fastest.get(row.isa, np.inf), 1e3 * row.ms_median)
-        if max(fastest.values(), default=0.0) < 10 * layer_call.GATE_US:
+        if max(fastest.values(), default=0.0) < 10 * gate_us:
             return
-    raise AssertionError(f"expected medians below {10 * layer_call.GATE_US} us in one round of each, got {fastest}")
+    raise AssertionError(f"expected medians below {10 * gate_us} us in one round of each, got {fastest}")
 
 
 def test_missing_peer_is_a_row(small, monkeypatch):
@@ -99,7 +126,7 @@ def test_missing_peer_is_a_row(small, monkeypatch):
 
     monkeypatch.setattr(beside_peers, "PEERS", {"somebody": Missing})
     (row,) = beside_peers.rows_beside_peers(0.01)
-    assert row.isa == "somebody: not installed"
+    assert (row.kind, row.isa, row.name, row.reason) == ("absent", None, "somebody", "not installed")
     assert row.ms_median is None
 
 
@@ -110,6 +137,8 @@ def test_peer_runs_by_turns_with_ours(small, monkeypatch):
     rows = list(beside_peers.rows_beside_peers(0.01))
     assert [row.batch for row in rows] == [1, 3]
     for row in rows:
+        assert (row.kind, row.isa, row.name) == ("peer", None, "torch bf16 linear")
+        assert row.version.startswith("torch ")
         assert row.times_ours > 0
         assert row.relative_error < 0.03  # to ours, which has int8 activations
 
