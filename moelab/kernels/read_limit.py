@@ -22,8 +22,8 @@ from moelab.kernels.native import library, require_library
 from moelab.kernels.pool import Pool
 from moelab.kernels.scratch import aligned
 
-# Blocks that a worker reads in one go, in bytes: long enough for the prefetchers of four streams; one core reads 2% more
-# with 4 than with 1 MB, two the same (docs/log.md, 2026-11-27, read loops).
+# Blocks that a worker reads in one go, in bytes: long enough for the prefetchers of four streams; one core reads 2%
+# more with 4 than with 1 MB, two the same (docs/log.md, 2026-11-27, read loops).
 BLOCK_BYTES = 4 << 20
 PEAK_ITERATIONS = 4_000_000
 
