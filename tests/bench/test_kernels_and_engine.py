@@ -162,6 +162,8 @@ def test_engine_slice(monkeypatch, capsys):
         assert len(row["routed_gb_per_s_per_node"]) == len(row["routed_percent_of_read_limit_per_node"]) == 1
         assert row["routed_gb_per_s_per_node"][0] > 0
         assert row["routed_tail_us"] >= 0
+    gates = [(row["gate_ratio"], row["within_gate"]) for row in rows]
+    assert gates == [(1.15, rows[0]["ratio_to_limit"] <= 1.15), *[(None, None)] * 3], "of int8 with the head"
     for with_head, without in (rows[:2], rows[2:]):
         head_bytes = with_head["bytes_per_token"] - without["bytes_per_token"]
         assert head_bytes == tiny.vocab_size * tiny.hidden_size * (
@@ -179,13 +181,13 @@ def test_engine_slice_on_two_nodes(monkeypatch):
     tiny = ModelSpec.from_hf_config(json.loads((shipped("nano/model") / "config.json").read_text()))
     monkeypatch.setattr(ModelSpec, "preset", classmethod(lambda cls, name: tiny))
     asked = []
-    real = engine_bench.read_nodes
+    real = read_reference.read_nodes
 
     def noted(addresses, nodes, *rest):
         asked.append(np.bincount(nodes, minlength=2))
         return real(addresses, nodes, *rest)
 
-    monkeypatch.setattr(engine_bench, "read_nodes", noted)
+    monkeypatch.setattr(read_reference, "read_nodes", noted)
     for row in engine_bench.bench_engine(0.01, layers=2, experts=8, virtual_nodes=2):
         assert (row.num_nodes, row.virtual_nodes) == (2, True)
         assert len(row.routed_gb_per_s_per_node) == len(row.routed_percent_of_read_limit_per_node) == 2
