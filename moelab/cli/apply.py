@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     from moelab.kernels import choose_isa
     from moelab.kernels.plan_nodes import virtual_nodes_for
     from moelab.migration import apply
-    from moelab.migration.difference import MARGIN, Difference
+    from moelab.migration.text_difference import MARGIN, TextDifference
 
     plan = Plan.load(options.new_plan)
     prompts = read_prompts(Path(options.prompts))[: options.limit]
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
             # Between nodes no bit changes, so no token; beside a fast tier a close one may.
             margin = MARGIN if options.margin is None else options.margin
             allowed = margin if had_tier or engine.fast_tier is not None else 0.0
-            difference = Difference.of(whole, [a + b + c + d for a, b, c, d in parts], allowed)
+            difference = TextDifference.of(whole, [a + b + c + d for a, b, c, d in parts], allowed)
             result |= difference.summary()
     if options.json:
         print_json(result)

@@ -129,7 +129,15 @@ def _placed_document(study: PlacementStudy) -> dict[str, Any]:
     return {
         "name": study.name, "synthetic": study.trace.header.synthetic, "nodes": study.num_nodes, "steps": study.steps,
         "rows": rows, "certificates": {str(share): asdict(proof) for share, proof in study.certificates.items()},
-        "joint": study.joint,
+        "joint": [
+            {
+                "seed": one.seed, "split": one.split, "extra_memory": one.offered, "fast_slots": one.slots,
+                "heldout_mean_max": {way: score.mean for way, score in one.scores.items()},
+                "hit_rate_per_request": one.hit_rates, "joint_minus_sequential": one.difference,
+                "verdict": one.verdict,
+            }
+            for one in study.joint
+        ],
         "full_budget": [
             {
                 "seed": one.seed, "split": one.split, "extra_memory_on_offer": one.offered, "extra_memory": one.held,

@@ -3,7 +3,7 @@
 Floor 5. Half of the requests plan, half score. Prefill-only traces take each token as a step of its own, as decode at
 batch 1 would, and every table says so. Beside them ours and EPLB over several splits, at equal bytes
 (``equal_bytes``) and with the same budget (``full_budget``), a certificate of one layer by branch and bound, and the
-fast tier with nodes planned together beside the usual way, one after the other. Does not know Markdown.
+fast tier with nodes planned together beside one after the other (``fast_and_nodes``). Does not know Markdown.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from moelab.domain.machine import Machine
 from moelab.domain.plan import Plan
 from moelab.domain.trace import Phase, Trace
 from moelab.findings.equal_bytes import EqualBytes, equal_bytes
+from moelab.findings.fast_and_nodes import FastAndNodes, fast_and_nodes
 from moelab.findings.full_budget import FullBudget, full_budget
 from moelab.planner import NODE_PLANNERS
 from moelab.planner.certificate import Certificate, certificate
@@ -50,8 +51,8 @@ class PlacementStudy:
     """``placed`` by (planner, extra memory), of the first seed; ``equal`` (bytes) and ``full`` (budget): ours beside
     EPLB, of all seeds.
 
-    ``joint``: prediction of ``joint`` with ``FAST_SHARE`` of the experts. ``made``: day and machine, whose seconds are
-    in the plans and proofs.
+    ``joint``: with ``FAST_SHARE`` of the experts on a fast tier, of all seeds. ``made``: day and machine, whose
+    seconds are in the plans and proofs.
     """
 
     name: str
@@ -63,7 +64,7 @@ class PlacementStudy:
     split: str
     placed: dict[tuple[str, float], Placed]
     certificates: dict[float, Certificate]
-    joint: dict[str, Any]
+    joint: list[FastAndNodes]
     equal: list[EqualBytes]
     full: list[FullBudget]
     made: str
@@ -116,13 +117,12 @@ def placement_study(
         )  # fmt: skip
         tell(f"{name}, {num_nodes} nodes: certificate at {share:.0%}")
     slots = round(FAST_SHARE * trace.header.num_layers * trace.header.num_experts)
-    joint = NODE_PLANNERS["joint"](trace, fast_slots=slots, **shared).prediction
-    tell(f"{name}, {num_nodes} nodes: joint")
     of_any_seed = {key: value for key, value in shared.items() if key != "seed"}
 
     def tell_of(text: str) -> None:
         tell(f"{name}, {num_nodes} nodes: {text}")
 
+    joint = fast_and_nodes(trace, of_any_seed, slots=slots, seeds=seeds, tell=tell_of)
     equal = equal_bytes(trace, of_any_seed, offers=EXTRA_MEMORY, seeds=seeds, tell=tell_of)
     full = full_budget(trace, of_any_seed, beside=equal, tell=tell_of)
     return PlacementStudy(

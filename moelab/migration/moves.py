@@ -31,7 +31,7 @@ Fetch = Callable[[int, int], np.ndarray]
 
 
 @dataclass
-class Difference:
+class LayerChange:
     """What a layer, or a batch of it, gains and loses on each node of the pool, int64 [N] bytes; ``nowhere`` lie on no
     known node. ``copies``: what the layer has then; ``experts``: those of a batch."""
 
@@ -88,7 +88,7 @@ class Moves:
     _turned: list[_Turned] = field(default_factory=list)
     _unplaced: dict[int, set[int]] = field(default_factory=dict)  # by layer: experts that wait in no node's memory
 
-    def differences(self, copies: Sequence[Copies]) -> list[Difference]:
+    def differences(self, copies: Sequence[Copies]) -> list[LayerChange]:
         """What ``go`` would do, in its order. Nothing is taken for it."""
         found = []
         for number, (layer, of_layer) in enumerate(zip(self.layers, copies, strict=True)):
@@ -102,10 +102,10 @@ class Moves:
             nowhere = 0
             if not before:
                 nowhere = sum(len(memory.memory) for memory in self._held(layer).values())
-            found.append(Difference(number, added, removed, nowhere, of_layer))
+            found.append(LayerChange(number, added, removed, nowhere, of_layer))
         return sorted(found, key=lambda each: each.growth)
 
-    def in_batches(self, differences: Sequence[Difference]) -> list[Difference]:
+    def in_batches(self, differences: Sequence[LayerChange]) -> list[LayerChange]:
         """The same in the same order, layers that add more than ``extra_bytes`` in batches.
 
         Copies that lie nowhere yet (in an arena) are all to go: those of an expert stay until its batch comes.
@@ -131,7 +131,7 @@ class Moves:
                 copies = (experts, starts, stops, np.where(nodes == nowhere, 0, nodes))
                 added, removed = batch.added[:nowhere], batch.removed[:nowhere]
                 lost = int(batch.removed[nowhere])
-                found.append(Difference(each.layer, added, removed, lost, copies, batch.experts))
+                found.append(LayerChange(each.layer, added, removed, lost, copies, batch.experts))
         return found
 
     def _held(self, layer: RoutedExperts) -> dict[Copy, CopyMemory]:
@@ -143,7 +143,7 @@ class Moves:
         placement = layer.placement
         return {} if placement is None or placement.num_nodes != len(self.memory_nodes) else placement.memory_of_copy
 
-    def check_room(self, differences: Sequence[Difference]) -> int:
+    def check_room(self, differences: Sequence[LayerChange]) -> int:
         """Bytes that the moves take beyond the larger of before and after.
 
         Raises ``MemoryError`` before anything is taken, where a node or the system has no room for them.

@@ -3,7 +3,8 @@
 ``PLANNERS`` finds it by name. Those of ``FAST_TIER_PLANNERS`` choose what a fast tier holds (budget in slots); those of
 ``NODE_PLANNERS`` choose the NUMA node, the replicas and the pieces of every expert (budget in extra memory), ``joint``
 both, ``best`` is the one of them that does best inside the planning requests. A new planner is a new file and a line
-here. ``empty`` finds nothing, so it is not among them: it is the fast tier that a policy fills.
+here. ``empty`` finds nothing, so it is not among them: it is the fast tier that a policy fills. Nor is ``sequential``,
+which ``joint`` starts from and is never behind on the planning steps.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from moelab.planner.random_nodes import random_nodes
 from moelab.planner.replicate import replicate
 from moelab.planner.round_robin import round_robin
 from moelab.planner.row_split import row_split
+from moelab.planner.sequential import sequential
 from moelab.planner.split_some import split_some
 from moelab.planner.uniform import uniform
 from moelab.planner.water_filled import water_filled
@@ -63,5 +65,5 @@ __all__ = [
     "FAST_TIER_PLANNERS", "NODE_PLANNERS", "PLANNERS", "anneal", "best", "coact", "empty", "eplb", "fastest",
     "frequency",
     "front_loading", "interleave", "joint", "layer_balanced", "mirror", "random", "random_nodes", "replicate",
-    "round_robin", "row_split", "split_some", "uniform", "water_filled",
+    "round_robin", "row_split", "sequential", "split_some", "uniform", "water_filled",
 ]  # fmt: skip

@@ -27,19 +27,19 @@ from moelab.planner.step_maximum import WHOLE, set_maximum
 @compiled
 def anneal_moves(
     offsets, keys, first_use, uses, often, num_uses, shape, num_nodes, code, room, tier_bytes, piece_sizes, slowness,
-    barrier, weight, worth, temperatures, num_moves, draws, field, keep, ceil_of, packed, cost, touched, fresh, jobs,
-    sizes, tier_of, loads, scratch,
+    barrier, weight, worth, keeps_fast, temperatures, num_moves, draws, field, keep, ceil_of, packed, cost, touched,
+    fresh, jobs, sizes, tier_of, loads, scratch,
 ):  # fmt: skip
     """Moves ``code`` int64 [L E] (mask of copies, 0 cut) towards a smaller sum of weight x maximum; returns the change.
 
     ``offsets``, ``keys``: CSR of layer-steps; ``first_use``, ``uses``: the inverse; ``often`` float64 [S]: how often
     each counts; ``num_uses`` float64 [L E]: of each expert, so counted. ``shape``: (first layer, last layer + 1, E) of
     those that may change. ``room`` int64 [N]: bytes free on each tier, kept up to date; ``tier_bytes`` int64 [N, L]: of
-    one expert. ``weight`` float64 [L]; ``worth``: of a copy, for each use of its expert. ``temperatures``
-    float64 [sweeps]; ``num_moves``: tries in each layer and sweep; ``draws`` uint64 [1]: state of the generator.
-    ``field``: bits of a packed count (``packed_counts``), with its tables ``keep`` and ``ceil_of``. Scratch: ``packed``
-    int64 [S] or, not packed, ``cost`` float64 [S], ``touched`` int32 and ``fresh`` float64 as long as any two lists of
-    uses, and ``scratch_arrays``.
+    one expert. ``weight`` float64 [L]; ``worth``: of a copy, for each use of its expert. ``keeps_fast``: as
+    ``move_proposals`` says. ``temperatures`` float64 [sweeps]; ``num_moves``: tries in each layer and sweep; ``draws``
+    uint64 [1]: state of the generator. ``field``: bits of a packed count (``packed_counts``), with its tables ``keep``
+    and ``ceil_of``. Scratch: ``packed`` int64 [S] or, not packed, ``cost`` float64 [S], ``touched`` int32 and ``fresh``
+    float64 as long as any two lists of uses, and ``scratch_arrays``.
     """
     first_layer, last_layer, num_experts = shape
     num_tiers = len(slowness)
@@ -53,7 +53,9 @@ def anneal_moves(
         temperature = temperatures[sweep]
         for layer in range(first_layer, last_layer):
             for _ in range(num_moves):
-                a, b, new_a, new_b = propose(draws, code, layer, first_layer, last_layer, num_experts, num_nodes)
+                a, b, new_a, new_b = propose(
+                    draws, code, layer, first_layer, last_layer, num_experts, num_nodes, keeps_fast
+                )  # fmt: skip
                 if a == NOBODY or not fits(code, room, tier_bytes, num_experts, a, b, new_a, new_b):
                     continue
                 at_a, end_a, weight_a = first_use[a], first_use[a + 1], weight[a // num_experts]

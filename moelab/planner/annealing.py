@@ -36,11 +36,13 @@ def annealed(
     seed: int = 0,
     only_layer: int | None = None,
     worth: float = 0.0,
+    keeps_fast: bool = False,
 ) -> np.ndarray:
     """``masks`` int64 [L, E] after about ``moves_per_expert`` tries for each expert in all sweeps, never worse.
 
     ``worth`` of a copy for each use of its expert, in experts: 0 is the objective alone. ``room`` int64 [N]: bytes that
-    the tiers have left (default: what the budgets leave). ``only_layer``: no other layer changes.
+    the tiers have left (default: what the budgets leave). ``only_layer``: no other layer changes. ``keeps_fast``:
+    the fast tiers keep the experts that they hold.
     """
     num_layers, num_experts = problem.shape
     layers = (0, num_layers) if only_layer is None else (only_layer, only_layer + 1)
@@ -59,7 +61,7 @@ def annealed(
     change = anneal_moves(
         steps.offsets, steps.keys, first_use, uses, often, num_uses, (*layers, num_experts), problem.num_nodes, code,
         free, problem.tier_bytes, times.piece_sizes, times.slowness, times.barrier, problem.layer_weight, worth,
-        temperatures,
+        keeps_fast, temperatures,
         max(1, round(moves_per_expert * num_experts / sweeps)), np.array([seed], np.uint64), field,
         *hall_tables(times.num_tiers, field),
         np.empty(steps.num_layer_steps, np.int64), np.empty(steps.num_layer_steps), np.empty(longest, np.int32),

@@ -17,13 +17,22 @@ _TRIES = 12
 
 
 @compiled
-def propose(draws, code, layer, first_layer, last_layer, num_experts, num_nodes):
-    """(key a, key b, new mask of a, of b); a is ``NOBODY`` where nothing was found, b where only a changes."""
+def propose(draws, code, layer, first_layer, last_layer, num_experts, num_nodes, keeps_fast):
+    """(key a, key b, new mask of a, of b); a is ``NOBODY`` where nothing was found, b where only a changes.
+
+    ``keeps_fast``: what is on a fast tier stays there and nothing else comes, so such experts are drawn again.
+    """
     first = layer * num_experts
     kind = unit(draws)
     nodes = (1 << num_nodes) - 1
     a = first + below(draws, num_experts)
     b = first + below(draws, num_experts)
+    if keeps_fast:
+        for _ in range(_TRIES):
+            a = first + below(draws, num_experts) if code[a] > nodes else a
+            b = first + below(draws, num_experts) if code[b] > nodes else b
+        if code[a] > nodes or code[b] > nodes:
+            return NOBODY, NOBODY, 0, 0
     if kind < 0.6 or num_nodes == 1:
         if code[a] > nodes and unit(draws) < 0.3:
             b = first_layer * num_experts + below(draws, (last_layer - first_layer) * num_experts)

@@ -11,10 +11,11 @@ import pytest
 from moelab.cli import main
 from moelab.domain.machine import Machine
 from moelab.findings.equal_bytes import MOST_VISITS, equal_bytes
+from moelab.findings.fast_and_nodes import OFFERS
 from moelab.findings.full_budget import TARGETS
 from moelab.findings.placement_page import BEGIN, END, placement_tables, update_placement_page, within_target
 from moelab.findings.placement_study import EXTRA_MEMORY, placement_study
-from moelab.planner import NODE_PLANNERS, anneal, best, eplb
+from moelab.planner import NODE_PLANNERS, anneal, best, eplb, sequential
 from moelab.store import TraceWriter
 from tests.seeded_traces import seeded_trace
 
@@ -36,7 +37,6 @@ def test_every_planner_ran_and_scores_are_the_plans_own(small):
     assert set(small.certificates) == set(EXTRA_MEMORY)
     assert all(proof.plan >= proof.annealed - 1e-9 for proof in small.certificates.values())
     assert {proof.num_steps for proof in small.certificates.values()} == {24}
-    assert small.joint["train_mean_max"] <= small.joint["hottest_first_train_mean_max"]
 
 
 def test_prefill_is_taken_token_by_token_and_says_so():
@@ -84,6 +84,49 @@ def test_page_says_median_range_and_verdict_of_all_splits(small):
         for one in of_share:
             assert "{:+.3f} ({:+.3f} to {:+.3f})".format(*one.difference) in line
             assert one.verdict in line
+
+
+def test_joint_beside_sequential_is_what_the_planners_say(small):
+    """Every split and amount of memory; the difference is of pairs, the page prints it with its verdict."""
+    assert [(one.seed, one.offered) for one in small.joint] == [(s, share) for s in (0, 1, 2) for share in OFFERS]
+    for one in small.joint:
+        assert one.slots == 3
+        assert one.hit_rates["sequential"] == one.hit_rates["hottest first"] > 0
+        low, high = one.difference[1:]
+        assert one.verdict == ("joint ahead" if high < 0 else "sequential ahead" if low > 0 else "tie")
+        if (one.seed, one.offered) not in {(1, 0.1), (2, 0.0)}:
+            continue
+        options = {
+            "nodes": 2, "held_out": 0.5, "seed": one.seed, "phase": "decode", "extra_memory": one.offered,
+            "fast_slots": 3,
+        }  # fmt: skip
+        says = {name: planner(small.trace, **options).prediction for name, planner in (
+            ("joint", NODE_PLANNERS["joint"]), ("sequential", sequential),
+        )}  # fmt: skip
+        for name, prediction in says.items():
+            assert one.scores[name].mean == prediction["heldout_mean_max"]
+            assert one.hit_rates[name] == prediction["hit_rate_per_request"]
+        assert one.scores["hottest first"].mean == says["joint"]["hottest_first_mean_max"]
+        assert one.scores["sequential"].mean == says["joint"]["sequential_mean_max"]
+        assert one.difference[0] == pytest.approx(
+            says["joint"]["heldout_mean_max"] - says["sequential"]["heldout_mean_max"]
+        )  # fmt: skip
+    rows = _rows_of("## Fast tier and nodes together", [small])
+    assert len(rows) == len(OFFERS)
+    for offer, line in zip(OFFERS, rows, strict=True):
+        for one in small.joint:
+            if one.offered == offer:
+                assert "{:+.3f} ({:+.3f} to {:+.3f})".format(*one.difference) in line
+                assert one.verdict in line
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((-0.2, -0.1), "joint ahead"), ((0.1, 0.2), "sequential ahead"), ((-0.1, 0.1), "tie"),
+     ((float("nan"),) * 2, "no interval")],
+)  # fmt: skip
+def test_verdicts_beside_sequential(small, interval, verdict):
+    assert dataclasses.replace(small.joint[0], difference=(0.0, *interval)).verdict == verdict
 
 
 def test_every_certificate_has_its_verdict(small):

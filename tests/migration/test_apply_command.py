@@ -11,7 +11,7 @@ import moelab
 from moelab import PLANNERS
 from moelab.cli import main
 from moelab.kernels.pages import several_nodes
-from moelab.migration.difference import MARGIN, Difference
+from moelab.migration.text_difference import MARGIN, TextDifference
 from tests.migration.nano_plans import CORES, NANO, NEEDS, node_plan_of, random_plan, with_fast_tier
 
 pytestmark = NEEDS
@@ -74,7 +74,7 @@ def test_command_states_the_margin_of_tokens_that_differ(capture, tmp_path, caps
     assert result["allowed_top2_margin"] == MARGIN
     assert result["tokens_compared"] == 36
     assert all(each["top2_margin"] < MARGIN for each in result["first_differences"])
-    of = Difference.of
+    of = TextDifference.of
 
     def as_if_sure(without, moved, allowed):
         """The last token of the second text comes out otherwise, though the model was sure of it."""
@@ -82,7 +82,7 @@ def test_command_states_the_margin_of_tokens_that_differ(capture, tmp_path, caps
         without[1][-1] = (without[1][-1][0] + 1, 3.0)
         return of(without, [*without[:1], moved[1], *without[2:]], allowed)
 
-    monkeypatch.setattr(Difference, "of", as_if_sure)
+    monkeypatch.setattr(TextDifference, "of", as_if_sure)
     assert main(command) == 1
     result = json.loads(capsys.readouterr().out)
     assert result["largest_top2_margin"] == 3.0

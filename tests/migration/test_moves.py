@@ -66,12 +66,12 @@ def assert_whole(layers, blocks, copies=None):
         for (expert, start, stop, _), memory in held.items():
             piece = piece_of(LAYOUT, start, stop)
             expected = np.empty(piece.num_bytes, np.uint8)
-            for whole, own in moves_module_ranges(piece):
+            for whole, own in ranges_by_hand(piece):
                 expected[own] = of_layer[expert][whole]
             np.testing.assert_array_equal(memory.memory, expected)
 
 
-def moves_module_ranges(piece):
+def ranges_by_hand(piece):
     """By hand, from the layout: rows of gate_proj, of up_proj, of down_proj."""
     up = LAYOUT.projection_bytes(16, LAYOUT.hidden_size)
     down = LAYOUT.projection_bytes(16, LAYOUT.intermediate_size)

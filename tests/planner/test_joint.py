@@ -60,7 +60,7 @@ def test_no_choice_for_the_fast_tier_goes_below_the_bound(seed, expert_bytes):
         np.argsort(-uses),
         np.argsort(-uses * size),
         np.argsort(uses),
-        *(rng.permutation(24) for _ in "five"),
+        *(rng.permutation(24) for _ in range(5)),
     ):
         room, masks = int(problem.budget[2]), np.full(24, 0b11)
         for key in order:

@@ -119,20 +119,23 @@ def test_one_request_and_nothing_held_out_say_so():
 
 @needs_shared_traces
 @pytest.mark.parametrize(
-    ("folder", "share", "most"),
+    ("folder", "share", "seed", "least", "most"),
     [
-        ("gpt_oss_20b_fingerprint", 0.10, 1.085),
-        ("gpt_oss_20b_fingerprint", 0.25, 1.023),
-        ("deepseek_v2_lite_esft", 0.10, 1.072),
-        ("deepseek_v2_lite_esft", 0.25, 1.023),
+        ("gpt_oss_20b_fingerprint", 0.10, 0, 1.0, 1.085),
+        ("gpt_oss_20b_fingerprint", 0.10, 1, 1.085, 1.092),  # missed by these splits: 1.087 and 1.085 as published
+        ("gpt_oss_20b_fingerprint", 0.10, 2, 1.083, 1.090),
+        ("gpt_oss_20b_fingerprint", 0.25, 0, 1.0, 1.023),
+        ("deepseek_v2_lite_esft", 0.10, 0, 1.0, 1.072),
+        ("deepseek_v2_lite_esft", 0.25, 0, 1.0, 1.023),
     ],
 )
-def test_targets_on_real_routing(folder, share, most):
-    """Half of the requests held out, each token its own step: within the target, and ahead of EPLB, paired."""
+def test_targets_on_real_routing(folder, share, seed, least, most):
+    """Half of the requests held out, each token its own step: within the target, or as far from it as the page says,
+    and ahead of EPLB, paired."""
     trace = open_source(SHARED_TRACES / folder).load()
-    shared = {"nodes": 2, "extra_memory": share, "steps": "token", "held_out": 0.5}
+    shared = {"nodes": 2, "extra_memory": share, "steps": "token", "held_out": 0.5, "seed": seed}
     plan = PLANNERS["anneal"](trace, most_visits=1_000_000_000, **shared)  # a quarter of the default, for time
-    assert plan.prediction["heldout_ratio_to_ideal"] <= most
+    assert least <= plan.prediction["heldout_ratio_to_ideal"] <= most
     problem = node_problem(trace, **shared)
     ours = node_score(problem.test, masks_of(plan), problem.times, problem.layer_weight)
     eplb = PLANNERS["eplb"](trace, score=False, **shared)

@@ -13,7 +13,8 @@ from test_placement import nodes_of_pages
 
 from moelab.domain.plan import Plan
 from moelab.engine.engine import load
-from moelab.kernels.node_memory import free_bytes, promised_bytes
+from moelab.engine.recorder import Recorder, header_of
+from moelab.kernels.node_memory import promised_bytes
 from moelab.migration import apply, moves
 
 NUM_NODES = int(os.environ["NUM_NODES"])
@@ -66,6 +67,17 @@ def pages_on_their_nodes(engine, plan: Plan) -> int:
     return num_pages
 
 
+def bytes_to_read(engine, trace) -> np.ndarray:
+    """int64 [L, N]: of every step that was recorded each distinct expert once, from the nodes that have its pieces."""
+    found = np.zeros((len(engine.routed), NUM_NODES), np.int64)
+    for number, layer in enumerate(engine.routed):
+        for step in np.unique(trace.tokens.step):
+            chosen = set(trace.experts[trace.tokens.step == step, number].ravel().tolist())
+            for (expert, *_, node), copy in layer.placement.memory_of_copy.items():
+                found[number, node] += len(copy.memory) * (expert in chosen)
+    return found
+
+
 def test_without_a_plan_experts_lie_round_robin_and_rows_of_the_dense_path_are_shared(engine):
     for layer in engine.routed:
         for (expert, *_, node), copy in layer.placement.memory_of_copy.items():
@@ -80,7 +92,7 @@ def test_without_a_plan_experts_lie_round_robin_and_rows_of_the_dense_path_are_s
 
 
 def test_pages_of_every_expert_follow_the_plan(engine):
-    """From round-robin to a plan, to another, and back: the same text, each node reads what it has."""
+    """From round-robin to a plan, to another, and back: the same text, nodes read what they have of what is routed."""
     assert engine.pool.num_nodes == NUM_NODES
     assert not engine.pool.virtual
     expected = engine.generate(PROMPT, NEW, stop=()).token_ids
@@ -95,9 +107,13 @@ def test_pages_of_every_expert_follow_the_plan(engine):
         assert 0 < applied.peak_extra_bytes <= total // len(engine.routed)
         assert pages_on_their_nodes(engine, plan) * mmap.PAGESIZE >= total
         before = np.array([layer.bytes_of_node for layer in engine.routed])
+        recorder = Recorder(header_of(engine, (), "none", "guest"), keep_text=False, writer=None)
+        engine.observers.append(recorder.observe)  # as `moelab.record`, which needs the store: the guest has no Arrow
         assert engine.generate(PROMPT, NEW, stop=()).token_ids == expected
+        engine.observers.remove(recorder.observe)
+        trace = recorder.finish()
         read = np.array([layer.bytes_of_node for layer in engine.routed]) - before
-        assert read.shape == (len(engine.routed), NUM_NODES)
+        np.testing.assert_array_equal(read, bytes_to_read(engine, trace))
         assert (read.sum(0) > 0).all()
     assert min(moved) > 0
     assert moved[2] == gone[1]  # what went comes back, and no more
@@ -107,14 +123,16 @@ def test_a_failure_in_the_middle_leaves_every_page_where_it_was(engine, monkeypa
     plan = plan_by_lot(engine, 3)
     apply(engine, plan, progress=False)
     expected = engine.generate(PROMPT, NEW, stop=()).token_ids
-    free = [free_bytes(node) for node in range(NUM_NODES)]
-    real, calls = moves.NodePlacement, []
+    real, calls, copies = moves.NodePlacement, [], []
 
     def interrupted(*arguments, **choices):
         calls.append(1)
         if len(calls) == 4:
+            assert all((nodes_of_pages(copy) >= 0).all() for copy in copies)  # filled, before they go
             raise KeyboardInterrupt
-        return real(*arguments, **choices)
+        placement = real(*arguments, **choices)
+        copies.extend(placement.memory_of_copy[copy].memory for copy in placement.new_copies)
+        return placement
 
     monkeypatch.setattr(moves, "NodePlacement", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -122,7 +140,10 @@ def test_a_failure_in_the_middle_leaves_every_page_where_it_was(engine, monkeypa
     assert len(calls) == 4
     pages_on_their_nodes(engine, plan)
     assert engine.generate(PROMPT, NEW, stop=()).token_ids == expected
-    assert all(abs(free_bytes(node) - before) < 32 << 20 for node, before in enumerate(free))
+    # Their mappings live, because `copies` holds them: it is the pages themselves that went.
+    whole = [copy[: len(copy) // mmap.PAGESIZE * mmap.PAGESIZE] for copy in copies]
+    assert sum(map(len, whole)) > 1 << 20
+    assert not any((nodes_of_pages(copy) >= 0).any() for copy in whole if len(copy))
 
 
 def test_a_node_without_room_is_refused_before_anything_moves(engine):

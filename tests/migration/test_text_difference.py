@@ -8,7 +8,7 @@ import torch
 import moelab
 from moelab.engine.prompts import Prompt
 from moelab.engine.watched import watched_stream
-from moelab.migration.difference import Difference
+from moelab.migration.text_difference import TextDifference
 
 
 def text(tokens, margins):
@@ -18,17 +18,17 @@ def text(tokens, margins):
 def test_by_hand():
     without = [text([1, 2, 3], [0.5, 0.1, 0.9]), text([4, 5, 6], [1, 1, 1]), text([7, 8, 9], [0.2, 0.01, 4])]
     moved = [text([1, 9, 3], [0.5, 0.2, 0.9]), text([4, 5, 6], [1, 1, 1]), text([7, 3, 3], [0.2, 0.02, 1])]
-    difference = Difference.of(without, moved, 0.2)
+    difference = TextDifference.of(without, moved, 0.2)
     assert difference.first == ((0, 1, 0.1), (2, 1, 0.01))  # what comes after the first says nothing
     assert (difference.num_texts, difference.num_tokens, difference.num_different_tokens) == (3, 9, 3)
     assert difference.largest_margin == 0.1
     assert difference.is_allowed
-    assert not Difference.of(without, moved, 0.1).is_allowed
-    assert not Difference.of(without, moved, 0.0).is_allowed
+    assert not TextDifference.of(without, moved, 0.1).is_allowed
+    assert not TextDifference.of(without, moved, 0.0).is_allowed
     summary = difference.summary()
     assert summary["texts_equal"] == 1
     assert summary["first_differences"][1] == {"text": 2, "token": 1, "top2_margin": 0.01}
-    same = Difference.of(without, without, 0.0)
+    same = TextDifference.of(without, without, 0.0)
     assert same.is_allowed
     assert same.largest_margin is None
     assert same.summary()["texts_equal"] == 3

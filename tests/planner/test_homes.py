@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 
-from moelab.planner.joint import _rehoused
+from moelab.planner.homes import rehoused
 from moelab.planner.node_problem import node_problem
 from tests.seeded_traces import seeded_trace
 
@@ -21,7 +21,7 @@ def test_homes_fit_nearly_always_where_any_do():
         room = problem.room(masks)
         if (room < 0).any():
             continue
-        homes = _rehoused(problem, masks)
+        homes = rehoused(problem, masks)
         assert ((homes > 0) == (masks == 4)).all()
         assert (np.bitwise_count(homes) <= 1).all()
         found = bool((problem.used(masks, homes) <= problem.budget).all())

@@ -1,4 +1,4 @@
-"""Difference: texts after a move beside those without it, and how sure the model was where they part.  Floor 4.
+"""TextDifference: texts after a move beside those without it, and how sure the model was where they part.  Floor 4.
 
 Homes that move between nodes change no bit, so no token. A fast tier computes in another format and order: a token may
 differ there where the two likeliest were nearly alike. From the first that differs on a text goes its own way, so that
@@ -20,7 +20,7 @@ Text = Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True)
-class Difference:
+class TextDifference:
     """``first``: for each text that differs (its number, place of the first other token, top-2 margin there without
     the move). ``allowed``: the margin below which that may be; 0: never."""
 
@@ -31,7 +31,7 @@ class Difference:
     allowed: float
 
     @classmethod
-    def of(cls, without: Sequence[Text], moved: Sequence[Text], allowed: float) -> Difference:
+    def of(cls, without: Sequence[Text], moved: Sequence[Text], allowed: float) -> TextDifference:
         """Texts of equal lengths."""
         first, different, total = [], 0, 0
         for number, (before, after) in enumerate(zip(without, moved, strict=True)):
