@@ -212,7 +212,7 @@ MOELAB_API int32_t moelab_pool_pinned(const moelab_pool *pool); /* how many thre
  * for a run before it. */
 MOELAB_API void moelab_pool_start(moelab_pool *pool, moelab_work_fn work, void *context);
 MOELAB_API void moelab_pool_wait(moelab_pool *pool);
-MOELAB_API void moelab_pool_destroy(moelab_pool *pool);
+MOELAB_API void moelab_pool_destroy(moelab_pool *pool); /* never during a run, of whichever thread */
 
 /* What forward adds to after each call: bytes of weights that the workers of a node read; the time of its own work,
  * which is, of each phase (gate_up with what comes before it, and down; or linear), the time until its last worker was

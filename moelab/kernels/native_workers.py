@@ -34,8 +34,10 @@ class NativeWorkers:
         self.handle: int | None = library.moelab_pool_create(len(cores), core_array, node_array, SPIN_NS)
         if not self.handle:
             raise RuntimeError(f"pool: expected {len(cores)} threads; the system gave fewer: ask for fewer workers")
-        # A pool that is dropped without close ends its threads too; in a forked child there are none to end.
+        # A pool that is dropped without close ends its threads too; in a forked child there are none to end. At exit
+        # the process ends them: a daemon thread may be inside a run, and its pool must not go under it.
         self._finalizer = weakref.finalize(self, _destroy, os.getpid(), self.handle)
+        self._finalizer.atexit = False
         self.pinned = library.moelab_pool_pinned(self.handle) == len(cores) - 1
 
     def run(self, function: Callable[[int, int], object]) -> None:
