@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from moelab.kernels import ExpertArena, ExpertLayout, Pool
+from moelab.kernels.native import MAX_NODES, library
+from moelab.kernels.native_workers import NativeWorkers
 
 
 def test_every_worker_runs_once_per_run():
@@ -124,6 +126,15 @@ def test_close_twice_and_use_after_close():
         pool.run(lambda worker, n: None)
     with pytest.raises(ValueError, match="expected 1 or more"):
         Pool(0)
+
+
+@pytest.mark.skipif(library()[0] is None, reason="native kernels are not built")
+def test_more_nodes_than_the_library_knows_are_refused():
+    """By their number, not as threads that the system did not give."""
+    workers = NativeWorkers([None, None], [0, MAX_NODES - 1])
+    workers.close()
+    with pytest.raises(ValueError, match="nodes: expected at most 16; got 17: ask for 16 virtual nodes or workers"):
+        NativeWorkers([None, None], [0, MAX_NODES])
 
 
 def test_nested_run_is_refused():
