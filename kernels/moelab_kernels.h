@@ -87,7 +87,7 @@ typedef int64_t (*moelab_dispatch_fn)(int64_t num_jobs, const int64_t *masks, co
 typedef struct moelab_placement {
     uint32_t struct_bytes;
     uint32_t abi_version;
-    int64_t num_nodes;                /* N */
+    int64_t num_nodes;                /* N, 1 to MOELAB_MAX_NODES */
     const int64_t *piece_of_expert;   /* [E + 1]: the first piece of each expert; P in the end */
     const int64_t *first_group, *num_groups, *first_row, *num_rows; /* [P] */
     const int64_t *piece_bytes;       /* [P] */
