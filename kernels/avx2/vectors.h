@@ -30,12 +30,6 @@ static inline __m256i broadcast32(const void *from) {
     return _mm256_set1_epi32(four);
 }
 
-static inline __m256i broadcast64(const void *from) {
-    int64_t eight;
-    std::memcpy(&eight, from, 8);
-    return _mm256_set1_epi64x(eight);
-}
-
 template <int N>
 static inline void widen_bf16(const uint16_t *from, float *to) { /* N bf16 -> float32 */
     for (int i = 0; i < N; i += 8) _mm256_store_ps(to + i, load_bf16(from + i));

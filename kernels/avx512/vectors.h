@@ -31,10 +31,4 @@ static inline __m512i broadcast32(const void *from) {
     return _mm512_set1_epi32(four);
 }
 
-static inline __m512i broadcast64(const void *from) {
-    int64_t eight;
-    std::memcpy(&eight, from, 8);
-    return _mm512_set1_epi64(eight);
-}
-
 #endif
