@@ -40,9 +40,6 @@ static inline bool in_one_run(const moelab_moe_job *job, int64_t expert) {
     return ONE_RUN<K> && job->pair_start[expert + 1] - job->pair_start[expert] == 1;
 }
 
-static inline int64_t tiles_of(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
-static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
 static inline int32_t check_job(const moelab_moe_job *job, int32_t format, int32_t mode, int num_projections) {
     if (!fits(job)) return MOELAB_BAD_STRUCT;
     for (int i = 0; i < num_projections; i++)
