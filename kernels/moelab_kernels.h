@@ -292,8 +292,8 @@ MOELAB_API uint64_t moelab_peak(moelab_pool *pool, const char *isa, int32_t acti
 /* --- A decode step: many small operations and steps in one run of the pool ---
  *
  * A call of Python between two steps costs more than the operation itself, because nothing of the interpreter is
- * in the cache after the weights of a layer have passed through it (docs/log.md). All numbers are float32 unless
- * said; T tokens of one or more sequences. */
+ * in the cache after the weights of a layer have passed through it (docs/log.md, 2026-11-24, a decode step as one
+ * native call). All numbers are float32 unless said; T tokens of one or more sequences. */
 
 /* y[t] = weight * x[t] / sqrt(mean(x[t]^2) + eps), `size` numbers. */
 typedef struct moelab_norm {
