@@ -39,10 +39,10 @@ static int32_t by_expert(const moelab_moe_job *job, bool is_down, int64_t each, 
         return by_expert<BESIDE(name, phase), moelab_amx_##name##_##phase>(job, is_down, each, start, stop,      \
                                                                            bytes_read);                          \
     }
-#define PHASES(name)                                         \
-    PHASE(name, gate_up, false, ceil_of(job->intermediate_size, 32)) \
-    PHASE(name, down, true, ceil_of(job->hidden_size, 16))           \
-    PHASE(name, linear, false, ceil_of(job->intermediate_size, 16))
+#define PHASES(name)                                                  \
+    PHASE(name, gate_up, false, tiles_of(job->intermediate_size, 32)) \
+    PHASE(name, down, true, tiles_of(job->hidden_size, 16))           \
+    PHASE(name, linear, false, tiles_of(job->intermediate_size, 16))
 
 PHASES(bf16)
 PHASES(int4_int8)

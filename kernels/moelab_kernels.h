@@ -87,7 +87,7 @@ typedef int64_t (*moelab_dispatch_fn)(int64_t num_jobs, const int64_t *masks, co
 typedef struct moelab_placement {
     uint32_t struct_bytes;
     uint32_t abi_version;
-    int64_t num_nodes;                /* N */
+    int64_t num_nodes;                /* N, 1 to MOELAB_MAX_NODES */
     const int64_t *piece_of_expert;   /* [E + 1]: the first piece of each expert; P in the end */
     const int64_t *first_group, *num_groups, *first_row, *num_rows; /* [P] */
     const int64_t *piece_bytes;       /* [P] */
@@ -212,7 +212,7 @@ MOELAB_API int32_t moelab_pool_pinned(const moelab_pool *pool); /* how many thre
  * for a run before it. */
 MOELAB_API void moelab_pool_start(moelab_pool *pool, moelab_work_fn work, void *context);
 MOELAB_API void moelab_pool_wait(moelab_pool *pool);
-MOELAB_API void moelab_pool_destroy(moelab_pool *pool);
+MOELAB_API void moelab_pool_destroy(moelab_pool *pool); /* never during a run, of whichever thread */
 
 /* What forward adds to after each call: bytes of weights that the workers of a node read; the time of its own work,
  * which is, of each phase (gate_up with what comes before it, and down; or linear), the time until its last worker was
@@ -292,8 +292,8 @@ MOELAB_API uint64_t moelab_peak(moelab_pool *pool, const char *isa, int32_t acti
 /* --- A decode step: many small operations and steps in one run of the pool ---
  *
  * A call of Python between two steps costs more than the operation itself, because nothing of the interpreter is
- * in the cache after the weights of a layer have passed through it (docs/log.md). All numbers are float32 unless
- * said; T tokens of one or more sequences. */
+ * in the cache after the weights of a layer have passed through it (docs/log.md, 2026-11-24, a decode step as one
+ * native call). All numbers are float32 unless said; T tokens of one or more sequences. */
 
 /* y[t] = weight * x[t] / sqrt(mean(x[t]^2) + eps), `size` numbers. */
 typedef struct moelab_norm {

@@ -8,10 +8,8 @@
 #ifndef MOELAB_PACK_H
 #define MOELAB_PACK_H
 
-#include <cstdint>
-#include <cstring>
-
 #include "moelab_kernels.h"
+#include "numbers.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -86,7 +84,7 @@ struct biased {
 };
 
 /* Eight nibbles: 0..3 become the low nibbles of the four bytes, 4..7 the high ones. */
-struct nibbles {
+struct paired {
     static inline uint32_t of(uint32_t word) {
         uint32_t low = word & 0xFFFFu, high = word >> 16;
         low = (low | low << 8) & 0x00FF00FFu;
@@ -148,7 +146,7 @@ inline void pack_scales(uint16_t *to, const uint16_t *scale, int64_t row_groups)
 
 /* How a row of the source lies: bytes of a row, of a tile in it, and what stands where there is nothing. */
 struct int4_rows {
-    typedef nibbles unit;
+    typedef paired unit;
     static constexpr int units = 8, tile_bytes = 576;
     static constexpr bool scaled = true;
     static constexpr uint8_t padding = 0x88;

@@ -3,6 +3,7 @@
 #define MOELAB_PARTS_H
 
 #include "moelab_kernels.h"
+#include "numbers.h"
 
 /* Units [first, first + count) of an expert, whose pairs are those of active expert `expert`; the block `weights`
  * begins with unit `origin` and has `up_rows` tile rows of gate_proj and as many of up_proj. */
@@ -10,8 +11,6 @@ struct part {
     int64_t expert, first, count, origin, up_rows;
     const uint8_t *weights;
 };
-
-static inline int64_t ceil_of(int64_t size, int64_t unit) { return (size + unit - 1) / unit; }
 
 /* The largest entry that begins at `unit` or before, empty ones skipped. */
 static inline int64_t entry_of(const int64_t *start, int64_t num_entries, int64_t unit) {
@@ -29,7 +28,7 @@ static inline int64_t entry_of(const int64_t *start, int64_t num_entries, int64_
 /* The part that begins at unit_start; `units` of a whole expert. */
 static inline part part_at(const moelab_moe_job *job, bool is_down, int64_t units, int64_t unit_start,
                            int64_t unit_stop) {
-    const int64_t tile_rows = ceil_of(job->intermediate_size, 16);
+    const int64_t tile_rows = tiles_of(job->intermediate_size, 16);
     part p;
     const moelab_placement *placed = job->placement;
     if (!placed) {

@@ -21,7 +21,9 @@
 #include "silu.h"
 
 static const int MAX_ROWS = 4, MAX_TOKENS = 32;
-static const int64_t SMALL_BYTES = 256000; /* of a matrix; docs/log.md */
+/* Matrices up to here are read one after the other: heads of an attention (70 kB) cut into four runs each take half as
+ * long again (docs/log.md, 2026-11-24, a decode step as one native call). Where the limit lies was not measured. */
+static const int64_t SMALL_BYTES = 256000;
 
 /* Quantised rows of activations, [.., num_tiles * 64] numbers and [.., num_tiles * 2] scales and offsets. */
 struct activations {
@@ -31,7 +33,8 @@ struct activations {
 };
 
 /* Does a kernel read fastest in one run of memory when an expert has one token? Others have MAX_ROWS runs that advance
- * together. Which it is was measured (docs/log.md); a file says it of its own kernel. */
+ * together. Which it is was measured (docs/log.md, 2026-11-27, the decode step of K2.6 in the fast state); a file says
+ * it of its own kernel. */
 template <class K>
 static const bool ONE_RUN = false;
 
@@ -39,9 +42,6 @@ template <class K>
 static inline bool in_one_run(const moelab_moe_job *job, int64_t expert) {
     return ONE_RUN<K> && job->pair_start[expert + 1] - job->pair_start[expert] == 1;
 }
-
-static inline int64_t tiles_of(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
-static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static inline int32_t check_job(const moelab_moe_job *job, int32_t format, int32_t mode, int num_projections) {
     if (!fits(job)) return MOELAB_BAD_STRUCT;
@@ -142,7 +142,7 @@ static void run_groups_of_one(const moelab_moe_job *job, const part &p) {
 }
 
 /* What is asked of one expert is cut into two long runs of groups that advance together, four streams of weights:
- * prefetchers follow long runs, not neighbouring rows (docs/log.md). */
+ * prefetchers follow long runs, not neighbouring rows (docs/log.md, 2026-11-23, native kernels). */
 template <class K>
 static int32_t run_gate_up(const moelab_moe_job *job, int64_t unit_start, int64_t unit_stop, uint64_t *bytes_read) {
     const int32_t status = check_job(job, K::format, K::mode, 3);

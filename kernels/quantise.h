@@ -2,25 +2,13 @@
 #ifndef MOELAB_QUANTISE_H
 #define MOELAB_QUANTISE_H
 
-#include <cstdint>
-#include <cstring>
 #include <limits>
 
 #include "moelab_kernels.h"
+#include "numbers.h"
 
-static inline uint16_t float_to_bf16(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    if (x != x) return 0x7fc0;
-    return (uint16_t)((bits + ((bits >> 16) & 1) + 0x7fff) >> 16);
-}
-
-static inline float bf16_to_float(uint16_t half) {
-    const uint32_t bits = (uint32_t)half << 16;
-    float x;
-    std::memcpy(&x, &bits, 4);
-    return x;
-}
+static const float SMALLEST_ABSMAX = 0x1p-100f; /* of a group that has a scale */
+static const int32_t INFINITE = 0x7f800000;     /* bits; a NaN has more */
 
 /* 32 numbers of x. Plain loops of 32, which every compiler makes into vectors. */
 static inline void quantise_group_int8(const float *x, int8_t *q, float *scale, int32_t *offset) {
@@ -31,10 +19,10 @@ static inline void quantise_group_int8(const float *x, int8_t *q, float *scale, 
     float absmax;
     std::memcpy(&absmax, &largest, 4);
     *offset = 0;
-    if (largest >= 0x7f800000 || absmax < 7.888609052210118e-31f) { /* 2^-100 */
+    if (largest >= INFINITE || absmax < SMALLEST_ABSMAX) {
         std::memset(q, 0, 32);
         /* A NaN or infinity in the group must reach the output. */
-        *scale = largest >= 0x7f800000 ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
+        *scale = largest >= INFINITE ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
         return;
     }
     const float inverse = 127.0f / absmax, rounding = 12582912.0f;
@@ -59,7 +47,7 @@ static inline void quantise_group_int16(const float *x, int8_t *q, float *scale,
     std::memcpy(&absmax, &largest, 4);
     int32_t rounded[32] = {0}, total = 0, num_large = 0, num_not_zero = 0;
     for (int c = 0; c < 32; c++) num_not_zero += bits[c] != 0;
-    if (largest < 0x7f800000 && absmax >= 7.888609052210118e-31f) { /* 2^-100 */
+    if (largest < INFINITE && absmax >= SMALLEST_ABSMAX) {
         const float inverse = 32639.0f / absmax, rounding = 12582912.0f;
         for (int c = 0; c < 32; c++) rounded[c] = (int32_t)((x[c] * inverse + rounding) - rounding);
         for (int c = 0; c < 32; c++) num_large += rounded[c] >= 512 || rounded[c] <= -512;

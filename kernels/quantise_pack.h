@@ -8,25 +8,7 @@
 
 namespace {
 
-inline float float_of(uint32_t bits) {
-    float value;
-    std::memcpy(&value, &bits, 4);
-    return value;
-}
-inline uint32_t bits_of(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    return bits;
-}
-/* Ties to even; NaN stays NaN. */
-inline uint16_t to_bf16(float value) {
-    const uint32_t bits = bits_of(value);
-    return (bits & 0x7FFFFFFFu) > 0x7F800000u ? (uint16_t)0x7FC0
-                                              : (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
-}
-inline float from_bf16(uint16_t bits) { return float_of((uint32_t)bits << 16); }
-
-inline float divisor_of(uint16_t scale) { return (scale & 0x7FFF) == 0 ? 1.0f : from_bf16(scale); }
+inline float divisor_of(uint16_t scale) { return (scale & 0x7FFF) == 0 ? 1.0f : bf16_to_float(scale); }
 
 /* 32 numbers of a row. Steps are numbers / divisor rounded to integers, ties to even, within [smallest, largest],
  * a NaN 0: they are far below 2^22, so that adding 1.5 * 2^23 rounds and leaves the integer in the low bits. */
@@ -115,7 +97,7 @@ struct group32 {
         for (int i = 0; i < 32; i++) x[i] = from[i];
     }
     inline void read(const uint16_t *from) {
-        for (int i = 0; i < 32; i++) x[i] = from_bf16(from[i]);
+        for (int i = 0; i < 32; i++) x[i] = bf16_to_float(from[i]);
     }
     inline uint32_t largest_bits() const {
         uint32_t largest = 0;
@@ -156,7 +138,7 @@ struct group32 {
         }
     }
     inline void write_bf16(uint16_t *row) const {
-        for (int i = 0; i < 32; i++) row[i] = to_bf16(x[i]);
+        for (int i = 0; i < 32; i++) row[i] = float_to_bf16(x[i]);
     }
     inline void write_float32(float *row) const {
         for (int i = 0; i < 32; i++) row[i] = x[i];
@@ -170,7 +152,7 @@ struct to_int8 {
     static constexpr int units = 16, per_group = 32, tile_bytes = 1088, padding = 0x80;
     static constexpr bool scaled = true;
     static inline uint16_t write(uint8_t *row, const group32 &group) {
-        const uint16_t scale = to_bf16(float_of(group.largest_bits()) / 127.0f);
+        const uint16_t scale = float_to_bf16(float_of(group.largest_bits()) / 127.0f);
         group.write_int8(row, scale);
         return scale;
     }
@@ -183,7 +165,7 @@ struct to_int4 {
     static constexpr uint32_t padding = 0x88888888u;
     static constexpr bool scaled = true;
     static inline uint16_t write(uint32_t *row, const group32 &group) {
-        const uint16_t scale = to_bf16(group.first_of(group.largest_bits()) / -8.0f);
+        const uint16_t scale = float_to_bf16(group.first_of(group.largest_bits()) / -8.0f);
         group.write_int4(row, scale);
         return scale;
     }

@@ -100,8 +100,9 @@ static inline int32_t prepare_step(step *s, moelab_pool *pool, moelab_forward *f
     const bool shared = is_shared(forward) && pool && !forward->placement;
     if (shared && !linear && forward->num_experts != 1) return MOELAB_BAD_SHAPE;
     const bool is_placed = forward->node_of_expert && pool;
-    s->num_nodes = forward->placement ? (int32_t)forward->placement->num_nodes : is_placed ? pool->num_nodes : 1;
-    if (s->num_nodes > MOELAB_MAX_NODES) return MOELAB_BAD_SHAPE;
+    const int64_t num_nodes = forward->placement ? forward->placement->num_nodes : is_placed ? pool->num_nodes : 1;
+    if (num_nodes < 1 || num_nodes > MOELAB_MAX_NODES) return MOELAB_BAD_SHAPE;
+    s->num_nodes = (int32_t)num_nodes;
     if (forward->placement && s->num_nodes > 1 && (!pool || pool->num_nodes != s->num_nodes)) return MOELAB_BAD_SHAPE;
     moelab_moe_job *job = forward->job;
     job->placement = forward->placement;

@@ -1,6 +1,6 @@
 /* int4_g32 weights x int16 activations: vpmaddubsw of nibbles with the high bytes and with the low bytes; each sum of
  * 16 columns stays below 16 * 15 * 128 = 30,720 in int16. Lines stay a loop: unrolled, GCC 12 spills half of all
- * registers, at one and a half times the time (docs/log.md). */
+ * registers, at one and a half times the time (docs/log.md, 2026-11-26, quantised weights x activations of 16 bits). */
 #include "int16.h"
 
 namespace {

@@ -84,7 +84,8 @@ static inline void add_half_line(__m256i &sum, const uint8_t *half_line, __m256i
                        [of_second] "m"(quads[1]));
 }
 
-/* One token, bound by memory: `block` by hand, for a loop that loads evenly (docs/log.md). */
+/* One token, bound by memory: `block` by hand, for a loop that loads evenly (docs/log.md, 2026-11-26, one token's loop
+ * by hand). */
 template <int R>
 static inline __attribute__((always_inline)) void run_one(const uint8_t *const *rows, int64_t num_tiles,
                                                           const activations &x, int64_t token, float *out) {

@@ -1,7 +1,8 @@
 /* int8_g32 weights x int8 activations. vpmaddubsw would saturate (2 * 255 * 127), so a byte is taken as two nibbles, as
  * in int4_int8.cpp: the eight lines of a group stay below 30,480 in each of the two sums, which meet in int32. Unrolled
  * by hand: compilers leave the loop of eight lines, at twice the time. Rows take turns after each group: streams that
- * stand still for a whole tile are read more slowly (docs/log.md has both figures). */
+ * stand still for a whole tile are read more slowly (both figures: docs/log.md, 2026-11-24, a decode step as one native
+ * call). */
 #include "vectors.h"
 
 namespace {

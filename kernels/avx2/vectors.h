@@ -11,7 +11,7 @@ static inline __m256 load_bf16(const void *from) { /* 8 bf16 -> float32 */
 }
 
 /* In the order of the program: hardware prefetchers follow a stream only while its lines come in rising order and
- * once each (docs/log.md), and compilers move ordinary loads. */
+ * once each (docs/log.md, 2026-11-23, native kernels), and compilers move ordinary loads. */
 static inline __m256i stream_half_line(const void *from) { return *(const volatile __m256i *)from; }
 
 /* Of half the last line of an int4 or int8 tile, 16 scales: those of rows 8 * half .. of one group. */
@@ -21,19 +21,14 @@ static inline __m256 scales_of_rows(__m256i scales, int half) {
 }
 
 /* The sum stays where it is. GCC would make a tree of a chain of integer additions, for which 16 registers are too few:
- * a third of its instructions were moves to the stack and back (docs/log.md). */
+ * a third of its instructions were moves to the stack and back (docs/log.md, 2026-11-26, what streams of weights
+ * lose). */
 static inline void keep_chain(__m256i &sum) { __asm__("" : "+x"(sum)); }
 
 static inline __m256i broadcast32(const void *from) {
     int32_t four;
     std::memcpy(&four, from, 4);
     return _mm256_set1_epi32(four);
-}
-
-static inline __m256i broadcast64(const void *from) {
-    int64_t eight;
-    std::memcpy(&eight, from, 8);
-    return _mm256_set1_epi64x(eight);
 }
 
 template <int N>

@@ -35,7 +35,8 @@ static __attribute__((noinline)) __m512 with_tile(__m512 sums, const uint8_t *ti
 
 /* One token, bound by memory: every line is loaded once and in rising order, rows take turns after each tile. The
  * activations of a tile do not fit the registers: they are broadcast by the dot products themselves. Inlined, and the
- * rare path out of line, for what matters is that loads follow each other evenly (docs/log.md). */
+ * rare path out of line, for what matters is that loads follow each other evenly (docs/log.md, 2026-11-26, one token's
+ * loop by hand). */
 template <class W, int R>
 static inline __attribute__((always_inline)) void run_one(const uint8_t *const *rows, int64_t num_tiles,
                                                           const activations &x, int64_t token, float *out) {

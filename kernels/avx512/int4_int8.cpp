@@ -13,7 +13,8 @@ static inline __m512 scaled(__m512i isum, float activation_scale, __m512 weight_
 
 /* One token, bound by memory. High nibbles stay in place, 16 times their value: their sum is shifted down once,
  * exactly. The activations of a tile are broadcast once for all rows, and the loop over the rows is unrolled by hand:
- * GCC would keep the sums of a rolled one in memory, at 5% of the read limit (docs/log.md). */
+ * GCC would keep the sums of a rolled one in memory, at 5% of the read limit (docs/log.md, 2026-11-26, what streams of
+ * weights lose). */
 template <int R>
 static inline void run_one(const uint8_t *const *rows, int64_t num_tiles, const int8_t *q, const float *scale,
                            const int32_t *offset, float *out, int stride) {
@@ -91,7 +92,8 @@ static inline void run_two(const uint8_t *const *rows, int64_t num_tiles, const 
 }
 
 /* Up to four tokens: weights are streamed once for all of them. Activations of three or four do not fit the registers
- * and are operands in memory; unrolled over the rows, GCC copies them to the stack, a fifth slower (docs/log.md). */
+ * and are operands in memory; unrolled over the rows, GCC copies them to the stack, a fifth slower (docs/log.md,
+ * 2026-11-26, what streams of weights lose). */
 struct few {
     template <int R, int M>
     static inline void run(const uint8_t *const *rows, int64_t num_tiles, const activations &x, const int64_t *token,
@@ -223,9 +225,10 @@ static inline void add_tokens_of_tile(const uint8_t *tile, int64_t at, const act
     if (t < num_tokens) add_tile<1>(quad, weight_scale, x, group + t, at, out + t * 16);
 }
 
-/* From MANY_TOKENS on. A store of a sum takes almost two cycles of the dot products' ports on Zen 4 (docs/log.md), so
- * both groups of one row are added before it; three tokens side by side are six chains of dot products, enough to
- * hide their latency. Two rows take turns: with fewer tokens, prefetches come too late for it. */
+/* From MANY_TOKENS on. A store of a sum takes almost two cycles of the dot products' ports on Zen 4 (docs/log.md,
+ * 2026-11-27, many tokens of an expert), so both groups of one row are added before it; three tokens side by side are
+ * six chains of dot products, enough to hide their latency. Two rows take turns: with fewer tokens, prefetches come too
+ * late for it. */
 static const int MANY_TOKENS = 12;
 
 static void run_crowd(const uint8_t *const *rows, int num_rows, int64_t num_tiles, const activations &x,

@@ -5,8 +5,9 @@
 namespace {
 
 /* One token. Alone in its expert it is given one row of tiles after the other (ONE_RUN): four runs that advance
- * together are read at 86 to 94% of the limit, one at 97 (docs/log.md). Several rows (a fifth token comes alone, too)
- * take turns after each group, whose activations are broadcast once for all of them. */
+ * together are read at 86 to 94% of the limit, one at 97 (docs/log.md, 2026-11-27, the decode step of K2.6 in the fast
+ * state). Several rows (a fifth token comes alone, too) take turns after each group, whose activations are broadcast
+ * once for all of them. */
 template <int R>
 static inline void run_one(const uint8_t *const *rows, int64_t num_tiles, const int8_t *q, const float *scale,
                            const int32_t *offset, float *out, int stride) {

@@ -13,7 +13,7 @@ static inline __m512 load_bf16(const void *from) { /* 16 bf16 -> float32 */
 static inline __m512i load_line(const void *from) { return _mm512_load_si512(from); }
 
 /* The same, in the order of the program: hardware prefetchers follow a stream only while its lines come in rising
- * order and once each (docs/log.md), and compilers move ordinary loads. */
+ * order and once each (docs/log.md, 2026-11-23, native kernels), and compilers move ordinary loads. */
 static inline __m512i stream_line(const void *from) { return *(const volatile __m512i *)from; }
 
 static inline void prefetch(const void *from) { _mm_prefetch((const char *)from, _MM_HINT_T0); }
@@ -29,12 +29,6 @@ static inline __m512i broadcast32(const void *from) {
     int32_t four;
     std::memcpy(&four, from, 4);
     return _mm512_set1_epi32(four);
-}
-
-static inline __m512i broadcast64(const void *from) {
-    int64_t eight;
-    std::memcpy(&eight, from, 8);
-    return _mm512_set1_epi64(eight);
 }
 
 #endif

@@ -84,10 +84,11 @@ def bench_nll() -> list[NllRow]:
     """All modes that this machine has, over all prompts."""
     with open(shipped("nano/prompts.jsonl"), encoding="utf-8") as file:
         prompts = [json.loads(line)["prompt"] for line in file]
-    return [*_arithmetic(prompts), *lossy_rows(prompts[::LOSSY_EVERY])]
+    return [*arithmetic_rows(prompts), *lossy_rows(prompts[::LOSSY_EVERY])]
 
 
-def _arithmetic(prompts: Sequence[str]) -> list[NllRow]:
+def arithmetic_rows(prompts: Sequence[str]) -> list[NllRow]:
+    """``MODES`` over the prompts, the first beside itself; packed linear layers where the native library is."""
     native = any(row.supported and row.isa != "numba" for row in isa_table())
     modes = [mode for mode in MODES if native or mode[2] == "torch"]
     rows: list[NllRow] = []

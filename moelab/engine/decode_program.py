@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from moelab.engine.models.deepseek_v3 import Layer, Model
 
 NATIVE_TOKENS = 64  # sequences that decode together at most; more go through torch
-ALONE_BYTES = 4_000_000  # a step that reads fewer weights is faster on the caller alone (docs/log.md)
+ALONE_BYTES = 4_000_000  # a step that reads fewer weights is faster on the caller alone; the log has no figure of it
 Kind = TypeVar("Kind")
 
 

@@ -43,7 +43,7 @@ def choose_dense_dtype(asked: str | None, stored: torch.dtype, device: torch.dev
     """`asked`, else the stored type where the device multiplies it in hardware, else float32.
 
     A CPU without bf16 instructions multiplies bf16 6 times slower than float32 in prefill and no faster
-    in decode (AMD EPYC with AVX2, torch 2.13, 7168 x 2112; docs/log.md).
+    in decode (AMD EPYC with AVX2, torch 2.13, 7168 x 2112; docs/log.md, 2026-11-22, engine).
     """
     import torch
 

@@ -2,9 +2,9 @@
 
 A disk that delivers more than a core copies is kept waiting by the page cache: every byte costs a page, its
 bookkeeping and a copy. `O_DIRECT` costs next to nothing, but only into huge pages: ordinary ones are scattered, and a
-read of 2 MB becomes hundreds of pieces (docs/log.md). What the page cache holds already is not read this way, nor what
-lies on a slow disk, whose content had better stay in the cache. Linux; elsewhere, and on file systems without
-`O_DIRECT`, `open_direct` gives None. It does not know tensors. Floor 2.
+read of 2 MB becomes hundreds of pieces (docs/log.md, 2026-11-26, loading, profiled). What the page cache holds already
+is not read this way, nor what lies on a slow disk, whose content had better stay in the cache. Linux; elsewhere, and on
+file systems without `O_DIRECT`, `open_direct` gives None. It does not know tensors. Floor 2.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Buffer:
 class Own:
     """What belongs to one thread: buffers read ahead and not fetched, the one in use of each stream, free memory by
     size, and its queue. The memory that was freed longest ago is used first: what a core has just read is in its
-    caches, and a disk that is a thread of the host writes there at two thirds of its rate (docs/log.md)."""
+    caches, and a disk that is a thread of the host writes there at two thirds of its rate (docs/log.md, 2026-11-26,
+    loading, cold)."""
 
     wanted: list[Buffer] = field(default_factory=list)
     in_use: dict[int, Buffer] = field(default_factory=dict)

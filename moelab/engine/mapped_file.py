@@ -2,7 +2,8 @@
 
 A view costs no memory and reads nothing until it is touched. `fetch` reads what a view covers into a buffer of the
 thread: past the page cache where that pays (`direct_reads`), else by plain reads in the order of the file; page faults
-of a mapping and advice to read ahead were slower (docs/log.md). It does not know names or formats. Floor 2.
+of a mapping and advice to read ahead were slower (docs/log.md, 2026-11-24, loading). It does not know names or formats.
+Floor 2.
 """
 
 from __future__ import annotations

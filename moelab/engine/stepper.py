@@ -3,7 +3,7 @@
 One device for the dense path, the CPU kernels for the routed experts; on a CPU with native kernels a decode step is
 one native call. On the CPU torch keeps one thread in decode, and in prefill of small models, because its thread team
 and the kernels' pool would fight for the same cores (2 threads beside one other busy process: up to 600 times slower,
-docs/log.md); large models (`PREFILL_THREADS_FROM`) prefill their dense part on all workers.
+docs/log.md, 2026-11-22, engine); large models (`PREFILL_THREADS_FROM`) prefill their dense part on all workers.
 It knows sequences of tokens; it does not know text, sampling or plans. Floor 2.
 """
 

@@ -1,8 +1,8 @@
 """Which kernels run: the ISA is chosen once, by name, and the choice says why.
 
 Order: the argument, the environment variable ``MOELAB_ISA``, else the fastest of those available here
-(measured order, see docs/log.md: Numba before ``generic``, which is the plain truth, not the fast path; AMX was never
-measured, see docs/amx.md). A name that is unknown or not available raises.
+(measured order, docs/log.md, 2026-11-22, kernels: Numba before ``generic``, which is the plain truth, not the fast
+path; AMX was never measured, see docs/amx.md). A name that is unknown or not available raises.
 
 ``amx`` is AMX for any number of tokens; ``amx+avx512``, the automatic choice where there is AMX, computes experts of
 few tokens (``MOELAB_AMX_MIN_TOKENS`` of kernels/moelab_kernels.h), float32 weights, and quantised weights with bf16

@@ -16,16 +16,24 @@ import os
 import weakref
 from collections.abc import Callable
 
-from moelab.kernels.native import WORK, require_library
+from moelab.kernels.native import MAX_NODES, WORK, require_library
 
 # Long enough for the gap between two layers of a decode step, short enough that an idle notebook costs nothing.
 SPIN_NS = 200_000
 
 
 class NativeWorkers:
-    """Worker w sits on ``cores[w]`` (``None``: anywhere) and serves node ``nodes[w]``; worker 0 is the caller."""
+    """Worker w sits on ``cores[w]`` (``None``: anywhere) and serves node ``nodes[w]``; worker 0 is the caller.
+
+    Raises ``ValueError`` for more nodes than the library knows, ``RuntimeError`` where there are too few threads.
+    """
 
     def __init__(self, cores: list[int | None], nodes: list[int]) -> None:
+        if max(nodes) >= MAX_NODES:
+            raise ValueError(
+                f"nodes: expected at most {MAX_NODES}; got {max(nodes) + 1}: ask for {MAX_NODES} virtual nodes or "
+                "workers at most, or allow the process the cores of fewer nodes (taskset)"
+            )
         self.num_workers = len(cores)
         library = require_library()
         self._start, self._wait = library.moelab_pool_start, library.moelab_pool_wait
@@ -34,8 +42,10 @@ class NativeWorkers:
         self.handle: int | None = library.moelab_pool_create(len(cores), core_array, node_array, SPIN_NS)
         if not self.handle:
             raise RuntimeError(f"pool: expected {len(cores)} threads; the system gave fewer: ask for fewer workers")
-        # A pool that is dropped without close ends its threads too; in a forked child there are none to end.
+        # A pool that is dropped without close ends its threads too; in a forked child there are none to end. At exit
+        # the process ends them: a daemon thread may be inside a run, and its pool must not go under it.
         self._finalizer = weakref.finalize(self, _destroy, os.getpid(), self.handle)
+        self._finalizer.atexit = False
         self.pinned = library.moelab_pool_pinned(self.handle) == len(cores) - 1
 
     def run(self, function: Callable[[int, int], object]) -> None:

@@ -1,9 +1,9 @@
 """Ops: a list of operations that the native library runs in one call, all workers meeting after each.
 
-A call of Python between two steps of memory-bound kernels costs more than most operations (docs/log.md), so a decode
-step is written down once and run as a whole. Operations read and write float32 arrays of a ``StepMemory``: of one name
-there is one, whatever layer or list asks. Knows operations (kernels/moelab_kernels.h says what each computes); does not
-know models. Floor 1.
+A call of Python between two steps of memory-bound kernels costs more than most operations (docs/log.md, 2026-11-24, a
+decode step as one native call), so a decode step is written down once and run as a whole. Operations read and write
+float32 arrays of a ``StepMemory``: of one name there is one, whatever layer or list asks. Knows operations
+(kernels/moelab_kernels.h says what each computes); does not know models. Floor 1.
 """
 
 from __future__ import annotations

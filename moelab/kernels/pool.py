@@ -3,8 +3,9 @@
 Runs one function, or one native layer-step, on all workers and waits. Workers are threads of the native library, or
 Python threads where there is none (the work must release the GIL). Workers 1.. are pinned to their core where the
 system allows it. The caller never is: setting its affinity for the length of a call and setting it back takes 4.5
-microseconds on its core and 31 from another (docs/log.md), as long as a layer call. It reads what lies on node 0
-wherever the scheduler has it; ``caller_place`` says where that is. Does not know kernels. Floor 1.
+microseconds on its core and 31 from another (docs/log.md, 2026-11-27, many tokens of an expert), as long as a layer
+call. It reads what lies on node 0 wherever the scheduler has it; ``caller_place`` says where that is. Does not know
+kernels. Floor 1.
 """
 
 from __future__ import annotations

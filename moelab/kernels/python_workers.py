@@ -19,7 +19,7 @@ class PythonWorkers:
 
     def __init__(self, cores: list[int | None]) -> None:
         self.num_workers = len(cores)
-        self.pinned = False
+        self._pinned = [False] * self.num_workers
         self._function: Callable[[int, int], object] | None = None
         self._run_number = 0
         self._finished = [0] * self.num_workers
@@ -37,14 +37,10 @@ class PythonWorkers:
             self._threads.append(thread)
         for worker in range(1, self.num_workers):
             self._done[worker].acquire()
+        self.pinned = all(self._pinned[1:])
 
     def _work(self, worker: int, core: int | None) -> None:
-        if core is not None and hasattr(os, "sched_setaffinity"):
-            try:
-                os.sched_setaffinity(0, {core})  # of the calling thread only
-                self.pinned = True
-            except OSError:
-                self.pinned = False
+        self._pinned[worker] = _pin(core)
         start, done = self._start[worker], self._done[worker]
         done.release()
         while True:
@@ -95,3 +91,14 @@ class PythonWorkers:
             lock.release()
         for thread in self._threads:
             thread.join()
+
+
+def _pin(core: int | None) -> bool:
+    """Put the calling thread on ``core``; says whether it sits there."""
+    if core is None or not hasattr(os, "sched_setaffinity"):
+        return False
+    try:
+        os.sched_setaffinity(0, {core})
+    except OSError:
+        return False
+    return True

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from moelab.kernels.phases import NumbaPhases
 
 # Below this many bytes of (pairs x expert) the caller alone is faster than waking the workers; measured at H 256, I
-# 128, see docs/log.md. Numba workers take a dispatch for each phase, native ones a single one.
+# 128 (Numba's: docs/log.md, 2026-11-22, kernels; the log has no figure of the native one). Numba workers take a
+# dispatch for each phase, native ones a single one.
 ALONE_BYTES = {"numba": 4_000_000, "native": 400_000}
 
 

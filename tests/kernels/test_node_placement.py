@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from moelab.dispatch.c_face import dispatch_arguments
 from moelab.dispatch.dispatch import dispatch, scratch_length
-from moelab.kernels import ACTIVATIONS_OF_FORMAT, ExpertLayout, NodePlacement, Pool, RoutedExperts, isa_table
+from moelab.kernels import (
+    ACTIVATIONS_OF_FORMAT,
+    NO_EXPERT,
+    ExpertLayout,
+    NodePlacement,
+    Pool,
+    RoutedExperts,
+    isa_table,
+)
 from moelab.kernels.pieces import cut, num_units, piece_of
 from tests.kernels.random_experts import random_arena, random_step
 
@@ -151,6 +159,23 @@ def test_a_pool_of_other_nodes_is_refused(pool):
         RoutedExperts(layout, placement.addresses, "generic", pool=pool, placement=placement)
     with pytest.raises(ValueError, match="expected a native isa; got numba"):
         RoutedExperts(layout, placement.addresses, "numba", pool=pool, placement=placement)
+
+
+@pytest.mark.parametrize("num_nodes", [0, -1, 17, 2**32 + 2])
+def test_the_library_refuses_numbers_of_nodes_that_there_are_not(pool, num_nodes):
+    """Of a caller that fills the struct itself: nothing is computed, whoever is routed to."""
+    layout = ExpertLayout(64, 96, "bf16")
+    copies = tuple(np.array([(0, 0, 3, 0), (1, 0, 3, 1)]).T)
+    arena = random_arena(layout, 2, 1)
+    routed = placed(arena, layout, 2, copies, pool, "generic", "bf16")
+    step = np.ones((1, 64), np.float32), np.array([[0, 1]], np.uint16), np.ones((1, 2), np.float32)
+    expected = routed.forward(*step)
+    routed.placement.struct.num_nodes = num_nodes
+    for expert_ids in (step[1], np.full((1, 2), NO_EXPERT)):
+        with pytest.raises(ValueError, match="bad shape"):
+            routed.forward(step[0], expert_ids, step[2])
+    routed.placement.struct.num_nodes = 2
+    np.testing.assert_array_equal(routed.forward(*step), expected)
 
 
 def test_a_changed_placement_keeps_what_stays_and_gives_the_rest_back(pool):

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 from moelab.kernels import ExpertArena, ExpertLayout, Pool
+from moelab.kernels.native import MAX_NODES, library
+from moelab.kernels.native_workers import NativeWorkers
+from moelab.kernels.python_workers import PythonWorkers
 
 
 def test_every_worker_runs_once_per_run():
@@ -124,6 +127,35 @@ def test_close_twice_and_use_after_close():
         pool.run(lambda worker, n: None)
     with pytest.raises(ValueError, match="expected 1 or more"):
         Pool(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity masks on this platform")
+@pytest.mark.parametrize("kind", ["native", "python"])
+def test_pinned_is_said_of_all_workers(kind):
+    """Whichever of them has no core that the system knows, and in whichever order they begin."""
+    if kind == "native" and library()[0] is None:
+        pytest.skip("native kernels are not built")
+
+    def pinned(cores: list[int | None]) -> bool:
+        workers = NativeWorkers(cores, [0] * len(cores)) if kind == "native" else PythonWorkers(cores)
+        workers.close()
+        return workers.pinned
+
+    core, unknown = min(os.sched_getaffinity(0)), 100_000
+    assert pinned([None, core, core])
+    for without in (unknown, None):
+        assert not pinned([None, without, core])
+        assert not pinned([None, core, without])
+        assert not pinned([None, without])
+
+
+@pytest.mark.skipif(library()[0] is None, reason="native kernels are not built")
+def test_more_nodes_than_the_library_knows_are_refused():
+    """By their number, not as threads that the system did not give."""
+    workers = NativeWorkers([None, None], [0, MAX_NODES - 1])
+    workers.close()
+    with pytest.raises(ValueError, match="nodes: expected at most 16; got 17: ask for 16 virtual nodes or workers"):
+        NativeWorkers([None, None], [0, MAX_NODES])
 
 
 def test_nested_run_is_refused():

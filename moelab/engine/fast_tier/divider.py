@@ -1,7 +1,8 @@
 """Divider: what of a layer-step lies in slots and can be computed there, and what runs from home.
 
-One compiled function: a dozen small NumPy calls took most of a tier's share of a step (docs/log.md). It reads the slot
-table and the tickets of the copies as they are; it changes neither. It does not know policies or devices. Floor 2.
+One compiled function: a dozen small NumPy calls took most of a tier's share of a step (docs/log.md, 2026-11-26,
+dividing a layer-step of the live tier). It reads the slot table and the tickets of the copies as they are; it changes
+neither. It does not know policies or devices. Floor 2.
 """
 
 from __future__ import annotations

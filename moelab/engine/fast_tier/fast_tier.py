@@ -335,5 +335,5 @@ class FastTier:
 
 
 def _one_torch_thread() -> None:
-    """A team of torch's threads beside the kernels' pool would fight for the same cores (docs/log.md)."""
+    """A team of torch's threads beside the pool would fight for its cores (docs/log.md, 2026-11-22, engine)."""
     torch.set_num_threads(1)

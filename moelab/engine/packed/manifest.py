@@ -41,7 +41,8 @@ class Section(_Record):
     offset: int = Field(ge=0)
     num_bytes: int = Field(ge=1)
     shape: list[int]
-    xxh3_of_chunk: list[int]  # 64 bits; a core checks 33 GB/s so, and 4 by CRC-32 (docs/log.md)
+    # 64 bits; a core checks 33 GB/s so, and 4 by CRC-32 (docs/log.md, 2026-11-26, loading what was packed before).
+    xxh3_of_chunk: list[int]
 
 
 def next_offset(num_bytes: int) -> int:
