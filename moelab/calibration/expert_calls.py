@@ -139,7 +139,7 @@ def measure(
             name = f"node {node} {tokens}"
             cases[name] = beside(name, partial(dealt.call_s, [0], tokens), partial(dealt.call_s, [node], tokens))
     values = in_rounds(cases, seconds=seconds, seed=seed, on_round=on_round)
-    other = {name: np.array(each[1:]) for name, each in noted.items()}  # the first round warms up
+    noted_s = {name: np.array(each[1:]) for name, each in noted.items()}  # the first round warms up
     return ExpertCalls(
         layout=layout,
         num_nodes=num_nodes,
@@ -147,11 +147,11 @@ def measure(
         one_node={key: values[f"one {key[0]} {key[1]}"] for key in ON_ONE_NODE},
         apart={tokens: values[f"apart {tokens}"] for tokens in APART},
         pieces={pieces: values[f"pieces {pieces}"] for pieces in cuts},
-        beside_pieces={pieces: other[f"pieces {pieces}"] for pieces in cuts},
+        beside_pieces={pieces: noted_s[f"pieces {pieces}"] for pieces in cuts},
         busy={(b, t): values[f"busy {b} {t}"] for b in range(2, num_nodes + 1) for t in TOKENS_AT_ONCE},
         reads={busy: values[f"read {busy}"] for busy in range(1, num_nodes + 1)},
         of_nodes={(n, t): values[f"node {n} {t}"] for n in nodes for t in TOKENS_OF_NODES},
-        beside_nodes={(n, t): other[f"node {n} {t}"] for n in nodes for t in TOKENS_OF_NODES},
+        beside_nodes={(n, t): noted_s[f"node {n} {t}"] for n in nodes for t in TOKENS_OF_NODES},
         reads_of_nodes={n: values[f"read of {n}"] for n in nodes},
         workers=tuple(pool.node_of_worker.count(node) for node in range(num_nodes)),
     )
