@@ -104,13 +104,12 @@ def _row(
     peer_s = rounds.seconds[0]
     rates = rounds.num_distinct[0] * peer.weight_bytes_per_expert / peer_s / 1e9
     middle, low, high = np.percentile(rounds.ratios(), (50, 25, 75)).tolist()
-    of_loop = np.bincount([read.choice for read in rounds.reads])
     flops, median = batch * TOP_K * FLOPS_PER_PAIR, float(np.median(peer_s))
     return KernelRow(
         kind="peer", name=peer.name, version=peer.version(), weights="its own", activation="its own",
         carried="its own", batch=batch, threads=threads,
         ms_median=1e3 * median, ms_min=1e3 * float(peer_s.min()), ms_max=1e3 * float(peer_s.max()),
-        gb_per_s=float(np.median(rates)), read_loop=reference.choices[int(np.argmax(of_loop))].loop_name,
+        gb_per_s=float(np.median(rates)), read_loop=reference.most_used(rounds.reads),
         gflops=flops / median / 1e9, relative_error=error, num_steps=len(peer_s),
         times_ours=middle, times_ours_quartiles=(low, high), **rounds.beside_reads(0, rates),
     )  # fmt: skip

@@ -68,7 +68,7 @@ class EngineRow:
     counted; ``other_ms`` is what is left of the step: norms, rotation, router's choice, meetings of the workers,
     Python, sampling. ``routed_*_per_node`` and the tail of a layer call are what the kernels counted, over all steps.
     ``*_of_state``: the same steps by the state of the memory, the slower first. ``within_gate``: is the median ratio,
-    where there is a gate?
+    where there is a gate and reads to judge by? ``num_steps`` counts those left out too.
     """
 
     dense_weights: str
@@ -262,11 +262,11 @@ def _row(part: _Slice, dense_weights: str, head: bool, seconds: float) -> Engine
     ).totals  # fmt: skip
     gate = GATE_RATIO if (dense_weights, head) == GATE_CASE else None
     return EngineRow(
-        gate_ratio=gate, within_gate=None if gate is None else bool(middle <= gate),
+        gate_ratio=gate, within_gate=None if gate is None or not paired.kept.any() else bool(middle <= gate),
         dense_weights=dense_weights, head=head, ms_per_token=1e3 * median, bytes_per_token=int(np.median(step_bytes)),
         read_limit_gb_per_s=read_rate, ratio_to_limit=float(middle),
         ratio_quartiles=(float(low), float(high)), routed_ms=routed_ms, linear_ms=linear_ms, attention_ms=attention_ms,
-        other_ms=1e3 * median - routed_ms - linear_ms - attention_ms, num_steps=len(taken),
+        other_ms=1e3 * median - routed_ms - linear_ms - attention_ms, num_steps=len(step_s),
         num_left_out=paired.num_left_out,
         num_steps_of_state=tuple(int(mask.sum()) for mask in of_state),
         read_limit_gb_per_s_of_state=tuple(1e-9 / float(np.median(beside[mask])) for mask in of_state),

@@ -44,8 +44,9 @@ class ExpertCalls:
     """Seconds by call, float64 [rounds]; ``reads`` GB/s of each node, the slowest, by number of busy nodes.
 
     ``of_nodes`` by (node, tokens), ``reads_of_nodes`` GB/s by node: each of several nodes alone; ``workers`` [N].
-    What is compared has the other just before and after it, for a round is longer than a machine stays the same:
-    ``beside_pieces`` the same number of whole experts, ``beside_nodes`` the first node's call; the mean of the two.
+    Kernel calls that are compared have the other just before and after it, for a round is longer than a machine stays
+    the same: ``beside_pieces`` the same number of whole experts, ``beside_nodes`` the first node's call; the mean of
+    the two.
     """
 
     layout: ExpertLayout

@@ -1,9 +1,9 @@
 """fast_and_nodes: ``joint`` beside the usual way, first the fast tier, then the nodes, over several splits.
 
 Floor 5. The usual way twice: the hottest experts on the fast tier with the rest balanced by load, and ``sequential``,
-the same set with the rest annealed as ``joint`` anneals. What ``joint`` gains over the second is what choosing both
-together is worth; the rest of its gain over the first is annealing's. All three have the same slots and memory and are
-scored where none has looked. Does not know Markdown.
+the same set with the rest annealed as ``joint`` anneals. What ``joint`` gains over the second is worth of choosing both
+together and of two more searches; the rest of its gain over the first is annealing's. All three have the same slots and
+memory and are scored where none has looked. Does not know Markdown.
 """
 
 from __future__ import annotations

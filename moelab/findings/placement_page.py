@@ -207,9 +207,10 @@ def _joint(studies: Sequence[PlacementStudy]) -> str:
     note = (
         f"A fast tier of {FAST_SHARE:.0%} of all experts, which takes no time. Hottest first: the most used experts of "
         "the planning half on it, the rest balanced by load over the nodes, copies by gain. `sequential`: the same "
-        "experts on it, so the same hit rate, the rest annealed as `joint` anneals. So joint - sequential is what "
-        "choosing both together is worth, and the rest of the way from hottest first is annealing's. Mean of the "
-        "maximum of a layer-step, held out; median and range over the splits.\n\n"
+        "experts on it, so the same hit rate, the rest annealed as `joint` anneals. So joint - sequential is worth of "
+        "choosing both together and of two more searches (another seed alone: up to 0.009), and the rest of the way "
+        "from hottest first is annealing's. Mean of the maximum of a layer-step, held out; median and range over the "
+        "splits.\n\n"
     )
     return "## Fast tier and nodes together\n\n" + note + markdown_table(head, rows)
 

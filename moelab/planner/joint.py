@@ -3,9 +3,9 @@
 What a fast tier serves no longer evens out the nodes: the fewer experts a step leaves to them, the larger the share of
 the fullest (one expert of two nodes wastes half). So three searches swap places on fast tiers, copies and nodes
 together, and the best stays: from what ``sequential`` finds on the same budgets, so that the result is never worse on
-the planning steps; from the hottest first, before anything is annealed around them; and from experts promoted by what
-that takes off the maximum over all tiers (``replica_gains``). Beside the result stand ``sequential``, whose annealing
-is the same, and its own start, the hottest first. Takes three times as long as ``sequential``.
+the steps that are annealed; from the hottest first, before anything is annealed around them; and from experts promoted
+by what that takes off the maximum over all tiers (``replica_gains``). Beside the result stand ``sequential``, whose
+annealing is the same, and its own start, the hottest first. Takes three times as long as ``sequential``.
 
 Any number of fast tiers; their own time counts where their rates are known. ``keep_home``: experts on fast tiers keep
 a copy on a node, which is not read.

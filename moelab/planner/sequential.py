@@ -2,7 +2,7 @@
 
 The usual way on the budgets of ``joint``: what fast tiers hold is chosen by uses alone, as if nodes did not matter, and
 then kept, while the rest is placed by the annealing that ``joint`` has. So what ``joint`` gains over it is worth of
-choosing both together, and of nothing else. Does not know what else could lie on a fast tier.
+choosing both together, and of the two more searches that it makes. Does not know what else could lie on a fast tier.
 """
 
 from __future__ import annotations

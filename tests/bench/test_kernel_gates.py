@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from moelab.bench.kernel_gates import GATES, MORE, QUICK, judged
@@ -80,6 +82,7 @@ def test_batch_16_is_well_ahead_of_the_better_peer(torch, ggml, within):
 ])  # fmt: skip
 def test_every_peer_is_behind(name, batch, times, within):
     assert verdict(peer(name, batch, times)) == ("1x", None, within)
+    assert verdict(replace(peer(name, batch, times), num_agreeing=3))[2] is None, "of rounds that do not agree"
 
 
 @pytest.mark.parametrize(("us", "within"), [(14.9, True), (15.1, False)])

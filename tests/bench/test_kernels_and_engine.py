@@ -80,7 +80,7 @@ def test_the_bench_prints_its_gates_and_says_the_same_in_json(small, monkeypatch
     assert len(lines) == len(told)
     for row in told:
         assert set(KEYS.split()) <= set(row)
-        assert row["kind"] in ("case", "call", "absent")
+        assert row["kind"] in ("case", "call", "crossover", "absent")
         assert row["isa"] in ISAS
         if row["kind"] == "case" and row["isa"] in ("avx512", "avx2"):
             assert isinstance(row["within_gate"], bool)

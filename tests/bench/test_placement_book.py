@@ -67,6 +67,7 @@ def test_results_say_when_and_where(tmp_path, monkeypatch):
 def row(shape):
     return {
         "shape": shape, "hidden_size": 64, "intermediate_size": 32, "expert_bytes": 10**6, "nodes": 2,
-        "composed": False, "kernel": "generic", "whole_us": 2.0, "cut_us": 1.0, "cut_over_whole": 0.5,
-        "cut_over_whole_range": (0.4, 0.6), "bytes_over_whole": 0.5, "wins": "cut",
+        "experts": 8, "composed": False, "kernel": "generic", "us": {"whole": 2.0, "cut": 1.0},
+        "over_whole": {"whole": 1.0, "cut": 0.5}, "over_whole_interval": {"whole": (1.0, 1.0), "cut": (0.4, 0.6)},
+        "bytes_over_whole": {"whole": 1.0, "cut": 0.5}, "wins": "cut",
     }  # fmt: skip

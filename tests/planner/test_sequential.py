@@ -63,7 +63,9 @@ def test_fast_tiers_keep_the_hottest_and_joint_is_never_behind_in_sample(slots, 
     )
     assert plan.prediction["hit_rate_per_request"] == pytest.approx(on_fast / uses)
     joint = PLANNERS["joint"](trace, **options).prediction
-    assert joint["sequential_train_mean_max"] == plan.prediction["train_mean_max"] < joint["hottest_first_mean_max"]
+    assert (
+        joint["sequential_train_mean_max"] == plan.prediction["train_mean_max"] < joint["hottest_first_train_mean_max"]
+    )
     assert joint["train_mean_max"] <= joint["sequential_train_mean_max"]
     assert (masks_of(sequential(trace, **options)) == masks).all()
 

@@ -219,4 +219,5 @@ def core_bound(
 
 def _fitting_steps(planned: Planned, times: ExpertTimes, num_layers: int, seconds: float) -> int:
     step_s = num_layers * planned.held_out.header.top_k / NUM_NODES * 1.2 * times.expert_s[1]
-    return int(np.clip(seconds / ROUNDS / len(planned.plans) / step_s, FEWEST_STEPS, MOST_STEPS))
+    fewest = max(FEWEST_STEPS, len(planned.plans))  # so that no two plans are at one step in a turn
+    return int(np.clip(seconds / ROUNDS / len(planned.plans) / step_s, fewest, MOST_STEPS))

@@ -48,10 +48,11 @@ class PlacementResult:
             f"{part} of {name}" for part, key in (("core", "step_us"), ("memory", "median_error_by_way"))
             for name, one in document[part].items() if key not in one
         ]  # fmt: skip
+        old += ["pieces"] if any("over_whole" not in row for row in document["pieces"]) else []
         if old:
             raise ValueError(
-                f"{path} has results of an earlier version ({', '.join(old)}), expected times by step and errors by "
-                "way: measure them again into another file, or take them out"
+                f"{path} has results of an earlier version ({', '.join(old)}), expected times by step, errors by way "
+                "and intervals of ratios: measure them again into another file, or take them out"
             )
         return cls(**document)
 

@@ -43,7 +43,7 @@ def run(
     """``seconds`` of measuring for each trace and part. ``traces``: folders or foreign files (default: nano's capture).
 
     ``plans``: a folder where plans are kept and taken from. ``keep``: a JSON file of results, read first and written
-    last, so that parts may be measured at different moments. ``out``: a page whose section is written anew.
+    after each part, so that parts may be measured at different moments. ``out``: a page whose section is written anew.
     ``seed``: of the held-out steps that run and of the experts of a calibration, not of the plans.
     """
     unknown = [part for part in parts if part not in PARTS]

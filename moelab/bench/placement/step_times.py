@@ -75,7 +75,8 @@ def by_turns(
     run: Callable[[int, int], float], num_plans: int, num_steps: int, *, seconds: float, seed: int = 0,
     after_round: Callable[[], object] = lambda: None,
 ) -> StepTimes:  # fmt: skip
-    """``run(plan, step)`` returns seconds. In each turn plans come in another order; as many rounds as ``seconds``
+    """``run(plan, step)`` returns seconds. In each turn plans come in another order, each at
+    another step where there are as many steps; as many rounds as ``seconds``
     allow, at least ``FEWEST_ROUNDS``. The first round warms up and is left out."""
     rng = np.random.default_rng(seed)
     rounds: list[tuple[np.ndarray, np.ndarray]] = []
