@@ -67,8 +67,8 @@ def judged(rows: Sequence[KernelRow]) -> list[KernelRow]:
 
 def _verdict(row: KernelRow, rows: Sequence[KernelRow]) -> dict[str, Any]:
     if row.kind == "peer":
-        least, known = _times_asked(row), row.times_ours is not None and row.num_agreeing is None
-        return {"gate": f"{least:g}x", "within_gate": row.times_ours >= least if known else None}
+        least, times = _times_asked(row), row.times_ours if row.num_agreeing is None else None
+        return {"gate": f"{least:g}x", "within_gate": None if times is None else times >= least}
     gate = _gate_of(row)
     if gate is None:
         return {}
