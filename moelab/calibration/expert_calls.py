@@ -139,8 +139,8 @@ def measure(
     for node in nodes:
         cases[f"read of {node}"] = partial(dealt.read_gb_per_s, [node])
         for tokens in TOKENS_OF_NODES:
-            name = f"node {node} {tokens}"
-            cases[name] = beside(name, partial(dealt.call_s, [0], tokens), partial(dealt.call_s, [node], tokens))
+            name, call = f"node {node} {tokens}", partial(dealt.call_s, [node], tokens)
+            cases[name] = beside(name, partial(dealt.call_s, [0], tokens), call) if node else call
     values = in_rounds(cases, seconds=seconds, seed=seed, on_round=on_round)
     noted_s = {name: np.array(each[1:]) for name, each in noted.items()}  # the first round warms up
     return ExpertCalls(
@@ -154,7 +154,7 @@ def measure(
         busy={(b, t): values[f"busy {b} {t}"] for b in range(2, num_nodes + 1) for t in TOKENS_AT_ONCE},
         reads={busy: values[f"read {busy}"] for busy in range(1, num_nodes + 1)},
         of_nodes={(n, t): values[f"node {n} {t}"] for n in nodes for t in TOKENS_OF_NODES},
-        beside_nodes={(n, t): noted_s[f"node {n} {t}"] for n in nodes for t in TOKENS_OF_NODES},
+        beside_nodes={(n, t): noted_s[f"node {n} {t}"] for n in nodes[1:] for t in TOKENS_OF_NODES},
         reads_of_nodes={n: values[f"read of {n}"] for n in nodes},
         workers=tuple(pool.node_of_worker.count(node) for node in range(num_nodes)),
     )

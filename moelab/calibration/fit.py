@@ -96,11 +96,15 @@ def _nodes(calls: ExpertCalls, times: ExpertTimes) -> tuple[NodeTimes, ...]:
     for node, rates in calls.reads_of_nodes.items():
         factor = {}
         for number, tokens in calls.of_nodes:
-            if number == node:
-                overhead_s = times.layer_s + tokens * times.token_s
-                both = (calls.of_nodes[node, tokens], calls.beside_nodes[node, tokens])
-                here, first = (np.maximum(seconds - overhead_s, 1e-9) for seconds in both)
-                factor[tokens] = float(np.median(here / first)) if node else 1.0
+            if number != node:
+                continue
+            if node == 0:
+                factor[tokens] = 1.0
+                continue
+            overhead_s = times.layer_s + tokens * times.token_s
+            both = (calls.of_nodes[node, tokens], calls.beside_nodes[node, tokens])
+            here, first = (np.maximum(seconds - overhead_s, 1e-9) for seconds in both)
+            factor[tokens] = float(np.median(here / first))
         rate = times.read_gb_per_s * float(np.median(rates / calls.reads_of_nodes[0]))
         nodes.append(NodeTimes(workers=calls.workers[node], factor=factor, read_gb_per_s=rate))
     figures = [value for each in nodes for value in (*each.factor.values(), each.read_gb_per_s / times.read_gb_per_s)]

@@ -1,27 +1,20 @@
-"""bench placement: ranks beside a naive twin, real runs at a tiny shape whose bytes are as predicted, the page."""
+"""bench placement: held-out steps, real runs at a tiny shape whose bytes are as predicted, the page."""
 
 import json
 import os
 from importlib import import_module
-from itertools import combinations
-from statistics import median
 
 import numpy as np
 import pytest
 
-from moelab.analysis.bootstrap import resamples
 from moelab.bench.placement import core_bound as core
-from moelab.bench.placement import pieces as pieces_room
 from moelab.bench.placement import two_nodes, with_uploads
 from moelab.bench.placement.cells import WAYS, Cell, MemoryBound
 from moelab.bench.placement.lockstep import ids_of_steps, lockstep, single_tokens
 from moelab.bench.placement.moment import Moment, NodeCalls, now_of
-from moelab.bench.placement.pieces import pieces
 from moelab.bench.placement.placed import PlacedLayers
-from moelab.bench.placement.rank import ranking
 from moelab.bench.placement.result import BEGIN, END, PlacementResult
 from moelab.bench.placement.run import PARTS, _planned, run
-from moelab.bench.placement.step_times import StepTimes
 from moelab.cli.bench import BENCHES
 from moelab.cost_model import node_time
 from moelab.domain.trace import NO_EXPERT, Phase, TokenTable, Trace
@@ -94,40 +87,6 @@ def test_steps_that_run_were_not_planned_on(name, seed, tmp_path):
             assert set(np.unique(half.tokens.phase)) == {int(Phase.PREFILL) if name == "prefill only" else 1}
         if how["split"] == "request":
             assert set(np.unique(each.held_out.tokens.request)) == set(how["held_out_requests"])
-
-
-def step_times(seconds):
-    return StepTimes(seconds, np.broadcast_to(np.arange(seconds.shape[2]), seconds.shape))
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_ranking_is_what_pairs_say(seed):
-    rng = np.random.default_rng(seed)
-    true = rng.random(9)
-    predicted = true + 0.1 * rng.standard_normal(9)
-    measured = step_times(true[:, None] * (1 + 0.05 * rng.standard_normal((11, 9, 3))))
-    found = ranking(predicted, measured)
-    agree = disagree = 0
-    for i, j in combinations(range(9), 2):
-        difference = measured.mean_s[i] - measured.mean_s[j]
-        if abs(difference) <= 2 * np.std(measured.drawn_mean_s[:, i] - measured.drawn_mean_s[:, j]):
-            continue
-        same = (predicted[i] < predicted[j]) == (difference < 0)
-        agree, disagree = agree + same, disagree + (not same)
-    assert (found.num_pairs, found.num_untied) == (36, agree + disagree)
-    assert found.tau == pytest.approx((agree - disagree) / (agree + disagree))
-    assert found.regret == pytest.approx(measured.mean_s[np.argmin(predicted)] / measured.mean_s.min() - 1)
-    assert found.regret >= 0
-
-
-def test_equal_predictions_of_different_times_cost_and_noise_makes_ties():
-    measured = np.array([[1.0] * 5, [2.0] * 5, [2.0, 2.1, 1.9, 2.05, 1.95]]).T[:, :, None]
-    found = ranking(np.array([1.0, 1.0, 2.0]), step_times(measured))
-    assert found.num_untied == 2  # the second and the third are a tie
-    assert found.tau == pytest.approx(0.5)
-    assert np.isnan(ranking(np.array([1.0, 2.0]), step_times(np.ones((5, 2, 1)))).tau)
-    once = ranking(np.array([1.0, 2.0]), step_times(np.array([[[1.0], [2.0]]])))
-    assert (once.num_untied, once.regret) == (0, 0.0), "nobody knows how sure one round is"
 
 
 @pytest.mark.parametrize("batch", [1, 3, 40])
@@ -325,61 +284,6 @@ def test_cells_with_uploads_run(planned):
     }
     assert all(cell.link and (cell.measured_s > 0).all() for cell in cells)
     assert with_uploads.upload_cells(planned, times(uploads=None), num_layers=2, loop=0, seconds=0.2) == []
-
-
-@needs_native
-def test_pieces():
-    rows = pieces(shapes=("128x128",), seconds=0.4, isa="generic")
-    # Four units of rows are too few for eight nodes.
-    assert [(row["nodes"], row["experts"]) for row in rows] == [(n, k) for n in (2, 3, 4) for k in (8, 7)]
-    assert [row["composed"] for row in rows] == [cores < 2] * 2 + [True] * 4
-    by = {(row["nodes"], row["experts"]): row for row in rows}
-    assert {key: sorted(row["us"]) for key, row in by.items()} == {
-        key: ["cut", "mixture", "whole"] if key in {(2, 7), (3, 8), (3, 7), (4, 7)} else ["cut", "whole"] for key in by
-    }
-    assert by[3, 8]["bytes_over_whole"] == pytest.approx({"whole": 1.0, "cut": 8 / 9, "mixture": 8 / 9})
-    assert by[4, 7]["bytes_over_whole"] == pytest.approx({"whole": 1.0, "cut": 7 / 8, "mixture": 7 / 8})
-    for row in rows:
-        assert row["over_whole"]["whole"] == 1.0
-        for form, (low, high) in row["over_whole_interval"].items():
-            assert low <= high
-            assert abs(row["over_whole"][form] - (low + high) / 2) <= high - low
-            if form != "whole" and high < 1:
-                assert "whole" not in row["wins"].split(" or ")
-        assert row["wins"]
-
-
-def test_composed_times_are_of_the_fullest_node():
-    """Overheads of 1 us, experts of 10 us, cut ones 12: by hand."""
-    layout = ExpertLayout(128, 128, "int4_g32")  # four units: two, one and one on three nodes
-    times = {f"whole {n}": np.full(3, 1.0 + 10 * n) for n in range(1, 9)}
-    times |= {f"cut 3 {n}": np.full(3, 1.0 + 12 * n) for n in (8, 7, 2, 1)}
-    row = pieces_room._row("128x128", layout, "generic", 3, 8, times)
-    largest = 0.5 if (np.rint(np.linspace(0, 4, 4)) == [0, 1, 3, 4]).all() else None
-    assert row["us"] == pytest.approx(
-        {"whole": 31e6, "cut": 1e6 * (1 + 96 * largest), "mixture": 1e6 * (21 + 24 * largest)}
-    )
-    assert row["wins"] == "whole"
-    times["whole 3"] = np.full(3, 50.0)
-    assert pieces_room._row("128x128", layout, "generic", 3, 8, times)["wins"] == "mixture"
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_ratios_are_the_naive_twins(seed):
-    rng = np.random.default_rng(seed)
-    num = int(rng.integers(2, 12))
-    a, b = rng.uniform(1, 2, num), rng.uniform(1, 2, num)
-    middle, low, high = pieces_room.ratio(a, b)
-    assert middle == pytest.approx(np.median(a / b))
-    medians = []
-    for counts in resamples(num, 400, 0).astype(int):
-        medians.append(median(np.repeat(a / b, counts).tolist()))
-    assert (low, high) == pytest.approx(
-        (2 * middle - np.quantile(medians, 0.975), 2 * middle - np.quantile(medians, 0.025))
-    )
-    one = pieces_room.ratio(np.ones(1), np.ones(1))
-    assert one[0] == 1
-    assert np.isnan(one[1:]).all()
 
 
 @needs_native
