@@ -21,6 +21,7 @@ from moelab.domain.spread import Spread
 SHARPNESSES = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 20.0)
 USUAL_SHARPNESS = 4.0  # what kernels want where rounds tell: docs/log.md
 _AS_GOOD = 1e-3  # errors of rounds that differ by less say nothing
+_LEAST_OF_WHOLE = 0.5  # that pieces take, whatever a disturbed round says
 _LEAST_SHARED = 0.01  # of a call, where the nodes it is on work together
 _NOISE = 2.0  # nor by less than so many times what a median error of n calls is uncertain by, of the error: 1 / sqrt(n)
 
@@ -43,7 +44,7 @@ def fit(calls: ExpertCalls, kernel: str) -> ExpertTimes:
         token_s=token_s,
         expert_s=dict(zip(TOKENS, np.maximum.accumulate(expert_s).tolist(), strict=True)),
         piece_factor={
-            pieces: _factor(seconds, calls.beside_pieces[pieces], layer_s + token_s)
+            pieces: max(_ratio(seconds, calls.beside_pieces[pieces], layer_s + token_s), _LEAST_OF_WHOLE)
             for pieces, seconds in calls.pieces.items()
         },
         read_gb_per_s=float(np.median(calls.reads[1])),
@@ -84,10 +85,14 @@ def _spread(calls: ExpertCalls, expert_s: float) -> Spread | None:
     return Spread.of(slower).scaled(expert_s / float(np.median(slower))) if expert_s else None
 
 
-def _factor(pieces: np.ndarray, whole: np.ndarray, overhead_s: float) -> float:
-    """Median over rounds, calls less ``overhead_s``; never below a half, whatever a disturbed round says."""
-    ratio = np.median((pieces - overhead_s) / np.maximum(whole - overhead_s, 1e-9))
-    return float(max(ratio, 0.5))
+def _ratio(seconds: np.ndarray, beside: np.ndarray, overhead_s: float) -> float:
+    """Median over rounds of calls less ``overhead_s`` over those beside them less the same.
+
+    At most half of the shorter call is taken off: where others hold the cores, the fitted overhead can be longer than
+    whole calls, and what is left of them would be nothing.
+    """
+    overhead = np.minimum(overhead_s, np.minimum(seconds, beside) / 2)
+    return float(np.median((seconds - overhead) / (beside - overhead)))
 
 
 def _nodes(calls: ExpertCalls, times: ExpertTimes) -> tuple[NodeTimes, ...]:
@@ -101,10 +106,8 @@ def _nodes(calls: ExpertCalls, times: ExpertTimes) -> tuple[NodeTimes, ...]:
             if node == 0:
                 factor[tokens] = 1.0
                 continue
-            overhead_s = times.layer_s + tokens * times.token_s
             both = (calls.of_nodes[node, tokens], calls.beside_nodes[node, tokens])
-            here, first = (np.maximum(seconds - overhead_s, 1e-9) for seconds in both)
-            factor[tokens] = float(np.median(here / first))
+            factor[tokens] = _ratio(*both, times.layer_s + tokens * times.token_s)
         rate = times.read_gb_per_s * float(np.median(rates / calls.reads_of_nodes[0]))
         nodes.append(NodeTimes(workers=calls.workers[node], factor=factor, read_gb_per_s=rate))
     figures = [value for each in nodes for value in (*each.factor.values(), each.read_gb_per_s / times.read_gb_per_s)]

@@ -208,6 +208,19 @@ def test_memory_that_has_enough_for_all_says_nothing_about_sharpness():
     assert times.busy[2].kernel_share == pytest.approx(1.0, rel=0.02)
 
 
+@pytest.mark.parametrize("shorter", [0.5, 0.02])
+def test_an_overhead_that_others_made_leaves_ratios_of_calls(shorter):
+    """Beside a busy program half of the calls may end within the fitted overhead: what is left is still of their size,
+    neither nothing nor a million."""
+    made = with_nodes(calls(0, noise=0.01), {1: 1.5, 4: 1.5}, 2.5)
+    for group in (made.of_nodes, made.beside_nodes, made.pieces, made.beside_pieces):
+        for seconds in group.values():
+            seconds *= shorter
+    times = fit(made, "generic/int4_g32/int8")
+    assert all(1 <= factor <= 3 for factor in times.nodes[1].factor.values())
+    assert all(1 <= times.piece_factor[pieces] <= 2 * FACTORS[pieces] for pieces in PIECES)
+
+
 @pytest.mark.parametrize("token_s", [0.0, 1e-4, 5e-4])
 def test_pieces_are_dearer_by_their_factor_whatever_a_token_costs(token_s):
     """A token that costs as much as an expert is the same for pieces and wholes: nothing of it is in their ratio."""
