@@ -14,7 +14,7 @@ GATES = {"scaling": 1.9, "kendall_tau": 0.9, "untied_pairs": 50, "regret": 0.02,
 _CORE = """### Core-bound: predicted beside measured
 
 Two virtual nodes of one core each, `generic` kernels, so that a node is a server of its own: the same experts, two of
-each node, on one node take that many times as long as on two (medians over rounds of each call, 95%; gate {scaling};
+each node, on one node take that many times as long as on two (median over rounds and steps of the mean of both nodes alone over both at once, 95%; gate {scaling};
 one of each, the shortest call, beside it). Calibrated, then predicted, then run: steps are single tokens drawn from
 all held-out requests; in each turn every plan runs a step, each another one. A step's time is the median over rounds,
 at one speed (divided by how much slower than usual the plans were in that turn, in their median). Pairs that rounds
