@@ -22,6 +22,7 @@ SHARPNESSES = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 20.0)
 USUAL_SHARPNESS = 4.0  # what kernels want where rounds tell: docs/log.md
 _AS_GOOD = 1e-3  # errors of rounds that differ by less say nothing
 _LEAST_OF_WHOLE = 0.5  # that pieces take, whatever a disturbed round says
+_MOST_OVERHEAD = 0.75  # of a call
 _LEAST_SHARED = 0.01  # of a call, where the nodes it is on work together
 _NOISE = 2.0  # nor by less than so many times what a median error of n calls is uncertain by, of the error: 1 / sqrt(n)
 
@@ -88,10 +89,14 @@ def _spread(calls: ExpertCalls, expert_s: float) -> Spread | None:
 def _ratio(seconds: np.ndarray, beside: np.ndarray, overhead_s: float) -> float:
     """Median over rounds of calls less ``overhead_s`` over those beside them less the same.
 
-    At most half of the shorter call is taken off: where others hold the cores, the fitted overhead can be longer than
-    whole calls, and what is left of them would be nothing.
+    Where others hold the cores, the fitted overhead can be longer than whole calls. What is left of them would be
+    noise or nothing, so from ``_MOST_OVERHEAD`` of the shorter calls on it is not taken off: the ratio is of whole
+    calls then, nearer to 1 than what they work is.
     """
-    overhead = np.minimum(overhead_s, np.minimum(seconds, beside) / 2)
+    shorter = np.minimum(seconds, beside)
+    if overhead_s > _MOST_OVERHEAD * np.median(shorter):
+        overhead_s = 0.0
+    overhead = np.minimum(overhead_s, _MOST_OVERHEAD * shorter)  # of single short calls
     return float(np.median((seconds - overhead) / (beside - overhead)))
 
 
@@ -146,7 +151,7 @@ def kernel_shares(times: ExpertTimes, busy: int, tokens: int, seconds: np.ndarra
     """
     as_allowed = BusyNodes(read_gb_per_s=1.0, kernel_share=1.0)
     unit = times.model_copy(update={"busy": times.busy | {busy: as_allowed}})
-    experts = np.maximum(seconds - times.layer_s - tokens * times.token_s, 1e-9)
+    experts = seconds - np.minimum(times.layer_s + tokens * times.token_s, _MOST_OVERHEAD * seconds)
     shared, rest = np.array([_two_each_s(unit, tokens, busy, rate) for rate in rates]).T
     return shared / np.maximum(experts - rest, _LEAST_SHARED * experts)  # a disturbed round may say that none is left
 

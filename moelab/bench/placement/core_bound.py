@@ -2,8 +2,8 @@
 
 Two virtual nodes of one core each share their memory, but the unmodified ``generic`` kernels compute more slowly than
 memory delivers: what a node has to do decides, as on real nodes. That this holds is measured (``scaling``: the time of
-the same experts on one node over that on two). Plans are made on half of the requests, predicted on steps of the other
-half from what was calibrated before, and then run by turns. Weights are generated, at a real expert shape.
+the same experts on either node over that on both). Plans are made on half of the requests, predicted on steps of the
+other half from what was calibrated before, and then run by turns. Weights are generated, at a real expert shape.
 """
 
 from __future__ import annotations

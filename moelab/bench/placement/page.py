@@ -14,17 +14,18 @@ GATES = {"scaling": 1.9, "kendall_tau": 0.9, "untied_pairs": 50, "regret": 0.02,
 _CORE = """### Core-bound: predicted beside measured
 
 Two virtual nodes of one core each, `generic` kernels, so that a node is a server of its own: the same experts, two of
-each node, on one node take that many times as long as on two (median over rounds and steps of the mean of both nodes alone over both at once, 95%; gate {scaling};
-one of each, the shortest call, beside it). Calibrated, then predicted, then run: steps are single tokens drawn from
-all held-out requests; in each turn every plan runs a step, each another one. A step's time is the median over rounds,
-at one speed (divided by how much slower than usual the plans were in that turn, in their median). Pairs that rounds
-drawn again do not tell apart (two standard errors) are ties and left out. Gates: tau {kendall_tau}, {untied_pairs}
-untied pairs, regret of choosing by prediction {regret:.0%}: of the model, which is told the held-out steps that run.
-Intervals (95%) draw rounds again: of these steps, not of others. Beside that of regret, in which part of the draws the
-choice is the best; the gate is of the regret itself, which noise makes higher on average. Then tau over untied pairs,
-and regret, among plans of the same extra memory; over times as they were; and of predictions on the planning half,
-where plans look as good as they were made to. Weights are generated; ms/token are of the routed experts of all layers,
-scaled from those that ran, at the median speed of the run: their intervals hold for one plan beside another.
+each node, take that many times as long on one node (mean of each alone) as on both (median over rounds and steps,
+95%; gate {scaling}; one of each, the shortest call, beside it). Calibrated, then predicted, then run: steps are
+single tokens drawn from all held-out requests; in each turn every plan runs a step, each another one. A step's time
+is the median over rounds, at one speed (divided by how much slower than usual the plans were in that turn, in their
+median). Pairs that rounds drawn again do not tell apart (two standard errors) are ties and left out. Gates: tau
+{kendall_tau}, {untied_pairs} untied pairs, regret of choosing by prediction {regret:.0%}: of the model, which is told
+the held-out steps that run. Intervals (95%) draw rounds again: of these steps, not of others. Beside that of regret,
+in which part of the draws the choice is the best; the gate is of the regret itself, which noise makes higher on
+average. Then tau over untied pairs, and regret, among plans of the same extra memory; over times as they were; and of
+predictions on the planning half, where plans look as good as they were made to. Weights are generated; ms/token are
+of the routed experts of all layers, scaled from those that ran, at the median speed of the run: their intervals hold
+for one plan beside another.
 
 """.format(**GATES)
 

@@ -36,7 +36,7 @@ class SameExperts:
 
     def times(self, of_each: int = _EXPERTS) -> np.ndarray:
         """Seconds [N + 1, 12] of twelve steps on each node alone and on all, ``_AT_ONCE`` by turns; ``of_each`` (1 or
-        2) experts of each node in a step.
+        2) experts of each node in a step: with two they are more than a cache of 32 MB holds, with one they may not be.
 
         Not step by step: a core that rested while the other node worked is slower for some milliseconds. So the
         last call of each turn runs before it as well, and that time is written over.
@@ -52,15 +52,15 @@ class SameExperts:
 
 @dataclass(frozen=True)
 class Scaling:
-    """How many times as long one node takes as all, with its interval of 95%, NaN from one round."""
+    """How many times as long the nodes take alone, in the mean, as all at once; interval of 95%, NaN from one round."""
 
     value: float
     interval: tuple[float, float]
 
 
 def scaling(rounds: Sequence[np.ndarray]) -> Scaling:
-    """Of ``times`` [N + 1, 12] of each round: median over rounds and steps of the mean of the nodes alone over all
-    nodes, which ran beside each other. Of all nodes, for the slower of two cores decides how long both take."""
+    """Of ``times`` [N + 1, 12] of each round: median over rounds and steps of the mean of the nodes alone over all at
+    once, of the same turn. Not of the first node alone, for the slower of two cores decides how long both take."""
     ratio = np.stack([times[:-1].mean(axis=0) / times[-1] for times in rounds])
     drawn = [np.median(np.repeat(ratio, each, axis=0)) for each in resamples(len(ratio), NUM_SAMPLES, 0).astype(int)]
     low, high = np.quantile(drawn, (0.025, 0.975)) if drawn else (np.nan, np.nan)
