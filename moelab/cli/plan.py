@@ -142,15 +142,18 @@ def _without_intervals(plan: Plan) -> dict[str, str]:
     from moelab.analysis.bootstrap import FEWEST_CLUSTERS
 
     how, prediction = plan.planner, plan.prediction
-    if prediction.get("heldout_mean_max_interval", "") is not None:
-        return {}
     one = how.get("num_requests") == 1
     in_time = "its one request was cut in time" if one else "its requests share steps, so that it was cut in time"
-    why = {
-        "time": f"none: {in_time}",
-        "none": "none: nothing was held out",
-    }.get(how["split"], f"none: fewer than {FEWEST_CLUSTERS} held-out clusters")
-    return {"predicted heldout_mean_max_interval": why, "predicted ties_with": "not known without intervals"}
+    found = {}
+    if prediction.get("heldout_mean_max_interval", "") is None:
+        why = {"time": f"none: {in_time}", "none": "none: nothing was held out"}
+        fewer = f"none: fewer than {FEWEST_CLUSTERS} held-out clusters"
+        found["predicted heldout_mean_max_interval"] = why.get(how["split"], fewer)
+        found["predicted ties_with"] = "not known without intervals"
+    if prediction.get("train_mean_max_interval", "") is None:
+        fewer = f"none: fewer than {FEWEST_CLUSTERS} planning clusters"
+        found["predicted train_mean_max_interval"] = f"none: {in_time}" if how["split"] == "time" else fewer
+    return found
 
 
 def _check_budget(options: argparse.Namespace, name: str, is_fast: bool) -> None:

@@ -112,7 +112,6 @@ def _prediction(
         node_score(steps, masks, problem.times, problem.layer_weight).slower(factor)
         for steps in (problem.test, problem.train)
     )
-    low, high = on_test.interval()
     lower, least = bound(problem, masks), least_part(problem, masks)
     used = problem.used(masks, homes, exact=bool((masks == CUT).any()))
     copies = [int((masks >> tier & 1).sum()) for tier in range(len(problem.tiers))]
@@ -124,10 +123,11 @@ def _prediction(
         }[problem.how["split"]] + (", each token its own step" if problem.how["steps"] == "token" else "")
         + (f", in batches of {problem.how['batch']}" if "batch" in problem.how else ""),
         "heldout_mean_max": on_test.mean,
-        "heldout_mean_max_interval": None if np.isnan(low) else (low, high),
+        "heldout_mean_max_interval": _interval(on_test),
         "ideal": on_test.ideal_mean * least,
         "heldout_ratio_to_ideal": _known(on_test.ratio / least),
         "train_mean_max": on_train.mean,
+        "train_mean_max_interval": _interval(on_train),
         "train_ratio_to_ideal": _known(on_train.ratio / least),
         "bound": lower,
         "gap": on_test.mean / lower - 1 if lower > 0 else None,
@@ -169,6 +169,11 @@ def _prediction(
     if milliseconds is not None:
         prediction["predicted_ms_per_step"] = milliseconds
     return {**prediction, "is_held_out": is_held_out}
+
+
+def _interval(score: NodeScore) -> tuple[float, float] | None:
+    low, high = score.interval()
+    return None if np.isnan(low) else (low, high)
 
 
 def _known(ratio: float) -> float | None:

@@ -12,7 +12,8 @@ from moelab.store import TraceWriter
 from tests.seeded_traces import seeded_trace
 
 FIELDS = (
-    "heldout_mean_max", "heldout_mean_max_interval", "ideal", "heldout_ratio_to_ideal", "train_ratio_to_ideal", "bound",
+    "heldout_mean_max", "heldout_mean_max_interval", "ideal", "heldout_ratio_to_ideal", "train_mean_max",
+    "train_mean_max_interval", "train_ratio_to_ideal", "bound",
     "gap", "bytes_per_node", "extra_memory_bytes", "seconds", "gain_over", "baseline_mean_max",
     "ties_with",
 )  # fmt: skip
@@ -262,6 +263,7 @@ def test_where_an_interval_is_missing_the_table_says_why(tmp_path, capsys, num_r
     assert main([*arguments, "--out", str(tmp_path / "plan.json")]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert ("heldout_mean_max_interval none" in printed) == (said is not None)
+    assert ("train_mean_max_interval none" in printed) == (num_requests < 40)
     if said is not None:
         assert f"heldout_mean_max_interval {said}" in printed
         assert "ties_with not known without intervals" in printed

@@ -35,8 +35,12 @@ def test_plan_is_what_it_says(name, options, tmp_path):
     expected = sum_of_maxima(test, "step", masks, problem.times) / problem.test.num_layer_steps
     assert says["heldout_mean_max"] == pytest.approx(expected)
     assert says["heldout_ratio_to_ideal"] == pytest.approx(expected / says["ideal"])
-    low, high = says["heldout_mean_max_interval"]
-    assert low <= high
+    train, _, _ = split(trace, held_out=0.25, seed=1)
+    on_train = sum_of_maxima(train, "step", masks, problem.times) / problem.train.num_layer_steps
+    assert says["train_mean_max"] == pytest.approx(on_train)
+    for part in ("heldout", "train"):
+        low, high = says[f"{part}_mean_max_interval"]
+        assert low <= says[f"{part}_mean_max"] <= high
     assert says["bound"] <= says["heldout_mean_max"] + 1e-9
     assert says["gap"] == pytest.approx(says["heldout_mean_max"] / says["bound"] - 1)
     used = np.zeros(options["nodes"])
@@ -112,7 +116,7 @@ def test_one_request_and_nothing_held_out_say_so():
     trace = seeded_trace(1, num_requests=1)
     in_time = PLANNERS["replicate"](trace, nodes=2).prediction
     assert in_time["scored_on"] == "held-out steps (split in time)"
-    assert in_time["heldout_mean_max_interval"] is None
+    assert in_time["heldout_mean_max_interval"] is in_time["train_mean_max_interval"] is None
     assert in_time["ties_with"] is None
     assert "in sample" in PLANNERS["replicate"](trace, nodes=2, held_out=0).prediction["scored_on"]
 
