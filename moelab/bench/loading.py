@@ -3,9 +3,9 @@
 Generated checkpoints in several disk forms. By turns, in one process, each with the same workers, into memory that is
 warm (`warm_memory`):
 
-- disk: the checkpoint's files read into buffers of 2 MB, nothing of them in the page cache (``posix_fadvise``); the
-  best of one worker, all of them, and all of them past the page cache (a way that was a fifth slower than the best in
-  two rounds is not tried again);
+- disk: the checkpoint's files read into buffers of 2 MB, the best of several ways (`cold_disk`);
+- memory: the same past the page cache, into as many buffers as a load has, in turn: what of the disk arrives in memory
+  and not in a cache. Judged is what the disk does at best;
 - copy: the first gigabyte of the files, from their mapped and cached pages into memory that is as fresh as the arenas
   of a load, as the plainest permutation of that kind: lines of 64 B gathered from 16 rows 7,168 B apart, in 32-bit
   words that stay as they are;
@@ -17,11 +17,9 @@ Rates count bytes of the source. Gate: cold at least 0.8 of the slower of disk a
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -31,11 +29,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from moelab.bench.cold_disk import Disk, drop_cached, rate_to_memory, read_all
 from moelab.bench.generated_checkpoint import Sizes, write_checkpoint
 from moelab.bench.load_memory import measure_load_memory
 from moelab.bench.result import BenchResult, Column
-from moelab.bench.warm_memory import after_report, touch_memory
-from moelab.engine.direct_reads import open_direct
+from moelab.bench.warm_memory import touch_memory
 from moelab.engine.engine import load
 from moelab.engine.mapped_file import MappedFile
 from moelab.engine.packed.write import pack_model
@@ -43,7 +41,6 @@ from moelab.kernels.layout import pack
 from moelab.kernels.pages import map_pages
 from moelab.kernels.pool import Pool
 
-BLOCK_BYTES = 2 << 20
 COPY_ROWS, COPY_COLUMNS = 576, 3584  # of bf16: a strip of 4 MB
 MORE_BYTES = 200_000_000
 COPIED_BYTES = 1_000_000_000
@@ -64,6 +61,7 @@ COLUMNS = (
     Column("experts", "experts"), Column("linear layers", "linear_layers"), Column("GB", "source_gb"),
     Column("disk GB/s", "disk_gb_per_s"), Column("copy", "copy_gb_per_s"), Column("cold", "cold_gb_per_s"),
     Column("of the slower (quartiles)", "cold_ratio_to_slower", "cold_ratio_quartiles"),
+    Column("disk to memory", "memory_gb_per_s"), Column("cold of it", "cold_ratio_to_memory", "cold_memory_quartiles"),
     Column("warm", "warm_gb_per_s"), Column("disk of saved", "saved_disk_gb_per_s"), Column("saved", "saved_gb_per_s"),
     Column("of disk (quartiles)", "saved_ratio_to_disk", "saved_ratio_quartiles"),
     Column("memory", "peak_memory_ratio"), Column("pages", "pages"),
@@ -83,6 +81,9 @@ class LoadingRow:
     cold_ratio_to_slower: float
     cold_ratio_range: tuple[float, float]
     cold_ratio_quartiles: tuple[float, float]
+    memory_gb_per_s: float  # from the disk
+    cold_ratio_to_memory: float
+    cold_memory_quartiles: tuple[float, float]
     warm_gb_per_s: float
     warm_ratio_to_copy: float
     saved_gb_per_s: float
@@ -175,6 +176,7 @@ def _measured(
         row = {}
         cases: dict[str, Callable[[], float]] = {
             "disk": disk.bytes_per_s,
+            "to_memory": lambda: rate_to_memory(files, pool),
             "cold": lambda: num_bytes / _load_s(checkpoint, options, fresh_bytes, pages, files),
             "copy": lambda: copy_permuted(copied, pool, fresh_bytes),
             "warm": lambda: num_bytes / _load_s(checkpoint, options, fresh_bytes, pages),
@@ -195,6 +197,7 @@ def _measured(
     memory = measure_load_memory(checkpoint, **options) if "memory" in parts else None
     of = {name: np.array([row[name] for row in rounds]) for name in rounds[0]}
     cold = of["cold"] / np.minimum(of["disk"], of["copy"])
+    of_memory = of["cold"] / of["to_memory"]
     saved = saved_bytes / of["saved_s"]
     saved_ratio = saved / of["saved_disk"]
     return LoadingRow(
@@ -202,6 +205,8 @@ def _measured(
         disk_gb_per_s=_median(of["disk"]), copy_gb_per_s=_median(of["copy"]), cold_gb_per_s=_median(of["cold"]),
         cold_ratio_to_slower=float(np.median(cold)), cold_ratio_range=(float(cold.min()), float(cold.max())),
         cold_ratio_quartiles=_quartiles(cold),
+        memory_gb_per_s=_median(of["to_memory"]), cold_ratio_to_memory=float(np.median(of_memory)),
+        cold_memory_quartiles=_quartiles(of_memory),
         warm_gb_per_s=_median(of["warm"]), warm_ratio_to_copy=float(np.median(of["warm"] / of["copy"])),
         saved_gb_per_s=_median(saved), saved_ratio_to_disk=float(np.median(saved_ratio)),
         saved_ratio_quartiles=_quartiles(saved_ratio),
@@ -213,7 +218,8 @@ def _measured(
 
 def parts_of(case: str) -> set[str]:
     """Which of PARTS need this case of a round."""
-    return {"disk": {"cold"}, "copy": {"cold", "warm"}, "saved_disk": {"saved"}, "saved_s": {"saved"}}.get(case, {case})
+    others = {"copy": {"cold", "warm"}, "saved_disk": {"saved"}, "saved_s": {"saved"}}
+    return {"disk": {"cold"}, "to_memory": {"cold"}, **others}.get(case, {case})
 
 
 def _quartiles(values: np.ndarray) -> tuple[float, float]:
@@ -242,77 +248,6 @@ def _loaded_bytes(checkpoint: Path, options: dict[str, Any]) -> int:
         return engine.loaded_bytes
 
 
-def drop_cached(files: list[Path]) -> None:
-    """Have the page cache forget these files; they must be on no mapping and on the disk."""
-    gc.collect()  # engines of former rounds hold views of the files
-    for path in files:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def read_all(files: list[Path]) -> None:
-    """Bring them into the page cache."""
-    for path in files:
-        with path.open("rb", buffering=0) as file:
-            while file.read(BLOCK_BYTES):
-                pass
-
-
-class Disk:
-    """The best way to read these files when they are not cached."""
-
-    def __init__(self, files: list[Path], pool: Pool) -> None:
-        self.files = files
-        self.ways: dict[str, tuple[Pool | None, int]] = {"all workers": (pool, 0), "one worker": (None, 0)}
-        if all(can_read_directly(path) for path in files):
-            self.ways["past the page cache"] = (pool, os.O_DIRECT)
-        self.rates: dict[str, list[float]] = {way: [] for way in self.ways}
-
-    def bytes_per_s(self) -> float:
-        """Of the best way, now."""
-        best_before = max((max(rates) for rates in self.rates.values() if rates), default=0.0)
-        found = []
-        for way, (pool, flags) in self.ways.items():
-            if len(self.rates[way]) < 2 or max(self.rates[way]) > 0.8 * best_before:
-                found.append(read_cold(self.files, pool, flags))
-                self.rates[way].append(found[-1])
-        return max(found)
-
-
-def can_read_directly(path: Path) -> bool:
-    descriptor = open_direct(path)
-    if descriptor is not None:
-        os.close(descriptor)
-    return descriptor is not None
-
-
-def read_cold(files: list[Path], pool: Pool | None, flags: int = 0) -> float:
-    """Bytes per second of reading files from the disk into buffers on huge pages, by all workers or (None) by one."""
-    drop_cached(files)
-    descriptors = [os.open(path, os.O_RDONLY | flags) for path in files]
-    sizes = [path.stat().st_size for path in files]
-    blocks = [
-        (descriptor, start)
-        for descriptor, size in zip(descriptors, sizes, strict=True)
-        for start in range(0, size, BLOCK_BYTES)
-    ]
-    buffers: dict[int, np.ndarray] = {}
-
-    def read(block: int) -> None:
-        descriptor, start = blocks[block]
-        worker = threading.get_ident()
-        if worker not in buffers:
-            buffers[worker] = map_pages(BLOCK_BYTES).memory
-        os.preadv(descriptor, [buffers[worker].data], start)
-
-    after_report()
-    rate = _rate(files, len(blocks), read, pool)
-    for descriptor in descriptors:
-        os.close(descriptor)
-    return rate
-
-
 def copy_permuted(files: list[Path], pool: Pool, fresh_bytes: int) -> float:
     """Bytes per second of the copy that the module describes, into memory that is warm up to so many bytes."""
     mapped = [MappedFile(path) for path in files]
@@ -334,16 +269,6 @@ def copy_permuted(files: list[Path], pool: Pool, fresh_bytes: int) -> float:
     begun = time.perf_counter()
     pool.draw(len(strips), copy)
     return len(strips) * strip_bytes / (time.perf_counter() - begun)
-
-
-def _rate(files: list[Path], num_tasks: int, task: Callable[[int], None], pool: Pool | None) -> float:
-    begun = time.perf_counter()
-    if pool is None:
-        for number in range(num_tasks):
-            task(number)
-    else:
-        pool.draw(num_tasks, task)
-    return sum(path.stat().st_size for path in files) / (time.perf_counter() - begun)
 
 
 def run(
