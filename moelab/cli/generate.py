@@ -30,8 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, help="sample from the likeliest tokens of this total probability")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--read-limit", action="store_true",
-        help="measure the read limit in this run (below a second); default: that of a calibration, where there is one",
+        "--read-limit", action=argparse.BooleanOptionalAction, default=True,
+        help="measure the read limit in this run, after the first text (below a second); without it that of a "
+        "calibration, where there is one",
     )  # fmt: skip
     add_engine(parser)
 

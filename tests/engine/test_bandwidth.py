@@ -190,7 +190,7 @@ def test_generate_prints_the_rates(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(moelab.calibration, "machine_file", lambda: file)
     arguments = ["generate", "nano", "The people", "--max-new-tokens", "4"]
     found = {}
-    for name, more in (("none", []), ("measured", ["--read-limit"])):
+    for name, more in (("none", ["--no-read-limit"]), ("measured", [])):
         assert not main([*arguments, *more, "--json"])
         (row,) = json.loads(capsys.readouterr().out)["generations"]
         found[name] = row["decode_rates"]
@@ -201,7 +201,7 @@ def test_generate_prints_the_rates(capsys, monkeypatch, tmp_path):
     assert found["measured"]["routed"][0]["read_limit_gb_per_s"] > 0
     node = NumaNode(name="node0", cores=(0,), memory_bytes=1, read_gb_per_s={1: 20.0})
     Machine(name="m", source="calibration", date="2026-11-01", nodes=(node,)).save(file)
-    assert not main(arguments)
+    assert not main([*arguments, "--no-read-limit"])
     text = capsys.readouterr().err
     assert "routed experts, node 0: " in text
     assert "read limit: calibration of 2026-11-01, m: not of this run; the experts fit the last-level cache" in text
