@@ -7,11 +7,14 @@ import mmap
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from moelab.bench.warm_memory import after_report
-from moelab.engine.direct_reads import RING_BYTES, open_direct
+from moelab.engine.direct_reads import open_direct, ring_bytes
 from moelab.kernels.pages import map_pages
 from moelab.kernels.pool import Pool
 
@@ -64,12 +67,16 @@ def can_read_directly(path: Path) -> bool:
 
 
 def rate_to_memory(files: list[Path], pool: Pool) -> float:
-    """Bytes per second past the page cache into as much memory as a load has on its way, in turn; nan where there is no
-    such reading. What a worker reads into again and again stays in caches, where a disk that is a thread of the host
-    writes faster than into memory."""
+    """Bytes per second past the page cache into the ring of buffers that a load of these files has, in turn; nan where
+    there is no such reading.
+
+    One synchronous way, no limit: a load has more requests on their way. What is read into again and again, with nobody
+    looking at it, presumably stays in the caches of whoever writes it, where the disk is a thread of the host.
+    """
     if not all(can_read_directly(path) for path in files):
         return float("nan")
-    return read_cold(files, pool, os.O_DIRECT, RING_BYTES // BLOCK_BYTES // pool.num_workers)
+    ring = ring_bytes(sum(path.stat().st_size for path in files))
+    return read_cold(files, pool, os.O_DIRECT, max(2, ring // BLOCK_BYTES // pool.num_workers))
 
 
 def read_cold(files: list[Path], pool: Pool | None, flags: int = 0, num_buffers: int = 1) -> float:
@@ -83,19 +90,24 @@ def read_cold(files: list[Path], pool: Pool | None, flags: int = 0, num_buffers:
         for descriptor, size in zip(descriptors, sizes, strict=True)
         for start in range(0, size, BLOCK_BYTES)
     ]
-    free = [map_pages(num_buffers * BLOCK_BYTES).memory for _ in range(1 if pool is None else pool.num_workers)]
-    for memory in free:
-        memory[:: mmap.PAGESIZE] = 1  # by no read
-    own = threading.local()
+    rings: dict[int, deque[np.ndarray]] = {}  # by worker
+
+    def map_ring(worker: int, num_workers: int) -> None:
+        """By the worker itself, on its node; written, so that no read waits for its pages."""
+        memory = map_pages(num_buffers * BLOCK_BYTES).memory
+        memory[:: mmap.PAGESIZE] = 1
+        rings[threading.get_ident()] = deque(np.split(memory, num_buffers))
 
     def read(block: int) -> None:
         descriptor, start = blocks[block]
-        if not hasattr(own, "memory"):
-            own.memory, own.next = free.pop(), 0
-        into = own.memory[own.next * BLOCK_BYTES : (own.next + 1) * BLOCK_BYTES]
-        own.next = (own.next + 1) % num_buffers
-        os.preadv(descriptor, [into.data], start)
+        ring = rings[threading.get_ident()]
+        os.preadv(descriptor, [ring[0].data], start)
+        ring.rotate(-1)
 
+    if pool is None:
+        map_ring(0, 1)
+    else:
+        pool.run(map_ring)
     after_report()
     rate = _rate(files, len(blocks), read, pool)
     for descriptor in descriptors:

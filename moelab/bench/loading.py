@@ -4,8 +4,8 @@ Generated checkpoints in several disk forms. By turns, in one process, each with
 warm (`warm_memory`):
 
 - disk: the checkpoint's files read into buffers of 2 MB, the best of several ways (`cold_disk`);
-- memory: the same past the page cache, into as many buffers as a load has, in turn: what of the disk arrives in memory
-  and not in a cache. Judged is what the disk does at best;
+- disk to memory: the same past the page cache into as many buffers as a load has, in turn, so that bytes arrive in
+  memory and not in a cache. It is told beside the gate, which is of what the disk does at best;
 - copy: the first gigabyte of the files, from their mapped and cached pages into memory that is as fresh as the arenas
   of a load, as the plainest permutation of that kind: lines of 64 B gathered from 16 rows 7,168 B apart, in 32-bit
   words that stay as they are;
@@ -61,7 +61,8 @@ COLUMNS = (
     Column("experts", "experts"), Column("linear layers", "linear_layers"), Column("GB", "source_gb"),
     Column("disk GB/s", "disk_gb_per_s"), Column("copy", "copy_gb_per_s"), Column("cold", "cold_gb_per_s"),
     Column("of the slower (quartiles)", "cold_ratio_to_slower", "cold_ratio_quartiles"),
-    Column("disk to memory", "memory_gb_per_s"), Column("cold of it", "cold_ratio_to_memory", "cold_memory_quartiles"),
+    Column("disk to memory", "disk_to_memory_gb_per_s"),
+    Column("cold of it (quartiles)", "cold_of_disk_to_memory", "cold_of_disk_to_memory_quartiles"),
     Column("warm", "warm_gb_per_s"), Column("disk of saved", "saved_disk_gb_per_s"), Column("saved", "saved_gb_per_s"),
     Column("of disk (quartiles)", "saved_ratio_to_disk", "saved_ratio_quartiles"),
     Column("memory", "peak_memory_ratio"), Column("pages", "pages"),
@@ -70,7 +71,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class LoadingRow:
-    """Medians (and ranges) over rounds; ratios are of neighbours in one round."""
+    """Medians (and ranges) over rounds; ratios are of one round."""
 
     experts: str
     linear_layers: str
@@ -81,9 +82,9 @@ class LoadingRow:
     cold_ratio_to_slower: float
     cold_ratio_range: tuple[float, float]
     cold_ratio_quartiles: tuple[float, float]
-    memory_gb_per_s: float  # from the disk
-    cold_ratio_to_memory: float
-    cold_memory_quartiles: tuple[float, float]
+    disk_to_memory_gb_per_s: float
+    cold_of_disk_to_memory: float
+    cold_of_disk_to_memory_quartiles: tuple[float, float]
     warm_gb_per_s: float
     warm_ratio_to_copy: float
     saved_gb_per_s: float
@@ -176,8 +177,8 @@ def _measured(
         row = {}
         cases: dict[str, Callable[[], float]] = {
             "disk": disk.bytes_per_s,
-            "to_memory": lambda: rate_to_memory(files, pool),
             "cold": lambda: num_bytes / _load_s(checkpoint, options, fresh_bytes, pages, files),
+            "disk_to_memory": lambda: rate_to_memory(files, pool),
             "copy": lambda: copy_permuted(copied, pool, fresh_bytes),
             "warm": lambda: num_bytes / _load_s(checkpoint, options, fresh_bytes, pages),
             "saved_disk": saved_disk.bytes_per_s,
@@ -197,7 +198,7 @@ def _measured(
     memory = measure_load_memory(checkpoint, **options) if "memory" in parts else None
     of = {name: np.array([row[name] for row in rounds]) for name in rounds[0]}
     cold = of["cold"] / np.minimum(of["disk"], of["copy"])
-    of_memory = of["cold"] / of["to_memory"]
+    of_memory = of["cold"] / of["disk_to_memory"]
     saved = saved_bytes / of["saved_s"]
     saved_ratio = saved / of["saved_disk"]
     return LoadingRow(
@@ -205,8 +206,8 @@ def _measured(
         disk_gb_per_s=_median(of["disk"]), copy_gb_per_s=_median(of["copy"]), cold_gb_per_s=_median(of["cold"]),
         cold_ratio_to_slower=float(np.median(cold)), cold_ratio_range=(float(cold.min()), float(cold.max())),
         cold_ratio_quartiles=_quartiles(cold),
-        memory_gb_per_s=_median(of["to_memory"]), cold_ratio_to_memory=float(np.median(of_memory)),
-        cold_memory_quartiles=_quartiles(of_memory),
+        disk_to_memory_gb_per_s=_median(of["disk_to_memory"]), cold_of_disk_to_memory=float(np.median(of_memory)),
+        cold_of_disk_to_memory_quartiles=_quartiles(of_memory),
         warm_gb_per_s=_median(of["warm"]), warm_ratio_to_copy=float(np.median(of["warm"] / of["copy"])),
         saved_gb_per_s=_median(saved), saved_ratio_to_disk=float(np.median(saved_ratio)),
         saved_ratio_quartiles=_quartiles(saved_ratio),
@@ -219,7 +220,7 @@ def _measured(
 def parts_of(case: str) -> set[str]:
     """Which of PARTS need this case of a round."""
     others = {"copy": {"cold", "warm"}, "saved_disk": {"saved"}, "saved_s": {"saved"}}
-    return {"disk": {"cold"}, "to_memory": {"cold"}, **others}.get(case, {case})
+    return {"disk": {"cold"}, "disk_to_memory": {"cold"}, **others}.get(case, {case})
 
 
 def _quartiles(values: np.ndarray) -> tuple[float, float]:

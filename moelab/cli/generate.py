@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--read-limit", action=argparse.BooleanOptionalAction, default=True,
-        help="measure the read limit in this run, after the first text (below a second); without it that of a "
-        "calibration, where there is one",
+        help="measure the read limit in this run, after the first text (mostly below a second); without it percentages "
+        "are of a calibration, where there is one",
     )  # fmt: skip
     add_engine(parser)
 
@@ -69,9 +69,10 @@ def run(options: argparse.Namespace) -> None:
             if not options.json:
                 print(piece, end="", flush=True)
         seconds = time.perf_counter() - started
-        if options.read_limit and engine.read_limit is None:  # by the workers that the steps had
-            engine.measure_read_limit()
         rates = engine.decode_rates(mark)
+        if rates is not None and options.read_limit and engine.read_limit is None:
+            engine.measure_read_limit()  # by the workers that the steps had
+            rates = engine.decode_rates(mark)
         row = {
             "prompt": prompt,
             "text": "".join(pieces),

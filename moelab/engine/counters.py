@@ -103,13 +103,15 @@ def fit_the_cache(routed: Sequence[RoutedExperts]) -> bool:
     return len(addresses) * block_bytes < Machine.detect().last_level_cache_bytes
 
 
-def limit_of_experts(routed: Sequence[RoutedExperts], top_k: int, workers: Pool | None) -> ReadLimit:
-    """The read limit of the experts' own bytes, measured now (below a second).
+def limit_of_experts(routed: Sequence[RoutedExperts], top_k: int, workers: Pool | None) -> ReadLimit | None:
+    """The read limit of the experts' own bytes, measured now (mostly below a second); None where none has a home.
 
     Read are seeded random experts, eight times the last-level cache of them, by ``workers``: those that the steps had.
     """
     cache_bytes = Machine.detect().last_level_cache_bytes
     addresses, nodes, block_bytes = _blocks(routed)
+    if len(addresses) == 0:
+        return None
     num_read = min(len(addresses), max(2 * top_k, -(-8 * cache_bytes // block_bytes)))
     sample = np.random.default_rng(0).permutation(len(addresses))[:num_read]
     return read_limit(
@@ -124,12 +126,18 @@ def known_limit(limit: ReadLimit, routed: Sequence[RoutedExperts]) -> KnownLimit
 
 
 def _blocks(routed: Sequence[RoutedExperts]) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """(addresses, their nodes or ``None``, bytes at each) to read: every expert, or every copy's first bytes."""
-    placements = [layer.placement for layer in routed if layer.placement is not None]
-    if len(placements) < len(routed):
-        return np.concatenate([layer.address_of_expert for layer in routed]), None, routed[0].layout.expert_bytes
-    has = [placement.address_of_copy > 0 for placement in placements]
-    addresses = np.concatenate([each.address_of_copy[mask] for each, mask in zip(placements, has, strict=True)])
-    nodes = np.concatenate([np.nonzero(mask)[1] for mask in has])
-    smallest = min(int(placement.piece_bytes.min()) for placement in placements)
-    return addresses, nodes if placements[0].num_nodes > 1 else None, smallest
+    """(addresses, their nodes or ``None``, bytes at each) to read: every expert that has a home, or every copy's first
+    bytes."""
+    addresses, nodes, smallest = [], [], routed[0].layout.expert_bytes
+    for layer in routed:
+        placement = layer.placement
+        if placement is None:  # other layers may have one, where some of their experts have no home
+            addresses.append(layer.address_of_expert)
+            nodes.append(np.zeros(len(layer.address_of_expert), np.int64))
+            continue
+        has = placement.address_of_copy > 0
+        addresses.append(placement.address_of_copy[has])
+        nodes.append(np.nonzero(has)[1])
+        smallest = min([smallest, *placement.piece_bytes.tolist()])
+    several = routed[0].placement is not None and routed[0].placement.num_nodes > 1
+    return np.concatenate(addresses), np.concatenate(nodes) if several else None, smallest

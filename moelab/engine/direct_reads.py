@@ -36,6 +36,11 @@ MOST_WANTED = 96  # reads ahead of one thread that nobody has fetched; then the 
 _CACHESTAT = 451  # Linux 6.5, the same number on every architecture
 
 
+def ring_bytes(total_bytes: int) -> int:
+    """Of the buffers of all threads, where so much is read."""
+    return min(RING_BYTES, total_bytes // RING_PART)
+
+
 @dataclass(eq=False)
 class Buffer:
     """Memory of one thread; it holds, or will hold, the bytes [first, stop) of `path`."""
@@ -74,7 +79,7 @@ class DirectReads:
 
     def __init__(self, total_bytes: int | None = None) -> None:
         self.num_bytes = 0
-        self._most_bytes = RING_BYTES if total_bytes is None else min(RING_BYTES, total_bytes // RING_PART)
+        self._most_bytes = RING_BYTES if total_bytes is None else ring_bytes(total_bytes)
         self._local = threading.local()
         self._counting = threading.Lock()
         self._queues: list[DiskQueue] = []

@@ -114,7 +114,7 @@ class StepRates:
                 of = rate.percent_of_read_limit
                 percent = "" if of is None else f", {of:.0f}% of {rate.read_limit_gb_per_s:.1f}"
                 rows[f"{name}, {kind} {rate.node}"] = f"{rate.gb_per_s:.1f} GB/s in the kernels{percent}"
-        known = self.read_limit or "not measured in this run (engine.measure_read_limit())"
+        known = self.read_limit or "not measured in this run (engine.measure_read_limit(); without --no-read-limit)"
         if self.cache_resident:
             known += "; the experts fit the last-level cache: no percentage"
         return rows | {"read limit": known}

@@ -140,6 +140,8 @@ class Stepper:
                 f"{title}: expected steps of this phase, got none since loading; generate something first"
             )
         limit = self._measure(phase, counts)
+        if limit is None:
+            raise RuntimeError(f"{title}: expected experts with homes, got none: all lie on the fast tier alone")
         known = self.read_limit = known_limit(limit, self.routed)
         if dense.num_bytes.shape[1] > len(limit.gb_per_s_of_node):  # experts that lie on no node of their own
             dense = dense.of_one_node()
@@ -148,17 +150,18 @@ class Stepper:
             virtual_nodes=self.pool.virtual, dense=dense,
         )  # fmt: skip
 
-    def measure_read_limit(self) -> KnownLimit:
-        """Reads the routed experts now (below a second) by the workers of the latest decode step, kept as `read_limit`.
+    def measure_read_limit(self) -> KnownLimit | None:
+        """Reads the routed experts now (mostly below a second) by the workers of the latest decode step, kept as
+        `read_limit`; None where no expert has a home.
 
         Later results have their percentages of it.
         """
         self.check_caller()
         limit = self._measure(Phase.DECODE, self._phase_counts.of(Phase.DECODE))
-        self.read_limit = known_limit(limit, self.routed)
+        self.read_limit = None if limit is None else known_limit(limit, self.routed)
         return self.read_limit
 
-    def _measure(self, phase: Phase, counts: Counts) -> ReadLimit:
+    def _measure(self, phase: Phase, counts: Counts) -> ReadLimit | None:
         top_k, program = self.spec.num_experts_per_tok, self.model.last_program
         if phase is Phase.DECODE and program is not None:
             workers = program.pool

@@ -11,6 +11,7 @@ from moelab.domain.machine import Machine
 from moelab.domain.plan import PLACEMENT_COLUMNS, FastTier, Plan
 from moelab.engine.fast_tier.payload import home_block, in_format
 from moelab.engine.fast_tier.plan import slot_layout
+from moelab.engine.homes import prepare_to_give_up
 from moelab.kernels import bf16_to_float32, isa_table
 from tests.engine.fast_tier.nano_runs import PROMPTS, assert_live_equals_simulated, plan_of, run_live
 
@@ -101,6 +102,26 @@ def test_homes_given_up_for_both_tiers(engine):
                 assert held == (48 - 4) * 6 * loaded.expert_bytes
                 assert sum(int(layer.placement.homeless.sum()) for layer in loaded.routed) == 24
     assert texts[0] == texts[1]
+
+
+@pytest.mark.skipif(not NATIVE, reason="native kernels are not built")
+def test_the_read_limit_is_of_the_homes_that_are_left():
+    """One layer without some of its homes, one without any, and none at all: nothing is read at address 0."""
+    with moelab.load(moelab.shipped("nano/model")) as loaded:
+        homeless = np.zeros((len(loaded.routed), len(loaded.routed[0].address_of_expert)), bool)
+        homeless[1, :5] = True
+        prepare_to_give_up(loaded.routed, homeless)()
+        assert loaded.measure_read_limit().gb_per_s_of_node[0] > 0
+        homeless[:] = False
+        homeless[2] = True
+        prepare_to_give_up(loaded.routed, homeless)()
+        assert loaded.measure_read_limit().gb_per_s_of_node[0] > 0
+        homeless[:] = True
+        homeless[2] = False
+        prepare_to_give_up(loaded.routed, homeless)()
+        assert all(layer.placement.homeless.all() for layer in loaded.routed)
+        assert loaded.measure_read_limit() is None
+        assert loaded.read_limit is None
 
 
 def test_refusals(engine):
